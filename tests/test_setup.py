@@ -1,0 +1,101 @@
+"""Lock file, pyproject and environment.yml say the same, and the lock is the environment the tests run in."""
+
+import ast
+import re
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no tomllib; the lock is for 3.11")
+ROOT = Path(__file__).parent.parent
+
+
+def lock() -> dict[str, str]:
+    """Canonical name -> pinned version."""
+    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
+    pins = [re.fullmatch(r"([\w.-]+)==([\w.]+)", line) for line in lines]
+    assert all(pins), f"not a plain pin: {[line for line, pin in zip(lines, pins) if not pin]}"
+    names = [canonicalize_name(pin[1]) for pin in pins]
+    assert len(set(names)) == len(names)
+    return dict(zip(names, (pin[2] for pin in pins)))
+
+
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def wanted() -> list[Requirement]:
+    """What pyproject asks for: the package itself and the extras that make needs (not lab, which is only to look)."""
+    extras = project()["optional-dependencies"]
+    return [Requirement(text) for text in project()["dependencies"] + extras["workflow"] + extras["test"]]
+
+
+def test_every_dependency_is_locked_within_its_range():
+    pins = lock()
+    for requirement in wanted():
+        assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)], prereleases=True), str(requirement)
+
+
+def test_torch_is_the_pinned_release():
+    assert lock()["torch"] == "2.13.0"
+
+
+def test_no_dependency_has_an_upper_bound():
+    """Colab brings its own, newer or older: only a lower bound is ours to ask for."""
+    assert all(spec.operator == ">=" for requirement in wanted() for spec in requirement.specifier)
+
+
+def test_environment_yml_has_the_same_pins():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert "python=3.11" in environment
+    pip = next(item["pip"] for item in environment if isinstance(item, dict))
+    assert pip[:2] == ["--editable .", "jupyterlab"]
+    assert [f"{canonicalize_name(name)}=={version}" for name, version in lock().items()] \
+        == [f"{canonicalize_name(name)}=={version}" for name, version in (pin.split("==") for pin in pip[2:])]
+
+
+def test_the_lock_is_complete():
+    """Whatever a locked package needs here is locked too, at a version it accepts: `pip install --no-deps` leaves no hole."""
+    pins = lock()
+    for name, version in pins.items():
+        assert metadata.version(name).split("+")[0] == version, f"{name}: run `make clean test`, the environment is not the lock's"
+        for text in metadata.requires(name) or []:
+            requirement = Requirement(text)
+            needed = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+            if needed and not _cuda(name, requirement):
+                assert canonicalize_name(requirement.name) in pins, f"{name} needs {text}"
+                assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)], prereleases=True), f"{name} needs {text}"
+
+
+def _cuda(name: str, requirement: Requirement) -> bool:
+    """A CUDA wheel of torch brings libraries of its own, which the Makefile installs with it and the lock cannot name."""
+    return name == "torch" and requirement.name.startswith(("nvidia-", "cuda-", "triton"))
+
+
+def test_everything_the_package_imports_is_declared():
+    """A module of ours imports nothing that only happens to be there."""
+    top = metadata.packages_distributions()
+    names = {canonicalize_name(requirement.name) for requirement in wanted()}
+    for path in (ROOT / "rpo_nb").glob("*.py"):
+        for module in _imports(path) - {"rpo_nb"} - set(sys.stdlib_module_names):
+            found = {canonicalize_name(d) for d in top[module]}
+            assert found & names, f"{path.name} imports {module}, which pyproject does not name"
+
+
+def _imports(path: Path) -> set[str]:
+    """The top-level names of the modules a file imports."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return {name.split(".")[0] for name in plain | {n.module for n in nodes if isinstance(n, ast.ImportFrom) and n.level == 0}}
+
+
+def test_profiles_and_template_are_package_data():
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["rpo_nb"]
+    packed = {path for pattern in data for path in (ROOT / "rpo_nb").glob(pattern)}
+    others = {path for path in (ROOT / "rpo_nb").rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert others == packed
