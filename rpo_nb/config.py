@@ -196,7 +196,8 @@ def load_profile(
         known = ", ".join(sorted(p.stem for p in PROFILE_DIR.glob("*.yaml") if p.stem not in ("presets", "published")))
         raise ValueError(f"there is no profile {name!r}; the profiles are: {known}")
     raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    raw["presets"] = yaml.safe_load((PROFILE_DIR / "presets.yaml").read_text(encoding="utf-8")) | raw.get("presets", {})
+    if not raw.pop("resolved", False):
+        raw["presets"] = yaml.safe_load((PROFILE_DIR / "presets.yaml").read_text(encoding="utf-8")) | raw.get("presets", {})
     extra = raw.pop("feedback_overrides", {})
     if feedback and feedback != raw["data"].get("source"):
         for dotted, value in ({"data.source": str(feedback)} | extra).items():
@@ -225,6 +226,15 @@ def load_profile(
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"profile {name!r}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def write_profile(profile: Profile, path: str | Path) -> None:
+    """Write a profile as a YAML file that `load_profile` reads back as it is: ``resolved`` says that nothing is merged into it."""
+    path = Path(path)
+    text = yaml.safe_dump({"resolved": True, **profile.model_dump(mode="json")}, sort_keys=False, allow_unicode=True, width=130)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(temporary, path)
 
 
 def _set(raw: dict, dotted: str, value: Any) -> None:
