@@ -48,7 +48,7 @@ def finite(**tensors: Tensor) -> None:
         bad = (~torch.isfinite(tensor)).nonzero()
         if len(bad):
             place = bad[0].tolist()
-            where = f"row {place[0]}" + (f", column {place[1:]}" if place[1:] else "") if place else "its only value"
+            where = "".join([f"row {place[0]}", *(f", column {i}" for i in place[1:])])
             raise ValueError(f"{name} is {tensor[tuple(place)].item()} at {where}; drop or repair that row first")
 
 

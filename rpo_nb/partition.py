@@ -104,7 +104,8 @@ ESTIMATORS = {
 
 
 @torch.no_grad()
-def log_partition(ref_logps, rewards, prompt_ids, *, tau: float, estimator: str = "empirical", prior_count: float = 1.0) -> Tensor:
+def log_partition(ref_logps, rewards, prompt_ids, *, tau: float, estimator: str = "empirical",
+                  prior_count: float = 1.0) -> Tensor:
     """log Ẑ(x) of each row's prompt.
 
     ref_logps [n]: log πref(y|x), summed or averaged over tokens as the loss has it; rewards [n]; prompt_ids [n]: any
@@ -116,8 +117,12 @@ def log_partition(ref_logps, rewards, prompt_ids, *, tau: float, estimator: str 
 
 
 @torch.no_grad()
-def target(ref_logps, rewards, prompt_ids, *, tau: float, estimator: str = "empirical", prior_count: float = 1.0) -> Tensor:
-    """What the log-ratio is regressed on: t = r/τ − log Ẑ(x) = (r − V̂)/τ (paper A). Arguments, shape and errors as `log_partition`."""
+def target(ref_logps, rewards, prompt_ids, *, tau: float, estimator: str = "empirical",
+           prior_count: float = 1.0) -> Tensor:
+    """What the log-ratio is regressed on: t = r/τ − log Ẑ(x) = (r − V̂)/τ (paper A).
+
+    Arguments, shape and errors as `log_partition`.
+    """
     ref, scaled, groups, dtype = _checked(ref_logps, rewards, prompt_ids, tau)
     log_z = _estimate(ref, scaled, groups, torch.float64, estimator, prior_count)
     return _finished(scaled - log_z, dtype)  # subtracted in float64: both may be of order 1e6
@@ -140,12 +145,13 @@ def diagnostics(ref_logps, rewards, prompt_ids, *, tau: float,
 
     all_of = torch.stack([_estimate(ref, scaled, groups, torch.float64, name, 1.0) for name in estimators])
     spread = (all_of.amax(0) - all_of.amin(0)) if len(scaled) else scaled
+    summed = torch.zeros(len(groups.ids), dtype=torch.float64, device=spread.device).index_add_(0, groups.of_row, spread)
     return {
         "prompt_ids": groups.ids,
         "completions": groups.counts,
         "effective_sample_size": effective_size(ref + scaled),
         "effective_sample_size_unweighted": effective_size(scaled),
-        "spread": (torch.zeros_like(groups.counts, dtype=spread.dtype).index_add_(0, groups.of_row, spread) / groups.counts).to(dtype),
+        "spread": (summed / groups.counts).to(dtype),
         "single_share": (groups.counts == 1).double().mean().item(),
     }
 

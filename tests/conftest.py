@@ -1,10 +1,65 @@
-"""Fixtures that more than one test module uses."""
+"""Fixtures every test module may use: tiny models with random weights (no download, made once a session), a tiny language."""
+
+from __future__ import annotations
 
 import itertools
+import os
 from types import SimpleNamespace
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that forgets itself fails at once instead of waiting for a hub
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
+
+WORDS = (
+    "the a red green blue small old lamp rope chair boat book stands lies waits in on under near garden kitchen harbour "
+    "please write about kind rude two three sentences mention avoid and it is very good bad you fool thank cat sat mat"
+).split()
+
+
+def word_tokenizer(**special: str):
+    """A word-level tokenizer over WORDS; `template` appends T5's end token to a single text."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "</s>", "<unk>", *(f"▁{word}" for word in WORDS), ".", ","])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
+    tokenizer.decoder = decoders.Metaspace()
+    if special.pop("template", ""):
+        tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", **special)
+
+
+@pytest.fixture(scope="session")
+def tiny_t5():
+    """(model, tokenizer): a T5 of two layers with random weights, dropout 0.1, in evaluation mode."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    tokenizer = word_tokenizer(template="$A </s>")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = T5ForConditionalGeneration(T5Config(
+            vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, dropout_rate=0.1,
+            initializer_factor=8.0, pad_token_id=0, eos_token_id=1, decoder_start_token_id=0))
+    return model.eval(), tokenizer
+
+
+@pytest.fixture(scope="session")
+def tiny_llama():
+    """(model, tokenizer): a Llama of two layers with random weights, in evaluation mode."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = word_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(LlamaConfig(
+            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, max_position_embeddings=256, initializer_range=0.2, attention_dropout=0.1,
+            pad_token_id=0, eos_token_id=1, bos_token_id=None))
+    return model.eval(), tokenizer
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from rpo_nb import partition
+from rpo_nb.partition import log_partition
 
 NAMES = tuple(partition.ESTIMATORS)
 HAND = dict(  # prompt 7 has e = (2, 4) with w = (0.2, 0.3); prompt -1 has e = 6 with w = 0.5; the data set's mean of e is 4
@@ -26,7 +27,7 @@ HAND = dict(  # prompt 7 has e = (2, 4) with w = (0.2, 0.3); prompt -1 has e = 6
     ("pooled", [10 / 3, 5.0, 10 / 3]),
 ])
 def test_hand_numbers(name, expected):
-    result = partition.log_partition(**HAND, tau=1.0, estimator=name)
+    result = log_partition(**HAND, tau=1.0, estimator=name)
     torch.testing.assert_close(result.exp(), torch.tensor(expected, dtype=torch.float64))
 
 
@@ -58,7 +59,7 @@ def random_rows(n, prompts, seed=0):
 @pytest.mark.parametrize("tau, c", [(0.3, 1.0), (5.0, 2.5)])
 def test_agrees_with_the_definitions_in_plain_python(name, tau, c):
     ref, reward, ids = random_rows(60, 25)
-    result = partition.log_partition(ref, reward, ids, tau=tau, estimator=name, prior_count=c)
+    result = log_partition(ref, reward, ids, tau=tau, estimator=name, prior_count=c)
     expected = torch.tensor(in_plain_python(ref, reward, ids, tau, name, c), dtype=torch.float64)
     torch.testing.assert_close(result, expected, rtol=1e-12, atol=1e-12)
 
@@ -66,21 +67,23 @@ def test_agrees_with_the_definitions_in_plain_python(name, tau, c):
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_of_a_prompt_need_not_be_adjacent(name):
     ref, reward, ids = random_rows(60, 25)
-    whole = partition.log_partition(ref, reward, ids, tau=0.5, estimator=name)
+    whole = log_partition(ref, reward, ids, tau=0.5, estimator=name)
     order = np.random.default_rng(1).permutation(60)
-    torch.testing.assert_close(partition.log_partition(ref[order], reward[order], ids[order], tau=0.5, estimator=name), whole[order])
+    torch.testing.assert_close(log_partition(ref[order], reward[order], ids[order], tau=0.5, estimator=name), whole[order])
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n != "none"])
 def test_a_shift_of_all_rewards_leaves_the_target(name):
     ref, reward, ids = random_rows(60, 25)
     arguments = dict(tau=0.7, estimator=name)
-    torch.testing.assert_close(partition.target(ref, reward + 3, ids, **arguments), partition.target(ref, reward, ids, **arguments))
+    moved = partition.target(ref, reward + 3, ids, **arguments)
+    torch.testing.assert_close(moved, partition.target(ref, reward, ids, **arguments))
 
 
 def test_empirical_is_exact_on_the_whole_support(world):
+    ids = torch.zeros(len(world.ref), dtype=torch.long)
     for name in ("empirical", "self_normalised"):
-        estimate = partition.log_partition(world.ref, world.reward, torch.zeros(len(world.ref), dtype=torch.long), tau=world.tau, estimator=name)
+        estimate = log_partition(world.ref, world.reward, ids, tau=world.tau, estimator=name)
         torch.testing.assert_close(estimate, world.log_z.expand_as(estimate))
 
 
@@ -94,7 +97,7 @@ def test_leave_one_out_is_unbiased_for_completions_of_the_reference(world):
     own = world.reward[first] - (chance * world.reward[first]).sum()
     covariance = {}
     for name in ("leave_one_out", "monte_carlo"):
-        z = partition.log_partition(world.ref[rows], world.reward[rows], ids, tau=world.tau, estimator=name).exp().reshape(-1, 2)
+        z = log_partition(world.ref[rows], world.reward[rows], ids, tau=world.tau, estimator=name).exp().reshape(-1, 2)
         torch.testing.assert_close((chance[:, None] * z).sum(0), world.log_z.exp().expand(2))
         covariance[name] = float((chance * own * z[:, 0]).sum())
     assert abs(covariance["leave_one_out"]) < 1e-12 < covariance["monte_carlo"]
@@ -104,8 +107,8 @@ def test_monte_carlo_converges_and_empirical_does_not(world):
     drawn = torch.multinomial(world.ref.exp(), 200_000, replacement=True, generator=torch.Generator().manual_seed(0))
     ids = torch.zeros(len(drawn), dtype=torch.long)
     arguments = (world.ref[drawn], world.reward[drawn], ids)
-    assert float(partition.log_partition(*arguments, tau=world.tau, estimator="monte_carlo")[0] - world.log_z) == pytest.approx(0, abs=0.02)
-    assert float(partition.log_partition(*arguments, tau=world.tau)[0] - world.log_z) > 3  # a sum over rows, it grows with their number
+    assert float(log_partition(*arguments, tau=world.tau, estimator="monte_carlo")[0] - world.log_z) == pytest.approx(0, abs=0.02)
+    assert float(log_partition(*arguments, tau=world.tau)[0] - world.log_z) > 3  # a sum over rows: it grows with them
 
 
 def test_released_target_is_a_log_softmax_over_the_prompts_completions():
@@ -120,9 +123,10 @@ def test_released_target_is_a_log_softmax_over_the_prompts_completions():
 
 def test_pooled_goes_from_monte_carlo_to_the_data_sets_mean():
     ref, reward, ids = random_rows(60, 25)
-    pooled = {c: partition.log_partition(ref, reward, ids, tau=1.0, estimator="pooled", prior_count=c) for c in (0, 1e12)}
-    torch.testing.assert_close(pooled[0], partition.log_partition(ref, reward, ids, tau=1.0, estimator="monte_carlo"))
-    torch.testing.assert_close(pooled[1e12].exp(), torch.full((60,), np.exp(reward).mean(), dtype=torch.float64), rtol=1e-9, atol=0)
+    pooled = {c: log_partition(ref, reward, ids, tau=1.0, estimator="pooled", prior_count=c) for c in (0, 1e12)}
+    torch.testing.assert_close(pooled[0], log_partition(ref, reward, ids, tau=1.0, estimator="monte_carlo"))
+    mean = torch.full((60,), np.exp(reward).mean(), dtype=torch.float64)
+    torch.testing.assert_close(pooled[1e12].exp(), mean, rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -131,35 +135,35 @@ def test_extremes_stay_finite_and_keep_their_type(name, dtype):
     reward = torch.tensor([1e3, -1e3, 1e3, 0, 1e3, 5], dtype=dtype)
     ref = torch.tensor([-1e4, -1, -1e4, -2e4, 0, -3], dtype=dtype)
     for tau in (1e-3, 1e3):
-        result = partition.log_partition(ref, reward, torch.tensor([0, 0, 1, 1, 2, 0]), tau=tau, estimator=name)
+        result = log_partition(ref, reward, torch.tensor([0, 0, 1, 1, 2, 0]), tau=tau, estimator=name)
         assert result.dtype == dtype and result.isfinite().all()
 
 
 def test_leave_one_out_does_not_cancel():
     """e = (exp(1000), exp(1), exp(0)): the largest row's others are 20 orders below what float64 could subtract."""
-    result = partition.log_partition(torch.zeros(3).double(), torch.tensor([1000.0, 1.0, 0.0]).double(), torch.zeros(3).long(), tau=1.0,
-                                     estimator="leave_one_out")
+    reward = torch.tensor([1000.0, 1.0, 0.0], dtype=torch.float64)
+    result = log_partition(torch.zeros(3).double(), reward, torch.zeros(3).long(), tau=1.0, estimator="leave_one_out")
     half = math.log(2)
     torch.testing.assert_close(result, torch.tensor([math.log(math.e + 1) - half, 1000 - half, 1000 - half], dtype=torch.float64))
-    ties = partition.log_partition(torch.zeros(3), torch.ones(3) * 40, torch.zeros(3).long(), tau=0.001, estimator="leave_one_out")
+    ties = log_partition(torch.zeros(3), torch.ones(3) * 40, torch.zeros(3).long(), tau=0.001, estimator="leave_one_out")
     torch.testing.assert_close(ties, torch.full((3,), 40_000.0))
 
 
 def test_no_gradient_and_half_precision_becomes_float32():
     ref = torch.zeros(4, requires_grad=True)
-    assert not partition.log_partition(ref, torch.ones(4), torch.zeros(4).long(), tau=1.0).requires_grad
-    assert partition.log_partition(torch.zeros(4).bfloat16(), torch.ones(4).half(), torch.zeros(4).int(), tau=1.0).dtype == torch.float32
-    assert partition.log_partition(torch.zeros(0), torch.zeros(0), torch.zeros(0).long(), tau=1.0).shape == (0,)
+    assert not log_partition(ref, torch.ones(4), torch.zeros(4).long(), tau=1.0).requires_grad
+    assert log_partition(torch.zeros(4).bfloat16(), torch.ones(4).half(), torch.zeros(4).int(), tau=1.0).dtype == torch.float32
+    assert log_partition(torch.zeros(0), torch.zeros(0), torch.zeros(0).long(), tau=1.0).shape == (0,)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_quarter_of_a_million_rows_are_a_second(name):
     ref, reward, ids = random_rows(250_000, 60_000)
     start = time.perf_counter()
-    result = partition.log_partition(ref, reward, ids, tau=0.5, estimator=name)
+    result = log_partition(ref, reward, ids, tau=0.5, estimator=name)
     assert time.perf_counter() - start < 5  # a loop over 60,000 prompts takes longer
     rows = np.flatnonzero(ids == ids[0])
-    few = partition.log_partition(ref[rows], reward[rows], ids[rows], tau=0.5, estimator=name)
+    few = log_partition(ref[rows], reward[rows], ids[rows], tau=0.5, estimator=name)
     if name != "pooled":  # which knows the rest of the data
         torch.testing.assert_close(result[rows], few)
 
@@ -173,7 +177,8 @@ def test_diagnostics():
     torch.testing.assert_close(found["effective_sample_size_unweighted"], torch.tensor([3.0, 2.0, 1.0]))
     assert found["single_share"] == pytest.approx(1 / 3)
     assert (found["spread"] >= 0).all()
-    same = partition.diagnostics(torch.zeros(2), torch.zeros(2), torch.zeros(2).long(), tau=1.0, estimators=("monte_carlo", "leave_one_out"))
+    zeros = torch.zeros(2)
+    same = partition.diagnostics(zeros, zeros, zeros.long(), tau=1.0, estimators=("monte_carlo", "leave_one_out"))
     assert same["spread"].tolist() == [0.0]
 
 
