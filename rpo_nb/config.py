@@ -74,8 +74,9 @@ class ModelConfig(Config):
     layers: int = 2
     heads: int = 4
     demonstrations: int = Field(8000, gt=0)  # what the pocket reference is instruction-tuned on
-    epochs: int = Field(2, gt=0)
-    learning_rate: float = Field(3e-3, gt=0)
+    epochs: int = Field(1, gt=0)
+    batch_size: int = Field(16, gt=0)
+    learning_rate: float = Field(4e-2, gt=0)  # of Adafactor, relative to the size of a parameter
     tokenizer: tuple[str, ...] = ("google/flan-t5-small", "train")  # first available; only for models from nothing
 
 
@@ -215,17 +216,18 @@ def load_profile(
             if unknown:
                 raise ValueError(f"{key}: {unknown[0]!r} is not in profile {raw['name']!r}; it has {', '.join(raw[key])}")
             raw[key] = {k: raw[key][k] for k in wanted}
-    unknown = [m for m in raw.get("methods", METHODS) if m not in METHODS]
-    if unknown:
-        raise ValueError(f"methods: {unknown[0]!r} is unknown; the methods are {', '.join(METHODS)}")
-    if any(t <= 0 for t in raw.get("taus", ())):
-        raise ValueError("taus: a temperature must be above 0")
     raw["table4_presets"] = [p for p in raw.get("table4_presets", ("paper", "fixed")) if p in raw["presets"]]
     try:
-        return Profile(**raw)
+        profile = Profile(**raw)
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"profile {name!r}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    unknown = [m for m in profile.methods if m not in METHODS]
+    if unknown:
+        raise ValueError(f"methods: {unknown[0]!r} is unknown; the methods are {', '.join(METHODS)}")
+    if any(t <= 0 for t in profile.taus):
+        raise ValueError("taus: a temperature must be above 0")
+    return profile
 
 
 def write_profile(profile: Profile, path: str | Path) -> None:
@@ -242,7 +244,10 @@ def _set(raw: dict, dotted: str, value: Any) -> None:
     *parents, last = dotted.split(".")
     nodes = [raw]
     for part in parents:
-        nodes = [child for node in nodes for child in (node.values() if part == "*" else [node.setdefault(part, {})])]
+        nodes = [child for node in nodes if isinstance(node, dict)
+                 for child in (node.values() if part == "*" else [node.setdefault(part, {})])]
+    if not nodes or not all(isinstance(node, dict) for node in nodes):
+        raise ValueError(f"{dotted}: the profile has no such key; the keys are those of rpo_nb/config.py")
     for node in nodes:
         node[last] = value
 
