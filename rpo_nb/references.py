@@ -1,0 +1,180 @@
+"""References: the frozen policies every method starts from, and their log-probabilities, computed once and shared.
+
+A size whose id is "pocket" is a T5 trained from nothing: on the pocket world's demonstrations, or, for feedback of the
+user's own, on its held-out completions. Everything is cached by content: the key hashes the settings, the data and the code
+that make it, so an artefact is either what its key says or absent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+
+from rpo_nb import pocket, policy
+from rpo_nb.config import ModelConfig, Profile, content_key
+
+PACKAGE = Path(__file__).parent
+VERIFIED_ROWS = 8  # of a cached log-probability file, recomputed at every load
+
+
+def cache_dir() -> Path:
+    """RPO_NB_CACHE, else .cache/ of the clone, else the user's cache folder."""
+    if os.environ.get("RPO_NB_CACHE"):
+        return Path(os.environ["RPO_NB_CACHE"]).expanduser()
+    if (PACKAGE.parent / "Snakefile").is_file():
+        return PACKAGE.parent / ".cache"
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "rpo_nb"
+
+
+def code_key(*modules: str) -> str:
+    """A hash of the source of these modules of the package: what makes an artefact stale when we change it."""
+    return content_key([hashlib.sha256((PACKAGE / f"{m}.py").read_bytes()).hexdigest() for m in modules])
+
+
+@contextmanager
+def finished(folder: Path):
+    """Yield a temporary folder that becomes `folder` when the block ends well: a folder that exists is complete."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        yield temporary
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def cached(folder: Path, make: Callable[[Path], None]) -> Path:
+    """`folder`, made by `make(temporary folder)` unless it exists; one process makes it, the others wait."""
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                with finished(folder) as temporary:
+                    make(temporary)
+    return folder
+
+
+# Reference policies ---------------------------------------------------------------------------------------------------------
+
+def reference(profile: Profile, size: str, seed: int, held_out: Any = None) -> str:
+    """The reference's folder or hub id; one that starts from nothing is trained first, with its tokenizer beside it.
+
+    held_out: rows (prompt, completion) to learn from where the world has no demonstrations.
+    """
+    model = profile.sizes[size]
+    if model.id != "pocket":
+        return model.id
+    if profile.pocket_world:
+        pairs = pocket.demonstrations(model.demonstrations, seed=seed)
+    else:
+        rng = np.random.default_rng([seed, 2])
+        pairs = list(zip(held_out["prompt"], held_out["completion"], strict=True))
+        pairs = [pairs[i] for i in rng.permutation(len(pairs))[: model.demonstrations]]
+    key = content_key([model.model_dump(mode="json"), pairs, seed, limits(profile), profile.training.threads,
+                       code_key("pocket", "policy", "training", "references")])
+    return str(cached(cache_dir() / "references" / f"{size}-seed{seed}-{key}", lambda folder: train_reference(folder, model, pairs, profile, seed)))
+
+
+def limits(profile: Profile) -> dict[str, int]:
+    """The token limits as keyword arguments of policy.encode."""
+    return {"max_prompt_tokens": profile.data.max_prompt_tokens, "max_completion_tokens": profile.data.max_completion_tokens}
+
+
+def make_tokenizer(model: ModelConfig, profile: Profile, pairs: Sequence[tuple[str, str]]) -> Any:
+    """The pocket world's word-level tokenizer, or for real text the first of the profile's candidates that is on this machine.
+
+    A hub id counts when it is in the local cache (the profile promises no download); "train" makes a byte-level BPE.
+    """
+    from transformers import AutoTokenizer
+
+    if profile.pocket_world:
+        return pocket.make_tokenizer()
+    for name in model.tokenizer:
+        if name == "train":
+            return train_tokenizer(text for pair in pairs for text in pair)
+        folder = Path(name) if Path(name).is_absolute() else PACKAGE.parent / name
+        try:
+            return AutoTokenizer.from_pretrained(folder if folder.is_dir() else name, local_files_only=True)
+        except OSError:
+            print(f"tokenizer {name}: not on this machine, trying the next of {', '.join(model.tokenizer)}")
+    raise ValueError(f"none of the tokenizers {', '.join(model.tokenizer)} is on this machine; add \"train\" to sizes.*.tokenizer")
+
+
+def train_tokenizer(texts: Any, *, vocabulary: int = 4000) -> Any:
+    """A byte-level BPE learnt from the texts, lossless on any text, with T5's special tokens."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=["<pad>", "</s>", "<unk>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512)
+
+
+def train_reference(folder: Path, model: ModelConfig, pairs: Sequence[tuple[str, str]], profile: Profile, seed: int) -> None:
+    """Instruction-tune a T5 of the given shape from nothing on (prompt, completion) pairs and save it with its tokenizer."""
+    from transformers import Adafactor, T5Config, T5ForConditionalGeneration, get_linear_schedule_with_warmup, set_seed
+
+    from rpo_nb.training import Objective, make_trainer, prompt_groups
+
+    set_seed(seed)
+    tokenizer = make_tokenizer(model, profile, pairs)
+    net = T5ForConditionalGeneration(T5Config(
+        vocab_size=len(tokenizer), d_model=model.d_model, d_kv=model.d_model // model.heads, d_ff=model.d_ff, num_layers=model.layers,
+        num_decoder_layers=model.layers, num_heads=model.heads, dropout_rate=0.0, pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id, decoder_start_token_id=tokenizer.pad_token_id))
+    encoded = policy.encode(tokenizer, [p for p, _ in pairs], [c for _, c in pairs], **limits(profile))
+    groups = prompt_groups(encoded, list(range(len(encoded))))
+    schedule = profile.training.model_copy(update={
+        "epochs": model.epochs, "batch_size": model.batch_size, "micro_batch_size": model.batch_size, "lora": False, "save_steps": 0, "report_to": ()})
+    steps = -(-len(groups) // model.batch_size) * model.epochs
+    # Adafactor scales a step by the size of the parameter, which T5's mixed initialisation needs: AdamW learnt to copy the
+    # prompt's words about ten times more slowly here.
+    optimizer = Adafactor(net.parameters(), lr=model.learning_rate, scale_parameter=True, relative_step=False, warmup_init=False)
+    scheduler = get_linear_schedule_with_warmup(optimizer, min(100, steps // 10), steps)
+    with tempfile.TemporaryDirectory() as scratch:
+        make_trainer(net, tokenizer, groups, Objective("sft", reduce="mean"), config=schedule, output_dir=scratch, seed=seed,
+                     optimizers=(optimizer, scheduler)).train()
+    net.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+# Their log-probabilities ------------------------------------------------------------------------------------------------------
+
+def reference_logps(path: str, model: Any, tokenizer: Any, encoded: Sequence[tuple[list[int], list[int]]]) -> dict[str, np.ndarray]:
+    """{"sum": [n], "mean": [n]} of log πref(y|x), float32, for encoded rows; from the cache when it has them.
+
+    The key is the model's weights and the token ids, so it holds for any method, τ, seed and estimator. A random sample is
+    recomputed at every load; ValueError names the file when it does not fit.
+    """
+    weights = hashlib.sha256()
+    for file in sorted(Path(path).glob("*.safetensors")):
+        weights.update(file.read_bytes())
+    key = content_key([path if not Path(path).is_dir() else weights.hexdigest(), list(encoded), str(next(model.parameters()).dtype)])
+
+    def make(folder: Path) -> None:
+        sums, lengths = policy.score_completions(model, tokenizer, encoded)
+        np.savez(folder / "logps.npz", sum=sums.numpy(), mean=(sums / lengths).numpy())
+
+    folder = cached(cache_dir() / "reference_logps" / key, make)
+    with np.load(folder / "logps.npz") as stored:
+        logps = {name: stored[name] for name in ("sum", "mean")}
+    sample = np.random.default_rng(int(key, 16) % 2**32).permutation(len(encoded))[:VERIFIED_ROWS]
+    sums, _ = policy.score_completions(model, tokenizer, [encoded[i] for i in sample])
+    if len(logps["sum"]) != len(encoded) or not torch.allclose(torch.from_numpy(logps["sum"][sample]), sums, rtol=1e-3, atol=1e-2):
+        raise ValueError(f"the cached reference log-probabilities {key} are not the model's; delete reference_logps/{key} in the cache and run again")
+    return logps

@@ -1,0 +1,250 @@
+"""Train a policy with one objective, on transformers' Trainer.
+
+    objective = Objective(method="rpo", reduce="sum", tau=1.0)
+    groups = prompt_groups(encoded, prompt_ids, rewards, ref_logps, log_partition, desirable)
+    trainer = make_trainer(model, tokenizer, groups, objective, config=profile.training, output_dir=..., seed=0, reference=reference)
+    trainer.train()                    # resume with trainer.train(resume_from_checkpoint=...)
+    trainer.model.policy.save_pretrained(...)
+
+One item of the data set is one prompt with all its completions, so a batch holds whole prompts: the encoder runs once a
+prompt, and KTO's mismatched pairs can be made by rotation inside the micro-batch.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from rpo_nb import objectives
+from rpo_nb.config import TrainingConfig
+from rpo_nb.policy import IGNORE, collate, decoder_logps, grouped_logps
+
+ROW_FIELDS = ("rewards", "ref_logps", "log_partition", "desirable", "rows")
+VALUE_WIDTH = 512  # paper A's value network: hidden → 512 → tanh → 1
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised, and everything about it that a preset may choose."""
+
+    method: str  # sft, kto, dro or rpo
+    reduce: str = "sum"  # log-probability of a completion: "sum" over its tokens or "mean"
+    tau: float = 1.0  # RPO and DRO
+    beta: float = 1.0  # KTO
+    kto_kl: str = "mismatched"  # or "matched": the batch mean of the log-ratio, unclamped (the authors' code)
+    value_pooling: str = "masked"  # DRO: mean of the encoder states over real prompt tokens, or "all": padding too
+    value_detach: bool = False  # DRO: keep the value gradient out of the encoder
+
+    def __post_init__(self):
+        if self.method not in LOSSES:
+            raise ValueError(f"method {self.method!r} cannot be trained; choose one of {', '.join(LOSSES)}")
+
+
+class PolicyWithValue(nn.Module):
+    """A policy, and for DRO its value network, behind one forward: batch in, log-probabilities and values out.
+
+    One module, so that data-parallel wrappers see every parameter.
+    """
+
+    def __init__(self, policy: nn.Module, objective: Objective):
+        super().__init__()
+        self.policy, self.objective = policy, objective
+        self.config = policy.config
+        width = policy.config.d_model if policy.config.is_encoder_decoder else policy.config.hidden_size
+        self.value = nn.Sequential(nn.Linear(width, VALUE_WIDTH), nn.Tanh(), nn.Linear(VALUE_WIDTH, 1)) if objective.method == "dro" else None
+
+    def forward(self, **batch: Tensor) -> dict[str, Tensor]:
+        logps, states = grouped_logps(self.policy, batch, reduce=self.objective.reduce)
+        out = {"logps": logps, "states": states}
+        if self.value is not None:
+            out["values"] = self.value(self.pool(states, batch)).squeeze(-1)[batch["group"]].float()
+        return out
+
+    def pool(self, states: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Mean of the prompt's states [U, S, d] → [U, d]."""
+        states = states.detach() if self.objective.value_detach else states
+        if self.objective.value_pooling == "all":
+            return states.mean(1)
+        mask = batch["attention_mask"]
+        if not self.config.is_encoder_decoder:  # the value may see the prompt, never the completion
+            mask = mask * (batch["labels"] == IGNORE)
+        mask = mask.unsqueeze(-1).to(states.dtype)
+        return (states * mask).sum(1) / mask.sum(1).clamp(min=1)
+
+
+# Losses of a batch: (objective, forward's output, batch, z0) -> [n] ----------------------------------------------------------
+
+def _sft(objective: Objective, out: dict, batch: dict, kl: Any) -> Tensor:
+    return objectives.sft(out["logps"])
+
+
+def _rpo(objective: Objective, out: dict, batch: dict, kl: Any) -> Tensor:
+    return objectives.rpo(out["logps"], batch["ref_logps"], batch["rewards"], batch["log_partition"], tau=objective.tau)
+
+
+def _dro(objective: Objective, out: dict, batch: dict, kl: Any) -> Tensor:
+    return objectives.dro(out["logps"], batch["ref_logps"], batch["rewards"], out["values"], tau=objective.tau)
+
+
+def _kto(objective: Objective, out: dict, batch: dict, kl: Any) -> Tensor:
+    return objectives.kto(out["logps"], batch["ref_logps"], batch["desirable"], kl, beta=objective.beta)
+
+
+LOSSES = {"sft": _sft, "rpo": _rpo, "dro": _dro, "kto": _kto}
+
+
+def rotation(group: Tensor) -> tuple[Tensor, Tensor]:
+    """A mismatched completion for each row: indices [n] into the batch, and whether its prompt really is another, bool [n].
+
+    Rotating by the size of the largest group pairs every row with another prompt as soon as no group fills more than half
+    of the batch; rows that still meet their own prompt do not count.
+    """
+    shift = int(torch.bincount(group).max())
+    index = torch.arange(len(group), device=group.device).roll(-shift)
+    return index, group[index] != group
+
+
+def prompt_groups(encoded: Sequence[tuple[list[int], list[int]]], prompt_ids: Sequence[int], **fields: Sequence[float]) -> list[dict]:
+    """Rows to one item a prompt: its ids, its completions, and of each completion its row number and the given fields.
+
+    fields: rewards, ref_logps, log_partition, desirable, one value a row; those left out are 0.
+    """
+    groups: dict[int, dict] = defaultdict(lambda: {"encoded": [], **{f: [] for f in ROW_FIELDS}})
+    for row, (pair, prompt) in enumerate(zip(encoded, prompt_ids, strict=True)):
+        groups[prompt]["encoded"].append(pair)
+        groups[prompt]["rows"].append(row)
+        for field in ROW_FIELDS[:-1]:
+            groups[prompt][field].append(float(fields[field][row]) if field in fields else 0.0)
+    return list(groups.values())
+
+
+class GroupCollator:
+    """Items of `prompt_groups` to one batch of tensors."""
+
+    def __init__(self, pad_id: int, seq2seq: bool):
+        self.pad_id, self.seq2seq = pad_id, seq2seq
+
+    def __call__(self, items: Sequence[dict]) -> dict[str, Tensor]:
+        batch = collate([pair for item in items for pair in item["encoded"]], pad_id=self.pad_id, seq2seq=self.seq2seq)
+        for field in ROW_FIELDS:
+            batch[field] = torch.tensor([value for item in items for value in item[field]])
+        batch["desirable"] = batch["desirable"].bool()
+        return batch
+
+
+class PolicyTrainer(Trainer):
+    """transformers' Trainer with our losses. The loss of a step is the mean over the rows of all its micro-batches."""
+
+    def __init__(self, *args, objective: Objective, reference: nn.Module | None = None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.objective = objective
+        self.reference = reference  # only KTO's mismatched pairs need it: no cache can hold them
+        self.model_accepts_loss_kwargs = True  # the loss below is already divided by the rows of the whole step
+        self.loss_is_scaled_for_ga = True
+        self._watched: dict[str, list[float]] = defaultdict(list)
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor | None:
+        rows = torch.tensor(sum(len(b["rewards"]) for b in batch_samples), device=device)
+        return self.accelerator.gather(rows).sum() if self.args.world_size > 1 else rows
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        out = model(**inputs)
+        try:
+            losses = LOSSES[self.objective.method](self.objective, out, inputs, self.baseline(out, inputs))
+        except ValueError as error:
+            raise ValueError(f"step {self.state.global_step}: {error} (training rows {inputs['rows'].tolist()})") from error
+        if not bool(losses.isfinite().all()):
+            bad = inputs["rows"][~losses.isfinite()].tolist()
+            raise ValueError(f"step {self.state.global_step}: the loss of training row {bad[0]} is not finite; lower the learning rate or drop that row")
+        self.watch(out, inputs)
+        rows = len(losses) if num_items_in_batch is None else num_items_in_batch
+        loss = losses.sum() / rows * (self.args.world_size if num_items_in_batch is not None else 1)
+        return (loss, out) if return_outputs else loss
+
+    def baseline(self, out: dict[str, Tensor], batch: dict[str, Tensor]) -> Tensor | None:
+        """KTO's z0 of this micro-batch, averaged over processes; None for the other methods."""
+        if self.objective.method != "kto":
+            return None
+        if self.objective.kto_kl == "matched":
+            kl = objectives.kto_kl(out["logps"], batch["ref_logps"], clamp=False)
+        else:
+            index, other = rotation(batch["group"])
+            kl = self.mismatched_kl(out["states"], batch, index, other)
+        return self.accelerator.gather(kl.reshape(1)).mean() if self.args.world_size > 1 else kl
+
+    @torch.no_grad()
+    def mismatched_kl(self, states: Tensor, batch: dict[str, Tensor], index: Tensor, other: Tensor) -> Tensor:
+        """Mean log-ratio of the pairs (x_i, y_index[i]) clamped at 0; the policy's encoder states are used again."""
+        policy = self.accelerator.unwrap_model(self.model).policy
+        if not policy.config.is_encoder_decoder:
+            raise ValueError("kto_kl 'mismatched' rotates completions under the encoder's prompts, which a causal model has not; "
+                             "set presets.<name>.kto_kl to 'matched'")
+        rotated = {**batch, "labels": batch["labels"][index]}
+        mine = decoder_logps(policy, states, rotated, reduce=self.objective.reduce)
+        self.reference.to(states.device)
+        theirs, _ = grouped_logps(self.reference, rotated, reduce=self.objective.reduce)
+        return objectives.kto_kl(mine, theirs, mask=other)
+
+    def watch(self, out: dict[str, Tensor], batch: dict[str, Tensor]) -> None:
+        """Log what tells whether the policy moves with the reward: the log-ratio above and below the mean reward."""
+        if self.objective.method == "sft":
+            return
+        ratio = (out["logps"].detach() - batch["ref_logps"]).float()
+        for name, rows in (("log_ratio_desirable", batch["desirable"]), ("log_ratio_undesirable", ~batch["desirable"])):
+            self._watched[name] += ratio[rows].tolist()
+
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        if "loss" in logs:
+            logs |= {name: sum(v) / len(v) for name, v in self._watched.items() if v}
+            self._watched.clear()
+        super().log(logs, *args, **kwargs)
+
+
+def make_trainer(model: nn.Module, tokenizer: Any, groups: list[dict], objective: Objective, *, config: TrainingConfig, output_dir: str | Path,
+                 seed: int, reference: nn.Module | None = None, max_grad_norm: float = 1.0, weight_decay: float = 0.01,
+                 optimizers: tuple = (None, None), callbacks: Sequence[TrainerCallback] = ()) -> PolicyTrainer:
+    """A PolicyTrainer for prompt groups. AdamW, linear schedule with warm-up, gradient clipping (0: none), as the profile says.
+
+    batch_size counts rows: a step takes batch_size / (mean completions a prompt) prompts. Raises ValueError when KTO's
+    mismatched pairs are asked for without a reference, when there is no row, and for T5 in half precision.
+    """
+    if not groups:
+        raise ValueError("there is no training row left; see the data report")
+    if objective.method == "kto" and objective.kto_kl == "mismatched" and reference is None:
+        raise ValueError("KTO's mismatched pairs need the reference policy; pass reference=")
+    if next(model.parameters()).dtype == torch.float16:
+        raise ValueError("fp16 is refused: T5's feed-forward activations overflow its range and give NaN; use bf16 or float32")
+    per_prompt = sum(len(g["rows"]) for g in groups) / len(groups)
+    micro = max(1, round(config.micro_batch_size / per_prompt))
+    step = max(micro, round(config.batch_size / per_prompt))
+    on_cpu = not torch.cuda.is_available()
+    arguments = TrainingArguments(
+        output_dir=str(output_dir), num_train_epochs=config.epochs, per_device_train_batch_size=micro,
+        gradient_accumulation_steps=max(1, step // micro), learning_rate=config.learning_rate, warmup_steps=config.warmup_steps,
+        lr_scheduler_type="linear", max_grad_norm=max_grad_norm, weight_decay=weight_decay, bf16=config.bf16,
+        logging_steps=config.logging_steps, report_to=list(config.report_to), disable_tqdm=True, remove_unused_columns=False,
+        save_strategy="steps" if config.save_steps else "no", save_steps=config.save_steps or 500, save_total_limit=1,
+        seed=seed, data_seed=seed, use_cpu=on_cpu, dataloader_pin_memory=not on_cpu, label_names=["labels"])
+    trainer = PolicyTrainer(
+        model=PolicyWithValue(model, objective), args=arguments, train_dataset=groups, objective=objective, reference=reference,
+        data_collator=GroupCollator(tokenizer.pad_token_id, model.config.is_encoder_decoder), optimizers=optimizers, callbacks=list(callbacks))
+    trainer.remove_callback(PrinterCallback)  # the notebook shows learning curves and a progress bar instead
+    return trainer
+
+
+def history(trainer: Trainer) -> list[dict[str, float]]:
+    """The learning curve: step, loss, grad_norm, learning_rate and what `watch` logged."""
+    return [{k: v for k, v in entry.items() if k != "epoch"} for entry in trainer.state.log_history if "loss" in entry]
+
+
+def describe(objective: Objective) -> dict[str, Any]:
+    """The objective as plain data, without the fields its method does not read: what a run is keyed by."""
+    reads = {"sft": (), "rpo": ("tau",), "dro": ("tau", "value_pooling", "value_detach"), "kto": ("beta", "kto_kl")}
+    return {k: v for k, v in asdict(objective).items() if k in ("method", "reduce", *reads[objective.method])}
