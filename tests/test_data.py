@@ -170,7 +170,7 @@ def test_unknown_hub_id_unknown_ending_and_foreign_folder(tmp_path, monkeypatch)
     (f"{json.dumps(ROWS[1])} {json.dumps(ultrafeedback('Third.'))}", "several objects on one line", "repaired", 4),
     (json.dumps(ROWS[1]).replace("Fog.", "Fo\tg."), "raw control characters in JSON", "repaired", 2),
     (json.dumps(ROWS[1]) + "\r", "line ends in CR LF", "repaired", 2),
-    (json.dumps(ROWS[1]).replace('"response"', '"model": "m9", "response"'), "key is given twice", "kept", 2),
+    (json.dumps(ROWS[1]).replace('"response"', '"model": "m9", "response"', 1), "key is given twice", "kept", 2),
     (json.dumps(ROWS[1]).encode().replace(b"Fog", b"F\xffg"), "text is not valid Unicode", "repaired", 2),
 ], ids=range(15))
 def test_a_line_between_two_good_ones(line, reason, action, completions, tmp_path):
@@ -458,7 +458,8 @@ def test_fewer_top_rows_than_asked_for_are_said_and_not_filled():
 
 
 def test_continuous_rewards_validate_on_the_best_prompts():
-    rows = [{"prompt": f"p{i}", "completion": text, "reward": 1 + i / scale} for i in range(100) for text, scale in (("a", 30), ("b", 60))]
+    rows = [{"prompt": f"p{i}", "completion": text, "reward": 1 + i / scale}
+            for i in range(100) for text, scale in (("a", 30), ("b", 60))]
     splits = data.split_feedback(data.load_feedback(rows), config=DataConfig(validation=20), seed=0)
     assert set(splits.validation["prompt"]) == {f"p{i}" for i in range(80, 100)} and set(splits.validation["completion"]) == {"a"}
     assert "Only 1 of the prompts reach the top score 4.3" in splits.notes[0]
