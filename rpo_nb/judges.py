@@ -1,0 +1,285 @@
+"""Judges: who says which of two completions answers a prompt better.
+
+`Checker` asks the pocket's ground truth; `RewardModel` is a small learnt judge, trained on held-out comparisons with
+Bradley-Terry (as paper B's section 4.1 learns its reward model). Both are pointwise: they score one completion at a time and
+prefer the higher score, so they can change their answer with the order of presentation only on an exact tie.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import itertools
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from rpo_nb import references
+from rpo_nb.config import DataConfig, EvaluationConfig, content_key
+from rpo_nb.policy import IGNORE, collate, encode, load_policy, token_logps
+
+Answer = Literal["first", "second"] | None  # None: the judge could not say
+RECIPE = {"learning_rate": 1e-3, "prompts_a_step": 8, "warmup_share": 0.1, "weight_decay": 0.01}  # of the reward model
+REPORT_SHARE = 0.15  # of the held-out prompts: not trained on, they measure the reward model's accuracy
+TOKENS_A_PASS = 8192  # prompt and completion tokens of one training pass; accumulation makes up the rest
+
+
+class Judge(Protocol):
+    """Anything that compares. `identity` changes whenever its answers could."""
+
+    name: str
+    identity: str
+
+    def compare(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> list[Answer]:
+        """Which completion answers each prompt better, in the order shown; None where the judge gave no answer."""
+
+
+class Pointwise:
+    """A judge by scores: the first completion unless the second scores strictly higher, so that an exact tie changes its
+    answer with the order and is counted as a tie. Scores are kept per distinct (prompt, completion)."""
+
+    name: str
+    identity: str
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], float] = {}
+
+    def _score(self, rows: list[tuple[str, str]]) -> Sequence[float]:
+        raise NotImplementedError
+
+    def score(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
+        """Scores [n], float64. Raises ValueError naming the prompt whose score is not finite."""
+        rows = list(zip(prompts, completions, strict=True))
+        new = sorted(set(rows) - self._known.keys())  # sorted: a batch depends on the texts, not on the order asked
+        for row, score in zip(new, self._score(new) if new else (), strict=True):
+            if not np.isfinite(score):
+                raise ValueError(f"judge {self.name!r} scored {score} on the prompt {row[0][:80]!r}; check its weights or scores")
+            self._known[row] = float(score)
+        return np.array([self._known[row] for row in rows])
+
+    def compare(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> list[Answer]:
+        """See `Judge.compare`."""
+        return ["second" if better else "first" for better in self.score(prompts, second) > self.score(prompts, first)]
+
+
+class Checker(Pointwise):
+    """The ground truth as a judge. score_fn: (prompt, completion) -> float, e.g. ``pocket.score``."""
+
+    name = "checker"
+
+    def __init__(self, score_fn: Callable[[str, str], float]) -> None:
+        super().__init__()
+        self.score_fn = score_fn
+
+    @cached_property
+    def identity(self) -> str:
+        """The source of the module that scores: a changed rule is another judge."""
+        return content_key(inspect.getsource(sys.modules[self.score_fn.__module__]))
+
+    def _score(self, rows: list[tuple[str, str]]) -> Sequence[float]:
+        return [self.score_fn(prompt, completion) for prompt, completion in rows]
+
+
+# ---- the learnt judge -------------------------------------------------------------------------------------------------
+
+def bradley_terry(margin: Tensor) -> Tensor:
+    """−log σ(margin), any shape, margin = s_win − s_lose: the loss of Bradley and Terry's model P(win) = σ(margin)."""
+    return nn.functional.softplus(-margin)
+
+
+class RewardNet(nn.Module):
+    """Score of a completion = Σ_t gate(h_t, h_{t+1})·log π(y_t | x, y_<t) + a linear head on [last h ‖ mean h].
+
+    h are the last hidden states of the policy it starts from, over the completion and its end token; gate = softplus of a
+    linear map of the states before and after reading y_t. A policy that follows instructions already finds the word that
+    misses the prompt improbable; the gate learns how much each such surprise costs. On the pocket's held-out comparisons the
+    head alone reaches 69 %, with the gated sum 89 %.
+    """
+
+    def __init__(self, policy: nn.Module) -> None:
+        super().__init__()
+        self.policy = policy
+        width = getattr(policy.config, "hidden_size", None) or policy.config.d_model
+        self.heads = nn.ModuleDict({"gate": nn.Linear(2 * width, 1), "linear": nn.Linear(2 * width, 1, bias=False)})
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, group: Tensor,
+                pairs: Tensor | None = None) -> dict[str, Tensor]:
+        """A batch of `policy.collate`: scores [n]; with pairs [m, 2] (rows of winner and loser) also their mean loss."""
+        config = self.policy.config
+        if config.is_encoder_decoder:
+            states = self.policy.get_encoder()(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+            start = labels.new_full((len(labels), 1), config.decoder_start_token_id)
+            tokens = torch.cat([start, labels.masked_fill(labels == IGNORE, config.pad_token_id)], 1)
+            out = self.policy(encoder_outputs=(states[group],), attention_mask=attention_mask[group], decoder_input_ids=tokens,
+                              output_hidden_states=True, use_cache=False)
+            hidden = out.decoder_hidden_states[-1]
+        else:
+            out = self.policy(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True, use_cache=False)
+            hidden, labels = out.hidden_states[-1], labels[:, 1:]
+        real = (labels != IGNORE).unsqueeze(-1)
+        after = hidden[:, 1:]
+        gates = nn.functional.softplus(self.heads["gate"](torch.cat([hidden[:, :-1], after], -1)).squeeze(-1))
+        last = (torch.arange(labels.shape[1], device=labels.device) * real.squeeze(-1)).argmax(1)  # the end token's place
+        ends = after[torch.arange(len(after), device=after.device), last]
+        mean = (after * real).sum(1) / real.sum(1)
+        scores = (gates * token_logps(out.logits[:, :-1], labels)).sum(1)
+        scores = scores + self.heads["linear"](torch.cat([ends, mean], -1)).squeeze(-1)
+        if pairs is None:
+            return {"scores": scores}
+        return {"loss": bradley_terry(scores[pairs[:, 0]] - scores[pairs[:, 1]]).mean(), "scores": scores}
+
+
+class RewardModel(Pointwise):
+    """The learnt judge. held_out: the comparisons it was not trained on (seed, prompt_id, gap of the true rewards, correct:
+    1, 0, or ½ for equal scores)."""
+
+    name = "reward_model"
+
+    def __init__(self, net: RewardNet, tokenizer: Any, settings: dict[str, Any], held_out: pd.DataFrame | None = None) -> None:
+        super().__init__()
+        self.net, self.tokenizer, self.settings, self.held_out = net.eval(), tokenizer, settings, held_out
+
+    @property
+    def identity(self) -> str:
+        """A hash of weights and settings."""
+        digest = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode())
+        for name, tensor in self.net.state_dict().items():
+            digest.update(name.encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def _score(self, rows: list[tuple[str, str]], batch_size: int = 256) -> Sequence[float]:
+        encoded = _encoded(self.tokenizer, rows, self.settings)
+        seq2seq, device = self.net.policy.config.is_encoder_decoder, next(self.net.parameters()).device
+        order = sorted(range(len(rows)), key=lambda i: (len(encoded[i][1]), len(encoded[i][0])))  # little padding
+        scores = np.empty(len(rows))
+        with torch.inference_mode():
+            for start in range(0, len(order), batch_size):
+                chunk = order[start : start + batch_size]
+                batch = collate([encoded[i] for i in chunk], pad_id=self.tokenizer.pad_token_id, seq2seq=seq2seq)
+                scores[chunk] = self.net(**{k: v.to(device) for k, v in batch.items()})["scores"].cpu().numpy()
+        return scores
+
+    def save(self, folder: str | Path) -> None:
+        """Write policy and tokenizer (save_pretrained), heads.safetensors, settings and held-out comparisons; all or nothing."""
+        from safetensors.torch import save_file
+
+        with references.finished(Path(folder)) as temporary:
+            self.net.policy.save_pretrained(temporary)
+            self.tokenizer.save_pretrained(temporary)
+            save_file(self.net.heads.state_dict(), temporary / "heads.safetensors")
+            text = json.dumps(self.settings, indent=1, sort_keys=True)
+            (temporary / "reward_model.json").write_text(text + "\n", encoding="utf-8")
+            if self.held_out is not None:
+                self.held_out.to_csv(temporary / "held_out.csv", index=False, lineterminator="\n")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> RewardModel:
+        """Read what `save` wrote. Raises ValueError when the folder holds no reward model."""
+        from safetensors.torch import load_file
+
+        folder = Path(folder)
+        if not (folder / "reward_model.json").is_file():
+            raise ValueError(f"{str(folder)!r} holds no reward model; train one with judges.train_reward_model and save it there")
+        policy, tokenizer = load_policy(folder)
+        net = RewardNet(policy)
+        net.heads.load_state_dict(load_file(folder / "heads.safetensors"))
+        table = folder / "held_out.csv"
+        return cls(net.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer,
+                   json.loads((folder / "reward_model.json").read_text(encoding="utf-8")),
+                   pd.read_csv(table) if table.is_file() else None)
+
+
+def train_reward_model(reference_path: str | Path, held_out: Any, *, config: EvaluationConfig, data: DataConfig, seed: int,
+                       threads: int | None = None) -> RewardModel:
+    """Learn a judge from comparisons: any two completions of one prompt whose rewards differ.
+
+    reference_path: the policy it starts from (T5-like or causal). held_out: a datasets.Dataset with prompt_id, prompt,
+    completion, reward; 15 % of its prompts are kept to report the accuracy, the others give up to config.judge_comparisons
+    comparisons, both chosen by seed. Raises ValueError when there is nothing to compare.
+    """
+    from transformers import PrinterCallback, Trainer, TrainingArguments
+
+    if threads:
+        torch.set_num_threads(threads)
+    train, report = comparisons(pd.DataFrame(held_out.to_dict()), most=config.judge_comparisons, seed=seed)
+    policy, tokenizer = load_policy(reference_path)
+    settings = {"max_prompt_tokens": data.max_prompt_tokens, "max_completion_tokens": data.max_completion_tokens, "seed": seed,
+                "comparisons": len(train), "epochs": config.judge_epochs, **RECIPE}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = RewardNet(policy)
+        examples = _examples(train, tokenizer, settings)
+        longest = max(sum(len(p) + len(c) for p, c in example["rows"]) for example in examples)
+        passes = max(1, min(RECIPE["prompts_a_step"], TOKENS_A_PASS // longest))  # prompts a pass
+        steps = -(-len(examples) // RECIPE["prompts_a_step"]) * config.judge_epochs
+        with tempfile.TemporaryDirectory() as scratch:
+            arguments = TrainingArguments(
+                output_dir=scratch, seed=seed, num_train_epochs=config.judge_epochs, per_device_train_batch_size=passes,
+                gradient_accumulation_steps=-(-RECIPE["prompts_a_step"] // passes), learning_rate=RECIPE["learning_rate"],
+                warmup_steps=int(RECIPE["warmup_share"] * steps), weight_decay=RECIPE["weight_decay"], max_grad_norm=1.0,
+                save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True, remove_unused_columns=False,
+                dataloader_pin_memory=False)
+            seq2seq = net.policy.config.is_encoder_decoder
+            trainer = Trainer(model=net, args=arguments, train_dataset=examples,
+                              data_collator=lambda batch: _batch(batch, tokenizer.pad_token_id, seq2seq))
+            trainer.remove_callback(PrinterCallback)
+            trainer.train()
+    judge = RewardModel(net, tokenizer, settings)
+    judge.held_out = report.assign(seed=seed, correct=_correct(judge, report))[["seed", "prompt_id", "gap", "correct"]]
+    return judge
+
+
+def comparisons(rows: pd.DataFrame, *, most: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Comparisons to train on and to report on (prompts disjoint): prompt_id, prompt, better, worse, gap; at most `most` each.
+
+    rows: prompt_id, prompt, completion, reward. Raises ValueError when a part would be empty.
+    """
+    pairs = []
+    for (prompt_id, prompt), group in rows.groupby(["prompt_id", "prompt"], sort=True):
+        ranked = sorted(zip(group["reward"], group["completion"], strict=True), reverse=True)
+        pairs += [(prompt_id, prompt, a, b, r - s) for (r, a), (s, b) in itertools.combinations(ranked, 2) if r > s]
+    table = pd.DataFrame(pairs, columns=["prompt_id", "prompt", "better", "worse", "gap"])
+    ids = table["prompt_id"].unique()
+    if len(ids) < 2:
+        raise ValueError(f"held_out has {len(ids)} prompts with two differently rewarded completions; the reward model needs 2 "
+                         "or more, so raise data.held_out or leave reward_model out of evaluation.judges")
+    rng = np.random.default_rng(seed)
+    kept = table["prompt_id"].isin(rng.permutation(ids)[: max(1, round(REPORT_SHARE * len(ids)))])
+    parts = (table[~kept], table[kept])
+    return tuple(part.iloc[np.sort(rng.permutation(len(part))[:most])].reset_index(drop=True) for part in parts)
+
+
+def _encoded(tokenizer: Any, rows: Sequence[tuple[str, str]], settings: dict[str, Any]) -> list[tuple[list[int], list[int]]]:
+    return encode(tokenizer, [p for p, _ in rows], [c for _, c in rows], max_prompt_tokens=settings["max_prompt_tokens"],
+                  max_completion_tokens=settings["max_completion_tokens"])
+
+
+def _examples(table: pd.DataFrame, tokenizer: Any, settings: dict[str, Any]) -> list[dict[str, list]]:
+    """One example a prompt: its distinct completions, read once, and the comparisons between them."""
+    examples = []
+    for prompt, group in table.groupby("prompt", sort=True):
+        texts = list(dict.fromkeys([*group["better"], *group["worse"]]))
+        pairs = [(texts.index(a), texts.index(b)) for a, b in zip(group["better"], group["worse"], strict=True)]
+        examples.append({"rows": _encoded(tokenizer, [(prompt, text) for text in texts], settings), "pairs": pairs})
+    return examples
+
+
+def _batch(examples: list[dict[str, list]], pad_id: int, seq2seq: bool) -> dict[str, Tensor]:
+    offsets = np.cumsum([0, *(len(e["rows"]) for e in examples)])
+    pairs = [(int(o) + a, int(o) + b) for o, e in zip(offsets[:-1], examples, strict=True) for a, b in e["pairs"]]
+    return {**collate([row for e in examples for row in e["rows"]], pad_id=pad_id, seq2seq=seq2seq), "pairs": torch.tensor(pairs)}
+
+
+def _correct(judge: RewardModel, table: pd.DataFrame) -> np.ndarray:
+    """1 where the judge prefers the truly better completion, ½ where its scores are equal, else 0."""
+    margin = judge.score(table["prompt"], table["better"]) - judge.score(table["prompt"], table["worse"])
+    return np.where(margin > 0, 1.0, np.where(margin == 0, 0.5, 0.0))

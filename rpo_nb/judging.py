@@ -1,0 +1,287 @@
+"""Pairs, verdicts and win rates: Tables III and IV of paper A.
+
+    pairs = make_pairs(generations, profile, table="table3")
+    bench = {seed: judges_for(profile, out, seed) for seed in profile.seeds}
+    verdicts = ask(bench, pairs, out, "table3")          # stored in <out>/verdicts/, kept when nothing changed
+    win_rates(verdicts), quality(verdicts, pairs, bench)
+
+Every pair is shown in both orders. The same answer twice is the verdict; an answer that changes with the order is a tie; a
+missing answer makes the verdict null, which is counted and left out of the rate. The judges of `judges.py` score one completion
+at a time, so for them a flip is an exact tie of scores and nothing else; the flip rate says more of a judge that reads both.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import bootstrap
+
+from rpo_nb import experiment, pocket, references
+from rpo_nb.config import Profile, content_key
+from rpo_nb.judges import Checker, Judge, RewardModel, train_reward_model
+
+__all__ = ["Checker", "Judge", "RewardModel", "accuracy_by_gap", "ask", "held_out_comparisons", "judge_pairs", "judges_for",
+           "load_verdicts", "make_pairs", "quality", "train_reward_model", "win_rates"]
+
+BASELINES = {"table3": ("reference", "sft", "best_of_k", "kto", "dro"), "table4": ("reference", "sft", "best_of_k")}
+CELL = ["preset", "size", "seed"]
+KEYS = ["preset", "size", "tau", "seed", "prompt_id", "method", "baseline"]  # one pair; a judge has one verdict on it
+ANSWERS = ["first_order", "second_order", "verdict"]
+COLUMNS = ["preset", "judge", *KEYS[1:], *ANSWERS]
+GAPS = (0.0, 0.5, 1.0, 2.0, 3.0, np.inf)  # of the true rewards, for the accuracy of a learnt judge
+RESAMPLES = 2000
+
+
+# ---- pairs ------------------------------------------------------------------------------------------------------------
+
+def make_pairs(generations: pd.DataFrame, profile: Profile, *, table: str) -> pd.DataFrame:
+    """RPO's completion beside each baseline's for the same preset, size, seed and prompt.
+
+    generations: the columns of design.md. table: "table3" (RPO at its preset's own τ against every baseline) or "table4" (RPO at
+    every τ of the profile against reference, sft and best_of_k, in profile.table4_presets). Returns KEYS (tau is RPO's), prompt,
+    method_completion, baseline_completion. Raises ValueError when a baseline answers other prompts than RPO.
+    """
+    if table not in BASELINES:
+        raise ValueError(f"table is {table!r}; it must be one of {', '.join(BASELINES)}")
+    wanted = generations[generations["preset"].isin(list(profile.presets)) & generations["size"].isin(list(profile.sizes))
+                         & generations["seed"].isin(profile.seeds)]
+    rpo = wanted[wanted["method"].eq("rpo")]
+    if table == "table3":
+        own = rpo["preset"].map({name: preset.rpo_tau for name, preset in profile.presets.items()})
+        rpo = rpo[np.isclose(rpo["tau"].astype(float), own.astype(float))]
+    else:
+        on_grid = np.isclose(rpo["tau"].to_numpy(float)[:, None], profile.taus).any(1)
+        rpo = rpo[rpo["preset"].isin(profile.table4_presets) & on_grid]
+    rpo = rpo[[*CELL, "method", "tau", "prompt_id", "prompt", "completion"]].rename(columns={"completion": "method_completion"})
+    parts = []
+    for baseline in (b for b in BASELINES[table] if b in profile.methods):
+        other = wanted[wanted["method"].eq(baseline)][[*CELL, "prompt_id", "prompt", "completion"]]
+        both = rpo.merge(other[CELL].drop_duplicates(), on=CELL)
+        merged = both.merge(other.rename(columns={"completion": "baseline_completion"}), on=[*CELL, "prompt_id", "prompt"],
+                            how="left", validate="many_to_one", indicator=True)
+        alone = merged[merged["_merge"].ne("both")]
+        if len(alone):
+            cell = " ".join(str(alone.iloc[0][k]) for k in CELL)
+            raise ValueError(f"generations of {cell}: {baseline} has no row for prompt {alone.iloc[0]['prompt_id']}, which rpo "
+                             "answers; generate that cell again")
+        parts.append(merged.drop(columns="_merge").assign(baseline=baseline))
+    columns = [*KEYS, "prompt", "method_completion", "baseline_completion"]
+    if not parts:
+        return pd.DataFrame(columns=columns)
+    return pd.concat(parts)[columns].sort_values(KEYS, ignore_index=True)
+
+
+def judge_pairs(judge: Judge, pairs: pd.DataFrame) -> pd.DataFrame:
+    """Ask a judge about every pair in both orders.
+
+    Returns COLUMNS. first_order and second_order: "method", "baseline" or None, RPO shown first and second. verdict: the answer
+    that both orders give, "tie" when they differ, None when one is missing. A pair with an empty completion is not asked about:
+    its verdict is None.
+    """
+    texts = pairs[["method_completion", "baseline_completion"]].fillna("")
+    asked = texts.apply(lambda column: column.str.strip().ne("")).all(axis=1).to_numpy()
+    prompts, ours, theirs = pairs["prompt"][asked].tolist(), *(texts[c][asked].tolist() for c in texts)
+    names = {"first": "method", "second": "baseline"}, {"first": "baseline", "second": "method"}
+    orders = []
+    for (first, second), name in zip(((ours, theirs), (theirs, ours)), names, strict=True):
+        column = np.full(len(pairs), None, dtype=object)
+        column[asked] = [name.get(answer) for answer in judge.compare(prompts, first, second)] if len(prompts) else []
+        orders.append(column)
+    verdict = [None if a is None or b is None else a if a == b else "tie" for a, b in zip(*orders, strict=True)]
+    answers = {name: pd.Series(column, pairs.index, object) for name, column in zip(ANSWERS, (*orders, verdict), strict=True)}
+    return pairs[KEYS].assign(judge=judge.name, **answers)[COLUMNS]
+
+
+# ---- the bench and its files ------------------------------------------------------------------------------------------
+
+def judges_for(profile: Profile, out: str | Path, seed: int) -> list[Judge]:
+    """The profile's judges for one seed. The reward model is trained once and kept in <out>/runs/judges/, named by what it
+    was made from. Raises ValueError for an unknown judge, and for the checker outside the pocket."""
+    bench: list[Judge] = []
+    for name in profile.evaluation.judges:
+        if name == "checker" and profile.pocket_world:
+            bench.append(Checker(pocket.score))
+        elif name == "checker":
+            raise ValueError(f"evaluation.judges has 'checker', which knows only the pocket world, but data.source is "
+                             f"{profile.data.source!r}; use reward_model")
+        elif name == "reward_model":
+            bench.append(_reward_model(profile, Path(out), seed))
+        else:
+            raise ValueError(f"evaluation.judges: {name!r} is unknown; the judges are checker, reward_model")
+    return bench
+
+
+def _reward_model(profile: Profile, out: Path, seed: int) -> RewardModel:
+    settings = profile.evaluation
+    size = settings.judge_size if settings.judge_size in profile.sizes else next(iter(profile.sizes))
+    reference = experiment.reference_path(profile, size, seed)
+    held_out = experiment.splits(profile, seed, size).held_out
+    weights = [_file_digest(path) for path in sorted(Path(reference).glob("*.safetensors"))] or reference
+    key = content_key([weights, _digest(held_out.to_pandas()), settings.judge_comparisons, settings.judge_epochs,
+                       references.limits(profile), references.code_key("judges", "policy"), profile.training.threads, seed])
+    return RewardModel.load(references.cached(
+        out / "runs" / "judges" / f"reward_model-seed{seed}-{key}",
+        lambda folder: train_reward_model(reference, held_out, config=settings, data=profile.data, seed=seed,
+                                          threads=profile.training.threads).save(folder)))
+
+
+def ask(bench: Mapping[int, Sequence[Judge]], pairs: pd.DataFrame, out: str | Path, table: str) -> pd.DataFrame:
+    """Verdicts of every judge on every pair, each seed's pairs by that seed's judges; one file a judge in <out>/verdicts/.
+
+    A stored file that the same judges made from the same pairs is read instead, and a line says so.
+    """
+    missing = sorted(set(pairs["seed"]) - set(bench))
+    if missing:
+        raise ValueError(f"pairs hold seed {missing[0]}, which has no judges; add judges_for(profile, out, {missing[0]})")
+    out, parts = Path(out), []
+    for name in [judge.name for judge in next(iter(bench.values()))]:
+        judges = {seed: next(j for j in bench[seed] if j.name == name) for seed in sorted(bench)}
+        path, stamp = out / "verdicts" / f"{table}-{name}.jsonl.gz", out / "runs" / "judges" / f"{table}-{name}.json"
+        key = content_key([_digest(pairs), {str(seed): judge.identity for seed, judge in judges.items()}])
+        if path.is_file() and stamp.is_file() and json.loads(stamp.read_bytes()) == {"inputs": key, "file": _file_digest(path)}:
+            print(f"{table}, {name}: the {len(pairs):,} stored verdicts are up to date")
+            parts.append(_read(path))
+            continue
+        judged = [judge_pairs(judge, pairs[pairs["seed"].eq(seed)]) for seed, judge in judges.items()]
+        rows = pd.concat(judged).sort_values(KEYS, ignore_index=True)
+        experiment.write_rows(rows, path)
+        experiment.write_json(stamp, {"inputs": key, "file": _file_digest(path)})
+        print(f"{table}, {name}: {len(rows):,} pairs judged in both orders")
+        parts.append(rows)
+    return pd.concat(parts, ignore_index=True)
+
+
+def load_verdicts(out: str | Path, table: str) -> pd.DataFrame:
+    """The stored verdicts of all judges on a table. Raises ValueError when there are none."""
+    folder = Path(out) / "verdicts"
+    paths = sorted(folder.glob(f"{table}-*.jsonl.gz"))
+    if not paths:
+        raise ValueError(f"no verdicts of {table} in {str(folder)!r}; run the notebook that asks the judges first")
+    return pd.concat([_read(path) for path in paths], ignore_index=True)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    return pd.DataFrame({c: pd.Series([row[c] for row in rows], dtype=object if c in ANSWERS else None) for c in COLUMNS})
+
+
+def _file_digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _digest(frame: pd.DataFrame) -> str:
+    return hashlib.sha256(frame.to_json(orient="split", index=False, double_precision=15).encode()).hexdigest()
+
+
+# ---- numbers ----------------------------------------------------------------------------------------------------------
+
+def interval(points: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
+    """95 % percentile bootstrap interval over prompts of the mean over seeds of Σ points / Σ counts.
+
+    points, counts: [seeds, prompts], a prompt's part in each seed (0 where it has none). A prompt is drawn with all its seeds, so
+    the interval is about other prompts for these policies; std over seeds is about other policies. NaNs for fewer than 2 prompts.
+    """
+    def statistic(*arrays, axis=-1):
+        sums = np.stack([array.sum(axis) for array in arrays])
+        totals, drawn = sums[: len(points)], sums[len(points) :]
+        with np.errstate(invalid="ignore"):  # a seed none of whose verdicts was drawn stays out of that draw's mean
+            return np.where(drawn > 0, totals / drawn, 0.0).sum(0) / (drawn > 0).sum(0)
+
+    if points.shape[1] < 2 or not counts.any(1).all():
+        return np.nan, np.nan
+    drawn = bootstrap((*points, *counts), statistic, paired=True, method="percentile", n_resamples=RESAMPLES, rng=0)
+    return float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)
+
+
+def _rate(rows: pd.DataFrame, points: pd.Series) -> dict[str, float]:
+    """Mean over seeds, std over seeds, interval over prompts and count of non-missing points (rows: seed, prompt_id)."""
+    table = rows[["seed", "prompt_id"]].assign(points=points.astype(float)).dropna()
+    sums = table.pivot_table(index="seed", columns="prompt_id", values="points", aggfunc=["sum", "count"], fill_value=0)
+    if sums.empty:
+        return {"rate": np.nan, "std": np.nan, "low": np.nan, "high": np.nan, "n": 0, "seeds": 0}
+    totals, counts = sums["sum"].to_numpy(float), sums["count"].to_numpy(float)
+    by_seed = totals.sum(1) / counts.sum(1)
+    low, high = interval(totals, counts)
+    return {"rate": by_seed.mean(), "std": by_seed.std(ddof=1) if len(by_seed) > 1 else np.nan, "low": low, "high": high,
+            "n": int(counts.sum()), "seeds": len(by_seed)}
+
+
+def win_rates(verdicts: pd.DataFrame) -> pd.DataFrame:
+    """Win rate of RPO in % by preset, judge, size, baseline and tau: 100·(wins + ties/2)/verdicts, nulls left out.
+
+    Columns: those five, win_rate (mean over seeds), std (over seeds, ddof 1; NaN for one seed), ci_low, ci_high (95 %
+    percentile bootstrap over prompts, see `interval`), n (verdicts of all seeds), nulls, ties, flips, seeds.
+    """
+    keys, rows = ["preset", "judge", "size", "baseline", "tau"], []
+    for key, cell in verdicts.groupby(keys, sort=True):
+        rate = _rate(cell, cell["verdict"].map({"method": 100.0, "tie": 50.0, "baseline": 0.0}))
+        rows.append({**dict(zip(keys, key, strict=True)), "win_rate": rate["rate"], "std": rate["std"], "ci_low": rate["low"],
+                     "ci_high": rate["high"], "n": rate["n"], "nulls": int(cell["verdict"].isna().sum()),
+                     "ties": int(cell["verdict"].eq("tie").sum()), "flips": int(_flips(cell).sum()), "seeds": rate["seeds"]})
+    return pd.DataFrame(rows, columns=[*keys, "win_rate", "std", "ci_low", "ci_high", "n", "nulls", "ties", "flips", "seeds"])
+
+
+def _flips(rows: pd.DataFrame) -> pd.Series:
+    return rows["first_order"].notna() & rows["second_order"].notna() & rows["first_order"].ne(rows["second_order"])
+
+
+def quality(verdicts: pd.DataFrame, pairs: pd.DataFrame, bench: Mapping[int, Sequence[Judge]] | None = None) -> pd.DataFrame:
+    """How far each judge can be trusted: one row a judge, shares from 0 to 1, NaN where there is nothing to measure.
+
+    verdicts, nulls: counts. identical: share of pairs whose two texts are the same. flips, ties: shares of the verdicts.
+    flips_to_first: share of flips that the completion shown first won (½ is no position bias; 1 for a pointwise judge, whose
+    flips are exact ties). longer: share of decided verdicts for the completion with more words. agreement: with the checker where
+    it decides (a tie agrees by half); held_out: a learnt judge's accuracy on comparisons it was not trained on; both with their
+    95 % bootstrap interval over prompts, held_out_n comparisons.
+    """
+    words = {c: pairs[f"{c}_completion"].fillna("").str.split().str.len() for c in ("method", "baseline")}
+    longer = np.sign(words["method"] - words["baseline"]).map({1: "method", -1: "baseline", 0: None})
+    identical = pairs["method_completion"].eq(pairs["baseline_completion"])
+    rows = verdicts.merge(pairs[KEYS].assign(longer=longer, identical=identical), on=KEYS, validate="many_to_one")
+    truth = rows[rows["judge"].eq("checker")][[*KEYS, "verdict"]].rename(columns={"verdict": "truth"})
+    out = []
+    for name in dict.fromkeys(rows["judge"]):
+        mine = rows[rows["judge"].eq(name)].merge(truth, on=KEYS, how="left")
+        given, flips = mine["verdict"].notna(), _flips(mine)
+        decided = mine[mine["verdict"].isin(["method", "baseline"]) & mine["longer"].notna()]
+        agree = _rate(mine, _agreement(mine)) if name != "checker" else _rate(mine, pd.Series(np.nan, mine.index))
+        held_out = held_out_comparisons(bench or {}, name)
+        right = _rate(held_out, held_out["correct"])
+        out.append({"judge": name, "verdicts": len(mine), "nulls": int((~given).sum()), "identical": mine["identical"].mean(),
+                    "flips": flips[given].mean(), "ties": mine["verdict"].eq("tie")[given].mean(),
+                    "flips_to_first": mine["first_order"].eq("method")[flips].mean(),
+                    "longer": decided["verdict"].eq(decided["longer"]).mean() if len(decided) else np.nan,
+                    "agreement": agree["rate"], "agreement_low": agree["low"], "agreement_high": agree["high"],
+                    "held_out": right["rate"], "held_out_low": right["low"], "held_out_high": right["high"],
+                    "held_out_n": right["n"]})
+    return pd.DataFrame(out)
+
+
+def _agreement(rows: pd.DataFrame) -> pd.Series:
+    """1 where verdict and truth are the same, ½ where the judge ties, else 0; NaN where the truth ties or either is missing."""
+    decided = rows["truth"].isin(["method", "baseline"]) & rows["verdict"].notna()
+    return rows["verdict"].eq(rows["truth"]).astype(float).mask(rows["verdict"].eq("tie"), 0.5).where(decided)
+
+
+def held_out_comparisons(bench: Mapping[int, Sequence[Judge]], name: str = "reward_model") -> pd.DataFrame:
+    """The comparisons a learnt judge was not trained on, of all seeds: seed, prompt_id, gap, correct. Empty for other judges."""
+    found = [judge.held_out for judges in bench.values() for judge in judges
+             if judge.name == name and getattr(judge, "held_out", None) is not None]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["seed", "prompt_id", "gap", "correct"])
+
+
+def accuracy_by_gap(held_out: pd.DataFrame) -> pd.DataFrame:
+    """A learnt judge's accuracy by how far the true rewards lie apart: gap, accuracy, ci_low, ci_high, n (see `interval`)."""
+    rows = []
+    for gap, part in held_out.groupby(pd.cut(held_out["gap"], GAPS), observed=True):
+        rate = _rate(part, part["correct"])
+        rows.append({"gap": f"{gap.left:g} to {gap.right:g}" if np.isfinite(gap.right) else f"above {gap.left:g}",
+                     "accuracy": rate["rate"], "ci_low": rate["low"], "ci_high": rate["high"], "n": rate["n"]})
+    return pd.DataFrame(rows, columns=["gap", "accuracy", "ci_low", "ci_high", "n"])
