@@ -13,9 +13,14 @@ import torch
 from torch import Tensor
 
 
+def tensor_of(values, device: torch.device | None = None) -> Tensor:
+    """A tensor as it is, anything else copied: sharing the memory of a read-only numpy array is not safe."""
+    return values.to(device) if isinstance(values, Tensor) else torch.tensor(values, device=device)
+
+
 def floats(values) -> Tensor:
     """`values` as float64 if it is float64, else as float32; gradients pass."""
-    tensor = torch.as_tensor(values)
+    tensor = tensor_of(values)
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 

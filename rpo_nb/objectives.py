@@ -188,7 +188,7 @@ def _pairs(margin, beta: float) -> tuple[float, Tensor]:
 
 def _desired(flags, like: Tensor, name: str = "desirable") -> Tensor:
     """Flags as bool, row for row with `like`; labels of −1 and 1 would pass as all true, so only 0 and 1 are taken."""
-    flags = torch.as_tensor(flags, device=like.device)
+    flags = checks.tensor_of(flags, like.device)
     checks.same_shape(policy_logps=like, **{name: flags})
     wrong = torch.zeros_like(flags) if flags.dtype == torch.bool else (flags != 0) & (flags != 1)
     if wrong.any():

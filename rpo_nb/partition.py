@@ -160,7 +160,7 @@ def _checked(ref_logps, rewards, prompt_ids, tau: float) -> tuple[Tensor, Tensor
     """Validated inputs: ref [n] and r/τ [n] in float64, the groups, and the dtype of the answer."""
     tau = checks.number("tau", tau, above=0.0)
     ref, reward = checks.rows(ref_logps=ref_logps, rewards=rewards)
-    ids = torch.as_tensor(prompt_ids, device=ref.device)
+    ids = checks.tensor_of(prompt_ids, ref.device)
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
         raise ValueError(f"prompt_ids is of type {ids.dtype}; give integers, equal for rows of one prompt")
     checks.same_shape(ref_logps=ref, prompt_ids=ids)
