@@ -1,0 +1,166 @@
+"""Which notebook makes which result. `python -m rpo_nb reproduce` calls this; every path is relative to the output folder.
+
+By hand:  snakemake --directory results/pocket --config profile=pocket --cores 2 --keep-going
+A job is done when runs/jobs/<job>.done says so: tables that came with a clone were not made on this machine.
+An executed notebook is a log, so that a failed one stays where it is, with its error.
+"""
+
+import sys
+
+from rpo_nb import batch
+from rpo_nb.config import load_profile
+
+PROFILE = config.get("profile", "profile.yaml")
+profile = load_profile(PROFILE)
+PRESETS, SEEDS, JUDGES = list(profile.presets), list(profile.seeds), list(profile.evaluation.judges)
+SMALLEST, *_ = SIZES = list(profile.sizes)
+FEEDBACK = batch.local_files(profile)  # the user's own, else nothing
+PYTHON = sys.executable
+# The notebook comes through stdin and the rest is relative: no path of this machine gets into the executed copy.
+RUN = "{PYTHON:q} -m papermill - {log:q} -k python3 --no-progress-bar -p profile {PROFILE:q} -p output_dir . "
+SOURCE = " < {params.notebook:q}"
+
+
+def generations(sizes=SIZES, seeds=SEEDS):
+    return expand("generations/{preset}-{size}-seed{seed}.jsonl.gz", preset=PRESETS, size=sizes, seed=seeds)
+
+
+def table(name):
+    return expand("tables/{name}.{kind}", name=name, kind=["csv", "md", "tex"])
+
+
+def verdicts(name):
+    return expand("verdicts/{name}-{judge}.jsonl.gz", name=name, judge=JUDGES)
+
+
+def done(job):
+    return touch(f"runs/jobs/{job}.done")
+
+
+rule all:
+    input:
+        expand("runs/jobs/{job}.done", job=batch.jobs(profile)),
+
+
+rule data:
+    input:
+        FEEDBACK,
+    output:
+        done("01_data_prep"),
+    params:
+        **batch.params("01_data_prep", profile),
+    log:
+        "notebooks/01_data_prep.ipynb",
+    benchmark:
+        "runs/jobs/01_data_prep.tsv"
+    shell:
+        RUN + SOURCE
+
+
+for place, size in enumerate(SIZES):
+
+    rule:
+        name:
+            f"train_{size}"
+        input:
+            FEEDBACK,
+        output:
+            expand("generations/{preset}-{size}-seed{{seed}}.jsonl.gz", preset=PRESETS, size=size),
+            done(f"03_train-{size}-seed{{seed}}"),
+        params:
+            **batch.params("03_train", profile),
+            size=size,
+        log:
+            f"notebooks/03_train-{size}-seed{{seed}}.ipynb",
+        benchmark:
+            f"runs/jobs/03_train-{size}-seed{{seed}}.tsv"
+        priority: 1 + place  # the largest first: the last to finish decides
+        shell:
+            RUN + "-p sizes {params.size} -p seeds {wildcards.seed}" + SOURCE
+
+
+rule derivation:
+    input:
+        generations([SMALLEST], SEEDS[:1]),
+    output:
+        done("02_rpo_derivation"),
+    params:
+        **batch.params("02_rpo_derivation", profile),
+    log:
+        "notebooks/02_rpo_derivation.ipynb",
+    benchmark:
+        "runs/jobs/02_rpo_derivation.tsv"
+    shell:
+        RUN + SOURCE
+
+
+rule metrics:
+    input:
+        generations(),
+    output:
+        table("table2"),
+        done("04_table2_metrics"),
+    params:
+        **batch.params("04_table2_metrics", profile),
+    log:
+        "notebooks/04_table2_metrics.ipynb",
+    benchmark:
+        "runs/jobs/04_table2_metrics.tsv"
+    shell:
+        RUN + SOURCE
+
+
+rule judges:
+    input:
+        generations(),
+    output:
+        table("table3"),
+        update(verdicts("table3")),
+        done("05_table3_judges"),
+    params:
+        **batch.params("05_table3_judges", profile),
+    log:
+        "notebooks/05_table3_judges.ipynb",
+    benchmark:
+        "runs/jobs/05_table3_judges.tsv"
+    shell:
+        RUN + SOURCE
+
+
+rule temperature:
+    input:
+        generations(),
+        verdicts("table3"),  # so that the reward model is trained once
+    output:
+        table("table4"),
+        update(verdicts("table4")),
+        done("06_table4_temperature"),
+    params:
+        **batch.params("06_table4_temperature", profile),
+    log:
+        "notebooks/06_table4_temperature.ipynb",
+    benchmark:
+        "runs/jobs/06_table4_temperature.tsv"
+    shell:
+        RUN + SOURCE
+
+
+rule report:
+    input:
+        "runs/jobs/01_data_prep.done",
+        "runs/jobs/02_rpo_derivation.done",
+        table("table2"),
+        table("table3"),
+        table("table4"),
+    output:
+        "results.parquet",
+        "report.html",
+        done("09_report"),
+    params:
+        **batch.params("09_report", profile),
+    log:
+        "notebooks/09_report.ipynb",
+    benchmark:
+        "runs/jobs/09_report.tsv"
+    shell:
+        RUN + SOURCE

@@ -1,0 +1,119 @@
+"""The command line: python -m rpo_nb reproduce | report | judge | data. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rpo_nb import __version__
+from rpo_nb.config import Profile, default_profile, load_profile, results_dir
+
+PARAMETERS = ("feedback", "sizes", "methods", "taus", "seeds", "preset", "lora")
+SET_HELP = """a notebook parameter (sizes, methods, taus, seeds, preset, lora, feedback) or a dotted key of the profile, e.g.
+ --set sizes=small,xl --set training.epochs=2; several may stand in one string; values are YAML"""
+
+
+def settings(texts: Sequence[str]) -> dict[str, Any]:
+    """["sizes=small taus=0.1,1", "training.epochs=2"] as load_profile's keywords. Raises ValueError naming what is no setting."""
+    found = {}
+    for item in (item for text in texts for item in shlex.split(text)):
+        key, equals, value = item.partition("=")
+        if not equals or not (key in PARAMETERS or "." in key):
+            raise ValueError(f"--set {item!r}: give key=value, the key dotted (training.epochs=2) or of {', '.join(PARAMETERS)}")
+        try:
+            found[key] = value if key == "feedback" else yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ValueError(f"--set {item!r}: the value is not YAML; quote it or write a list as [a,b]") from None
+    return found
+
+
+def _profile(arguments: argparse.Namespace) -> Profile:
+    chosen = settings(arguments.set)
+    if arguments.feedback:
+        chosen["feedback"] = arguments.feedback
+    return load_profile(arguments.profile or default_profile(), **chosen)
+
+
+def reproduce(arguments: argparse.Namespace) -> int:
+    """Every table, figure and the report."""
+    from rpo_nb import batch
+
+    profile = _profile(arguments)
+    out = results_dir(profile, arguments.output_dir)
+    print(f"{profile.name}: {profile.description} Expect {profile.expect}.\nResults go to {batch.shown(out)}.", flush=True)
+    return batch.run(profile, out, cores=arguments.cores, dry_run=arguments.dry_run)
+
+
+def again(arguments: argparse.Namespace) -> int:
+    """The tables (report) or the verdicts (judge) once more, from what is stored in the output folder."""
+    from rpo_nb import batch
+
+    out = Path(arguments.output_dir or f"results/{arguments.profile or default_profile()}").expanduser().resolve()
+    if not (out / "profile.yaml").is_file():
+        raise ValueError(f"{batch.shown(out)} has no profile.yaml, so nothing was reproduced there; run reproduce first")
+    only = batch.TABLES if arguments.command == "report" else batch.TABLES[1:3]
+    return batch.run(load_profile(str(out / "profile.yaml")), out, cores=arguments.cores, only=only)
+
+
+def data(arguments: argparse.Namespace) -> int:
+    """What reading a feedback source finds: a summary of what is wrong, and row by row with --output."""
+    from rpo_nb import data as reader
+
+    config = _profile(arguments).data
+    config = config.model_copy(update={"strict": arguments.strict})
+    feedback, report = reader.load_feedback(arguments.source, config=config, return_report=True)
+    print(reader.summarise(feedback).to_string())
+    print(reader.summarise_report(report).to_string() if report else "nothing to report")
+    if arguments.output:
+        reader.write_report(report, arguments.output)
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    main = argparse.ArgumentParser(prog="python -m rpo_nb", description="The papers' tables, reproduced.")
+    main.add_argument("--version", action="version", version=__version__)
+    commands = main.add_subparsers(dest="command", required=True, metavar="reproduce | report | judge | data")
+
+    profile = argparse.ArgumentParser(add_help=False)
+    profile.add_argument("--profile", default="", help="a name or a YAML file; default RPO_NB_PROFILE, else pocket")
+    place = argparse.ArgumentParser(add_help=False)
+    place.add_argument("--output-dir", default="", help="default results/<profile>, or results/<profile>-<your file>")
+    place.add_argument("--cores", type=int, help="jobs at a time; default: what the machine has")
+    change = argparse.ArgumentParser(add_help=False)
+    change.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=SET_HELP)
+    change.add_argument("--feedback", default="", help="your own feedback: a file, a folder saved by datasets, or a hub id")
+
+    command = commands.add_parser("reproduce", parents=[profile, place, change], help="make every table, figure and the report")
+    command.add_argument("--dry-run", action="store_true", help="only say what would run")
+    command.set_defaults(run=reproduce)
+    command = commands.add_parser("report", parents=[profile, place], help="the tables and the report again, from stored generations")
+    command.set_defaults(run=again)
+    command = commands.add_parser("judge", parents=[profile, place], help="ask the judges again about stored generations")
+    command.set_defaults(run=again)
+    command = commands.add_parser("data", parents=[profile, change], help="read feedback and report what is wrong with it")
+    command.add_argument("source", help="a file, a folder saved by datasets, or a hub id")
+    command.add_argument("--strict", action="store_true", help="stop at the first bad row")
+    command.add_argument("--output", default="", help="write the row-by-row report there (csv)")
+    command.set_defaults(run=data)
+    return main
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; a ValueError is the user's to mend, so it is told in its one sentence."""
+    arguments = parser().parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

