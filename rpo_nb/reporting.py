@@ -1,0 +1,357 @@
+"""Long-format results to tables: the paper's number stands beside every cell of the kit.
+
+``metric_cells``, ``table2``, ``table3``, ``table4``, ``presets_table`` are pure frames to frames; ``write_table`` renders one as
+csv (binding columns, fixed precision), md and tex; ``long_format`` and ``write_results`` gather every number.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+from tabulate import tabulate
+
+from rpo_nb.config import METHODS, PROFILE_DIR, Preset, Profile
+
+COLUMNS = {
+    "table2": ["preset", "metric", "method", "size", "value", "std", "published"],
+    "table3": ["preset", "judge", "size", "baseline", "win_rate", "std", "ci_low", "ci_high", "n", "published", "published_std"],
+    "table4": ["preset", "judge", "size", "tau", "win_rate", "std", "ci_low", "ci_high", "n", "published", "published_std"],
+}
+LONG_COLUMNS = ["paper", "table", "row", "column", "metric", "value", "ci_low", "ci_high", "std", "n", "seeds", "preset",
+                "published", "profile"]
+# our metric -> (name to print, the paper's key or None, decimals)
+METRICS = {
+    "bertscore_f1": ("BERTScore F1", "BERTScoreF1", 4),
+    "rouge_l": ("ROUGE-L", "ROUGE-L", 4),
+    "bleu": ("BLEU", "BLEU", 4),
+    "sacrebleu": ("SacreBLEU", "SacreBLEU", 2),
+    "meteor": ("METEOR", "METEOR", 4),
+    "toxicity": ("Toxicity, mean (lower is better)", "Toxicity_avg", 4),
+    "reward": ("Ground-truth reward", None, 2),
+    "distinct_1": ("Distinct-1", None, 4),
+    "distinct_2": ("Distinct-2", None, 4),
+    "self_bleu": ("Self-BLEU (lower is more diverse)", None, 4),
+    "length_ratio": ("Length ratio", None, 2),
+}
+LOWER_IS_BETTER = ("toxicity", "self_bleu")
+METHOD_NAMES = {"reference": "reference", "sft": "SFT", "best_of_k": "best-of-K SFT", "kto": "KTO", "dro": "DRO", "rpo": "RPO"}
+PAPER_SIZES = {"small": "Small", "large": "Large", "xl": "XL"}
+PAPER_BASELINES = {"reference": "SFT", "sft": "SFT", "kto": "KTO", "dro": "DRO"}  # the paper's SFT is one of our two
+WALL_CLOCK = ("timings", "table1_timings")  # files that differ from run to run: never in results.parquet or the page
+PRESET_FIELDS = {  # one sentence a field of config.Preset
+    "reduce": "A completion's log-probability: over its tokens, the sum (the paper's formula) or the mean (the authors' code).",
+    "partition": "Estimator of the log-partition: eq. 19 weighs completions by reference probability, leave-one-out does not.",
+    "rpo_tau": "Temperature of RPO outside Table IV.",
+    "dro_tau": "Temperature of DRO.",
+    "kto_beta": "Slope of KTO's sigmoid in the log-ratio.",
+    "kto_kl": "KTO's reference point: mismatched pairs clamped at 0, or the unclamped batch mean of the log-ratio.",
+    "value_pooling": "What DRO's value network averages over: the prompt's own tokens, or padding too.",
+    "value_detach": "Whether the value loss is kept out of the policy's encoder.",
+    "dropout": "Dropout of the policy while it is trained.",
+    "max_grad_norm": "Gradient clipping; 0 is none.",
+    "weight_decay": "AdamW's weight decay.",
+    "decoding": "One decoding for all methods, or the authors' (KTO greedy, the others top-k sampling).",
+}
+
+
+# ---- the paper's numbers ----------------------------------------------------------------------------------------------
+
+@cache
+def published_numbers() -> dict:
+    """``published.yaml`` with every number a string as printed (0.2480, 84.20)."""
+    return yaml.load((PROFILE_DIR / "published.yaml").read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+
+
+def published_metric(metric: str, method: str, size: str) -> str | float:
+    """Table II's number as printed, NaN where the paper has none."""
+    table = published_numbers()["paper_a"]["table2"]
+    return table.get(METRICS.get(metric, (None, None))[1], {}).get(method.upper(), {}).get(PAPER_SIZES.get(size), np.nan)
+
+
+def published_win_rate(judge: str | None, size: str, *, baseline: str | None = None, tau: float | None = None) -> tuple:
+    """(mean, std) as printed: of Table III when `baseline` is given, of Table IV (over SFT) when `tau` is; NaNs where absent.
+
+    judge: the paper's name for it (Mistral, LLaMA).
+    """
+    cells = published_numbers()["paper_a"]["table3" if tau is None else "table4"].get(judge, {}).get(PAPER_SIZES.get(size), {})
+    if tau is None:
+        found = cells.get(PAPER_BASELINES.get(baseline))
+    else:
+        found = next((cell for key, cell in cells.items() if np.isclose(float(key), tau)), None)
+    return tuple(found) if found else (np.nan, np.nan)
+
+
+# ---- frames -----------------------------------------------------------------------------------------------------------
+
+def ordered(frame: pd.DataFrame, profile: Profile, by: Sequence[str]) -> pd.DataFrame:
+    """Rows in the order of the profile (presets, judges, sizes), of METRICS and of METHODS; what they lack comes last."""
+    ranks = {"preset": list(profile.presets), "judge": list(profile.evaluation.judges), "size": list(profile.sizes),
+             "metric": list(METRICS), "method": list(METHODS), "baseline": list(METHODS)}
+
+    def rank(column: pd.Series) -> pd.Series:
+        known = ranks.get(column.name)
+        return column if known is None else column.map({name: i for i, name in enumerate(known)}).fillna(len(known))
+
+    return frame.sort_values(list(by), key=rank, kind="stable", ignore_index=True)
+
+
+def at_main_setting(frame: pd.DataFrame, profile: Profile) -> pd.DataFrame:
+    """Rows outside Table IV's sweep: RPO (or a win rate of RPO) only at its preset's own temperature."""
+    main = frame["preset"].map({name: preset.rpo_tau for name, preset in profile.presets.items()})
+    swept = frame["method"].eq("rpo") if "method" in frame else pd.Series(True, frame.index)
+    return frame[~swept | np.isclose(frame["tau"].astype(float), main.astype(float))]
+
+
+def metric_cells(metrics: pd.DataFrame, profile: Profile) -> pd.DataFrame:
+    """Table II's cells with everything known of them.
+
+    metrics: rows preset, method, size, tau, seed, metric, value, ci_low, ci_high, n, reason. Returns preset, metric, method,
+    size, value (mean over seeds), std (over seeds, ddof 1), ci_low, ci_high (mean over seeds of the seeds' own intervals over
+    prompts), n (texts of all seeds), seeds (measured), published, reason. Raises ValueError on a repeated (cell, seed).
+    """
+    keys = ["preset", "metric", "method", "size"]
+    rows = at_main_setting(metrics, profile)
+    repeated = rows[rows.duplicated([*keys, "seed"])]
+    if len(repeated):
+        first = repeated.iloc[0]
+        cell = " ".join(str(first[k]) for k in [*keys, "seed"])
+        raise ValueError(f"metrics: the cell {cell} appears twice; write each cell once")
+    cells = rows.groupby(keys, sort=False).agg(
+        value=("value", "mean"), std=("value", "std"), ci_low=("ci_low", "mean"), ci_high=("ci_high", "mean"), n=("n", "sum"),
+        seeds=("value", "count"), reason=("reason", lambda r: next((x for x in r if isinstance(x, str) and x), "")),
+    ).reset_index()
+    cells["published"] = [published_metric(m, k, s) for m, k, s in zip(cells.metric, cells.method, cells["size"], strict=True)]
+    cells["published"] = cells["published"].astype(object)
+    return ordered(cells, profile, keys)
+
+
+def table2(metrics: pd.DataFrame, profile: Profile) -> pd.DataFrame:
+    """Table II (paper A) in the binding columns; see ``metric_cells``."""
+    return metric_cells(metrics, profile)[COLUMNS["table2"]]
+
+
+def table3(rates: pd.DataFrame, profile: Profile) -> pd.DataFrame:
+    """Table III: win rate (%) of RPO at its preset's own temperature over each baseline.
+
+    rates: rows of ``judging.win_rates`` (preset, judge, size, baseline, tau, win_rate, std, ci_low, ci_high, n, ...).
+    """
+    return _with_published(at_main_setting(rates, profile), profile, "baseline")
+
+
+def table4(rates: pd.DataFrame, profile: Profile, baseline: str = "sft") -> pd.DataFrame:
+    """Table IV: win rate (%) of RPO over one baseline by temperature; the paper's numbers belong to SFT, which may be our
+    ``sft`` or our ``reference`` (the paper leaves it open)."""
+    rows = rates[rates["baseline"].eq(baseline) & rates["preset"].isin(profile.table4_presets)]
+    return _with_published(rows, profile, "tau")
+
+
+def _with_published(rates: pd.DataFrame, profile: Profile, key: str) -> pd.DataFrame:
+    columns = COLUMNS["table3" if key == "baseline" else "table4"]
+    judges = rates["judge"].map(profile.evaluation.published_judges)
+    found = []
+    for judge, (_, row) in zip(judges, rates.iterrows(), strict=True):
+        applies = row["baseline"] in ("sft", "reference") or key == "baseline"
+        found.append(published_win_rate(judge, row["size"], **{key: row[key]}) if applies else (np.nan, np.nan))
+    joined = rates.assign(published=pd.Series([f[0] for f in found], rates.index, object),
+                          published_std=pd.Series([f[1] for f in found], rates.index, object))
+    return ordered(joined[columns], profile, columns[:4])
+
+
+def presets_table(profile: Profile) -> pd.DataFrame:
+    """The presets side by side: field, one column a preset, what the field means."""
+    rows = []
+    for field in Preset.model_fields:
+        rows.append({"field": field} | {name: str(getattr(preset, field)) for name, preset in profile.presets.items()}
+                    | {"meaning": PRESET_FIELDS[field]})
+    return pd.DataFrame(rows)
+
+
+def missing_footnotes(cells: pd.DataFrame) -> list[str]:
+    """One line for each distinct reason why a cell was not measured. cells: rows of ``metric_cells`` (or of metrics.csv)."""
+    lost = cells[cells["value"].isna()]
+    reasons = lost.groupby("metric", sort=False)["reason"].unique()
+    return [f"{metric}: not measured, {'; '.join(r for r in found if isinstance(r, str) and r) or 'no reason was recorded'}"
+            for metric, found in reasons.items()]
+
+
+# ---- long format ------------------------------------------------------------------------------------------------------
+
+def long_format(tables: dict[str, pd.DataFrame], profile: Profile, paper: str = "A") -> pd.DataFrame:
+    """Every number of `tables` (name -> frame) in the binding long columns.
+
+    ``table2`` is given as ``metric_cells``; tables II to IV keep their own row and column (method or baseline or tau, by size);
+    of any other table each numeric column becomes a metric and the text columns make the row, unless it has a column value.
+    Wall-clock tables are left out.
+    """
+    parts = []
+    for name, frame in tables.items():
+        if name in WALL_CLOCK or frame.empty:
+            continue
+        base = name.split("_")[0] if name.startswith("table4_") else name
+        if base in COLUMNS:
+            row = {"table2": "method", "table3": "baseline", "table4": "tau"}[base]
+            rows = frame.assign(row=frame[row].astype(str), column=frame["size"])
+            if base != "table2":
+                rows = rows.assign(value=frame["win_rate"], metric="win_rate/" + frame["judge"], seeds=len(profile.seeds))
+        else:
+            rows = _stacked(frame) if "value" in frame else _melt(frame)
+        parts.append(rows.assign(paper="B" if name.startswith("paper_b") else paper, table=name, profile=profile.name))
+    if not parts:
+        return pd.DataFrame(columns=LONG_COLUMNS)
+    out = pd.concat(parts, ignore_index=True).reindex(columns=LONG_COLUMNS)
+    text = ["paper", "table", "row", "column", "metric", "preset", "profile"]
+    out[text] = out[text].fillna("").astype(str)
+    numbers = [c for c in LONG_COLUMNS if c not in text]
+    return out.assign(**{c: pd.to_numeric(out[c], errors="coerce").astype(float) for c in numbers})
+
+
+def _joined(frame: pd.DataFrame, keys: Sequence[str]) -> list[str]:
+    """What the key columns of each row say, in one text."""
+    return [" ".join(filter(None, map(plain_text, row))) for row in frame[list(keys)].itertuples(index=False)]
+
+
+def _stacked(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table that is long already (metrics.csv, Table I): what is neither number, preset nor metric makes row and column."""
+    metric = next((c for c in ("metric", "property") if c in frame), "value")
+    column = next((c for c in ("size", "method") if c in frame), "value")
+    known = {metric, column, *LONG_COLUMNS, "reason", "note"}
+    keys = [c for c in frame.columns if c not in known]
+    return frame.assign(metric=frame[metric] if metric != "value" else "value", row=_joined(frame, keys), column=frame[column])
+
+
+def _melt(frame: pd.DataFrame) -> pd.DataFrame:
+    """Any table to row, column, metric, value: key columns (text, tau, seed) make the row."""
+    numeric = [c for c in frame.columns if pd.api.types.is_numeric_dtype(frame[c]) and not pd.api.types.is_bool_dtype(frame[c])]
+    values = [c for c in numeric if c not in ("tau", "seed", "step", "beta")]
+    keys = [c for c in frame.columns if c not in values and c != "preset"]
+    wide = frame[values].assign(row=_joined(frame, keys), preset=frame["preset"] if "preset" in frame else "")
+    return wide.melt(["row", "preset"], var_name="column").assign(metric=lambda d: d["column"])
+
+
+def write_results(long: pd.DataFrame, out: Path | str) -> Path:
+    """``<out>/results.parquet``; the same rows give the same bytes."""
+    buffer = io.BytesIO()
+    long.to_parquet(buffer, engine="pyarrow", index=False, compression="zstd")
+    return atomic_write(Path(out) / "results.parquet", buffer.getvalue())
+
+
+# ---- rendering --------------------------------------------------------------------------------------------------------
+
+def atomic_write(path: Path, data: bytes | str) -> Path:
+    """Write to a temporary name in the same folder, then rename: a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    scratch.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+    os.replace(scratch, path)
+    return path
+
+
+def number(value: float, digits: int) -> str:
+    """Fixed decimals, without "-0.00"; an empty string for NaN."""
+    if pd.isna(value):
+        return ""
+    text = f"{float(value):.{digits}f}"
+    return text[1:] if text.startswith("-") and float(text) == 0 else text
+
+
+def cell_text(row: pd.Series) -> str:
+    """"61.2 ± 1.3 [57.0, 65.1]": mean, std over seeds, interval; "not measured" when there is no value."""
+    value, digits = (row["win_rate"], 1) if "win_rate" in row else (row["value"], METRICS.get(row["metric"], ("", None, 4))[2])
+    if pd.isna(value):
+        return "not measured"
+    std = f" ± {number(row['std'], digits)}" if not pd.isna(row["std"]) else ""
+    interval = f" [{number(row['ci_low'], digits)}, {number(row['ci_high'], digits)}]" if not pd.isna(row.get("ci_low")) else ""
+    return number(value, digits) + std + interval
+
+
+def published_text(row: pd.Series) -> str:
+    """"82.78 ± 1.93" as printed; a dash where the paper has no number."""
+    if pd.isna(row["published"]):
+        return "–"
+    return str(row["published"]) + ("" if pd.isna(row.get("published_std")) else f" ± {row['published_std']}")
+
+
+def line_name(row: pd.Series, column: str) -> str:
+    """How a line of Tables II to IV is headed: "τ = 0.1", "over SFT", "RPO"."""
+    name = f"τ = {row[column]:g}" if column == "tau" else METHOD_NAMES.get(row[column], row[column])
+    return f"over {name}" if column == "baseline" else name
+
+
+def wide_table(cells: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Tables II to IV as read: heading -> frame with, for every size, the kit's cell and the paper's."""
+    last = "tau" if "tau" in cells else "baseline" if "baseline" in cells else "method"
+    first = "judge" if "judge" in cells else "metric"
+    out = {}
+    for (preset, section), rows in cells.groupby(["preset", first], sort=False):
+        lines = {}
+        for _, row in rows.iterrows():
+            line = lines.setdefault(line_name(row, last), {})
+            line |= {row["size"]: cell_text(row), f"{row['size']}, paper": published_text(row)}
+        heading = f"preset {preset}, {'judge ' + section if first == 'judge' else METRICS.get(section, (section,))[0]}"
+        out[heading] = pd.DataFrame.from_dict(lines, orient="index").fillna("").rename_axis("").reset_index()
+    return out
+
+
+def write_table(frame: pd.DataFrame, out: Path | str, name: str, footnotes: Sequence[str] = ()) -> Path:
+    """Write ``<out>/tables/<name>.csv`` (binding columns; six significant digits), ``.md`` and ``.tex``; return the csv's path.
+
+    Tables II to IV (``table2`` as ``metric_cells`` or ``table2``, and table4_<baseline>) are laid out as in the paper, the
+    paper's number beside each; any other frame is printed as it is. footnotes: one line each, below the table.
+    """
+    base = name.split("_")[0] if name.startswith("table4_") else name
+    notes = [*footnotes, *(missing_footnotes(frame) if "reason" in frame and "metric" in frame else [])]
+    notes = list(dict.fromkeys(notes))
+    shown = wide_table(frame) if base in COLUMNS else {"": frame.map(plain_text)}
+    folder = Path(out) / "tables"
+    csv = frame[COLUMNS.get(base, list(frame.columns))].to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    atomic_write(folder / f"{name}.md", _markdown(shown, notes))
+    atomic_write(folder / f"{name}.tex", _latex(shown, notes))
+    return atomic_write(folder / f"{name}.csv", csv)
+
+
+def read_table(path: Path | str) -> pd.DataFrame:
+    """A csv of ``write_table``; the paper's numbers stay as printed, names like "none" stay names."""
+    text = {"published": object, "published_std": object, "reason": object}
+    return pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""])
+
+
+def plain_text(value: object) -> str:
+    """Any table value as short text."""
+    if isinstance(value, float | np.floating):
+        return "" if np.isnan(value) else f"{value:.4g}"
+    return "" if value is None or value is pd.NA else str(value)
+
+
+def _markdown(sections: dict[str, pd.DataFrame], notes: Sequence[str]) -> str:
+    parts = []
+    for heading, frame in sections.items():
+        safe = frame.map(lambda text: text.replace("|", "\\|").replace("\n", " "))
+        parts += [f"**{heading}**"] if heading else []
+        parts.append(tabulate(safe, headers="keys", tablefmt="github", showindex=False, disable_numparse=True))
+    parts += ["\n".join(f"- {note}" for note in notes)] if notes else []
+    return "\n\n".join(parts) + "\n"
+
+
+TEX = str.maketrans({
+    "\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "τ": r"$\tau$", "π": r"$\pi$", "ρ": r"$\rho$",
+    "φ": r"$\phi$", "θ": r"$\theta$", "Ẑ": r"$\hat{Z}$", "×": r"$\times$", "≤": r"$\le$", "≥": r"$\ge$",
+    "−": "$-$", "∞": r"$\infty$", "–": "--",
+})
+
+
+def _latex(sections: dict[str, pd.DataFrame], notes: Sequence[str]) -> str:
+    parts = [r"% needs \usepackage{booktabs}"]
+    for heading, frame in sections.items():
+        safe = frame.rename(columns=str).map(lambda text: text.translate(TEX)).rename(columns=lambda text: text.translate(TEX))
+        parts += [r"\noindent\textbf{" + heading.translate(TEX) + r"}\par"] if heading else []
+        parts.append(safe.style.hide(axis="index").to_latex(hrules=True).rstrip())
+    parts += [r"\par\noindent{\footnotesize " + note.translate(TEX) + "}" for note in notes]
+    return "\n\n".join(parts) + "\n"
