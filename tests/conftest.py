@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import itertools
 import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that forgets itself fails at once instead of waiting for a hub
+for _library in ("HF_HUB", "HF_DATASETS", "HF_EVALUATE"):  # a test that forgets itself fails at once instead of waiting for a hub
+    os.environ.setdefault(f"{_library}_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
 
+ROOT = Path(__file__).parent.parent
 WORDS = (
     "the a red green blue small old lamp rope chair boat book stands lies waits in on under near garden kitchen harbour "
     "please write about kind rude two three sentences mention avoid and it is very good bad you fool thank cat sat mat"
@@ -77,3 +83,21 @@ def world():
     tau = 0.5
     log_z = (ref.exp() * (reward / tau).exp()).sum().log()
     return SimpleNamespace(sequences=sequences, ref=ref, reward=reward, tau=tau, log_z=log_z, best=ref + reward / tau - log_z)
+
+
+@pytest.fixture(scope="session")
+def reproduction(tmp_path_factory):
+    """The smoke profile reproduced once by the command a user types. out; cache (references); command(*more) -> argv; env;
+    seconds; printed."""
+    folder = tmp_path_factory.mktemp("reproduction")
+    env = os.environ | {"RPO_NB_CACHE": str(folder / "cache"), "HF_HUB_OFFLINE": "1"}
+    env.pop("RPO_NB_PROFILE", None)
+
+    def command(out, *more):
+        return [sys.executable, "-m", "rpo_nb", "reproduce", "--profile", "smoke", "--output-dir", str(out), *more]
+
+    started = time.monotonic()
+    done = subprocess.run(command(folder / "smoke"), cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return SimpleNamespace(out=folder / "smoke", cache=folder / "cache", command=command, env=env,
+                           seconds=time.monotonic() - started, printed=done.stdout)
