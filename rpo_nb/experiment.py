@@ -259,26 +259,28 @@ def train(profile: Profile, run: Run, prepared: Prepared, out: Path) -> None:
 
 # Generation -------------------------------------------------------------------------------------------------------------------
 
+def completions_file(profile: Profile, cell: Cell, out: Path) -> Path:
+    """Where a cell's completions are kept: beside its policy, or in a folder of the reference's own."""
+    if cell.run is not None:
+        return cell.run.folder(out) / f"completions-{cell.decoding.key()}.json"
+    model = recipe(profile, next(iter(profile.presets.values())), "sft", cell.size, None, cell.seed)  # same data, same reference
+    return Path(out) / "runs" / f"reference-{cell.size}-seed{cell.seed}-{model.key}" / f"completions-{cell.decoding.key()}.json"
+
+
 def completions(profile: Profile, cell: Cell, prepared: Prepared, out: Path) -> list[str]:
     """The cell's completions of the validation prompts; generated once a (policy, decoding) and kept beside the policy,
     with both log-probabilities, from which KL(policy ‖ reference) is estimated."""
-    decoding = cell.decoding.key()
-    if cell.run is None:
-        folder = Path(out) / "runs" / f"reference-{cell.size}-seed{cell.seed}-{content_key([prepared.path.rsplit('/', 1)[-1], source_key(profile.data.source)])}"
-    else:
-        folder = cell.run.folder(out)
-    file = folder / f"completions-{decoding}.json"
+    file = completions_file(profile, cell, out)
     prompts = list(prepared.splits.validation["prompt"])
     if file.is_file():
         stored = json.loads(file.read_text(encoding="utf-8"))
         if stored["prompts"] == content_key(prompts):
             return stored["completions"]
-    model, tokenizer = (prepared.reference, prepared.tokenizer) if cell.run is None else policy.load_policy(folder / "policy", bf16=profile.training.bf16)
+    model, tokenizer = (prepared.reference, prepared.tokenizer) if cell.run is None else policy.load_policy(file.parent / "policy", bf16=profile.training.bf16)
     texts = generate(model, tokenizer, prompts, decoding=cell.decoding, seed=cell.seed, max_prompt_tokens=profile.data.max_prompt_tokens,
                      batch_size=profile.evaluation.generation_batch_size)
     encoded = policy.encode(tokenizer, prompts, texts, max_prompt_tokens=profile.data.max_prompt_tokens, max_completion_tokens=10**6)
     mine, theirs = (policy.score_completions(net, tokenizer, encoded)[0].tolist() for net in (model, prepared.reference))
-    folder.mkdir(parents=True, exist_ok=True)
     write_json(file, {"prompts": content_key(prompts), "completions": texts, "policy_logps": mine, "ref_logps": theirs})
     return texts
 
@@ -382,19 +384,3 @@ def _replace(file: Path, content: bytes) -> None:
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     temporary.write_bytes(content)
     os.replace(temporary, file)
-
-
-# What the runs tell -----------------------------------------------------------------------------------------------------------
-
-def timings(profile: Profile, out: Path) -> pd.DataFrame:
-    """preset, method, size, tau, seed, seconds, steps, rows of every finished run of the profile."""
-    rows = [{"preset": c.preset, "method": c.method, "size": c.size, "tau": c.tau, "seed": c.seed, **json.loads(c.run.done_file(out).read_text())}
-            for c in cells(profile) if c.run is not None and c.run.done_file(out).is_file()]
-    return pd.DataFrame(rows)
-
-
-def histories(profile: Profile, out: Path) -> pd.DataFrame:
-    """The learning curves of every finished run: preset, method, size, tau, seed, step, loss, …"""
-    frames = [pd.read_csv(c.run.folder(out) / "history.csv").assign(preset=c.preset, method=c.method, size=c.size, tau=c.tau, seed=c.seed)
-              for c in cells(profile) if c.run is not None and c.run.done_file(out).is_file()]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()

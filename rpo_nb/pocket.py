@@ -221,7 +221,7 @@ def make_feedback(prompts: int, *, completions_per_prompt: int = 4, rater_offset
         raise ValueError(f"completions_per_prompt is {completions_per_prompt}; the pocket world writes 2 to 8 a prompt")
     rng = np.random.default_rng([seed, 1])
     texts = make_prompts(prompts, rng=rng)
-    offsets = rng.normal(0.0, rater_offset, len(texts)) if rater_offset else np.zeros(len(texts))
+    offsets = np.random.default_rng([seed, 2]).normal(0.0, rater_offset, len(texts))  # own stream: the texts stay the same
     sampled = sample(texts, completions_per_prompt) if sample else None
     rows = []
     for i, prompt in enumerate(texts):

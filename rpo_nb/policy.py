@@ -47,8 +47,9 @@ def set_dropout(model: nn.Module, rate: float) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = rate
-        elif isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = rate
+        for name, value in vars(module).items():  # attention layers keep their rate as a number
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, rate)
 
 
 def add_lora(model: nn.Module, rank: int) -> nn.Module:
@@ -163,6 +164,14 @@ def collate(rows: Sequence[tuple[list[int], list[int]]], *, pad_id: int, seq2seq
         "labels": pad_sequence([torch.tensor(x) for x in labels], batch_first=True, padding_value=IGNORE),
         "group": torch.tensor(group),
     }
+
+
+def exchange(batch: dict[str, Tensor], index: Tensor, *, pad_id: int) -> dict[str, Tensor]:
+    """A causal model's batch in which row i keeps its prompt and takes the completion of row index[i]."""
+    prompts = [row[(mask == 1) & (labels == IGNORE)].tolist() for row, mask, labels in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True)]
+    completions = [labels[labels != IGNORE].tolist() for labels in batch["labels"]]
+    rows = collate([(prompts[i], completions[j]) for i, j in enumerate(index.tolist())], pad_id=pad_id, seq2seq=False)
+    return {name: tensor.to(batch["input_ids"].device) for name, tensor in rows.items()}
 
 
 def score_completions(model: nn.Module, tokenizer: Any, rows: Sequence[tuple[list[int], list[int]]], *, batch_size: int = 256) -> tuple[Tensor, Tensor]:

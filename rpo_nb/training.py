@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from rpo_nb import objectives
 from rpo_nb.config import TrainingConfig
-from rpo_nb.policy import IGNORE, collate, decoder_logps, grouped_logps
+from rpo_nb.policy import IGNORE, collate, decoder_logps, exchange, grouped_logps
 
 ROW_FIELDS = ("rewards", "ref_logps", "log_partition", "desirable", "rows")
 VALUE_WIDTH = 512  # paper A's value network: hidden → 512 → tanh → 1
@@ -183,14 +184,25 @@ class PolicyTrainer(Trainer):
     def mismatched_kl(self, states: Tensor, batch: dict[str, Tensor], index: Tensor, other: Tensor) -> Tensor:
         """Mean log-ratio of the pairs (x_i, y_index[i]) clamped at 0; the policy's encoder states are used again."""
         policy = self.accelerator.unwrap_model(self.model).policy
-        if not policy.config.is_encoder_decoder:
-            raise ValueError("kto_kl 'mismatched' rotates completions under the encoder's prompts, which a causal model has not; "
-                             "set presets.<name>.kto_kl to 'matched'")
-        rotated = {**batch, "labels": batch["labels"][index]}
-        mine = decoder_logps(policy, states, rotated, reduce=self.objective.reduce)
         self.reference.to(states.device)
+        if policy.config.is_encoder_decoder:
+            rotated = {**batch, "labels": batch["labels"][index]}
+            mine = decoder_logps(policy, states, rotated, reduce=self.objective.reduce)
+        else:
+            rotated = exchange(batch, index, pad_id=self.data_collator.pad_id)
+            mine, _ = grouped_logps(policy, rotated, reduce=self.objective.reduce)
         theirs, _ = grouped_logps(self.reference, rotated, reduce=self.objective.reduce)
         return objectives.kto_kl(mine, theirs, mask=other)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """A checkpoint's weights. T5's embeddings are one tensor under several names, which safetensors takes as copies only."""
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        state, seen = {}, set()
+        for name, tensor in (self.model.state_dict() if state_dict is None else state_dict).items():
+            state[name] = tensor.clone() if tensor.data_ptr() in seen else tensor.contiguous()
+            seen.add(tensor.data_ptr())
+        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
 
     def watch(self, out: dict[str, Tensor], batch: dict[str, Tensor]) -> None:
         """Log what tells whether the policy moves with the reward: the log-ratio above and below the mean reward."""

@@ -1,0 +1,205 @@
+"""PolicyTrainer: losses against the formulas, accumulation, KTO's pairs, determinism, resuming, errors."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from rpo_nb import objectives, policy
+from rpo_nb.config import TrainingConfig
+from rpo_nb.training import GroupCollator, Objective, describe, history, make_trainer, prompt_groups, rotation
+
+PROMPTS = ["write about a red lamp", "please write about the boat", "two chair in the garden", "a kind book"]
+TEXTS = ["the red lamp stands in the garden.", "a lamp waits.", "the boat lies near the harbour.", "it is very bad.", "a chair.",
+         "two chair waits under the mat.", "the book is kind.", "a book lies."]
+CONFIG = TrainingConfig(epochs=2, batch_size=4, micro_batch_size=4, learning_rate=1e-2, warmup_steps=0, report_to=(), logging_steps=1, threads=1)
+
+
+def make(pair, method, tmp_path, *, config=CONFIG, reduce="sum", seed=0, rewards=None, **objective):
+    """A trainer on 4 prompts of 2 completions, and the rows it was made of."""
+    torch.manual_seed(seed)  # DRO's value network
+    model, tokenizer = copy.deepcopy(pair[0]), pair[1]
+    policy.set_dropout(model, 0.0)
+    rows = policy.encode(tokenizer, [p for p in PROMPTS for _ in range(2)], TEXTS, max_prompt_tokens=16, max_completion_tokens=16)
+    sums, lengths = policy.score_completions(pair[0], tokenizer, rows)
+    rewards = np.linspace(-1, 1, 8) if rewards is None else rewards
+    groups = prompt_groups(rows, [0, 0, 1, 1, 2, 2, 3, 3], rewards=rewards, ref_logps=sums if reduce == "sum" else sums / lengths,
+                           log_partition=np.full(8, 0.3), desirable=np.asarray(rewards) >= 0)
+    reference = copy.deepcopy(pair[0]).eval().requires_grad_(False)
+    return make_trainer(model, tokenizer, groups, Objective(method, reduce=reduce, **objective), config=config, output_dir=tmp_path, seed=seed,
+                        reference=reference)
+
+
+def weights(trainer):
+    return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+
+
+@pytest.fixture(params=["tiny_t5", "tiny_llama"])
+def pair(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.mark.parametrize("reduce", ["sum", "mean"])
+def test_before_the_first_step_every_log_ratio_is_zero(pair, tmp_path, reduce):
+    trainer = make(pair, "rpo", tmp_path, reduce=reduce)
+    batch = trainer.data_collator(trainer.train_dataset)
+    with torch.no_grad():
+        ratio = trainer.model(**batch)["logps"] - batch["ref_logps"]
+    assert ratio.abs().max() < 2e-5  # batches of another shape sum in another order; nothing else moves it
+
+
+@pytest.mark.parametrize(("method", "expected"), [
+    ("sft", lambda o, b: objectives.sft(o["logps"])),
+    ("rpo", lambda o, b: objectives.rpo(o["logps"], b["ref_logps"], b["rewards"], b["log_partition"], tau=0.5)),
+    ("dro", lambda o, b: objectives.dro(o["logps"], b["ref_logps"], b["rewards"], o["values"], tau=0.5)),
+])
+def test_the_step_loss_is_the_mean_over_rows(pair, tmp_path, method, expected):
+    trainer = make(pair, method, tmp_path, tau=0.5)
+    batch = trainer.data_collator(trainer.train_dataset)
+    loss, out = trainer.compute_loss(trainer.model, batch, return_outputs=True)
+    torch.testing.assert_close(loss, expected(out, batch).mean())
+
+
+def test_dro_trains_policy_and_value_together_and_its_value_sees_only_the_prompt(pair, tmp_path):
+    trainer = make(pair, "dro", tmp_path)
+    batch = trainer.data_collator(trainer.train_dataset)
+    trainer.compute_loss(trainer.model, batch).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in trainer.model.value.parameters())
+    with torch.no_grad():
+        values = trainer.model(**batch)["values"]
+    torch.testing.assert_close(values[0::2], values[1::2])  # two completions of a prompt have one value
+
+
+def test_value_pooling_over_padding_is_another_number(tiny_t5, tmp_path):
+    masked, everything = (make(tiny_t5, "dro", tmp_path, value_pooling=p).model for p in ("masked", "all"))
+    batch = GroupCollator(0, True)(make(tiny_t5, "dro", tmp_path).train_dataset)
+    states = torch.randn(4, batch["attention_mask"].shape[1], 32)
+    mask = batch["attention_mask"].unsqueeze(-1)
+    torch.testing.assert_close(masked.pool(states, batch), (states * mask).sum(1) / mask.sum(1))
+    torch.testing.assert_close(everything.pool(states, batch), states.mean(1))
+
+
+@pytest.mark.parametrize("sizes", [[2, 2], [4, 4, 4], [3, 1, 4, 2], [1] * 5, [8, 1, 1], [4]])
+def test_rotation_pairs_with_other_prompts(sizes):
+    group = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    index, other = rotation(group)
+    assert sorted(index.tolist()) == list(range(len(group)))
+    assert (other == (group[index] != group)).all()
+    if 2 * max(sizes) <= sum(sizes):
+        assert other.all()
+
+
+def test_ktos_z0_is_the_clamped_mean_over_mismatched_pairs(pair, tmp_path):
+    trainer = make(pair, "kto", tmp_path)
+    with torch.no_grad():  # away from the reference, so that the log-ratios are not 0
+        for i, p in enumerate(trainer.model.parameters()):
+            p += 0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i))
+    batch = trainer.data_collator(trainer.train_dataset)
+    loss, out = trainer.compute_loss(trainer.model, batch, return_outputs=True)
+    tokenizer = pair[1]
+    rows = policy.encode(tokenizer, [p for p in PROMPTS for _ in range(2)], TEXTS[2:] + TEXTS[:2], max_prompt_tokens=16, max_completion_tokens=16)
+    mine, theirs = (policy.score_completions(m, tokenizer, rows)[0] for m in (trainer.model.policy, trainer.reference))
+    z0 = (mine - theirs).mean().clamp(min=0)
+    torch.testing.assert_close(loss, objectives.kto(out["logps"], batch["ref_logps"], batch["desirable"], z0, beta=1.0).mean(), rtol=2e-3, atol=1e-3)  # wild weights: float noise
+    released = make(pair, "kto", tmp_path, kto_kl="matched")
+    released.model.load_state_dict(trainer.model.state_dict())
+    matched = (out["logps"] - batch["ref_logps"]).mean()
+    torch.testing.assert_close(released.compute_loss(released.model, batch),
+                               objectives.kto(out["logps"], batch["ref_logps"], batch["desirable"], matched.detach(), beta=1.0).mean())
+
+
+@pytest.fixture(scope="module")
+def calm_t5(tiny_t5):
+    """A T5 as T5 initialises itself: the shared fixture's weights are wild on purpose, too wild to train."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    return T5ForConditionalGeneration(T5Config(**{**tiny_t5[0].config.to_dict(), "initializer_factor": 1.0})).eval(), tiny_t5[1]
+
+
+@pytest.mark.parametrize("method", ["sft", "rpo", "dro"])
+def test_accumulation_gives_the_same_weights(calm_t5, tmp_path, method):
+    whole = make(calm_t5, method, tmp_path / "a")
+    parts = make(calm_t5, method, tmp_path / "b", config=CONFIG.model_copy(update={"micro_batch_size": 2}))
+    assert parts.args.gradient_accumulation_steps == 2 and whole.args.gradient_accumulation_steps == 1
+    for trainer in (whole, parts):
+        trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=1e-3)  # Adam would blow float noise up to whole steps
+        trainer.train()
+    assert whole.state.global_step == parts.state.global_step == 4
+    torch.testing.assert_close(weights(whole), weights(parts), rtol=1e-3, atol=1e-4)
+    for a, b in zip(history(whole), history(parts), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(calm_t5, tmp_path):
+    first, again, other = (make(calm_t5, "rpo", tmp_path / n, seed=s) for n, s in (("a", 0), ("b", 0), ("c", 1)))
+    for trainer in (first, again, other):
+        trainer.train()
+    assert torch.equal(weights(first), weights(again))
+    assert not torch.equal(weights(first), weights(other))
+
+
+def test_training_lowers_the_rpo_loss_and_moves_with_the_reward(calm_t5, tmp_path):
+    trainer = make(calm_t5, "rpo", tmp_path, config=CONFIG.model_copy(update={"epochs": 25, "learning_rate": 2e-3, "batch_size": 8, "micro_batch_size": 8}))
+    trainer.train()
+    curve = history(trainer)
+    assert curve[-1]["loss"] < 0.5 * curve[0]["loss"]
+    assert curve[-1]["log_ratio_desirable"] > curve[-1]["log_ratio_undesirable"]
+
+
+def test_an_interrupted_run_resumes_to_the_same_bits(calm_t5, tmp_path):
+    config = CONFIG.model_copy(update={"save_steps": 2, "epochs": 3})
+    undisturbed = make(calm_t5, "dro", tmp_path / "a", config=config)
+    undisturbed.train()
+    stopped = make(calm_t5, "dro", tmp_path / "b", config=config)
+    original = stopped.training_step
+
+    def breaks(*args, **kwargs):
+        if stopped.state.global_step == 3:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    stopped.training_step = breaks
+    with pytest.raises(KeyboardInterrupt):
+        stopped.train()
+    resumed = make(calm_t5, "dro", tmp_path / "b", config=config)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == undisturbed.state.global_step == 6
+    assert torch.equal(weights(undisturbed), weights(resumed))
+
+
+def test_a_non_finite_reward_stops_training_with_the_rows(tiny_t5, tmp_path):
+    trainer = make(tiny_t5, "rpo", tmp_path, rewards=np.array([0, 1, 2, np.nan, 4, 5, 6, 7.0]))
+    with pytest.raises(ValueError, match=r"step 0: rewards is nan at row \d.*training rows.*3"):
+        trainer.compute_loss(trainer.model, trainer.data_collator(trainer.train_dataset))
+
+
+def test_lora_trains_adapters_only_and_leaves_the_base_alone(tiny_t5, tmp_path):
+    base = copy.deepcopy(tiny_t5[0])
+    before = torch.cat([p.detach().flatten() for p in base.parameters()])
+    trainer = make((policy.add_lora(base, 4), tiny_t5[1]), "rpo", tmp_path)
+    trainable = [n for n, p in trainer.model.named_parameters() if p.requires_grad]
+    assert trainable and all("lora_" in n for n in trainable)
+    trainer.train()
+    with trainer.model.policy.disable_adapter():
+        rows = trainer.train_dataset[0]["encoded"]
+        torch.testing.assert_close(policy.score_completions(trainer.model.policy, tiny_t5[1], rows)[0],
+                                   policy.score_completions(tiny_t5[0], tiny_t5[1], rows)[0])
+    assert before.numel() and any(p.grad is not None or p.abs().sum() > 0 for n, p in trainer.model.named_parameters() if "lora_B" in n)
+
+
+def test_fp16_an_unknown_method_and_an_empty_data_set_are_refused(tiny_t5, tmp_path):
+    with pytest.raises(ValueError, match="fp16 is refused.*bf16"):
+        make_trainer(copy.deepcopy(tiny_t5[0]).half(), tiny_t5[1], [{"rows": [0]}], Objective("sft"), config=CONFIG, output_dir=tmp_path, seed=0)
+    with pytest.raises(ValueError, match="'ppo' cannot be trained"):
+        Objective("ppo")
+    with pytest.raises(ValueError, match="no training row left"):
+        make_trainer(tiny_t5[0], tiny_t5[1], [], Objective("sft"), config=CONFIG, output_dir=tmp_path, seed=0)
+
+
+def test_a_run_is_keyed_by_what_its_method_reads():
+    assert describe(Objective("sft", tau=1)) == describe(Objective("sft", tau=2))
+    assert describe(Objective("rpo", tau=1)) != describe(Objective("rpo", tau=2))
+    assert describe(Objective("rpo", beta=1)) == describe(Objective("rpo", beta=2))
+    assert describe(Objective("kto", beta=1)) != describe(Objective("kto", beta=2))
