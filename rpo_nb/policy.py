@@ -106,12 +106,13 @@ def shift_right(model: nn.Module, labels: Tensor) -> Tensor:
 
 
 def grouped_logps(model: nn.Module, batch: dict[str, Tensor], *, reduce: str) -> tuple[Tensor, Tensor]:
-    """log πθ(y|x) [n] of a collated batch, and the prompts' hidden states [U, S, d] that a value network reads.
+    """log πθ(y|x) [n] of a collated batch, and the prompts' hidden states that a value network reads: [U, S, d], or of a
+    causal model the last layer's, [n, S, d].
 
     T5-like: the encoder runs once for each of the batch's U distinct prompts; row i reads states[group[i]]. Causal models
-    run row by row (U = n).
+    run row by row.
     """
-    group, labels = batch["group"], batch["labels"]
+    labels = batch["labels"]
     if not model.config.is_encoder_decoder:
         out = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False, output_hidden_states=True)
         return reduce_logps(token_logps(out.logits[:, :-1], labels[:, 1:]), labels[:, 1:], reduce), out.hidden_states[-1]
@@ -147,22 +148,23 @@ def is_t5_like(tokenizer: Any) -> bool:
 
 
 def collate(rows: Sequence[tuple[list[int], list[int]]], *, pad_id: int, seq2seq: bool) -> dict[str, Tensor]:
-    """Encoded rows to a batch: input_ids and attention_mask [U, S], labels [n, T], group [n] (row → its prompt)."""
+    """Encoded rows to a batch: input_ids and attention_mask, labels [n, T], group [n] (row → its prompt, 0 to U−1).
+
+    T5-like: the inputs are the U distinct prompts, [U, S]. Causal: every row's prompt and completion, [n, S].
+    """
     from torch.nn.utils.rnn import pad_sequence
 
+    index = {prompt: i for i, prompt in enumerate(dict.fromkeys(tuple(prompt) for prompt, _ in rows))}
     if seq2seq:
-        distinct = {tuple(prompt): None for prompt, _ in rows}
-        index = {prompt: i for i, prompt in enumerate(distinct)}
-        inputs, labels, group = list(distinct), [c for _, c in rows], [index[tuple(p)] for p, _ in rows]
+        inputs, labels = list(index), [c for _, c in rows]
     else:
         inputs, labels = [p + c for p, c in rows], [[IGNORE] * len(p) + c for p, c in rows]
-        group = list(range(len(rows)))
     tensors = [torch.tensor(i) for i in inputs]
     return {
         "input_ids": pad_sequence(tensors, batch_first=True, padding_value=pad_id),
         "attention_mask": pad_sequence([torch.ones_like(t) for t in tensors], batch_first=True),
         "labels": pad_sequence([torch.tensor(x) for x in labels], batch_first=True, padding_value=IGNORE),
-        "group": torch.tensor(group),
+        "group": torch.tensor([index[tuple(prompt)] for prompt, _ in rows]),
     }
 
 
@@ -171,7 +173,7 @@ def exchange(batch: dict[str, Tensor], index: Tensor, *, pad_id: int) -> dict[st
     prompts = [row[(mask == 1) & (labels == IGNORE)].tolist() for row, mask, labels in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True)]
     completions = [labels[labels != IGNORE].tolist() for labels in batch["labels"]]
     rows = collate([(prompts[i], completions[j]) for i, j in enumerate(index.tolist())], pad_id=pad_id, seq2seq=False)
-    return {name: tensor.to(batch["input_ids"].device) for name, tensor in rows.items()}
+    return {name: tensor.to(index.device) for name, tensor in rows.items()}
 
 
 def score_completions(model: nn.Module, tokenizer: Any, rows: Sequence[tuple[list[int], list[int]]], *, batch_size: int = 256) -> tuple[Tensor, Tensor]:

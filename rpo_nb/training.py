@@ -65,7 +65,8 @@ class PolicyWithValue(nn.Module):
         logps, states = grouped_logps(self.policy, batch, reduce=self.objective.reduce)
         out = {"logps": logps, "states": states}
         if self.value is not None:
-            out["values"] = self.value(self.pool(states, batch)).squeeze(-1)[batch["group"]].float()
+            values = self.value(self.pool(states, batch)).squeeze(-1).float()
+            out["values"] = values[batch["group"]] if self.config.is_encoder_decoder else values
         return out
 
     def pool(self, states: Tensor, batch: dict[str, Tensor]) -> Tensor:
