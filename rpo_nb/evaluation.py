@@ -92,7 +92,7 @@ def _generation_config(model: nn.Module, tokenizer: Any, decoding: DecodingConfi
     from transformers import GenerationConfig
 
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    sampling = {"temperature": decoding.temperature, "top_k": decoding.top_k, "top_p": decoding.top_p} if decoding.do_sample else {}
+    sampling = decoding.model_dump(include={"temperature", "top_k", "top_p"}) if decoding.do_sample else {}
     return GenerationConfig(
         do_sample=decoding.do_sample, num_beams=1, max_new_tokens=decoding.max_new_tokens,
         repetition_penalty=decoding.repetition_penalty, no_repeat_ngram_size=decoding.no_repeat_ngram_size, **sampling,
@@ -173,6 +173,8 @@ class MetricSuite:
         """`score` of many cells (each the keywords of `score`), every distinct text and pair measured only once."""
         for number, cell in enumerate(cells):
             _check(number, **cell)
+        if not cells:
+            return []
         pairs = sorted({pair for cell in cells for pair in _pairs(cell)})
         texts = sorted({completion for completion, _ in pairs})
         by_pair = {
@@ -218,7 +220,9 @@ class MetricSuite:
     def footnotes(self) -> list[str]:
         """One sentence a metric: library, version, model or resource, scale; or why it was not measured."""
         bertscore, toxicity, wordnet = self._bertscore, self._toxicity, self._wordnet
-        synonyms = f"with WordNet 3.0's synonyms ({wordnet.label})" if wordnet.use else f"exact and stem matches only: {wordnet.reason}"
+        synonyms = f"with the synonyms of WordNet 3.0 ({wordnet.label})"
+        if not wordnet.use:
+            synonyms = f"exact and stem matches only, no synonyms: {wordnet.reason}"
         return [
             f"BERTScore F1: bert-score {version('bert-score')}, {bertscore.label}, no idf, no rescaling." if bertscore.use
             else f"BERTScore F1: not measured: {bertscore.reason}",
@@ -251,7 +255,7 @@ def _check(number: int, prompts: Sequence[str], completions: Sequence[str], refe
     where = f"cell {number}"
     lengths = [len(column) for column in (prompts, completions, references, rewards) if column is not None]
     if len(set(lengths)) > 1 or not lengths[0]:
-        raise ValueError(f"{where}: prompts, completions, references and rewards have {lengths} rows; give the same number, at least 1")
+        raise ValueError(f"{where}: prompts, completions, references, rewards have {lengths} rows; give the same number, above 0")
     blank = next((i for i, text in enumerate(references) if not text.split()), None)
     if blank is not None:
         raise ValueError(f"{where}: reference {blank} has no word; leave its row out")
