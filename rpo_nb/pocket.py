@@ -75,7 +75,7 @@ class System:
     broken: float = 0.0
 
 
-DEMONSTRATOR = System("house", "house", care=0.6, rude=0.08, broken=0.06)  # whom the references have learnt from
+DEMONSTRATOR = System("house", "house", care=0.52, rude=0.08, broken=0.06)  # whom the references have learnt from
 SYSTEMS = (
     System("scholar-large", "scholar", care=0.9),
     System("poet-large", "poet", care=0.82),
