@@ -26,7 +26,7 @@ from rpo_nb import data, partition, pocket, policy, references
 from rpo_nb.config import METHODS, DecodingConfig, Preset, Profile, content_key
 from rpo_nb.evaluation import generate, released_decoding
 
-CODE = ("pocket", "policy", "partition", "objectives", "training", "references")  # what a trained policy depends on
+CODE = ("pocket", "policy", "partition", "objectives", "checks", "training", "references")  # what a trained policy depends on
 SHARED_STEPS = {"dropout": 0.0, "max_grad_norm": 1.0, "weight_decay": 0.01}  # of the baselines, which no preset touches
 COLUMNS = ["preset", "method", "size", "tau", "seed", "prompt_id", "prompt", "reference", "completion"]
 

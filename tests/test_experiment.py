@@ -1,0 +1,156 @@
+"""The grid: what is planned, what is shared, what is skipped, what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from rpo_nb import config, experiment, insight, partition, pocket, references
+
+
+@pytest.fixture(scope="module")
+def profile():
+    return config.load_profile("smoke", sizes="small", seeds="0", taus="0.1,1.0")
+
+
+@pytest.fixture(scope="module")
+def made(profile, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out")
+    experiment.ensure_runs(profile, out, progress=False)
+    return out
+
+
+def test_cells_of_different_presets_share_a_run_only_if_every_field_agrees(profile):
+    cells = {(c.preset, c.method, c.tau): c for c in experiment.cells(profile)}
+    assert cells["paper", "sft", None].run == cells["released", "sft", None].run and cells["paper", "sft", None].run.key == cells["fixed", "sft", None].run.key
+    keys = [cells[preset, "rpo", profile.presets[preset].rpo_tau].run.key for preset in config.PRESETS]
+    assert len(set(keys)) == 3
+    assert len({c.run.key for c in cells.values() if c.run}) == len(experiment.plan(profile))
+    assert {tau for (preset, method, tau) in cells if (preset, method) == ("paper", "rpo")} == {0.1, 1.0}
+    assert [tau for (preset, method, tau) in cells if (preset, method) == ("released", "rpo")] == [5.0]
+
+
+def test_a_run_is_named_by_everything_that_makes_it(profile):
+    base = experiment.recipe(profile, profile.presets["paper"], "rpo", "small", 1.0, 0)
+    other = config.load_profile("smoke", sizes="small", seeds="0", **{"training.epochs": 3})
+    assert base.key != experiment.recipe(other, other.presets["paper"], "rpo", "small", 1.0, 0).key
+    assert base.key != experiment.recipe(profile, profile.presets["paper"], "rpo", "small", 0.5, 0).key
+    assert base.key != experiment.recipe(profile, profile.presets["paper"], "rpo", "small", 1.0, 1).key
+    again = config.load_profile("smoke", sizes="small,large", seeds="0,1")  # the rest of the grid is none of its business
+    assert base.key == experiment.recipe(again, again.presets["paper"], "rpo", "small", 1.0, 0).key
+
+
+def test_generations_have_the_columns_and_one_row_a_cell_and_prompt(profile, made):
+    frame = experiment.load_generations(made)
+    assert list(frame.columns) == experiment.COLUMNS
+    prompts = experiment.splits(profile, 0).validation.num_rows
+    counts = frame.groupby(["preset", "method", "size", "tau", "seed"], dropna=False).size()
+    assert set(counts) == {prompts} and len(counts) == len(experiment.cells(profile))
+    train = set(experiment.splits(profile, 0).train["prompt"])
+    assert not train & set(frame["prompt"])
+    assert (frame.groupby("prompt")["reference"].nunique() == 1).all()
+    assert all(pocket.score(p, r) >= 9 for p, r in zip(frame["prompt"], frame["reference"], strict=True))  # the paper's top-score rule
+    assert not any(str(made) in f.read_text() for f in made.rglob("*.json") if "trainer" not in f.parts)
+
+
+def test_done_work_is_skipped_and_the_files_keep_their_bytes(profile, made, capsys):
+    before = {f: f.read_bytes() for f in (made / "generations").iterdir()}
+    stamps = {f: f.stat().st_mtime_ns for f in made.rglob("done.json")}
+    experiment.ensure_runs(profile, made, progress=False)
+    assert "0 policies trained" in capsys.readouterr().out
+    assert {f: f.read_bytes() for f in (made / "generations").iterdir()} == before
+    assert {f: f.stat().st_mtime_ns for f in made.rglob("done.json")} == stamps
+
+
+def test_a_narrower_call_keeps_the_other_methods_rows(profile, made):
+    before = {f.name: f.read_bytes() for f in (made / "generations").iterdir()}
+    experiment.ensure_runs(config.load_profile("smoke", sizes="small", seeds="0", methods="rpo,kto", taus="1.0", preset="paper"), made, progress=False)
+    assert {f.name: f.read_bytes() for f in (made / "generations").iterdir()} == before
+
+
+def test_a_fresh_folder_gives_the_same_bytes(profile, made, tmp_path):
+    narrow = config.load_profile("smoke", sizes="small", seeds="0", methods="reference,rpo", taus="1.0", preset="paper")
+    for out in (tmp_path / "a", tmp_path / "b"):
+        experiment.ensure_runs(narrow, out, progress=False)
+    name = "generations/paper-small-seed0.jsonl.gz"
+    assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_best_of_k_keeps_the_best_row_of_each_prompt(profile):
+    prepared = experiment.prepare(profile, "small", 0)
+    run = experiment.recipe(profile, profile.presets["paper"], "best_of_k", "small", None, 0)
+    rows = experiment.chosen_rows(run, prepared)
+    ids = np.asarray(prepared.splits.train["prompt_id"])
+    assert sorted(ids[rows]) == sorted(set(ids))
+    for row in rows:
+        assert prepared.rewards[row] == prepared.rewards[ids == ids[row]].max()
+
+
+def test_the_trainer_sees_standardised_rewards_and_equation_19(profile, tmp_path):
+    prepared = experiment.prepare(profile, "small", 0)
+    assert prepared.rewards.mean() == pytest.approx(0, abs=1e-9) and prepared.rewards.std() == pytest.approx(1, abs=1e-6)
+    run = experiment.recipe(profile, profile.presets["paper"], "rpo", "small", 1.0, 0)
+    trainer = experiment.build_trainer(profile, run, prepared, tmp_path)
+    for group in trainer.train_dataset[:5]:
+        expected = torch.logsumexp(torch.tensor(group["ref_logps"], dtype=torch.float64) + torch.tensor(group["rewards"], dtype=torch.float64), 0)
+        assert group["log_partition"] == pytest.approx([float(expected)] * len(group["rows"]), rel=1e-5)
+
+
+def test_a_cached_log_probability_that_is_not_the_models_is_refused(profile, tmp_path, monkeypatch):
+    prepared = experiment.prepare(profile, "small", 0)
+    monkeypatch.setenv("RPO_NB_CACHE", str(tmp_path))
+    references.reference_logps(prepared.path, prepared.reference, prepared.tokenizer, prepared.encoded)
+    (file,) = tmp_path.rglob("logps.npz")
+    with np.load(file) as stored:
+        np.savez(file, sum=stored["sum"] + 1, mean=stored["mean"])
+    with pytest.raises(ValueError, match="cached reference log-probabilities .* are not the model's; delete"):
+        references.reference_logps(prepared.path, prepared.reference, prepared.tokenizer, prepared.encoded)
+
+
+def test_on_policy_completions_are_the_references_own(tmp_path):
+    profile = config.load_profile("smoke", sizes="small", seeds="0", **{"data.regime": "on_policy", "data.prompts": 8, "data.validation": 4, "data.held_out": 0})
+    parts = experiment.splits(profile, 0)
+    assert set(parts.train["model"]) == {"reference"} and parts.train.num_rows > 8
+    on = experiment.prepare(profile, "small", 0).ref_logps["sum"].mean()
+    off = experiment.prepare(config.load_profile("smoke", sizes="small", seeds="0"), "small", 0).ref_logps["sum"].mean()
+    assert on > off  # what others write surprises the reference
+
+
+def test_the_tilted_frontier_is_exact_on_a_case_that_can_be_enumerated():
+    rewards = np.tile([1.0, 3.0], (5, 50))
+    table = insight.tilt(rewards, taus=(1.0, 1e6))
+    p = np.exp(3) / (np.exp(1) + np.exp(3))
+    assert table["reward"][0] == pytest.approx(p * 3 + (1 - p))
+    assert table["kl"][0] == pytest.approx(p * np.log(2 * p) + (1 - p) * np.log(2 * (1 - p)))
+    assert table["reward"][1] == pytest.approx(2.0, abs=1e-4) and table["kl"][1] == pytest.approx(0, abs=1e-6)
+
+
+def test_kl_of_the_reference_is_zero_and_of_others_is_finite(profile, made):
+    table = insight.rewards_and_kl(profile, made)
+    assert "released" not in set(table["preset"])  # its decoding does not sample from the policy
+    assert table.loc[table["method"] == "reference", "kl"].abs().max() < 1e-4
+    assert np.isfinite(table[["kl", "kl_low", "kl_high", "reward"]].to_numpy()).all()
+    assert (table["kl_low"] <= table["kl"]).all() and (table["kl"] <= table["kl_high"]).all()
+
+
+def test_users_own_text_gets_a_tokenizer_and_a_reference_from_its_held_out_part(tmp_path):
+    words = "why how when sky sea tree blue green deep old because of the a it is".split()
+    rng = np.random.default_rng(0)
+    rows = [{"prompt": f"{' '.join(rng.choice(words, 5))} {i}?", "completion": " ".join(rng.choice(words, 6)) + ".", "reward": float(rng.integers(1, 11))}
+            for i in range(40) for _ in range(3)]
+    file = tmp_path / "own.jsonl"
+    file.write_text("\n".join(json.dumps(r) for r in rows), encoding="utf-8")
+    profile = config.load_profile("smoke", sizes="small", seeds="0", methods="reference,rpo", preset="paper", feedback=str(file),
+                                  **{"sizes.*.tokenizer": ["train"], "data.validation": 4, "data.held_out": 12})
+    experiment.ensure_runs(profile, tmp_path / "out", progress=False)
+    assert set(experiment.load_generations(tmp_path / "out")["method"]) == {"reference", "rpo"}
+
+
+def test_without_generations_the_message_names_the_notebook(tmp_path):
+    with pytest.raises(ValueError, match="run notebook 03_train first"):
+        experiment.load_generations(tmp_path)
+
+
+def test_estimators_of_the_presets_exist():
+    assert {p.partition for p in config.load_profile("smoke").presets.values()} <= set(partition.ESTIMATORS)
