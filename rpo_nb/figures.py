@@ -147,22 +147,30 @@ def temperature(table: pd.DataFrame, over: str = "SFT") -> Figure:
 def learning_curves(history: pd.DataFrame, y: str = "loss", label: str = "training loss") -> Figure:
     """What the runs logged: a panel a method and preset, a line a size (mean of the seeds, a band from least to most).
 
-    history: preset, method, size, seed, step and the column `y`.
+    history: preset, method, size, tau, seed, step and the column `y`. A method with several temperatures under a
+    preset has a row for each.
     """
     history = history.dropna(subset=[y])
-    methods, presets, sizes = _order(history["method"], METHODS), _order(history["preset"], PRESETS), _order(history["size"])
-    figure, axes = _grid(len(methods), len(presets), 3.3, 1.75, sharex="col")
-    for (i, method), (j, preset) in ((a, b) for a in enumerate(methods) for b in enumerate(presets)):
+    presets, sizes = _order(history["preset"], PRESETS), _order(history["size"])
+    several = history.groupby(["method", "preset"])["tau"].nunique().groupby("method").max() > 1
+    taus = {m: sorted(history.loc[history["method"].eq(m), "tau"].unique()) if several[m] else [None] for m in several.index}
+    lines = [(method, tau) for method in _order(history["method"], METHODS) for tau in taus[method]]
+    figure, axes = _grid(len(lines), len(presets), 3.3, 1.75, sharex="col")
+    for (i, (method, tau)), (j, preset) in ((a, b) for a in enumerate(lines) for b in enumerate(presets)):
         axis, runs = axes[i, j], history[history["method"].eq(method) & history["preset"].eq(preset)]
+        runs = runs if tau is None else runs[runs["tau"].eq(tau)]
+        if runs.empty:
+            axis.set_yticks([])
         for size, style in _size_style(sizes).items():
             steps = runs[runs["size"].eq(size)].groupby("step")[y].agg(["mean", "min", "max"])
-            axis.plot(steps.index, steps["mean"], color=style["color"], lw=1.5)
+            axis.plot(steps.index, steps["mean"], color=style["color"], lw=1.5, marker="o" if len(steps) == 1 else None)
             axis.fill_between(steps.index, steps["min"], steps["max"], color=style["color"], alpha=0.25, lw=0)
         if i == 0:
             axis.set_title(preset)
         if j == 0:
-            axis.set_ylabel(METHOD_NAMES.get(method, method), fontweight="bold", color=COLOURS.get(method, "black"))
-        if i == len(methods) - 1:
+            name = METHOD_NAMES.get(method, method) + ("" if tau is None else f"\nτ = {tau:g}")
+            axis.set_ylabel(name, fontweight="bold", color=COLOURS.get(method, "black"))
+        if i == len(lines) - 1:
             axis.set_xlabel("optimiser step")
     figure.supylabel(label, fontsize=10)
     _legend(figure, [Line2D([], [], color=s["color"], lw=2.5, label=size) for size, s in _size_style(sizes).items()])
@@ -213,11 +221,14 @@ def reward_kl(points: pd.DataFrame, frontier: pd.DataFrame | None = None, label:
             axis.errorbar(rows["kl"], rows["reward"], xerr=_errors(rows, "kl", "kl_low", "kl_high"), ls="none", elinewidth=0.8,
                           color=COLOURS.get(method, "black"), marker=styles[size]["marker"], markersize=6,
                           markeredgecolor="white", markeredgewidth=0.6, alpha=0.9)
+            for row in rows.itertuples() if rows["tau"].nunique() > 1 else ():
+                axis.annotate(f"τ {row.tau:g}", (row.kl, row.reward), (3, 4), textcoords="offset points", fontsize=6.5)
         axis.set(title=preset, xlabel="KL(policy ‖ reference), nats")
-        axis.set_xscale("symlog", linthresh=1)
-        axis.set_xlim(left=min(-0.2, 1.2 * points["kl"].min()))
-        axis.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1, subs=(1, 3)))
-        axis.xaxis.set_major_formatter("{x:g}")
+        if points["kl"].max() > 3:  # then the policies near the reference and those far from it are both to be seen
+            axis.set_xscale("symlog", linthresh=1)
+            axis.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1, subs=(1, 3)))
+            axis.xaxis.set_major_formatter("{x:g}")
+            axis.set_xlim(left=min(-0.2, 1.2 * points["kl"].min()))
     axes[0, 0].set_ylabel(label)
     marks = [Line2D([], [], linestyle="none", color="#555555", marker=styles[s]["marker"], label=s) for s in sizes]
     line = [] if frontier is None else [Line2D([], [], color="black", lw=1.3, label="reference, exactly tilted")]

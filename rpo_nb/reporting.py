@@ -310,10 +310,15 @@ def write_table(frame: pd.DataFrame, out: Path | str, name: str, footnotes: Sequ
     notes = list(dict.fromkeys(notes))
     shown = wide_table(frame) if base in COLUMNS else {"": frame.map(plain_text)}
     folder = Path(out) / "tables"
-    csv = frame[COLUMNS.get(base, list(frame.columns))].to_csv(index=False, float_format="%.6g", lineterminator="\n")
     atomic_write(folder / f"{name}.md", _markdown(shown, notes))
     atomic_write(folder / f"{name}.tex", _latex(shown, notes))
-    return atomic_write(folder / f"{name}.csv", csv)
+    return write_csv(frame[COLUMNS.get(base, list(frame.columns))], out, name)
+
+
+def write_csv(frame: pd.DataFrame, out: Path | str, name: str) -> Path:
+    """``<out>/tables/<name>.csv`` alone, for tables too long to read; six significant digits."""
+    text = frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    return atomic_write(Path(out) / "tables" / f"{name}.csv", text)
 
 
 def read_table(path: Path | str) -> pd.DataFrame:

@@ -276,7 +276,7 @@ def test_properties_of_table1_agree_only_when_rpo_has_less_beyond_the_interval()
 @pytest.fixture(scope="module")
 def drawings(metrics, rates):
     """name -> a function that draws the figure anew."""
-    steps = pd.DataFrame([{"preset": p, "method": m, "size": s, "seed": e, "step": t, "loss": 1 / t} for p in ("paper", "fixed")
+    steps = pd.DataFrame([{"preset": p, "method": m, "size": s, "tau": 1.0, "seed": e, "step": t, "loss": 1 / t} for p in ("paper", "fixed")
                           for m in ("kto", "rpo") for s in ("small", "xl") for e in (0, 1) for t in (1, 2, 3)])
     timings = pd.DataFrame([{"method": m, "size": s, "seconds": 60.0 + i} for m in ("sft", "kto", "dro", "rpo")
                             for i, s in enumerate(("small", "large"))])
@@ -317,7 +317,7 @@ HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>"
 def results(tmp_path_factory, metrics, rates, drawings):
     """A results folder with every part, hostile text among the generations."""
     out = tmp_path_factory.mktemp("results")
-    reporting.write_table(metrics, out, "metrics")
+    reporting.write_csv(metrics, out, "metrics")
     reporting.write_table(reporting.metric_cells(metrics, PROFILE), out, "table2", [f"METEOR {HOSTILE}"])
     reporting.write_table(reporting.table3(rates, PROFILE), out, "table3")
     reporting.write_table(reporting.table4(rates, PROFILE), out, "table4")
