@@ -34,6 +34,8 @@ CELL = ["preset", "size", "seed"]
 KEYS = ["preset", "size", "tau", "seed", "prompt_id", "method", "baseline"]  # one pair; a judge has one verdict on it
 ANSWERS = ["first_order", "second_order", "verdict"]
 COLUMNS = ["preset", "judge", *KEYS[1:], *ANSWERS]
+QUALITY = ["judge", "verdicts", "nulls", "identical", "flips", "ties", "flips_to_first", "longer", "agreement", "agreement_low",
+           "agreement_high", "held_out", "held_out_low", "held_out_high", "held_out_n"]
 GAPS = (0.0, 0.5, 1.0, 2.0, 3.0, np.inf)  # of the true rewards, for the accuracy of a learnt judge
 RESAMPLES = 2000
 
@@ -168,7 +170,7 @@ def load_verdicts(out: str | Path, table: str) -> pd.DataFrame:
 
 def _read(path: Path) -> pd.DataFrame:
     with gzip.open(path, "rt", encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
+        rows = [json.loads(line) for line in lines if line.strip()]
     return pd.DataFrame({c: pd.Series([row[c] for row in rows], dtype=object if c in ANSWERS else None) for c in COLUMNS})
 
 
@@ -241,6 +243,8 @@ def quality(verdicts: pd.DataFrame, pairs: pd.DataFrame, bench: Mapping[int, Seq
     it decides (a tie agrees by half); held_out: a learnt judge's accuracy on comparisons it was not trained on; both with their
     95 % bootstrap interval over prompts, held_out_n comparisons.
     """
+    if verdicts.empty:
+        return pd.DataFrame(columns=QUALITY)
     words = {c: pairs[f"{c}_completion"].fillna("").str.split().str.len() for c in ("method", "baseline")}
     longer = np.sign(words["method"] - words["baseline"]).map({1: "method", -1: "baseline", 0: None})
     identical = pairs["method_completion"].eq(pairs["baseline_completion"])
@@ -261,7 +265,7 @@ def quality(verdicts: pd.DataFrame, pairs: pd.DataFrame, bench: Mapping[int, Seq
                     "agreement": agree["rate"], "agreement_low": agree["low"], "agreement_high": agree["high"],
                     "held_out": right["rate"], "held_out_low": right["low"], "held_out_high": right["high"],
                     "held_out_n": right["n"]})
-    return pd.DataFrame(out)
+    return pd.DataFrame(out, columns=QUALITY)
 
 
 def _agreement(rows: pd.DataFrame) -> pd.Series:

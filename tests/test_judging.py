@@ -119,7 +119,8 @@ def test_a_score_that_is_not_finite_names_the_prompt():
 
 @pytest.fixture(scope="module")
 def profile():
-    return load_profile("smoke", sizes="small", seeds="0,1", taus="0.1,1.0")
+    own = {"presets.paper.rpo_tau": 1.0, "presets.released.rpo_tau": 5.0, "presets.fixed.rpo_tau": 0.1}
+    return load_profile("smoke", sizes="small", seeds="0,1", taus="0.1,1.0", **own)
 
 
 def generation_table(profile, prompts=(3, 5)):
@@ -151,9 +152,18 @@ def test_table4_pairs_every_tau_of_its_presets(profile):
 
 
 def test_pairs_follow_the_profile_and_skip_what_was_not_run(profile):
-    narrow = load_profile("smoke", sizes="small", seeds="1", preset="fixed", methods="rpo,sft,kto")
+    own = {"presets.fixed.rpo_tau": 0.1}
+    narrow = load_profile("smoke", sizes="small", seeds="1", preset="fixed", methods="rpo,sft,kto", **own)
     pairs = judging.make_pairs(generation_table(profile).query("method != 'kto'"), narrow, table="table3")
     assert set(pairs["seed"]) == {1} and set(pairs["preset"]) == {"fixed"} and set(pairs["baseline"]) == {"sft"}
+
+
+def test_nothing_to_judge_is_an_empty_table(profile, tmp_path):
+    narrow = load_profile("smoke", sizes="small", seeds="0", preset="released")  # not a preset of Table IV
+    pairs = judging.make_pairs(generation_table(profile), narrow, table="table4")
+    rows = judging.ask({0: [Checker(by_length)]}, pairs, tmp_path, "table4")
+    assert list(rows.columns) == judging.COLUMNS and rows.empty and judging.load_verdicts(tmp_path, "table4").empty
+    assert judging.win_rates(rows).empty and judging.quality(rows, pairs).empty
 
 
 def test_pairs_refuse_answers_to_other_prompts(profile):
