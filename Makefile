@@ -7,6 +7,8 @@
 PROFILE ?= pocket
 export PROFILE SET FEEDBACK
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Packages are compiled when first imported, not all at set-up; without the files every kernel would compile torch again.
+unexport PYTHONDONTWRITEBYTECODE
 
 IS_311 := -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null
 PYTHON := $(shell for p in python3.11 python3 python; do if $$p $(IS_311); then echo $$p; break; fi; done)

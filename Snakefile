@@ -46,6 +46,8 @@ rule data:
     input:
         FEEDBACK,
     output:
+        "data/report.csv",
+        "data/summary.csv",
         done("01_data_prep"),
     params:
         **batch.params("01_data_prep", profile),
@@ -83,6 +85,8 @@ rule derivation:
     input:
         generations([SMALLEST], SEEDS[:1]),
     output:
+        table("table1"),
+        table("table1_timings"),
         done("02_rpo_derivation"),
     params:
         **batch.params("02_rpo_derivation", profile),
@@ -98,6 +102,7 @@ rule metrics:
     input:
         generations(),
     output:
+        "tables/metrics.csv",
         table("table2"),
         done("04_table2_metrics"),
     params:
@@ -106,14 +111,16 @@ rule metrics:
         "notebooks/04_table2_metrics.ipynb",
     benchmark:
         "runs/jobs/04_table2_metrics.tsv"
+    priority: 1
     shell:
         RUN + SOURCE
 
 
-rule judges:
+rule judges:  # before temperature: of the two, the first trains the reward model
     input:
         generations(),
     output:
+        table("judge_quality"),
         table("table3"),
         update(verdicts("table3")),
         done("05_table3_judges"),
@@ -123,6 +130,7 @@ rule judges:
         "notebooks/05_table3_judges.ipynb",
     benchmark:
         "runs/jobs/05_table3_judges.tsv"
+    priority: 2
     shell:
         RUN + SOURCE
 
@@ -130,7 +138,6 @@ rule judges:
 rule temperature:
     input:
         generations(),
-        verdicts("table3"),  # so that the reward model is trained once
     output:
         table("table4"),
         update(verdicts("table4")),
@@ -147,12 +154,15 @@ rule temperature:
 
 rule report:
     input:
-        "runs/jobs/01_data_prep.done",
-        "runs/jobs/02_rpo_derivation.done",
+        "data/summary.csv",
+        table("table1"),
+        "tables/metrics.csv",
         table("table2"),
         table("table3"),
         table("table4"),
     output:
+        table("presets"),
+        table("claims"),
         "results.parquet",
         "report.html",
         done("09_report"),

@@ -157,6 +157,7 @@ def environment(profile: Profile, out: Path) -> dict[str, str]:
     """The environment of the workflow: this package, the mark, and one job's share of the threads."""
     env = os.environ | {MARK: _mark(out), "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1",
                         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)  # a dozen kernels would each compile torch and transformers again
     if profile.training.threads:
         env |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(profile.training.threads))
     return env
@@ -315,4 +316,4 @@ def notebook_error(path: Path) -> str:
         for output in cell.get("outputs", []):
             if output.output_type == "error":
                 return f"{output.ename}: {output.evalue}".split("\n")[0]
-    return "it ended without an error of its own (out of memory? stopped?)"
+    return "it ended without an error of its own: killed (out of memory?), or a result it should have written is missing"

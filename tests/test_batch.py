@@ -168,6 +168,7 @@ def test_what_an_earlier_run_left_is_stopped(tmp_path):
     finally:
         others.kill()
         others.wait()
+        ours.wait()
 
 
 # ---- refused, failed --------------------------------------------------------------------------------------------------
