@@ -1,7 +1,10 @@
 """Lock file, pyproject and environment.yml say the same, and the lock is the environment the tests run in."""
 
 import ast
+import os
 import re
+import shutil
+import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -99,3 +102,58 @@ def test_profiles_and_template_are_package_data():
     packed = {path for pattern in data for path in (ROOT / "rpo_nb").glob(pattern)}
     others = {path for path in (ROOT / "rpo_nb").rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
     assert others == packed
+
+
+# ---- the Makefile -----------------------------------------------------------------------------------------------------
+
+def make(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess:
+    return subprocess.run(["make", "-C", str(folder), *arguments], env=os.environ | env, capture_output=True, text=True)
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """The files that set-up reads, in a folder with a space in its name."""
+    if shutil.which("make") is None:
+        pytest.skip("there is no make here")
+    folder = tmp_path / "a clone"
+    folder.mkdir()
+    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+def test_without_python_311_make_says_what_to_do(clone):
+    done = make(clone, "setup", "PYTHON=")
+    assert done.returncode != 0 and "Python 3.11 is needed: install it" in done.stdout
+    assert not (clone / ".venv").exists()
+
+
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the lock is for Python 3.11")
+def test_a_failed_installation_leaves_no_stamp(clone):
+    (clone / "requirements.lock").write_text("torch==0.0.0\n")
+    done = make(clone, "setup", f"PYTHON={sys.executable}", PIP_NO_INDEX="1", PIP_FIND_LINKS="")
+    assert done.returncode != 0 and "could not be installed" in done.stdout
+    assert not list((clone / ".venv").glob(".ready-*"))
+
+
+def test_a_finished_installation_is_not_made_again(clone):
+    """The stamp is named by the lock, pyproject and the place; when it is there make goes straight to the command."""
+    named = re.search(r"\.venv/\.ready-\d+", make(clone, "--dry-run", "setup").stdout)[0]
+    (clone / named).parent.mkdir()
+    (clone / named).touch()
+    assert "venv" not in make(clone, "--dry-run", "setup").stdout
+    with (clone / "requirements.lock").open("a") as lock:
+        lock.write("another==1\n")
+    assert "-m venv .venv" in make(clone, "--dry-run", "setup").stdout
+
+
+def test_what_the_user_names_reaches_the_command_as_it_is(clone):
+    """A profile, settings and a relative path with spaces arrive unsplit and unexpanded."""
+    named = re.search(r"\.venv/\.ready-\d+", make(clone, "--dry-run", "setup").stdout)[0]
+    python = clone / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    (clone / named).touch()
+    python.write_text('#!/bin/sh\nprintf "[%s]" "$@"\n')
+    python.chmod(0o755)
+    done = make(clone, "reproduce", "PROFILE=smoke", "SET=sizes=small taus=[0.1, 1]", "FEEDBACK=../my data/x.jsonl")
+    assert "[--profile][smoke][--set][sizes=small taus=[0.1, 1]][--feedback][../my data/x.jsonl]" in done.stdout
