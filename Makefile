@@ -47,4 +47,4 @@ $(READY):
 	@touch '$@'
 
 clean:
-	rm -rf .venv .pytest_cache build *.egg-info
+	rm -rf .venv .cache .pytest_cache build *.egg-info

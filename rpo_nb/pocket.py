@@ -151,6 +151,7 @@ def _faults(text: str) -> dict[str, float]:
     lengths = [len(s.split()) for s in sentences]
     broken = sum(not (s[0].isupper() and 3 <= n <= 18) for s, n in zip(sentences, lengths, strict=True))
     repeated = sum(a == b for a, b in zip(words, words[1:], strict=False)) + len(sentences) - len({s.lower() for s in sentences})
+    repeated += len(re.findall(r"[.,](?=\s*[.,])", text))  # "snow...." is no sentence after a sentence
     return {
         "rude": 3.0 * any(w in RUDE for w in words),
         "unfinished": 1.5 * (not text.rstrip().endswith(".")),

@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "rpo_nb"
 
 
+@cache  # a process has the code it started with, whatever is edited meanwhile
 def code_key(*modules: str) -> str:
     """A hash of the source of these modules of the package: what makes an artefact stale when we change it."""
     return content_key([hashlib.sha256((PACKAGE / f"{m}.py").read_bytes()).hexdigest() for m in modules])

@@ -38,6 +38,8 @@ def test_a_prompt_of_another_world_is_refused():
     (GOOD.replace("rain", "rain rain"), 9.0),  # repeated 1
     (GOOD.replace("We think", "You stupid idiot think"), 7.0),  # rude 3
     (GOOD.replace("We", "we"), 9.0),  # broken 1
+    (GOOD + ".", 9.0),  # a run of full stops is a repetition: 1 each
+    (GOOD + "....", 7.0),
     ("", 1.0),
     ("red red red red red red red red", 1.0),
 ])
