@@ -17,6 +17,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from rpo_nb.store import atomic_write
+
 REPOSITORY = "https://github.com/rpo-nb/rpo_nb"  # the one place that knows where the package is installed from
 PROFILE_DIR = Path(__file__).parent / "profiles"
 SIZES = ("small", "large", "xl")
@@ -232,11 +234,8 @@ def load_profile(
 
 def write_profile(profile: Profile, path: str | Path) -> None:
     """Write a profile as a YAML file that `load_profile` reads back as it is: ``resolved`` says that nothing is merged into it."""
-    path = Path(path)
     text = yaml.safe_dump({"resolved": True, **profile.model_dump(mode="json")}, sort_keys=False, allow_unicode=True, width=130)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(temporary, path)
+    atomic_write(path, text)
 
 
 def _set(raw: dict, dotted: str, value: Any) -> None:

@@ -6,10 +6,11 @@ it can be meant. "kept": sound, but worth knowing. A reason never quotes the val
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pandas as pd
+
+from rpo_nb.store import atomic_write
 
 COLUMNS = ["line", "field", "reason", "remedy", "action"]
 
@@ -97,8 +98,4 @@ def write_report(report: list[dict], path: str | Path) -> None:
 
 def write_table(table: pd.DataFrame, path: str | Path) -> None:
     """Write a table as CSV with "\\n" line ends: to a temporary name first, so that a killed run leaves no half file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    table.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
-    os.replace(temporary, path)
+    atomic_write(path, table.to_csv(index=False, lineterminator="\n"))

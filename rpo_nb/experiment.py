@@ -7,10 +7,7 @@ Cells of different presets whose recipe is the same share one run.
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,6 +22,7 @@ import torch
 from rpo_nb import data, partition, pocket, policy, references
 from rpo_nb.config import METHODS, DecodingConfig, Preset, Profile, content_key
 from rpo_nb.evaluation import generate, released_decoding
+from rpo_nb.store import atomic_write, finished, packed, unpacked, write_json
 
 CODE = ("pocket", "policy", "partition", "objectives", "checks", "training", "references")  # what a trained policy depends on
 SHARED_STEPS = {"dropout": 0.0, "max_grad_norm": 1.0, "weight_decay": 0.01}  # of the baselines, which no preset touches
@@ -248,7 +246,7 @@ def train(profile: Profile, run: Run, prepared: Prepared, out: Path) -> None:
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=get_last_checkpoint(folder / "trainer") if (folder / "trainer").is_dir() else None)
     seconds = time.perf_counter() - started
-    with references.finished(folder / "policy") as temporary:
+    with finished(folder / "policy") as temporary:
         trainer.model.policy.save_pretrained(temporary)
         prepared.tokenizer.save_pretrained(temporary)
     curve = history(trainer)
@@ -347,7 +345,7 @@ def _write_generations(profile: Profile, mine: list[Cell], prepared: Prepared, o
                 known[method, tau] = Cell(first.preset, method, first.size, tau, first.seed, decoding, run)
     ordered = sorted(known.values(), key=lambda c: (METHODS.index(c.method), c.tau or 0.0))
     frame = pd.concat([generation_rows(c, prepared.splits, completions(profile, c, prepared, out)) for c in ordered], ignore_index=True)
-    write_rows(frame, file)
+    atomic_write(file, packed(frame))
 
 
 def load_generations(out: Path) -> pd.DataFrame:
@@ -358,29 +356,7 @@ def load_generations(out: Path) -> pd.DataFrame:
     return pd.concat([read_rows(f) for f in files], ignore_index=True)
 
 
-def write_rows(frame: pd.DataFrame, file: Path) -> None:
-    """JSON lines, gzipped without a time stamp, atomically: the same rows give the same bytes. NaN becomes null."""
-    text = frame.to_json(orient="records", lines=True, force_ascii=False)
-    buffer = io.BytesIO()
-    with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0) as stream:
-        stream.write(text.encode())
-    _replace(Path(file), buffer.getvalue())
-
-
 def read_rows(file: Path) -> pd.DataFrame:
     """The rows of a generations file."""
-    with gzip.open(file, "rt", encoding="utf-8") as stream:
-        frame = pd.DataFrame([json.loads(line) for line in stream], columns=COLUMNS)
+    frame = pd.DataFrame(unpacked(file), columns=COLUMNS)
     return frame.astype({"tau": float, "seed": int})
-
-
-def write_json(file: Path, value: Any) -> None:
-    """JSON with sorted keys, atomically."""
-    _replace(Path(file), (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode())
-
-
-def _replace(file: Path, content: bytes) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    os.replace(temporary, file)

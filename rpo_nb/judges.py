@@ -23,9 +23,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from rpo_nb import references
 from rpo_nb.config import DataConfig, EvaluationConfig, content_key
 from rpo_nb.policy import IGNORE, collate, encode, load_policy, token_logps
+from rpo_nb.store import finished
 
 Answer = Literal["first", "second"] | None  # None: the judge could not say
 RECIPE = {"learning_rate": 1e-3, "prompts_a_step": 8, "warmup_share": 0.1, "weight_decay": 0.01}  # of the reward model
@@ -172,7 +172,7 @@ class RewardModel(Pointwise):
         """Write policy and tokenizer (save_pretrained), heads.safetensors, settings and held-out comparisons; all or nothing."""
         from safetensors.torch import save_file
 
-        with references.finished(Path(folder)) as temporary:
+        with finished(Path(folder)) as temporary:
             self.net.policy.save_pretrained(temporary)
             self.tokenizer.save_pretrained(temporary)
             save_file(self.net.heads.state_dict(), temporary / "heads.safetensors")

@@ -12,7 +12,6 @@ at a time, so for them a flip is an exact tie of scores and nothing else; the fl
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from scipy.stats import bootstrap
 from rpo_nb import experiment, pocket, references
 from rpo_nb.config import Profile, content_key
 from rpo_nb.judges import Checker, Judge, RewardModel, train_reward_model
+from rpo_nb.store import atomic_write, packed, unpacked, write_json
 
 __all__ = ["Checker", "Judge", "RewardModel", "accuracy_by_gap", "ask", "held_out_comparisons", "judge_pairs", "judges_for",
            "load_verdicts", "make_pairs", "quality", "train_reward_model", "win_rates"]
@@ -152,8 +152,8 @@ def ask(bench: Mapping[int, Sequence[Judge]], pairs: pd.DataFrame, out: str | Pa
             continue
         judged = [judge_pairs(judge, pairs[pairs["seed"].eq(seed)]) for seed, judge in judges.items()]
         rows = pd.concat(judged).sort_values(KEYS, ignore_index=True)
-        experiment.write_rows(rows, path)
-        experiment.write_json(stamp, {"inputs": key, "file": _file_digest(path)})
+        atomic_write(path, packed(rows))
+        write_json(stamp, {"inputs": key, "file": _file_digest(path)})
         print(f"{table}, {name}: {len(rows):,} pairs judged in both orders")
         parts.append(rows)
     return pd.concat(parts, ignore_index=True)
@@ -169,8 +169,7 @@ def load_verdicts(out: str | Path, table: str) -> pd.DataFrame:
 
 
 def _read(path: Path) -> pd.DataFrame:
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines if line.strip()]
+    rows = unpacked(path)
     return pd.DataFrame({c: pd.Series([row[c] for row in rows], dtype=object if c in ANSWERS else None) for c in COLUMNS})
 
 

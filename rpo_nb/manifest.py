@@ -15,6 +15,7 @@ import psutil
 
 from rpo_nb import __version__
 from rpo_nb.config import Profile
+from rpo_nb.store import write_json
 
 SOURCE = Path(__file__).parent
 PACKAGES = (  # whose version can change a number
@@ -45,9 +46,7 @@ def write_manifest(profile: Profile, out: Path, *, wall_seconds: float | None = 
         "seconds": {"jobs": _job_seconds(out), "wall": _rounded(wall_seconds, before.get("seconds", {}).get("wall"))},
         "peak_memory_mb": _rounded(peak_memory_mb, before.get("peak_memory_mb")),
     }
-    temporary = path.with_name(f".manifest.{os.getpid()}")
-    temporary.write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n", encoding="utf-8", newline="\n")
-    os.replace(temporary, path)
+    write_json(path, manifest)
     return manifest
 
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from filelock import FileLock
 
 from rpo_nb import pocket, policy
 from rpo_nb.config import ModelConfig, Profile, content_key
+from rpo_nb.store import finished
 
 PACKAGE = Path(__file__).parent
 VERIFIED_ROWS = 8  # of a cached log-probability file, recomputed at every load
@@ -41,20 +40,6 @@ def cache_dir() -> Path:
 def code_key(*modules: str) -> str:
     """A hash of the source of these modules of the package: what makes an artefact stale when we change it."""
     return content_key([hashlib.sha256((PACKAGE / f"{m}.py").read_bytes()).hexdigest() for m in modules])
-
-
-@contextmanager
-def finished(folder: Path):
-    """Yield a temporary folder that becomes `folder` when the block ends well: a folder that exists is complete."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        yield temporary
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def cached(folder: Path, make: Callable[[Path], None]) -> Path:

@@ -18,9 +18,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rpo_nb import __version__, claims
 from rpo_nb.config import METHODS, Profile
 from rpo_nb.reporting import (
-    COLUMNS, METHOD_NAMES, METRICS, WALL_CLOCK, at_main_setting, atomic_write, line_name, metric_cells, number,
+    COLUMNS, METHOD_NAMES, METRICS, WALL_CLOCK, at_main_setting, line_name, metric_cells, number,
     plain_text, presets_table, published_text, read_table,
 )
+from rpo_nb.store import atomic_write
 
 NOTEBOOKS = {"table1": "02_rpo_derivation", "metrics": "04_table2_metrics", "table3": "05_table3_judges",
              "table4": "06_table4_temperature"}

@@ -7,7 +7,6 @@ csv (binding columns, fixed precision), md and tex; ``long_format`` and ``write_
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -18,6 +17,7 @@ import yaml
 from tabulate import tabulate
 
 from rpo_nb.config import METHODS, PROFILE_DIR, Preset, Profile
+from rpo_nb.store import atomic_write
 
 COLUMNS = {
     "table2": ["preset", "metric", "method", "size", "value", "std", "published"],
@@ -244,15 +244,6 @@ def write_results(long: pd.DataFrame, out: Path | str) -> Path:
 
 
 # ---- rendering --------------------------------------------------------------------------------------------------------
-
-def atomic_write(path: Path, data: bytes | str) -> Path:
-    """Write to a temporary name in the same folder, then rename: a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    scratch.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
-    os.replace(scratch, path)
-    return path
-
 
 def number(value: float, digits: int) -> str:
     """Fixed decimals, without "-0.00"; an empty string for NaN."""
