@@ -111,7 +111,7 @@ rule metrics:
         "notebooks/04_table2_metrics.ipynb",
     benchmark:
         "runs/jobs/04_table2_metrics.tsv"
-    priority: 1
+    priority: 2  # the longest of those that wait for the training
     shell:
         RUN + SOURCE
 
@@ -130,7 +130,7 @@ rule judges:  # before temperature: of the two, the first trains the reward mode
         "notebooks/05_table3_judges.ipynb",
     benchmark:
         "runs/jobs/05_table3_judges.tsv"
-    priority: 2
+    priority: 1
     shell:
         RUN + SOURCE
 

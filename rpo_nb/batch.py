@@ -32,6 +32,11 @@ MARK = "RPO_NB_OUTPUT"  # in the environment of every process of a reproduction:
 STATE = ".snakemake"
 LOG = Path("runs") / "snakemake.log"
 TABLES = ("04_table2_metrics", "05_table3_judges", "06_table4_temperature", "09_report")
+READ_BY = {  # the fields of a preset that change a policy, by method; sft and best_of_k read none
+    "kto": ("reduce", "kto_beta", "kto_kl", "dropout", "max_grad_norm", "weight_decay"),
+    "dro": ("reduce", "dro_tau", "value_pooling", "value_detach", "dropout", "max_grad_norm", "weight_decay"),
+    "rpo": ("reduce", "partition", "dropout", "max_grad_norm", "weight_decay"),
+}
 HUB_ID = r"[\w-][\w.-]*/[\w.-]+"
 
 
@@ -195,8 +200,8 @@ def run(profile: Profile, out: Path, *, cores: int | None = None, only: Sequence
         if dry_run:
             options += ["--dry-run", "--quiet", "host", "--config", f"profile={STATE}/dry-run.yaml"]
             return subprocess.run(_snakemake(out, *options, "--", *targets), env=env).returncode
-        write_manifest(profile, out)
-        return _watched(_snakemake(out, *options, "--", *targets), profile, out, env)
+        write_manifest(profile, out, afresh=not _finished(profile, out))
+        return _watched(_snakemake(out, *options, "--", *targets), profile, out, env, measured=not only)
 
 
 def only_rules(names: Sequence[str]) -> list[str]:
@@ -205,8 +210,8 @@ def only_rules(names: Sequence[str]) -> list[str]:
     return [rules[name] for name in names]
 
 
-def _watched(command: list[str], profile: Profile, out: Path, env: dict[str, str]) -> int:
-    """Run the workflow to its end, show how far it is, and say what came out."""
+def _watched(command: list[str], profile: Profile, out: Path, env: dict[str, str], *, measured: bool) -> int:
+    """Run the workflow to its end, show how far it is, and say what came out. measured: its minutes belong in the manifest."""
     before = _finished(profile, out)
     started, peak = time.time(), 0.0
     (out / LOG).parent.mkdir(parents=True, exist_ok=True)
@@ -221,8 +226,12 @@ def _watched(command: list[str], profile: Profile, out: Path, env: dict[str, str
         except KeyboardInterrupt:
             stop_left_over(out)
             child.wait()
+            if measured:
+                write_manifest(profile, out, seconds=time.time() - started, peak_memory_mb=peak)
             print("\nStopped. The same command goes on from here.", file=sys.stderr)
             return 130
+    if measured and _finished(profile, out) != before:
+        write_manifest(profile, out, seconds=time.time() - started, peak_memory_mb=peak)
     return _told(profile, out, before, started, peak, child.returncode)
 
 
@@ -230,28 +239,29 @@ def _told(profile: Profile, out: Path, before: dict[str, int], started: float, p
     """Say what was done, what was skipped, what failed and where the results are; return the exit status."""
     after, seconds = _finished(profile, out), time.time() - started
     worked = {job for job, marker in after.items() if before.get(job) != marker}
-    manifest = write_manifest(profile, out, **({"wall_seconds": seconds, "peak_memory_mb": peak} if worked else {}))
     skipped = f"; {len(after) - len(worked)} were done before and were skipped" if len(after) > len(worked) else ""
     print(f"{len(after)} of {len(jobs(profile))} notebooks are done{skipped}")
     if status:
         _explain(profile, out, started)
         return 1
     print(f"report: {shown(out / 'report.html')}\ntables: {shown(out / 'tables')}")
-    print(f"{seconds / 60:.1f} minutes, at most {manifest['peak_memory_mb']:.0f} MB of memory")
+    print(f"{seconds / 60:.1f} minutes, at most {peak:.0f} MB of memory")
     return 0
 
 
 def units(profile: Profile) -> dict[str, int]:
     """Job -> its units of work, for the progress bar: itself, and for training each policy.
 
-    Every preset has its own KTO, DRO and RPO, the last at more temperatures where Table IV asks; sft and best_of_k are shared.
+    Counted as `experiment.plan` does, but without its import of torch; presets that read a method alike share its policy.
     """
-    policies = len({"sft", "best_of_k"} & set(profile.methods))
+    policies = set()
     for name, preset in profile.presets.items():
-        policies += len({"kto", "dro"} & set(profile.methods))
-        if "rpo" in profile.methods:
-            policies += len({preset.rpo_tau, *(profile.taus if name in profile.table4_presets else ())})
-    return {job: 1 + policies if job.startswith("03_train") else 1 for job in jobs(profile)}
+        for method in profile.methods:
+            read_alike = tuple(getattr(preset, field) for field in READ_BY.get(method, ()))
+            more = profile.taus if method == "rpo" and name in profile.table4_presets else ()
+            policies |= {(method, tau, read_alike) for tau in (preset.rpo_tau if method == "rpo" else None, *more)}
+    trained = sum(method != "reference" for method, *_ in policies)
+    return {job: 1 + trained if job.startswith("03_train") else 1 for job in jobs(profile)}
 
 
 def done_units(profile: Profile, out: Path) -> int:

@@ -25,17 +25,17 @@ PACKAGES = (  # whose version can change a number
 JOBS = Path("runs") / "jobs"  # under the output folder: <job>.done and <job>.tsv (Snakemake's benchmark) of every finished job
 
 
-def write_manifest(profile: Profile, out: Path, *, wall_seconds: float | None = None,
-                   peak_memory_mb: float | None = None) -> dict:
-    """Write ``<out>/manifest.json`` and return it.
+def write_manifest(profile: Profile, out: Path, *, seconds: float = 0.0, peak_memory_mb: float = 0.0, afresh: bool = False) -> None:
+    """Write ``<out>/manifest.json``.
 
-    wall_seconds, peak_memory_mb: of a start that did some work; None keeps what the manifest of the same config says.
+    seconds, peak_memory_mb: what a start took. Added to (the larger taken with) those of the starts before it, unless it began
+    `afresh`, with nothing done, or the manifest there is of another config. A start that was killed tells nothing.
     """
     path = out / "manifest.json"
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if before.get("config_hash") != profile.key():
+    if afresh or before.get("config_hash") != profile.key():
         before = {}
-    manifest = {
+    write_json(path, {
         "profile": profile.name,
         "config_hash": profile.key(),
         "seeds": list(profile.seeds),
@@ -43,15 +43,9 @@ def write_manifest(profile: Profile, out: Path, *, wall_seconds: float | None = 
         "python": platform.python_version(),
         "packages": _packages(),
         "hardware": _hardware(),
-        "seconds": {"jobs": _job_seconds(out), "wall": _rounded(wall_seconds, before.get("seconds", {}).get("wall"))},
-        "peak_memory_mb": _rounded(peak_memory_mb, before.get("peak_memory_mb")),
-    }
-    write_json(path, manifest)
-    return manifest
-
-
-def _rounded(value: float | None, otherwise: float | None) -> float | None:
-    return otherwise if value is None else round(value, 1)
+        "seconds": {"jobs": _job_seconds(out), "wall": round(before.get("seconds", {}).get("wall", 0.0) + seconds, 1)},
+        "peak_memory_mb": round(max(before.get("peak_memory_mb", 0.0), peak_memory_mb)),
+    })
 
 
 def _code() -> dict:
