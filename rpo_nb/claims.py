@@ -15,6 +15,7 @@ from rpo_nb.config import Profile
 from rpo_nb.reporting import LOWER_IS_BETTER, METHOD_NAMES, METRICS, number, published_numbers
 
 AGREES, DIFFERS, NOT_MEASURED, NO_NUMBER = "agrees", "differs", "not measured", "no published value"
+NOTABLE = 0.05  # a smaller saving of work is no saving
 HOLDS, PARTLY, FAILS = "holds", "holds in part", "does not hold"
 
 
@@ -216,8 +217,10 @@ def faster(table1: pd.DataFrame) -> tuple[str, str]:
         return NOT_MEASURED, "Table I has no count of the work of a step."
     ratios = pd.concat([work["rpo"] / work[rival] for rival in rivals], keys=rivals).dropna()
     parts = [f"{number(ratio, 3)} times that of {METHOD_NAMES[rival]}" for (rival, _), ratio in ratios.items()]
-    return _share((ratios < 1).sum(), len(ratios)), (f"Counted work of a step of RPO: {' and '.join(parts)}. Seconds are in "
-                                                     "tables/timings.csv and Figure 1; they vary from run to run.")
+    kto = " KTO's surplus is its mismatched pairs, which the authors' own KTO leaves out." if "kto" in work else ""
+    return _share((ratios < 1 - NOTABLE).sum(), len(ratios)), (
+        f"Counted work of a step of RPO: {' and '.join(parts)}; a difference below {NOTABLE:.0%} counts as none.{kto} Seconds are in "
+        "tables/timings.csv and Figure 1; they vary from run to run.")
 
 
 def properties(table1: pd.DataFrame) -> pd.DataFrame:
