@@ -129,6 +129,23 @@ class Preset(Config):
     decoding: Literal["shared", "released"]  # one set-up for all methods, or the authors' (KTO greedy, the others top-k)
 
 
+class Objective(Config):
+    """What a policy is trained on, with everything about it that a preset may choose."""
+
+    method: Literal["sft", "kto", "dro", "rpo"]
+    reduce: Literal["sum", "mean"] = "sum"  # log-probability of a completion: over its tokens or per token
+    tau: float = Field(1.0, gt=0)  # RPO and DRO
+    beta: float = Field(1.0, gt=0)  # KTO
+    kto_kl: Literal["mismatched", "matched"] = "mismatched"
+    value_pooling: Literal["masked", "all"] = "masked"  # DRO's value network
+    value_detach: bool = False
+
+    def read_fields(self) -> dict[str, Any]:
+        """The fields its method reads: what a run is keyed by."""
+        reads = {"sft": set(), "rpo": {"tau"}, "dro": {"tau", "value_pooling", "value_detach"}, "kto": {"beta", "kto_kl"}}
+        return self.model_dump(include={"method", "reduce"} | reads[self.method])
+
+
 class Profile(Config):
     """Everything a reproduction needs to know."""
 

@@ -7,6 +7,7 @@ Cells of different presets whose recipe is the same share one run.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ import pandas as pd
 import torch
 
 from rpo_nb import data, partition, pocket, policy, references
-from rpo_nb.config import METHODS, DecodingConfig, Preset, Profile, content_key
+from rpo_nb.config import METHODS, DecodingConfig, Objective, Preset, Profile, content_key
 from rpo_nb.evaluation import generate, released_decoding
 from rpo_nb.store import atomic_write, finished, packed, unpacked, write_json
 
@@ -67,16 +68,14 @@ class Cell:
 
 def recipe(profile: Profile, preset: Preset, method: str, size: str, tau: float | None, seed: int) -> Run:
     """The run of a method under a preset at a temperature."""
-    from rpo_nb.training import Objective, describe
-
     if method in ("sft", "best_of_k"):
-        objective, steps = Objective("sft", reduce="mean"), SHARED_STEPS
+        objective, steps = Objective(method="sft", reduce="mean"), SHARED_STEPS
     else:
-        objective = Objective(method, reduce=preset.reduce, tau=tau or 1.0, beta=preset.kto_beta, kto_kl=preset.kto_kl,
+        objective = Objective(method=method, reduce=preset.reduce, tau=tau or 1.0, beta=preset.kto_beta, kto_kl=preset.kto_kl,
                               value_pooling=preset.value_pooling, value_detach=preset.value_detach)
         steps = {name: getattr(preset, name) for name in SHARED_STEPS}
     return Run(method, size, seed, {
-        "method": method, "objective": describe(objective), "partition": preset.partition if method == "rpo" else None, "steps": steps,
+        "method": method, "objective": objective.read_fields(), "partition": preset.partition if method == "rpo" else None, "steps": steps,
         "training": profile.training.model_dump(mode="json", exclude={"report_to", "logging_steps"}), "seed": seed,
         "model": profile.sizes[size].model_dump(mode="json"), "data": profile.data.model_dump(mode="json") | {"source": source_key(profile.data.source)},
         "code": references.code_key(*CODE)})
@@ -209,7 +208,7 @@ def build_trainer(profile: Profile, run: Run, prepared: Prepared, output_dir: st
     """The PolicyTrainer of a run, seeded, not started. rewards: others than the data's (for noise experiments)."""
     from transformers import set_seed
 
-    from rpo_nb.training import Objective, make_trainer, prompt_groups
+    from rpo_nb.training import make_trainer, prompt_groups
 
     set_seed(run.seed)
     objective, steps = Objective(**run.recipe["objective"]), run.recipe["steps"]
@@ -308,9 +307,25 @@ def ensure_runs(profile: Profile, out: Path, *, progress: bool = True) -> None:
     print(f"{made} policies trained, {len(plan(profile)) - made} were done already; generations are in {(out / 'generations').name}/")
 
 
+def ensure_generations(profile: Profile, out: Path) -> None:
+    """`ensure_runs`, but a folder without policies whose generations are complete (a clone's) is taken as it is, and said so."""
+    out = Path(out)
+    if not any((out / "runs").glob("*/done.json")) and (out / "generations").is_dir():
+        columns = ["preset", "method", "size", "tau", "seed"]
+        stored = set(load_generations(out)[columns].fillna({"tau": 0.0}).drop_duplicates().itertuples(index=False, name=None))
+        if {(c.preset, c.method, c.size, c.tau or 0.0, c.seed) for c in cells(profile)} <= stored:
+            print("the stored generations are complete and are used as they are; the policies that wrote them are not here")
+            return
+    ensure_runs(profile, out)
+
+
 def _ensure_size(profile: Profile, mine: list[Cell], out: Path, bar: Any) -> int:
     """The cells of one size and seed; returns how many policies had to be trained."""
     size, seed = mine[0].size, mine[0].seed
+    presets = {preset: [c for c in mine if c.preset == preset] for preset in dict.fromkeys(c.preset for c in mine)}
+    if all(_is_written(profile, group, out) for group in presets.values()):
+        bar.update(len({(c.run.key if c.run else None, c.decoding.key()) for c in mine}))
+        return 0
     prepared = prepare(profile, size, seed)
     made, seen = 0, set()
     for cell in mine:
@@ -322,13 +337,30 @@ def _ensure_size(profile: Profile, mine: list[Cell], out: Path, bar: Any) -> int
         unit = (cell.run.key if cell.run else None, cell.decoding.key())
         bar.update(unit not in seen)
         seen.add(unit)
-    for preset in dict.fromkeys(c.preset for c in mine):
-        _write_generations(profile, [c for c in mine if c.preset == preset], prepared, out)
+    for group in presets.values():
+        _write_generations(profile, group, prepared, out)
     return made
 
 
 def generations_file(out: Path, preset: str, size: str, seed: int) -> Path:
     return Path(out) / "generations" / f"{preset}-{size}-seed{seed}.jsonl.gz"
+
+
+def _stamp(profile: Profile, mine: list[Cell], out: Path) -> tuple[Path, dict[str, str]]:
+    """Where it is noted which cells a generations file holds, and the note of each of these cells."""
+    file = generations_file(out, mine[0].preset, mine[0].size, mine[0].seed)
+    return out / "runs" / "generations" / f"{file.name}.json", {
+        f"{c.method} {c.tau}": completions_file(profile, c, out).relative_to(out).as_posix() for c in mine}
+
+
+def _is_written(profile: Profile, mine: list[Cell], out: Path) -> bool:
+    """Whether the generations file holds these cells, from policies that are here."""
+    stamp, notes = _stamp(profile, mine, out)
+    file = generations_file(out, mine[0].preset, mine[0].size, mine[0].seed)
+    if not (stamp.is_file() and file.is_file()) or not all((out / note).is_file() for note in notes.values()):
+        return False
+    written = json.loads(stamp.read_text(encoding="utf-8"))
+    return written.pop("sha256") == hashlib.sha256(file.read_bytes()).hexdigest() and notes.items() <= written.items()
 
 
 def _write_generations(profile: Profile, mine: list[Cell], prepared: Prepared, out: Path) -> None:
@@ -346,6 +378,8 @@ def _write_generations(profile: Profile, mine: list[Cell], prepared: Prepared, o
     ordered = sorted(known.values(), key=lambda c: (METHODS.index(c.method), c.tau or 0.0))
     frame = pd.concat([generation_rows(c, prepared.splits, completions(profile, c, prepared, out)) for c in ordered], ignore_index=True)
     atomic_write(file, packed(frame))
+    stamp, notes = _stamp(profile, ordered, out)
+    write_json(stamp, notes | {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()})
 
 
 def load_generations(out: Path) -> pd.DataFrame:

@@ -20,7 +20,7 @@ import torch
 from filelock import FileLock
 
 from rpo_nb import pocket, policy
-from rpo_nb.config import ModelConfig, Profile, content_key
+from rpo_nb.config import ModelConfig, Objective, Profile, content_key
 from rpo_nb.store import finished
 
 PACKAGE = Path(__file__).parent
@@ -116,7 +116,7 @@ def train_reference(folder: Path, model: ModelConfig, pairs: Sequence[tuple[str,
     """Instruction-tune a T5 of the given shape from nothing on (prompt, completion) pairs and save it with its tokenizer."""
     from transformers import Adafactor, T5Config, T5ForConditionalGeneration, get_linear_schedule_with_warmup, set_seed
 
-    from rpo_nb.training import Objective, make_trainer, prompt_groups
+    from rpo_nb.training import make_trainer, prompt_groups
 
     set_seed(seed)
     tokenizer = make_tokenizer(model, profile, pairs)
@@ -134,7 +134,7 @@ def train_reference(folder: Path, model: ModelConfig, pairs: Sequence[tuple[str,
     optimizer = Adafactor(net.parameters(), lr=model.learning_rate, scale_parameter=True, relative_step=False, warmup_init=False)
     scheduler = get_linear_schedule_with_warmup(optimizer, min(100, steps // 10), steps)
     with tempfile.TemporaryDirectory() as scratch:
-        make_trainer(net, tokenizer, groups, Objective("sft", reduce="mean"), config=schedule, output_dir=scratch, seed=seed,
+        make_trainer(net, tokenizer, groups, Objective(method="sft", reduce="mean"), config=schedule, output_dir=scratch, seed=seed,
                      optimizers=(optimizer, scheduler)).train()
     net.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -158,7 +158,7 @@ def _gradients(profile: Profile, trainer: PolicyTrainer, groups: list[dict], det
     """The policy's gradient on each mini-batch, [batches, parameters], without dropout. detach: cut V_φ off from the policy."""
     model, objective = trainer.model.eval(), trainer.model.objective
     parameters = [p for p in model.policy.parameters() if p.requires_grad]
-    model.objective = replace(objective, value_detach=detach or objective.value_detach)
+    model.objective = objective.model_copy(update={"value_detach": detach or objective.value_detach})
     found = [torch.cat([g.reshape(-1) for g in torch.autograd.grad(
         trainer.compute_loss(model, batch), parameters, allow_unused=True, materialize_grads=True)])
         for batch in _batches(profile, trainer, groups)]

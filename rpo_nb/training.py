@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,28 +23,11 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from rpo_nb import objectives
-from rpo_nb.config import TrainingConfig
+from rpo_nb.config import Objective, TrainingConfig
 from rpo_nb.policy import IGNORE, collate, decoder_logps, exchange, grouped_logps
 
 ROW_FIELDS = ("rewards", "ref_logps", "log_partition", "desirable", "rows")
 VALUE_WIDTH = 512  # paper A's value network: hidden → 512 → tanh → 1
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What is minimised, and everything about it that a preset may choose."""
-
-    method: str  # sft, kto, dro or rpo
-    reduce: str = "sum"  # log-probability of a completion: "sum" over its tokens or "mean"
-    tau: float = 1.0  # RPO and DRO
-    beta: float = 1.0  # KTO
-    kto_kl: str = "mismatched"  # or "matched": the batch mean of the log-ratio, unclamped (the authors' code)
-    value_pooling: str = "masked"  # DRO: mean of the encoder states over real prompt tokens, or "all": padding too
-    value_detach: bool = False  # DRO: keep the value gradient out of the encoder
-
-    def __post_init__(self):
-        if self.method not in LOSSES:
-            raise ValueError(f"method {self.method!r} cannot be trained; choose one of {', '.join(LOSSES)}")
 
 
 class PolicyWithValue(nn.Module):
@@ -255,9 +237,3 @@ def make_trainer(model: nn.Module, tokenizer: Any, groups: list[dict], objective
 def history(trainer: Trainer) -> list[dict[str, float]]:
     """The learning curve: step, loss, grad_norm, learning_rate and what `watch` logged."""
     return [{k: v for k, v in entry.items() if k != "epoch"} for entry in trainer.state.log_history if "loss" in entry]
-
-
-def describe(objective: Objective) -> dict[str, Any]:
-    """The objective as plain data, without the fields its method does not read: what a run is keyed by."""
-    reads = {"sft": (), "rpo": ("tau",), "dro": ("tau", "value_pooling", "value_detach"), "kto": ("beta", "kto_kl")}
-    return {k: v for k, v in asdict(objective).items() if k in ("method", "reduce", *reads[objective.method])}

@@ -1,6 +1,7 @@
 """The grid: what is planned, what is shared, what is skipped, what is refused."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -67,6 +68,23 @@ def test_a_narrower_call_keeps_the_other_methods_rows(profile, made):
     before = {f.name: f.read_bytes() for f in (made / "generations").iterdir()}
     experiment.ensure_runs(config.load_profile("smoke", sizes="small", seeds="0", methods="rpo,kto", taus="1.0", preset="paper"), made, progress=False)
     assert {f.name: f.read_bytes() for f in (made / "generations").iterdir()} == before
+
+
+def test_a_clones_complete_generations_are_used_without_training(profile, made, tmp_path, capsys):
+    shutil.copytree(made / "generations", tmp_path / "generations")
+    experiment.ensure_generations(profile, tmp_path)
+    assert "used as they are" in capsys.readouterr().out and not (tmp_path / "runs").exists()
+    (tmp_path / "generations" / "paper-small-seed0.jsonl.gz").unlink()
+    experiment.ensure_generations(profile, tmp_path)
+    assert "13 policies trained" in capsys.readouterr().out
+
+
+def test_generations_that_were_tampered_with_are_written_again(profile, made):
+    file = made / "generations" / "paper-small-seed0.jsonl.gz"
+    before = file.read_bytes()
+    file.unlink()
+    experiment.ensure_runs(profile, made, progress=False)
+    assert file.read_bytes() == before
 
 
 def test_a_fresh_folder_gives_the_same_bytes(profile, made, tmp_path):

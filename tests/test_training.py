@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from rpo_nb import objectives, policy
-from rpo_nb.config import TrainingConfig
-from rpo_nb.training import GroupCollator, Objective, describe, history, make_trainer, prompt_groups, rotation
+from rpo_nb.config import Objective, TrainingConfig
+from rpo_nb.training import GroupCollator, history, make_trainer, prompt_groups, rotation
 
 PROMPTS = ["write about a red lamp", "please write about the boat", "two chair in the garden", "a kind book"]
 TEXTS = ["the red lamp stands in the garden.", "a lamp waits.", "the boat lies near the harbour.", "it is very bad.", "a chair.",
@@ -27,7 +27,7 @@ def make(pair, method, tmp_path, *, config=CONFIG, reduce="sum", seed=0, rewards
     groups = prompt_groups(rows, [0, 0, 1, 1, 2, 2, 3, 3], rewards=rewards, ref_logps=sums if reduce == "sum" else sums / lengths,
                            log_partition=np.full(8, 0.3), desirable=np.asarray(rewards) >= 0)
     reference = copy.deepcopy(pair[0]).eval().requires_grad_(False)
-    return make_trainer(model, tokenizer, groups, Objective(method, reduce=reduce, **objective), config=config, output_dir=tmp_path, seed=seed,
+    return make_trainer(model, tokenizer, groups, Objective(method=method, reduce=reduce, **objective), config=config, output_dir=tmp_path, seed=seed,
                         reference=reference)
 
 
@@ -191,15 +191,15 @@ def test_lora_trains_adapters_only_and_leaves_the_base_alone(tiny_t5, tmp_path):
 
 def test_fp16_an_unknown_method_and_an_empty_data_set_are_refused(tiny_t5, tmp_path):
     with pytest.raises(ValueError, match="fp16 is refused.*bf16"):
-        make_trainer(copy.deepcopy(tiny_t5[0]).half(), tiny_t5[1], [{"rows": [0]}], Objective("sft"), config=CONFIG, output_dir=tmp_path, seed=0)
-    with pytest.raises(ValueError, match="'ppo' cannot be trained"):
-        Objective("ppo")
+        make_trainer(copy.deepcopy(tiny_t5[0]).half(), tiny_t5[1], [{"rows": [0]}], Objective(method="sft"), config=CONFIG, output_dir=tmp_path, seed=0)
+    with pytest.raises(ValueError, match="'sft', 'kto', 'dro' or 'rpo'"):
+        Objective(method="ppo")
     with pytest.raises(ValueError, match="no training row left"):
-        make_trainer(tiny_t5[0], tiny_t5[1], [], Objective("sft"), config=CONFIG, output_dir=tmp_path, seed=0)
+        make_trainer(tiny_t5[0], tiny_t5[1], [], Objective(method="sft"), config=CONFIG, output_dir=tmp_path, seed=0)
 
 
 def test_a_run_is_keyed_by_what_its_method_reads():
-    assert describe(Objective("sft", tau=1)) == describe(Objective("sft", tau=2))
-    assert describe(Objective("rpo", tau=1)) != describe(Objective("rpo", tau=2))
-    assert describe(Objective("rpo", beta=1)) == describe(Objective("rpo", beta=2))
-    assert describe(Objective("kto", beta=1)) != describe(Objective("kto", beta=2))
+    assert Objective(method="sft", tau=1).read_fields() == Objective(method="sft", tau=2).read_fields()
+    assert Objective(method="rpo", tau=1).read_fields() != Objective(method="rpo", tau=2).read_fields()
+    assert Objective(method="rpo", beta=1).read_fields() == Objective(method="rpo", beta=2).read_fields()
+    assert Objective(method="kto", beta=1).read_fields() != Objective(method="kto", beta=2).read_fields()
