@@ -163,6 +163,10 @@ class Profile(Config):
     decoding: DecodingConfig
     evaluation: EvaluationConfig
 
+    def rpo_taus(self, preset: str) -> list[float]:
+        """RPO's temperatures under a preset: its own, and for Table IV's presets the grid."""
+        return list(dict.fromkeys([self.presets[preset].rpo_tau, *(self.taus if preset in self.table4_presets else ())]))
+
     @property
     def pocket_world(self) -> bool:
         """True when the ground truth is known."""

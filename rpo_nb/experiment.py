@@ -91,12 +91,11 @@ def source_key(source: str) -> str:
 
 def taus_of(profile: Profile, preset_name: str, method: str) -> list[float | None]:
     """The temperatures a method is trained at under a preset: RPO also at Table IV's where the profile asks for them."""
-    preset = profile.presets[preset_name]
     if method == "dro":
-        return [preset.dro_tau]
+        return [profile.presets[preset_name].dro_tau]
     if method != "rpo":
         return [None]
-    return list(dict.fromkeys([preset.rpo_tau, *(profile.taus if preset_name in profile.table4_presets else ())]))
+    return profile.rpo_taus(preset_name)
 
 
 def cells(profile: Profile) -> list[Cell]:

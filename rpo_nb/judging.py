@@ -46,7 +46,7 @@ def make_pairs(generations: pd.DataFrame, profile: Profile, *, table: str) -> pd
     """RPO's completion beside each baseline's for the same preset, size, seed and prompt.
 
     generations: the columns of design.md. table: "table3" (RPO at its preset's own τ against every baseline) or "table4" (RPO at
-    every τ of the profile against reference, sft and best_of_k, in profile.table4_presets). Returns KEYS (tau is RPO's), prompt,
+    every τ of the profile, and at the preset's own, against reference, sft and best_of_k, in profile.table4_presets). Returns KEYS (tau is RPO's), prompt,
     method_completion, baseline_completion. Raises ValueError when a baseline answers other prompts than RPO.
     """
     if table not in BASELINES:
@@ -58,8 +58,9 @@ def make_pairs(generations: pd.DataFrame, profile: Profile, *, table: str) -> pd
         own = rpo["preset"].map({name: preset.rpo_tau for name, preset in profile.presets.items()})
         rpo = rpo[np.isclose(rpo["tau"].astype(float), own.astype(float))]
     else:
-        on_grid = np.isclose(rpo["tau"].to_numpy(float)[:, None], profile.taus).any(1)
-        rpo = rpo[rpo["preset"].isin(profile.table4_presets) & on_grid]
+        rpo = rpo[rpo["preset"].isin(profile.table4_presets)]
+        swept = [bool(np.isclose(tau, profile.rpo_taus(preset)).any()) for preset, tau in zip(rpo["preset"], rpo["tau"], strict=True)]
+        rpo = rpo[np.array(swept, dtype=bool)]
     rpo = rpo[[*CELL, "method", "tau", "prompt_id", "prompt", "completion"]].rename(columns={"completion": "method_completion"})
     parts = []
     for baseline in (b for b in BASELINES[table] if b in profile.methods):

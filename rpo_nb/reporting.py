@@ -146,10 +146,11 @@ def table3(rates: pd.DataFrame, profile: Profile) -> pd.DataFrame:
 
 
 def table4(rates: pd.DataFrame, profile: Profile, baseline: str = "sft") -> pd.DataFrame:
-    """Table IV: win rate (%) of RPO over one baseline at the profile's temperatures; the paper's numbers belong to SFT, which
+    """Table IV: win rate (%) of RPO over one baseline at the profile's temperatures and the preset's own; the paper's numbers belong to SFT, which
     may be our ``sft`` or our ``reference`` (the paper leaves it open)."""
-    swept = np.isclose(rates["tau"].to_numpy(float)[:, None], np.array(profile.taus)).any(axis=1)
-    rows = rates[swept & rates["baseline"].eq(baseline) & rates["preset"].isin(profile.table4_presets)]
+    rows = rates[rates["baseline"].eq(baseline) & rates["preset"].isin(profile.table4_presets)]
+    swept = [bool(np.isclose(tau, profile.rpo_taus(preset)).any()) for preset, tau in zip(rows["preset"], rows["tau"], strict=True)]
+    rows = rows[np.array(swept, dtype=bool)]
     return _with_published(rows, profile, "tau")
 
 

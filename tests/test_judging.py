@@ -151,6 +151,12 @@ def test_table4_pairs_every_tau_of_its_presets(profile):
     assert pairs["method_completion"].str.contains("rpo").all() and not pairs["baseline_completion"].str.contains("rpo").any()
 
 
+def test_table4_has_the_presets_own_tau_beside_the_grid(profile):
+    off_grid = load_profile("smoke", sizes="small", seeds="0,1", taus="0.1,1.0", **{"presets.fixed.rpo_tau": 0.3})
+    pairs = judging.make_pairs(generation_table(off_grid), off_grid, table="table4")
+    assert {preset: set(rows["tau"]) for preset, rows in pairs.groupby("preset")} == {"paper": {0.1, 1.0}, "fixed": {0.1, 0.3, 1.0}}
+
+
 def test_pairs_follow_the_profile_and_skip_what_was_not_run(profile):
     own = {"presets.fixed.rpo_tau": 0.1}
     narrow = load_profile("smoke", sizes="small", seeds="1", preset="fixed", methods="rpo,sft,kto", **own)
