@@ -13,6 +13,7 @@ import itertools
 import json
 import sys
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -43,7 +44,7 @@ class Judge(Protocol):
         """Which completion answers each prompt better, in the order shown; None where the judge gave no answer."""
 
 
-class Pointwise:
+class Pointwise(ABC):
     """A judge by scores: the first completion unless the second scores strictly higher, so that an exact tie changes its
     answer with the order and is counted as a tie. Scores are kept per distinct (prompt, completion)."""
 
@@ -53,8 +54,9 @@ class Pointwise:
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], float] = {}
 
+    @abstractmethod
     def _score(self, rows: list[tuple[str, str]]) -> Sequence[float]:
-        raise NotImplementedError
+        """The scores of distinct (prompt, completion) rows, in their order."""
 
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
         """Scores [n], float64. Raises ValueError naming the prompt whose score is not finite."""
