@@ -12,7 +12,7 @@ from scipy.stats import bootstrap
 
 from rpo_nb import experiment, pocket, policy, references
 from rpo_nb.config import Profile, content_key
-from rpo_nb.evaluation import generate
+from rpo_nb.generation import generate
 
 FRONTIER_TAUS = (100.0, 3.0, 1.5, 1.0, 0.7, 0.5, 0.35, 0.25, 0.15)  # in units of the pocket's reward, 1 to 10
 FRONTIER_PROMPTS, FRONTIER_SAMPLES = 50, 64

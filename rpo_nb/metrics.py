@@ -12,7 +12,7 @@ import io
 import warnings
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -33,6 +33,8 @@ from sacrebleu.metrics.bleu import MAX_NGRAM_ORDER
 from sacrebleu.metrics.helpers import extract_all_word_ngrams
 from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 from torch.nn.utils.rnn import pad_sequence
+
+from .generation import batches
 
 Pair = tuple[str, str]  # completion, reference
 DEBIAN_WORDNET = Path("/usr/share/wordnet")  # the package wordnet-base
@@ -261,8 +263,3 @@ def load_wordnet() -> tuple[WordNetCorpusReader, str]:
             return _BareWordNet(folder), label
     wordnet.ensure_loaded()
     return wordnet, "nltk's download"
-
-
-def batches(items: list, size: int) -> Iterator[list]:
-    """Consecutive lists of at most `size` items."""
-    return (items[start : start + size] for start in range(0, len(items), size))
