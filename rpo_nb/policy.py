@@ -170,7 +170,8 @@ def collate(rows: Sequence[tuple[list[int], list[int]]], *, pad_id: int, seq2seq
 
 def exchange(batch: dict[str, Tensor], index: Tensor, *, pad_id: int) -> dict[str, Tensor]:
     """A causal model's batch in which row i keeps its prompt and takes the completion of row index[i]."""
-    prompts = [row[(mask == 1) & (labels == IGNORE)].tolist() for row, mask, labels in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True)]
+    rows = zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True)
+    prompts = [row[(mask == 1) & (labels == IGNORE)].tolist() for row, mask, labels in rows]
     completions = [labels[labels != IGNORE].tolist() for labels in batch["labels"]]
     rows = collate([(prompts[i], completions[j]) for i, j in enumerate(index.tolist())], pad_id=pad_id, seq2seq=False)
     return {name: tensor.to(index.device) for name, tensor in rows.items()}
