@@ -128,8 +128,9 @@ def test_a_stopped_run_continues_to_the_same_bytes(reproduction, tmp_path):
     command = reproduction.command(out)
 
     def start() -> subprocess.Popen:
+        # A suite that was itself started in the background ignores Ctrl-C, and its children would inherit that.
         return subprocess.Popen(command, cwd=ROOT, env=reproduction.env, start_new_session=True, stdout=subprocess.PIPE,
-                                stderr=subprocess.STDOUT, text=True)
+                                stderr=subprocess.STDOUT, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
     first = start()
     wait_for(lambda: any("ipykernel" in " ".join(p.cmdline()) for p in marked(out)), 120, first)
