@@ -1,7 +1,8 @@
-"""Files that are whole or absent, and whose bytes depend on nothing but their content."""
+"""Files that are whole or absent, and whose bytes depend on nothing but their content. A full disk leaves no half of one."""
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -12,14 +13,55 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "your quota on this disk is used up"}
+FULL_WORDS = ("No space left on device", "Disk quota exceeded")  # safetensors raises an error of its own, without an errno
+
+
+class DiskFull(OSError, ValueError):
+    """There was no room for a file. A ValueError because its one sentence tells the user what to do."""
+
+
+@contextmanager
+def room_for(path: Path | str) -> Iterator[None]:
+    """Turn a full disk while `path` is written into one sentence. Other errors pass. Raises DiskFull.
+
+    What was written in part is the caller's to remove: `atomic_write` and `finished` do.
+    """
+    try:
+        yield
+    except DiskFull:
+        raise
+    except Exception as error:
+        number, free = getattr(error, "errno", None), _free_mib(Path(path))
+        torchs = "inline_container.cc" in str(error) and free < 16  # torch.save does not say why it failed
+        if number not in FULL and not torchs and not any(word in str(error) for word in FULL_WORDS):
+            raise
+        told = DiskFull(f"{FULL.get(number, FULL[errno.ENOSPC])}: {'/'.join(Path(path).parts[-2:])} could not be written; "
+                        f"free some space ({free:.0f} MiB are left) and start again: what is done is kept")
+        told.errno = number or errno.ENOSPC
+        raise told from error
+
+
+def _free_mib(path: Path) -> float:
+    """What is left on the disk of a path that may not be there yet."""
+    return shutil.disk_usage(next(folder for folder in path.absolute().parents if folder.is_dir())).free / 2**20
+
 
 def atomic_write(path: Path | str, data: bytes | str) -> Path:
-    """Write to a temporary name in the same folder, then rename: a reader never sees half a file. Text is UTF-8."""
+    """Write to a temporary name in the same folder, then rename: a reader never sees half a file. Text is UTF-8.
+
+    Raises DiskFull when there is no room; nothing of the file is left then, and what was there before is untouched.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    scratch.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
-    os.replace(scratch, path)
+    with room_for(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            scratch.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+            os.replace(scratch, path)
+        except OSError:
+            scratch.unlink(missing_ok=True)
+            raise
     return path
 
 
@@ -42,13 +84,17 @@ def unpacked(path: Path) -> list[dict]:
 
 @contextmanager
 def finished(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder that becomes `folder` when the block ends well: a folder that exists is complete."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        yield temporary
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    """Yield a temporary folder that becomes `folder` when the block ends well: a folder that exists is complete.
+
+    Raises DiskFull when there is no room; nothing of the folder is left then, and what was there before is untouched.
+    """
+    with room_for(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            yield temporary
+            if folder.exists():
+                shutil.rmtree(folder)
+            os.replace(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,122 @@
+"""A full disk, and memory that ran out: one sentence that says what to do, no half file, what was there before kept."""
+
+import errno
+import gc
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from rpo_nb.checks import OutOfMemory, memory_advice
+from rpo_nb.store import DiskFull, atomic_write, finished, room_for, write_json
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A real disk of 1 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"a small disk cannot be mounted here ({mounted.stderr.strip().splitlines()[-1]})")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)  # lazy: torch leaves its file open when it fails
+
+
+def one_sentence(error: BaseException) -> str:
+    text = str(error)
+    assert "\n" not in text and "is full" in text and "free some space" in text and "what is done is kept" in text
+    assert isinstance(error, (ValueError, OSError)) and error.errno == errno.ENOSPC
+    return text
+
+
+def test_a_full_disk_leaves_no_half_file_and_keeps_what_was_there(small_disk):
+    file = write_json(small_disk / "runs" / "done.json", {"steps": 3})
+    with pytest.raises(DiskFull) as caught:
+        atomic_write(file, b"x" * 2**21)
+    assert one_sentence(caught.value).startswith("the disk is full: runs/done.json could not be written; free some space (")
+    assert str(small_disk) not in str(caught.value)
+    assert [path.name for path in file.parent.iterdir()] == ["done.json"]
+    assert file.read_text() == '{\n "steps": 3\n}\n'
+    atomic_write(file, "after space was freed")
+    assert file.read_text() == "after space was freed"
+
+
+WRITERS = {
+    "safetensors": lambda folder: save_file({"weight": torch.zeros(2**20)}, folder / "model.safetensors"),
+    "torch": lambda folder: torch.save({"state": torch.zeros(2**20)}, folder / "optimizer.pt"),
+    "numpy": lambda folder: np.savez(folder / "logps.npz", sum=np.zeros(2**20)),
+}
+
+
+@pytest.mark.parametrize("library", WRITERS)
+def test_whichever_library_fills_the_disk_the_folder_is_absent_and_the_sentence_is_ours(small_disk, library):
+    with pytest.raises(DiskFull) as caught, finished(small_disk / "run" / "policy") as folder:
+        WRITERS[library](folder)
+    one_sentence(caught.value)
+    assert not list((small_disk / "run").iterdir())
+    del caught
+    gc.collect()  # torch holds its file, and so the space, until its writer is collected
+    with finished(small_disk / "run" / "policy") as folder:
+        (folder / "config.json").write_text("{}")
+    assert [path.name for path in (small_disk / "run" / "policy").iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize(("number", "words"), [(errno.ENOSPC, "the disk is full"), (errno.EDQUOT, "your quota on this disk is used up")])
+def test_the_sentence_tells_a_full_disk_from_a_used_up_quota(tmp_path, monkeypatch, number, words):
+    def full(path: Path, data: bytes) -> None:
+        with open(path, "wb") as file:
+            file.write(data[:1])
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(DiskFull, match=words) as caught:
+        atomic_write(tmp_path / "tables" / "table2.csv", "a,b\n")
+    assert caught.value.errno == number and not list((tmp_path / "tables").iterdir())
+
+
+def test_other_errors_pass_as_they_are(tmp_path):
+    with pytest.raises(PermissionError, match="denied"), room_for(tmp_path / "file"):
+        raise PermissionError(errno.EACCES, "denied")
+    with pytest.raises(KeyError, match="lost"), finished(tmp_path / "folder"):
+        raise KeyError("lost")
+    with pytest.raises(RuntimeError, match="^.enforce fail at inline_container.cc:672. . unexpected pos$"), room_for(tmp_path / "file"):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos")  # with room on the disk
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_line_tells_a_full_disk_in_its_one_sentence(small_disk):
+    (small_disk / "filler").write_bytes(b"x" * (2**20 - 8192))
+    feedback = small_disk.parent / "feedback.jsonl"
+    feedback.write_text('{"prompt": "p", "completion": "c", "reward": 5}\n' + '{"prompt": "p", "completion": "c"}\n' * 200)
+    done = subprocess.run([sys.executable, "-m", "rpo_nb", "data", str(feedback), "--output", str(small_disk / "report.csv")],
+                          cwd=Path(__file__).parent.parent, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("error: the disk is full: disk/report.csv could not be written; free some space")
+    assert [path.name for path in small_disk.iterdir()] == ["filler"]
+
+
+def test_memory_that_ran_out_is_told_with_the_setting_to_change():
+    remedy = "lower sizes.xl.micro_batch_size (now 4) or set training.gradient_checkpointing=true"
+    with pytest.raises(OutOfMemory) as caught, memory_advice("training rpo xl seed 0", remedy):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.10 GiB")
+    assert isinstance(caught.value, ValueError) and "\n" not in str(caught.value)
+    assert str(caught.value).startswith("training rpo xl seed 0: the GPU")
+    assert str(caught.value).endswith(f"has no room for 2.50 GiB more; {remedy}, then start again: what is done is kept")
+
+
+def test_the_cpus_memory_is_told_too_and_only_once():
+    with pytest.raises(OutOfMemory) as caught, memory_advice("outside", "do that"), memory_advice("generating", "lower the batch"):
+        torch.empty(2**60, dtype=torch.uint8)  # for real: no machine has an exbibyte
+    assert str(caught.value).startswith("generating: the machine's memory has no room for 1152921504606846976 bytes more; lower the batch,")
+
+
+def test_memory_advice_lets_other_errors_pass():
+    with pytest.raises(RuntimeError, match="^shapes$") as caught, memory_advice("training", "nothing"):
+        raise RuntimeError("shapes")
+    assert not isinstance(caught.value, OutOfMemory)
