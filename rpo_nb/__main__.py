@@ -1,4 +1,4 @@
-"""The command line: python -m rpo_nb reproduce | report | judge | data. Heavy imports wait until a command needs them."""
+"""The command line: python -m rpo_nb reproduce | train | report | judge | data. Heavy imports wait until a command needs them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,25 @@ def reproduce(arguments: argparse.Namespace) -> int:
     profile = _profile(arguments)
     out = results_dir(profile, arguments.output_dir)
     print(f"{profile.name}: {profile.description} Expect {profile.expect}.\nResults go to {batch.shown(out)}.", flush=True)
-    return batch.run(profile, out, cores=arguments.cores, dry_run=arguments.dry_run)
+    return batch.run(profile, out, cores=arguments.cores, dry_run=arguments.dry_run, executor=arguments.executor,
+                     more=shlex.split(arguments.snakemake))
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """The policies only; alone it also lets them answer, under `accelerate launch` several processes share each training."""
+    from accelerate import PartialState
+
+    from rpo_nb import experiment
+
+    profile = _profile(arguments)
+    out = results_dir(profile, arguments.output_dir)
+    if PartialState().num_processes == 1:
+        experiment.ensure_runs(profile, out)
+    else:
+        made = experiment.ensure_policies(profile, out)
+        if PartialState().is_main_process:
+            print(f"{made} policies trained by {PartialState().num_processes} processes; reproduce or train in one process goes on from here")
+    return 0
 
 
 def again(arguments: argparse.Namespace) -> int:
@@ -58,7 +76,8 @@ def again(arguments: argparse.Namespace) -> int:
     if not (out / "profile.yaml").is_file():
         raise ValueError(f"{batch.shown(out)} has no profile.yaml, so nothing was reproduced there; run reproduce first")
     only = batch.TABLES if arguments.command == "report" else batch.TABLES[1:3]
-    return batch.run(load_profile(str(out / "profile.yaml")), out, cores=arguments.cores, only=only)
+    return batch.run(load_profile(str(out / "profile.yaml")), out, cores=arguments.cores, only=only, executor=arguments.executor,
+                     more=shlex.split(arguments.snakemake))
 
 
 def data(arguments: argparse.Namespace) -> int:
@@ -79,13 +98,16 @@ def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     main = argparse.ArgumentParser(prog="python -m rpo_nb", description="The papers' tables, reproduced.")
     main.add_argument("--version", action="version", version=__version__)
-    commands = main.add_subparsers(dest="command", required=True, metavar="reproduce | report | judge | data")
+    commands = main.add_subparsers(dest="command", required=True, metavar="reproduce | train | report | judge | data")
 
     profile = argparse.ArgumentParser(add_help=False)
     profile.add_argument("--profile", default="", help="a name or a YAML file; default RPO_NB_PROFILE, else pocket")
     place = argparse.ArgumentParser(add_help=False)
     place.add_argument("--output-dir", default="", help="default results/<profile>, or results/<profile>-<your file>")
-    place.add_argument("--cores", type=int, help="jobs at a time; default: what the machine has")
+    place.add_argument("--cores", "--jobs", type=int, help="jobs at a time; default: what the machine has, on Slurm all")
+    place.add_argument("--executor", choices=("local", "slurm"), default="local", help="slurm: a job a notebook, see docs/cluster.md")
+    place.add_argument("--snakemake", default="", metavar="OPTIONS", help="""more options for Snakemake, in one string:
+ --snakemake="--default-resources slurm_account=me slurm_partition=gpu" """)
     change = argparse.ArgumentParser(add_help=False)
     change.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=SET_HELP)
     change.add_argument("--feedback", default="", help="your own feedback: a file, a folder saved by datasets, or a hub id")
@@ -93,6 +115,8 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("reproduce", parents=[profile, place, change], help="make every table, figure and the report")
     command.add_argument("--dry-run", action="store_true", help="only say what would run")
     command.set_defaults(run=reproduce)
+    command = commands.add_parser("train", parents=[profile, place, change], help="train the policies; also under accelerate launch")
+    command.set_defaults(run=train)
     command = commands.add_parser("report", parents=[profile, place], help="the tables and the report again, from stored generations")
     command.set_defaults(run=again)
     command = commands.add_parser("judge", parents=[profile, place], help="ask the judges again about stored generations")

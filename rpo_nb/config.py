@@ -22,8 +22,8 @@ from rpo_nb.store import atomic_write
 REPOSITORY = "https://github.com/rpo-nb/rpo_nb"  # the one place that knows where the package is installed from
 PROFILE_DIR = Path(__file__).parent / "profiles"
 SIZES = ("small", "large", "xl")
-METHODS = ("reference", "sft", "best_of_k", "kto", "dro", "rpo")
-AUTHORS = "rpo_authors"  # the paper's authors' published checkpoint: evaluated, never trained
+AUTHORS = "rpo_authors"  # the paper's authors' published checkpoint: evaluated (evaluation.authors), never trained
+METHODS = ("reference", "sft", "best_of_k", "kto", "dro", "rpo", AUTHORS)
 PRESETS = ("paper", "released", "fixed")
 
 
@@ -175,7 +175,7 @@ class Profile(Config):
     description: str
     expect: str  # hardware, minutes, memory: what a reader should be ready for
     sizes: dict[str, ModelConfig]
-    methods: tuple[str, ...] = METHODS
+    methods: tuple[str, ...] = METHODS[:-1]
     taus: tuple[float, ...] = (0.1, 1.0, 5.0)
     seeds: tuple[int, ...] = (0, 1)
     presets: dict[str, Preset]
@@ -278,9 +278,9 @@ def load_profile(
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"profile {name!r}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    unknown = [m for m in profile.methods if m not in METHODS]
+    unknown = [m for m in profile.methods if m not in METHODS[:-1]]
     if unknown:
-        raise ValueError(f"methods: {unknown[0]!r} is unknown; the methods are {', '.join(METHODS)}")
+        raise ValueError(f"methods: {unknown[0]!r} is unknown; the methods are {', '.join(METHODS[:-1])}")
     if any(t <= 0 for t in profile.taus):
         raise ValueError("taus: a temperature must be above 0")
     return profile

@@ -11,11 +11,12 @@ import atexit
 import gc
 import hashlib
 import json
+import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ import pandas as pd
 import torch
 
 from rpo_nb import data, partition, pocket, policy, references
-from rpo_nb.config import METHODS, DecodingConfig, Objective, Preset, Profile, content_key
+from rpo_nb.config import AUTHORS, METHODS, DecodingConfig, Objective, Preset, Profile, TrainingConfig, content_key
 from rpo_nb.generation import generate, released_decoding
-from rpo_nb.store import atomic_write, finished, packed, unpacked, write_json
+from rpo_nb.store import atomic_write, packed, unpacked, write_json
 
 CODE = ("pocket", "policy", "partition", "objectives", "checks", "training", "references")  # what a trained policy depends on
 SHARED_STEPS = {"dropout": 0.0, "max_grad_norm": 1.0, "weight_decay": 0.01}  # of the baselines, which no preset touches
@@ -67,7 +68,8 @@ class Cell:
     tau: float | None
     seed: int
     decoding: DecodingConfig
-    run: Run | None  # None: the reference itself
+    run: Run | None  # None: nothing is trained
+    model: str = ""  # then: the model to ask, the reference unless named
 
 
 def recipe(profile: Profile, preset: Preset, method: str, size: str, tau: float | None, seed: int) -> Run:
@@ -113,7 +115,15 @@ def cells(profile: Profile) -> list[Cell]:
                     for tau in taus_of(profile, preset_name, method):
                         run = None if method == "reference" else recipe(profile, preset, method, size, tau, seed)
                         out.append(Cell(preset_name, method, size, tau, seed, decoding, run))
+                if profile.evaluation.authors and profile.sizes[size].authors and preset_name == _authors_preset(profile):
+                    decoding = released_decoding(AUTHORS, profile.decoding) if preset.decoding == "released" else profile.decoding
+                    out.append(Cell(preset_name, AUTHORS, size, None, seed, decoding, None, profile.sizes[size].authors))
     return out
+
+
+def _authors_preset(profile: Profile) -> str:
+    """The preset whose tables show the authors' checkpoints: the one that decodes as they do, else the first."""
+    return next((name for name, preset in profile.presets.items() if preset.decoding == "released"), next(iter(profile.presets)))
 
 
 def plan(profile: Profile) -> list[Run]:
@@ -167,28 +177,48 @@ def torch_threads(profile: Profile) -> None:
         torch.set_num_threads(profile.training.threads)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Prepared:
-    """What all methods of a (size, seed) share."""
+    """What all methods of a (size, seed) share. The reference is loaded when it is asked for and given back by `release`:
+    with cached log-probabilities, training needs none in memory."""
 
     splits: data.Splits
     path: str
-    reference: Any
     tokenizer: Any
     encoded: list[tuple[list[int], list[int]]]  # training rows
     rewards: np.ndarray  # standardised
     ref_logps: dict[str, np.ndarray]  # "sum", "mean"
+    load: Callable[[], Any]  # the frozen reference
+
+    @cached_property
+    def reference(self) -> Any:
+        return self.load()
+
+    def release(self) -> None:
+        """Let the reference go from memory."""
+        self.__dict__.pop("reference", None)
 
 
 def prepare(profile: Profile, size: str, seed: int) -> Prepared:
     """Feedback, reference and its log-probabilities of the training rows."""
     parts = splits(profile, seed, size)
-    path = reference_path(profile, size, seed)
-    model, tokenizer = policy.load_policy(path, bf16=profile.training.bf16)
-    model.eval().requires_grad_(False)
-    encoded = policy.encode(tokenizer, parts.train["prompt"], parts.train["completion"], **references.limits(profile))
-    return Prepared(parts, path, model, tokenizer, encoded, data.standardise(np.asarray(parts.train["reward"]), parts),
-                    references.reference_logps(path, model, tokenizer, encoded))
+    path, training = reference_path(profile, size, seed), profile.training
+
+    def load() -> tuple[Any, Any]:
+        model, tokenizer = policy.load_policy(path, bf16=half(training), quantize=training.quantize)
+        return model.eval().requires_grad_(False), tokenizer
+
+    model, tokenizer = load()
+    encoded = policy.encode(tokenizer, data.conversations(parts.train), parts.train["completion"], **profile.limits(size))
+    logps = references.reference_logps(path, model, tokenizer, encoded, bf16=training.bf16)
+    prepared = Prepared(parts, path, tokenizer, encoded, data.standardise(np.asarray(parts.train["reward"]), parts), logps, lambda: load()[0])
+    prepared.__dict__["reference"] = model
+    return prepared
+
+
+def half(training: TrainingConfig) -> bool:
+    """Whether weights are held in bfloat16: frozen ones are; trained ones stay in float32 and compute in bfloat16."""
+    return training.bf16 and training.lora
 
 
 def reference_logps(profile: Profile, size: str, seed: int) -> dict[str, np.ndarray]:
@@ -225,11 +255,20 @@ def build_trainer(profile: Profile, run: Run, prepared: Prepared, output_dir: st
                                         tau=objective.tau, estimator=run.recipe["partition"]).numpy()
     groups = prompt_groups([prepared.encoded[i] for i in rows], prompt_ids[rows].tolist(), rewards=rewards[rows], ref_logps=ref[rows],
                            log_partition=log_z[rows], desirable=(rewards >= rewards.mean())[rows])
-    model, _ = policy.load_policy(prepared.path, dropout=steps["dropout"], bf16=profile.training.bf16,
-                                  lora_rank=profile.training.lora_rank if profile.training.lora else 0)
-    return make_trainer(model, prepared.tokenizer, groups, objective, config=profile.training, output_dir=output_dir, seed=run.seed,
-                        reference=prepared.reference if run.method == "kto" else None, max_grad_norm=steps["max_grad_norm"],
+    config = profile.training_of(run.size)
+    model, _ = policy.load_policy(prepared.path, dropout=steps["dropout"], bf16=half(config), quantize=config.quantize,
+                                  lora_rank=config.lora_rank if config.lora else 0, gradient_checkpointing=config.gradient_checkpointing)
+    if not needs_reference(profile, run):
+        prepared.release()
+    return make_trainer(model, prepared.tokenizer, groups, objective, config=config, output_dir=output_dir, seed=run.seed,
+                        reference=prepared.reference if needs_reference(profile, run) else None, max_grad_norm=steps["max_grad_norm"],
                         weight_decay=steps["weight_decay"])
+
+
+def needs_reference(profile: Profile, run: Run) -> bool:
+    """Whether a run keeps a reference in memory: only KTO's mismatched pairs cannot be cached, and with LoRA the reference is
+    the policy itself, its adapter switched off."""
+    return run.method == "kto" and run.recipe["objective"]["kto_kl"] == "mismatched" and not profile.training.lora
 
 
 def train(profile: Profile, run: Run, prepared: Prepared, out: Path) -> None:
@@ -237,24 +276,25 @@ def train(profile: Profile, run: Run, prepared: Prepared, out: Path) -> None:
 
     A run that was interrupted continues from its last checkpoint when the profile saves any, else starts again.
     """
-    from transformers.trainer_utils import get_last_checkpoint
-
-    from rpo_nb.training import history
+    from rpo_nb.training import history, last_checkpoint, save_policy
 
     folder = run.folder(out)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "recipe.json", run.recipe)
     trainer = build_trainer(profile, run, prepared, folder / "trainer")
+    main = trainer.accelerator.is_main_process
+    if main:
+        write_json(folder / "recipe.json", run.recipe)
     started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(folder / "trainer") if (folder / "trainer").is_dir() else None)
+    trainer.train(resume_from_checkpoint=last_checkpoint(folder / "trainer"))
     seconds = time.perf_counter() - started
-    with finished(folder / "policy") as temporary:
-        trainer.model.policy.save_pretrained(temporary)
-        prepared.tokenizer.save_pretrained(temporary)
-    curve = history(trainer)
-    pd.DataFrame(curve).to_csv(folder / "history.csv", index=False, lineterminator="\n")
-    write_json(folder / "done.json", {"seconds": seconds, "steps": trainer.state.global_step, "rows": len(chosen_rows(run, prepared)),
-                                      "parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)})
+    save_policy(trainer, prepared.tokenizer, folder / "policy", base=profile.sizes[run.size].id)
+    if main:
+        pd.DataFrame(history(trainer)).to_csv(folder / "history.csv", index=False, lineterminator="\n")
+        write_json(folder / "done.json", {"seconds": seconds, "steps": trainer.state.global_step, "rows": len(chosen_rows(run, prepared)),
+                                          "parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)})
+        for checkpoint in (folder / "trainer").glob("checkpoint-*"):  # gigabytes each, and of no use to a finished run
+            shutil.rmtree(checkpoint)
+    trainer.accelerator.wait_for_everyone()
 
 
 # Generation -------------------------------------------------------------------------------------------------------------------
@@ -263,24 +303,30 @@ def completions_file(profile: Profile, cell: Cell, out: Path) -> Path:
     """Where a cell's completions are kept: beside its policy, or in a folder of the reference's own."""
     if cell.run is not None:
         return cell.run.folder(out) / f"completions-{cell.decoding.key()}.json"
-    model = recipe(profile, next(iter(profile.presets.values())), "sft", cell.size, None, cell.seed)  # same data, same reference
-    return Path(out) / "runs" / f"reference-{cell.size}-seed{cell.seed}-{model.key}" / f"completions-{cell.decoding.key()}.json"
+    key = recipe(profile, next(iter(profile.presets.values())), "sft", cell.size, None, cell.seed).key  # same data, same reference
+    name = content_key([key, cell.model]) if cell.model else key
+    return Path(out) / "runs" / f"{cell.method}-{cell.size}-seed{cell.seed}-{name}" / f"completions-{cell.decoding.key()}.json"
 
 
 def completions(profile: Profile, cell: Cell, prepared: Prepared, out: Path) -> list[str]:
     """The cell's completions of the validation prompts; generated once a (policy, decoding) and kept beside the policy,
     with both log-probabilities, from which KL(policy ‖ reference) is estimated."""
     file = completions_file(profile, cell, out)
-    prompts = list(prepared.splits.validation["prompt"])
+    prompts = data.conversations(prepared.splits.validation)
     if file.is_file():
         stored = json.loads(file.read_text(encoding="utf-8"))
         if stored["prompts"] == content_key(prompts):
             return stored["completions"]
-    model, tokenizer = (prepared.reference, prepared.tokenizer) if cell.run is None else policy.load_policy(file.parent / "policy", bf16=profile.training.bf16)
-    texts = generate(model, tokenizer, prompts, decoding=cell.decoding, seed=cell.seed, max_prompt_tokens=profile.data.max_prompt_tokens,
-                     batch_size=profile.evaluation.generation_batch_size)
-    encoded = policy.encode(tokenizer, prompts, texts, max_prompt_tokens=profile.data.max_prompt_tokens, max_completion_tokens=10**6)
-    mine, theirs = (policy.score_completions(net, tokenizer, encoded)[0].tolist() for net in (model, prepared.reference))
+    training, limit = profile.training, profile.limits(cell.size)["max_prompt_tokens"]
+    model, tokenizer = prepared.reference, prepared.tokenizer
+    if cell.run is not None or cell.model:
+        path = file.parent / "policy" if cell.run is not None else references.resolve(cell.model)
+        model, tokenizer = policy.load_policy(path, bf16=half(training), quantize=training.quantize, base=prepared.path)
+    with policy.autocast(training.bf16):
+        texts = generate(model, tokenizer, prompts, decoding=cell.decoding, seed=cell.seed, max_prompt_tokens=limit,
+                         batch_size=profile.evaluation.generation_batch_size)
+    encoded = policy.encode(tokenizer, prompts, texts, max_prompt_tokens=limit, max_completion_tokens=10**6)
+    mine, theirs = (policy.score_completions(net, tokenizer, encoded, bf16=training.bf16)[0].tolist() for net in (model, prepared.reference))
     write_json(file, {"prompts": content_key(prompts), "completions": texts, "policy_logps": mine, "ref_logps": theirs})
     return texts
 
@@ -300,14 +346,32 @@ def ensure_runs(profile: Profile, out: Path, *, progress: bool = True) -> None:
     out = Path(out)
     torch_threads(profile)
     wanted = cells(profile)
-    total = len({(c.run.key if c.run else (c.size, c.seed), c.decoding.key()) for c in wanted})
+    total = len(plan(profile)) + len({(c.run.key if c.run else (c.size, c.seed, c.model), c.decoding.key()) for c in wanted})
     made = 0
-    with tqdm(total=total, desc="policies", unit="policy", disable=not progress) as bar:
+    with tqdm(total=total, desc="policies and their answers", unit="step", disable=not progress) as bar:
         for size in profile.sizes:
             for seed in profile.seeds:
                 mine = [c for c in wanted if (c.size, c.seed) == (size, seed)]
                 made += _ensure_size(profile, mine, out, bar)
     print(f"{made} policies trained, {len(plan(profile)) - made} were done already; generations are in {(out / 'generations').name}/")
+
+
+def ensure_policies(profile: Profile, out: str | Path, *, progress: bool = True) -> int:
+    """Train the policies that are not there yet, without asking them anything; returns how many. The part of `ensure_runs` that
+    several processes share (accelerate launch, notebook_launcher): each calls it, the first one writes."""
+    from accelerate import PartialState
+    from tqdm.auto import tqdm
+
+    out, runs, made = Path(out), plan(profile), 0
+    torch_threads(profile)
+    with tqdm(total=len(runs), desc="policies", unit="policy", disable=not (progress and PartialState().is_main_process)) as bar:
+        for size, seed in dict.fromkeys((size, seed) for size in profile.sizes for seed in profile.seeds):
+            mine = [run for run in runs if (run.size, run.seed) == (size, seed)]
+            left = [run for run in mine if not run.done_file(out).is_file()]
+            bar.update(len(mine) - len(left))
+            if left or not mine:  # without a method to train: at least the reference and its log-probabilities
+                made += train_runs(profile, left, prepare(profile, size, seed), out, bar)
+    return made
 
 
 def ensure_generations(profile: Profile, out: Path) -> None:
@@ -327,22 +391,32 @@ def _ensure_size(profile: Profile, mine: list[Cell], out: Path, bar: Any) -> int
     size, seed = mine[0].size, mine[0].seed
     presets = {preset: [c for c in mine if c.preset == preset] for preset in dict.fromkeys(c.preset for c in mine)}
     if all(_is_written(profile, group, out) for group in presets.values()):
-        bar.update(len({(c.run.key if c.run else None, c.decoding.key()) for c in mine}))
+        bar.update(len({c.run.key for c in mine if c.run}) + len({(c.run.key if c.run else c.model, c.decoding.key()) for c in mine}))
         return 0
     prepared = prepare(profile, size, seed)
     with _quick_collections():
-        made, seen = 0, set()
+        made = train_runs(profile, [c.run for c in mine if c.run is not None], prepared, out, bar)
+        seen = set()
         for cell in mine:
-            bar.set_postfix_str(f"{cell.method} {size} seed {seed}")
-            if cell.run is not None and not cell.run.done_file(out).is_file():
-                train(profile, cell.run, prepared, out)
-                made += 1
+            bar.set_postfix_str(f"{cell.method} {size} seed {seed} answers")
             completions(profile, cell, prepared, out)
-            unit = (cell.run.key if cell.run else None, cell.decoding.key())
+            unit = (cell.run.key if cell.run else cell.model, cell.decoding.key())
             bar.update(unit not in seen)
             seen.add(unit)
         for group in presets.values():
             _write_generations(profile, group, prepared, out)
+    return made
+
+
+def train_runs(profile: Profile, runs: Sequence[Run], prepared: Prepared, out: Path, bar: Any) -> int:
+    """Train what is not done of the runs of one size and seed; returns how many were."""
+    made = 0
+    for run in {run.key: run for run in runs}.values():
+        bar.set_postfix_str(f"{run.method} {run.size} seed {run.seed}")
+        if not run.done_file(out).is_file():
+            train(profile, run, prepared, out)
+            made += 1
+        bar.update()
     return made
 
 
@@ -385,7 +459,7 @@ def _write_generations(profile: Profile, mine: list[Cell], prepared: Prepared, o
     file = generations_file(out, first.preset, first.size, first.seed)
     known = {(c.method, c.tau): c for c in mine}
     for method, tau in ({(m, None if np.isnan(t) else t) for m, t in read_rows(file)[["method", "tau"]].itertuples(index=False)} if file.is_file() else ()):
-        if (method, tau) not in known and method in METHODS:
+        if (method, tau) not in known and method in METHODS and method != AUTHORS:
             run = None if method == "reference" else recipe(profile, profile.presets[first.preset], method, first.size, tau, first.seed)
             preset = profile.presets[first.preset]
             decoding = released_decoding(method, profile.decoding) if preset.decoding == "released" else profile.decoding

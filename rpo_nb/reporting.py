@@ -41,7 +41,8 @@ METRICS = {
     "length_ratio": ("Length ratio", None, 2),
 }
 LOWER_IS_BETTER = ("toxicity", "self_bleu")
-METHOD_NAMES = {"reference": "reference", "sft": "SFT", "best_of_k": "best-of-K SFT", "kto": "KTO", "dro": "DRO", "rpo": "RPO"}
+METHOD_NAMES = {"reference": "reference", "sft": "SFT", "best_of_k": "best-of-K SFT", "kto": "KTO", "dro": "DRO", "rpo": "RPO",
+                "rpo_authors": "RPO, the authors' checkpoint"}
 PAPER_SIZES = {"small": "Small", "large": "Large", "xl": "XL"}
 PAPER_BASELINES = {"reference": "SFT", "sft": "SFT", "kto": "KTO", "dro": "DRO"}  # the paper's SFT is one of our two
 WALL_CLOCK = ("timings", "table1_timings")  # files that differ from run to run: never in results.parquet or the page
@@ -72,7 +73,8 @@ def published_numbers() -> dict:
 def published_metric(metric: str, method: str, size: str) -> str | float:
     """Table II's number as printed, NaN where the paper has none."""
     table = published_numbers()["paper_a"]["table2"]
-    return table.get(METRICS.get(metric, (None, None))[1], {}).get(method.upper(), {}).get(PAPER_SIZES.get(size), np.nan)
+    return table.get(METRICS.get(metric, (None, None))[1], {}).get(method.removesuffix("_authors").upper(), {}) \
+        .get(PAPER_SIZES.get(size), np.nan)
 
 
 def published_win_rate(judge: str | None, size: str, *, baseline: str | None = None, tau: float | None = None) -> tuple:

@@ -12,8 +12,10 @@ prompt, and KTO's mismatched pairs can be made by rotation inside the micro-batc
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,8 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from rpo_nb import objectives
 from rpo_nb.config import Objective, TrainingConfig
-from rpo_nb.policy import IGNORE, collate, decoder_logps, exchange, grouped_logps
+from rpo_nb.policy import IGNORE, adapter_off, collate, decoder_logps, exchange, grouped_logps
+from rpo_nb.store import finished
 
 ROW_FIELDS = ("rewards", "ref_logps", "log_partition", "desirable", "rows")
 VALUE_WIDTH = 512  # paper A's value network: hidden → 512 → tanh → 1
@@ -129,7 +132,7 @@ class PolicyTrainer(Trainer):
     def __init__(self, *args, objective: Objective, reference: nn.Module | None = None, **kwargs):
         super().__init__(*args, **kwargs)
         self.objective = objective
-        self.reference = reference  # only KTO's mismatched pairs need it: no cache can hold them
+        self.reference = reference  # only KTO's mismatched pairs need it: no cache can hold them; None: the adapter switched off
         self.model_accepts_loss_kwargs = True  # the loss below is already divided by the rows of the whole step
         self.loss_is_scaled_for_ga = True
         self._watched: dict[str, list[float]] = defaultdict(list)
@@ -167,14 +170,14 @@ class PolicyTrainer(Trainer):
     def mismatched_kl(self, states: Tensor, batch: dict[str, Tensor], index: Tensor, other: Tensor) -> Tensor:
         """Mean log-ratio of the pairs (x_i, y_index[i]) clamped at 0; the policy's encoder states are used again."""
         policy = self.accelerator.unwrap_model(self.model).policy
-        self.reference.to(states.device)
         if policy.config.is_encoder_decoder:
             rotated = {**batch, "labels": batch["labels"][index]}
             mine = decoder_logps(policy, states, rotated, reduce=self.objective.reduce)
         else:
             rotated = exchange(batch, index, pad_id=self.data_collator.pad_id)
             mine, _ = grouped_logps(policy, rotated, reduce=self.objective.reduce)
-        theirs, _ = grouped_logps(self.reference, rotated, reduce=self.objective.reduce)
+        with adapter_off(policy) if self.reference is None else nullcontext(self.reference) as reference:
+            theirs, _ = grouped_logps(reference, rotated, reduce=self.objective.reduce)
         return objectives.kto_kl(mine, theirs, mask=other)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
@@ -212,7 +215,7 @@ def make_trainer(model: nn.Module, tokenizer: Any, groups: list[dict], objective
     """
     if not groups:
         raise ValueError("there is no training row left; see the data report")
-    if objective.method == "kto" and objective.kto_kl == "mismatched" and reference is None:
+    if objective.method == "kto" and objective.kto_kl == "mismatched" and reference is None and not hasattr(model, "disable_adapter"):
         raise ValueError("KTO's mismatched pairs need the reference policy; pass reference=")
     if next(model.parameters()).dtype == torch.float16:
         raise ValueError("fp16 is refused: T5's feed-forward activations overflow its range and give NaN; use bf16 or float32")
@@ -237,3 +240,36 @@ def make_trainer(model: nn.Module, tokenizer: Any, groups: list[dict], objective
 def history(trainer: Trainer) -> list[dict[str, float]]:
     """The learning curve: step, loss, grad_norm, learning_rate and what `watch` logged."""
     return [{k: v for k, v in entry.items() if k != "epoch"} for entry in trainer.state.log_history if "loss" in entry]
+
+
+def last_checkpoint(folder: str | Path) -> str | None:
+    """The newest complete checkpoint of a training, None where there is none.
+
+    Trainer writes its state last, so a checkpoint whose state cannot be read was being written when the process was killed.
+    """
+    def complete(checkpoint: Path) -> bool:
+        try:
+            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return False
+        return True
+
+    found = sorted(Path(folder).glob("checkpoint-*"), key=lambda f: int(f.name.rpartition("-")[2]), reverse=True)
+    return next((str(checkpoint) for checkpoint in found if complete(checkpoint)), None)
+
+
+def save_policy(trainer: PolicyTrainer, tokenizer: Any, folder: Path, *, base: str = "") -> None:
+    """The trained policy (of LoRA its adapter) and its tokenizer, all or nothing, by the first process; every process calls it,
+    since with FSDP each holds a part. base: the id an adapter names as the model it belongs to."""
+    accelerator, policy = trainer.accelerator, trainer.accelerator.unwrap_model(trainer.model).policy
+    state = None
+    if trainer.is_fsdp_enabled:
+        whole = accelerator.get_state_dict(trainer.model_wrapped)
+        state = {name.removeprefix("policy."): tensor for name, tensor in whole.items() if name.startswith("policy.")}
+    if accelerator.is_main_process:
+        if base and hasattr(policy, "peft_config"):
+            for config in policy.peft_config.values():
+                config.base_model_name_or_path = base  # not the path of this machine
+        with finished(Path(folder)) as temporary:
+            policy.save_pretrained(temporary, state_dict=state)
+            tokenizer.save_pretrained(temporary)

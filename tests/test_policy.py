@@ -72,9 +72,9 @@ def test_a_row_does_not_feel_its_neighbours_padding(pair):
 def test_scores_come_back_in_the_rows_order_and_count_the_end_token(pair):
     model, tokenizer = pair
     _, rows = batch_of(pair)
-    sums, lengths = policy.score_completions(model, tokenizer, rows, batch_size=2)
+    sums, lengths = policy.score_completions(model, tokenizer, rows, tokens_at_once=20)
     assert lengths.tolist() == [len(c) for _, c in rows] and all(c[-1] == tokenizer.eos_token_id for _, c in rows)
-    backwards, _ = policy.score_completions(model, tokenizer, rows[::-1], batch_size=3)
+    backwards, _ = policy.score_completions(model, tokenizer, rows[::-1], tokens_at_once=40)
     torch.testing.assert_close(sums, backwards.flip(0), rtol=1e-5, atol=1e-5)
 
 
