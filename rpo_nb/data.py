@@ -7,10 +7,9 @@ validation on top-scored rows, rewards standardised over the training split.
 
 from __future__ import annotations
 
+import json
 import math
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Real
 from pathlib import Path
@@ -23,40 +22,39 @@ import pandas as pd
 from rpo_nb import sources
 from rpo_nb.config import DataConfig
 from rpo_nb.defects import Report, summarise_report, write_report, write_table
+from rpo_nb.splits import SPLIT, Splits, group_key, split_feedback, standardise
+from rpo_nb.texts import Prompt, read_completion, read_prompt, render, valid_unicode
 
-__all__ = ["Splits", "group_key", "load_feedback", "prompt_table", "rank_correlation", "sparsity", "sparsity_warning",
-           "split_feedback", "standardise", "summarise", "summarise_report", "write_report", "write_table"]
+__all__ = ["Splits", "conversations", "group_key", "load_feedback", "prompt_table", "rank_correlation", "render", "sparsity",
+           "sparsity_warning", "split_feedback", "standardise", "summarise", "summarise_report", "write_report", "write_table"]
 
 FEATURES = datasets.Features({"prompt_id": datasets.Value("int64"), "prompt": datasets.Value("string"),
                               "completion": datasets.Value("string"), "reward": datasets.Value("float64"),
                               "model": datasets.Value("string")})
-CHARACTERS_A_TOKEN = 8  # text with more than this many characters for each token allowed is surely cut (English has about 4)
 SPARSE = 3  # completions; with fewer, an estimate over the prompt's own completions is mostly noise
-FEW_TOP = 10  # prompts; with fewer of the top score, validation goes down to the next best
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")  # not tab, LF, CR
 
 
 class Shape(NamedTuple):
     """How a kind of row names its parts; the first name that is present counts."""
 
-    prompt: str
+    prompt: tuple[str, ...]
     completions: str  # "": the row itself is the one completion
     text: tuple[str, ...]
     score: tuple[str, ...]
 
 
-ULTRAFEEDBACK = Shape("instruction", "completions", ("response",), ("overall_score",))
-NESTED = Shape("prompt", "responses", ("text",), ("reward",))
-FLAT = Shape("prompt", "", ("completion", "response"), sources.SCORE_KEYS)
+ULTRAFEEDBACK = Shape(("instruction", "prompt"), "completions", ("response",), ("overall_score",))
+NESTED = Shape(("prompt", "instruction"), "responses", ("text",), ("reward",))
+FLAT = Shape(("prompt", "instruction"), "", ("completion", "response"), sources.SCORE_KEYS)
 
 
 class Answer(NamedTuple):
     """One sound completion and where it stood."""
 
     line: int
+    part: str  # of the source, as the report calls it
     field: str
-    prompt: str
+    prompt: Prompt
     completion: str
     reward: float
     model: str
@@ -66,33 +64,52 @@ class Answer(NamedTuple):
 def load_feedback(source: Any, *, config: DataConfig | None = None, return_report: bool = False):
     """Scalar feedback as a Dataset, one row a completion, the rows of a prompt together.
 
-    source: a hub id; a folder saved by datasets; a .json, .jsonl, .jsonl.gz, .parquet or .csv file; or rows in memory (a list
-    of dicts, a Dataset). Rows are UltraFeedback's (instruction, completions[{response, overall_score}]), nested (prompt,
-    responses[{text, reward}]) or flat (prompt, completion or response, reward or score or label).
-    Returns columns prompt_id (int, from 0 in order of appearance; one for each prompt text), prompt, completion, reward
-    (float64, as given), model; with return_report also the report, a list of dicts line, field, reason, remedy, action.
+    source: a hub id; a folder saved by datasets, or with files as a data set on the hub has them; a .json, .jsonl, .jsonl.gz,
+    .parquet or .csv file; or rows in memory (a list of dicts, a Dataset). Rows are UltraFeedback's (instruction,
+    completions[{response, overall_score}]), nested (prompt, responses[{text, reward}]) or flat (prompt or instruction, completion
+    or response, reward or score or label). A prompt may be a conversation, a list of {role, content} messages that ends with the
+    user's, and a completion a list with the assistant's one message.
+    Returns columns prompt_id (int, from 0 in order of appearance; one for each prompt or conversation), prompt (a conversation
+    rendered as text), completion, reward (float64, as given), model; where any prompt is more than one user message also messages
+    (JSON, "" for the others; see `conversations`); with config.validation_split also split, the part of the source the row is of.
+    With return_report also the report, a list of dicts line, field, reason, remedy, action.
     Raises ValueError: no such source, nothing usable in it, or with config.strict the first entry that would be set aside
     (copies of a completion are looked for last).
     """
     config = config or DataConfig()
     name = Path(source).name if isinstance(source, (str, Path)) else "feedback"
     report = Report(name, strict=config.strict)
-    prompts: dict[str, list[Answer]] = {}
+    prompts: dict[Prompt, dict[str, list[Answer]]] = {}  # of each prompt the answers of each split
     strange: dict = {}
-    for line, row in sources.rows(source, split=config.split, report=report):
-        shape = _shape(row)
-        if isinstance(row, dict) and not shape:
-            strange = strange or row
-        for answer in _answers(line, row, shape, config, report):
-            prompts.setdefault(answer.prompt, []).append(answer)
+    wanted = list(dict.fromkeys(filter(None, (config.split, config.validation_split))))
+    for split in wanted:
+        for line, row in sources.rows(source, split=split, report=report, second=split != config.split):
+            shape = _shape(row)
+            if isinstance(row, dict) and not shape:
+                strange = strange or row
+            for answer in _answers(line, row, shape, config, report):
+                prompts.setdefault(answer.prompt, {}).setdefault(split, []).append(answer)
     if not prompts:
         raise ValueError(_nothing_usable(name, report.sorted(), strange))
-    prompts = {prompt: _one_each(answers, report) for prompt, answers in prompts.items()}
-    feedback = datasets.Dataset.from_dict({
-        "prompt_id": [i for i, answers in enumerate(prompts.values()) for _ in answers],
-        **{column: [getattr(answer, column) for answers in prompts.values() for answer in answers]
-           for column in ("prompt", "completion", "reward", "model")}}, features=FEATURES)
+    kept = [(i, split, answer) for i, of_splits in enumerate(prompts.values())
+            for split, answers in of_splits.items() for answer in _one_each(answers, report)]
+    columns = {"prompt_id": [i for i, _, _ in kept], "prompt": [answer.prompt.text for _, _, answer in kept],
+               **{column: [getattr(answer, column) for _, _, answer in kept] for column in ("completion", "reward", "model")}}
+    if any(prompt.messages for prompt in prompts):
+        columns["messages"] = [answer.prompt.messages for _, _, answer in kept]
+    if config.validation_split:
+        columns[SPLIT] = [split for _, split, _ in kept]
+    more = {column: datasets.Value("string") for column in columns if column not in FEATURES}
+    feedback = datasets.Dataset.from_dict(columns, features=datasets.Features({**FEATURES, **more}))
     return (feedback, report.sorted()) if return_report else feedback
+
+
+def conversations(feedback: datasets.Dataset) -> list[str | list[dict[str, str]]]:
+    """What the policy reads of each row: the messages where the prompt is more than one user message, else the prompt."""
+    if "messages" not in feedback.column_names:
+        return list(feedback["prompt"])
+    return [json.loads(messages) if messages else prompt
+            for prompt, messages in zip(feedback["prompt"], feedback["messages"], strict=True)]
 
 
 def _nothing_usable(name: str, report: list[dict], strange: dict) -> str:
@@ -124,7 +141,8 @@ def _answers(line: int, row: Any, shape: Shape | None, config: DataConfig, repor
         report.add(line, "", "row has no known keys" if isinstance(row, dict) else "row is not an object", row)
         return
     _report_repeated(line, "", row, report)
-    prompt = _text(line, shape.prompt, row.get(shape.prompt), config.max_prompt_tokens, report)
+    key = next((key for key in shape.prompt if key in row), shape.prompt[0])
+    prompt = read_prompt(line, key, row.get(key), config.max_prompt_tokens, report)
     if not shape.completions:
         if prompt is not None:
             yield from _answer(line, "", row, shape, prompt, config, report)
@@ -138,7 +156,8 @@ def _answers(line: int, row: Any, shape: Shape | None, config: DataConfig, repor
             yield from _answer(line, f"{shape.completions}[{i}]", item, shape, prompt, config, report)
 
 
-def _answer(line: int, where: str, item: Any, shape: Shape, prompt: str, config: DataConfig, report: Report) -> Iterator[Answer]:
+def _answer(line: int, where: str, item: Any, shape: Shape, prompt: Prompt, config: DataConfig, report: Report,
+            ) -> Iterator[Answer]:
     """One completion if it is sound, else nothing."""
     if not isinstance(item, dict):
         report.add(line, where, "completion is not an object", item)
@@ -148,39 +167,17 @@ def _answer(line: int, where: str, item: Any, shape: Shape, prompt: str, config:
         _report_repeated(line, prefix, item, report)
     text_key = next((key for key in shape.text if key in item), shape.text[0])
     score_key = next((key for key in shape.score if key in item), shape.score[0])
-    text = _text(line, prefix + text_key, item.get(text_key), config.max_completion_tokens, report)
+    text = read_completion(line, prefix + text_key, item.get(text_key), config.max_completion_tokens, report)
     reward = _reward(line, prefix + score_key, item, score_key, config, report)
     model = item.get("model")
-    model = "" if model is None else _valid_unicode(line, f"{prefix}model", str(model), report)
+    model = "" if model is None else valid_unicode(line, f"{prefix}model", str(model), report)
     if text is not None and reward is not None:
-        yield Answer(line, prefix + text_key, prompt, text, reward, model, flat=not where)
+        yield Answer(line, report.part, prefix + text_key, prompt, text, reward, model, flat=not where)
 
 
 def _report_repeated(line: int, prefix: str, item: dict, report: Report) -> None:
     for key in item.get(sources.REPEATED_KEYS, ()):
-        report.add(line, _valid_unicode(line, prefix, prefix + key, report), "key is given twice")
-
-
-def _text(line: int, field: str, value: Any, max_tokens: int, report: Report) -> str | None:
-    """The text as it stands, valid Unicode; None if there is none."""
-    if not isinstance(value, str) or not value.strip():
-        reason = "missing" if value is None else "not a string" if not isinstance(value, str) else "empty"
-        report.add(line, field, f"text is {reason}", value)
-        return None
-    value = _valid_unicode(line, field, value, report)
-    if _CONTROL.search(value):
-        report.add(line, field, "text has control characters")
-    if len(value) > CHARACTERS_A_TOKEN * max_tokens:
-        report.add(line, field, "text is over-long")
-    return value
-
-
-def _valid_unicode(line: int, field: str, text: str, report: Report) -> str:
-    """Lone surrogates cannot be written as UTF-8, nor stored by Arrow."""
-    if _LONE_SURROGATE.search(text):
-        report.add(line, _LONE_SURROGATE.sub("\ufffd", field), "text is not valid Unicode")
-        return _LONE_SURROGATE.sub("\ufffd", text)
-    return text
+        report.add(line, valid_unicode(line, prefix, prefix + key, report), "key is given twice")
 
 
 def _reward(line: int, field: str, item: dict, key: str, config: DataConfig, report: Report) -> float | None:
@@ -239,111 +236,19 @@ def _one_each(answers: list[Answer], report: Report) -> list[Answer]:
         for answer in same:
             if answer is not stays:
                 reason = "same completion, same score" if scores[0] == scores[-1] else "same completion, different scores"
+                report.part = answer.part
                 report.add(answer.line, answer.field, reason, answer.reward)
     if not all(answer.flat for answer in answers):  # flat rows are one completion each: several make a prompt
-        lines = sorted({answer.line for answer in answers})
-        for line in lines if len(lines) > 1 else ():
+        places = list(dict.fromkeys((answer.part, answer.line) for answer in answers))
+        for part, line in places if len(places) > 1 else ():
+            report.part = part
             report.add(line, "prompt", "prompt is spread over rows")
+    report.part = kept[0].part
     if len(kept) == 1:
         report.add(kept[0].line, "prompt", "prompt has one completion")
     elif len({answer.reward for answer in kept}) == 1:
         report.add(kept[0].line, "prompt", "all rewards of the prompt are equal")
     return kept
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Feedback for training, for validation and for what must see neither. Rewards are raw."""
-
-    train: datasets.Dataset
-    validation: datasets.Dataset  # one top-scored row a prompt
-    held_out: datasets.Dataset
-    reward_mean: float  # of train
-    reward_std: float  # of train, ddof 0
-    notes: list[str]  # what a reader of the results should know about the split
-
-
-def group_key(prompt: str) -> str:
-    """Prompts equal but for white space and letter case have one key: they never stand on two sides of a split."""
-    return " ".join(prompt.split()).casefold()
-
-
-def split_feedback(feedback: datasets.Dataset, *, config: DataConfig, seed: int) -> Splits:
-    """Split by prompt, everything drawn by `seed`; the three parts share no prompt, nor one that differs in white space or case.
-
-    validation: paper A's rule, rows of the data's top score, one a prompt, up to config.validation. (Where fewer than 10
-    prompts reach the very top, as with continuous rewards, the best row of the best prompts; a note says so.)
-    held_out: config.held_out prompts, all their rows. train: up to config.prompts prompts, at most
-    config.completions_per_prompt rows each. Too few prompts for all of this: the parts shrink in proportion, with a note.
-    Raises ValueError if there are fewer than 2 prompts, or if the training rewards are all equal.
-    """
-    rng = np.random.default_rng([seed, 0])
-    table = feedback.select_columns(["prompt_id", "reward"]).to_pandas()
-    first = table.drop_duplicates("prompt_id")
-    keys = pd.Series([group_key(prompt) for prompt in feedback.select(first.index)["prompt"]], index=first["prompt_id"])
-    if keys.nunique() < 2:
-        raise ValueError("feedback has fewer than 2 different prompts; give at least one to train on and one to validate on")
-    notes = []
-    variants = len(keys) - keys.nunique()
-    if variants:
-        notes.append(f"{variants} prompts repeat another but for white space or case; such twins stay on one side of the split.")
-    table = table.iloc[rng.permutation(len(table))]  # from here on "first" means "drawn"
-    order = table["prompt_id"].unique()
-    validation_size, held_out_size = _sizes(config, keys.nunique(), notes)
-    validation = _validation_rows(table, keys, validation_size, notes)
-    free = order[~np.isin(keys.loc[order], keys.loc[table.loc[validation, "prompt_id"]])]
-    held_out = free[:held_out_size]
-    free = free[~np.isin(keys.loc[free], keys.loc[held_out])][: config.prompts]
-    train = table[table["prompt_id"].isin(free)].groupby("prompt_id").head(config.completions_per_prompt or len(table)).index
-    rewards = table.loc[train, "reward"].sort_index().to_numpy()
-    if len(rewards) == 0 or rewards.min() == rewards.max():
-        raise ValueError(f"the {len(rewards)} training rewards are all equal: no signal; give feedback whose scores differ")
-    parts = [feedback.select(np.sort(rows)) for rows in (train, validation, table.index[table["prompt_id"].isin(held_out)])]
-    notes.append(f"Train: {len(free)} prompts, {len(rewards)} completions. Validation: {len(validation)} prompts. "
-                 f"Held out: {len(held_out)} prompts.")
-    return Splits(*parts, float(rewards.mean()), float(rewards.std()), notes)
-
-
-def _sizes(config: DataConfig, prompts: int, notes: list[str]) -> tuple[int, int]:
-    """Prompts of validation and held_out, in proportion if there are too few (without config.prompts, half should train)."""
-    wanted = (config.validation, config.held_out)
-    train = config.prompts or math.ceil(prompts / 2)
-    if sum(wanted) + train <= prompts:
-        return wanted
-    share = prompts / (sum(wanted) + train)
-    sizes = max(1, int(wanted[0] * share)), int(wanted[1] * share)
-    notes.append(f"The feedback has {prompts} prompts, fewer than the {sum(wanted) + train} asked for: "
-                 f"validation was reduced to {sizes[0]} prompts, held out to {sizes[1]}.")
-    return sizes
-
-
-def _validation_rows(table: pd.DataFrame, keys: pd.Series, size: int, notes: list[str]) -> np.ndarray:
-    """Index labels of the validation rows: top-scored, one a prompt (prompts alike in `keys` count as one)."""
-    best = table.groupby("prompt_id", sort=False)["reward"].max()
-    top = best.max()
-    available = keys.loc[best.index[best == top]].nunique()
-    floor = top
-    if available < min(size, FEW_TOP):
-        floor = best.nlargest(size).min()
-        notes.append(f"Only {available} of the prompts reach the top score {top:g}: validation takes the best completion of the "
-                     f"{size} best prompts, down to {floor:g}.")
-    elif available < size:
-        notes.append(f"{available} prompts reach the top score {top:g}: validation has these instead of {size}.")
-    rows = table[table["reward"] >= floor].sort_values("reward", ascending=False, kind="stable")
-    drawn = rows.assign(key=keys.loc[rows["prompt_id"]].to_numpy()).drop_duplicates("key")
-    return drawn.index[:size].to_numpy()
-
-
-def standardise(rewards, splits: Splits) -> np.ndarray:
-    """Rewards [n] in standard deviations from the training mean: (r - mean) / (std + 1e-8), as in paper A's code.
-
-    float32 stays float32, everything else becomes float64. Raises ValueError on a reward that is not finite.
-    """
-    rewards = np.asarray(rewards)
-    rewards = rewards if rewards.dtype == np.float32 else rewards.astype(np.float64)
-    if not np.isfinite(rewards).all():
-        raise ValueError(f"reward {np.flatnonzero(~np.isfinite(rewards))[0]} is not finite; load the feedback with load_feedback")
-    return (rewards - rewards.dtype.type(splits.reward_mean)) / rewards.dtype.type(splits.reward_std + 1e-8)
 
 
 def prompt_table(feedback: datasets.Dataset) -> pd.DataFrame:

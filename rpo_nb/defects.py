@@ -40,6 +40,14 @@ DEFECTS = {  # reason: (action, remedy)
     "text is not valid Unicode": ("repaired", "none needed; each lone surrogate or undecodable byte became U+FFFD"),
     "text has control characters": ("kept", "remove invisible control, separator and direction characters if nobody meant them"),
     "text is over-long": ("kept", "none needed; it is cut to the profile's max_prompt_tokens or max_completion_tokens"),
+    # conversations
+    "conversation has no message": ("dropped", "give the prompt at least the user's message"),
+    "message is not an object": ("dropped", "write each message as an object with role and content"),
+    "role is unknown": ("dropped", "use system, user or assistant"),
+    "content is a list of parts": ("dropped", "write the content as one string; images and other parts are not read"),
+    "last message is not the user's": ("dropped", "end the prompt with the user's message; the answer to it is the completion"),
+    "roles do not alternate": ("kept", "join neighbouring messages of one role, system first; some chat templates refuse others"),
+    "completion is not one message of the assistant": ("dropped", "write it as one text, or as one message of role assistant"),
     # scores
     "score is missing": ("dropped", "give the completion a number"),
     "score is a boolean": ("dropped", "write a number (1 and 0, with data.reward_min 0)"),
@@ -60,10 +68,15 @@ DEFECTS = {  # reason: (action, remedy)
 
 
 class Report:
-    """Collects report rows; with `strict` the first dropped entry is a ValueError instead."""
+    """Collects report rows; with `strict` the first dropped entry is a ValueError instead.
+
+    part: which file of a folder, or which split, is being read ("" where there is one only); it stands before the field.
+    """
 
     def __init__(self, name: str, *, strict: bool = False):
-        self.name, self.strict, self.rows = name, strict, []
+        self.name, self.strict, self.part, self.rows = name, strict, "", []
+        self._parts: dict[str, int] = {}  # in the order of reading
+        self._order: list[tuple[int, int]] = []  # of each row: its part's number and its line
 
     def add(self, line: int, field: str, reason: str, value: object = None, *, action: str = "") -> None:
         """Note one defect. line: 1-based line or row of the source; value: what stood there, shown by strict errors only.
@@ -71,15 +84,17 @@ class Report:
         action: replaces the table's own. Raises ValueError with file, line, field and remedy if strict and dropped.
         """
         usual, remedy = DEFECTS[reason]
+        field = ": ".join(filter(None, (self.part, field)))
         row = {"line": line, "field": field, "reason": reason, "remedy": remedy, "action": action or usual}
         if self.strict and row["action"] == "dropped":
             where = f"{self.name}, line {line}" + (f", {field}" if field else "")
             raise ValueError(f"{where}: {reason} ({ascii(value)[:60]}); {remedy}")
         self.rows.append(row)
+        self._order.append((self._parts.setdefault(self.part, len(self._parts)), line))
 
     def sorted(self) -> list[dict]:
-        """The rows by line, in the order of discovery within a line."""
-        return sorted(self.rows, key=lambda row: row["line"])
+        """The rows by part and line, in the order of discovery within a line."""
+        return [self.rows[i] for i in sorted(range(len(self.rows)), key=self._order.__getitem__)]
 
 
 def summarise_report(report: list[dict]) -> pd.DataFrame:

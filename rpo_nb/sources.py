@@ -1,4 +1,4 @@
-"""Rows of feedback from wherever they lie: the hub, a saved folder, a file, or memory.
+"""Rows of feedback from wherever they lie: the hub, a folder, a file, or memory.
 
 Every reader yields (line, row): the 1-based line of the file, or row of the table, and whatever stood there. What a file
 does to its rows (encoding, line ends, broken JSON) is reported here; what the rows say is checked in `rpo_nb.data`.
@@ -20,6 +20,7 @@ import datasets
 import pyarrow
 import pyarrow.parquet
 
+from rpo_nb import hub
 from rpo_nb.defects import Report
 
 REPEATED_KEYS = object()  # key under which an object lists the keys it was given twice; no JSON key can equal it
@@ -29,22 +30,27 @@ _JSON_SPACE = " \t\r\n"
 _SPACE = re.compile(f"[{_JSON_SPACE}]*")
 
 
-def rows(source: Any, *, split: str, report: Report) -> Iterator[tuple[int, Any]]:
-    """(line, row) of a hub id, a folder saved by datasets, a file, a list of rows, a Dataset or a DatasetDict.
+def rows(source: Any, *, split: str, report: Report, second: bool = False) -> Iterator[tuple[int, Any]]:
+    """(line, row) of a hub id, a folder, a file, a list of rows, a Dataset or a DatasetDict.
 
-    split: which part of a hub id or a DatasetDict. Raises ValueError with the remedy if there is nothing to read.
+    A folder was saved by datasets, or holds files as a data set on the hub does (flan.jsonl …, data/train-*.parquet). split:
+    which part of a hub id, folder or DatasetDict. second: another split of the same source is read besides, so there must be
+    splits. Sets report.part. Raises ValueError with the remedy if there is nothing to read.
     """
+    report.part = split if second else ""
     if isinstance(source, datasets.DatasetDict):
-        source = _part(source, split, report.name)
+        source, second = _part(source, split, report.name), False
     if isinstance(source, (list, tuple, datasets.Dataset)):
+        _without_splits(second, report)
         return enumerate(source, 1)
     if not isinstance(source, (str, Path)) or not str(source).strip():
         raise ValueError(f"feedback source {source!r} is neither a name, a path, a list of rows nor a Dataset; give one of these")
     path = Path(source).expanduser()
     if path.is_dir():
-        return enumerate(_saved(path, split, report.name), 1)
-    reader = next((read for ending, read in READERS.items() if path.name.lower().endswith(ending)), None)
+        return _folder(path, split, report, second)
+    reader = _reader(path)
     if path.is_file() and reader:
+        _without_splits(second, report)
         return reader(path, report)
     if path.is_file():
         raise ValueError(f"{path.name}: the ending is not one of {', '.join(READERS)}; convert the file or rename it")
@@ -53,21 +59,55 @@ def rows(source: Any, *, split: str, report: Report) -> Iterator[tuple[int, Any]
     raise ValueError(f"feedback {str(source)!r} is no file, no folder and no hub id (owner/name); check the spelling")
 
 
+def _without_splits(second: bool, report: Report) -> None:
+    if second:
+        raise ValueError(f"{report.name} has no splits, so data.validation_split {report.part!r} is not in it; leave that empty, "
+                         "or give a hub id, a folder or a DatasetDict with that split")
+
+
+def _reader(path: Path) -> Any:
+    return next((read for ending, read in READERS.items() if path.name.lower().endswith(ending)), None)
+
+
 def _hub(name: str, split: str) -> datasets.Dataset:
     try:
         return datasets.load_dataset(name, split=split)
     except Exception as error:  # the hub client raises its own, its transport's and the operating system's errors
-        reason = str(error).strip().split("\n")[0]
+        reason, remedy = hub.problem(error, name, kind="dataset")
         raise ValueError(f"feedback {name!r} is no file or folder here, and the hub did not give its split {split!r} ({reason}); "
-                         "check the name and the network, or give a local file") from error
+                         f"{remedy}") from error
 
 
-def _saved(path: Path, split: str, name: str) -> datasets.Dataset:
+def _folder(path: Path, split: str, report: Report, second: bool) -> Iterator[tuple[int, Any]]:
+    """Rows of a folder: saved by datasets, or with the files of a data set on the hub."""
+    if (path / "dataset_dict.json").is_file():
+        return enumerate(_part(datasets.load_from_disk(str(path)), split, report.name), 1)
+    if (path / "state.json").is_file():
+        _without_splits(second, report)
+        return enumerate(datasets.load_from_disk(str(path)), 1)
+    return _files(path, split, report)
+
+
+def _files(path: Path, split: str, report: Report) -> Iterator[tuple[int, Any]]:
+    """Rows of a folder in the hub's layout. datasets says which files are the split's; they are read by our own readers, so
+    that a faulty line costs no more than itself."""
     try:
-        saved = datasets.load_from_disk(str(path))
-    except (FileNotFoundError, ValueError) as error:
-        raise ValueError(f"folder {name!r} was not saved by datasets' save_to_disk; give such a folder, or one file") from error
-    return _part(saved, split, name) if isinstance(saved, datasets.DatasetDict) else saved
+        found = datasets.load_dataset_builder(str(path)).config.data_files or {}
+    except (FileNotFoundError, ValueError, datasets.exceptions.DatasetsError) as error:
+        reason = str(error).strip().split("\n")[0].replace(str(path), path.name)
+        raise ValueError(f"folder {report.name!r} was not saved by datasets' save_to_disk and is no data set in the hub's layout "
+                         f"({reason}); give one of these, or one file") from error
+    if split not in found:
+        raise ValueError(f"{report.name}: there is no split {split!r}; set data.split (or data.validation_split) to one of "
+                         f"{', '.join(found)}")
+    files, part = [Path(file) for file in found[split]], report.part
+    unread = next((file for file in files if not _reader(file)), None)
+    if unread:
+        raise ValueError(f"folder {report.name!r} was not saved by datasets' save_to_disk, and {unread.name} in it ends in none "
+                         f"of {', '.join(READERS)}; convert the file")
+    for file in files:
+        report.part = ": ".join(filter(None, (part, file.name if len(files) > 1 else "")))
+        yield from _reader(file)(file, report)
 
 
 def _part(parts: datasets.DatasetDict, split: str, name: str) -> datasets.Dataset:

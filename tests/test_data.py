@@ -559,3 +559,261 @@ def test_bom_crlf_and_real_feedback():
     assert np.mean(feedback["reward"]) == pytest.approx(2.255, abs=5e-4)
     assert np.std(feedback["reward"]) == pytest.approx(2.555, abs=5e-4)
     assert {row["reason"] for row in report} == {"text is over-long"}
+
+
+# ---- conversations: TRL's shape ---------------------------------------------------------------------------------------
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def assistant(text):
+    return [{"role": "assistant", "content": text}]
+
+
+TURNS = [{"role": "system", "content": "Be brief."}, user("Name a colour."), *assistant("Red."), user("Another?")]
+RENDERED = "System: Be brief.\n\nUser: Name a colour.\n\nAssistant: Red.\n\nUser: Another?"
+CONVERSATIONS = {
+    "ultrafeedback": [{"instruction": TURNS, "completions": [{"response": "Blue.", "overall_score": 9},
+                                                             {"response": assistant("No."), "overall_score": 2}]}],
+    "nested": [{"prompt": TURNS, "responses": [{"text": assistant("Blue."), "reward": 9}, {"text": "No.", "reward": 2}]}],
+    "flat": [{"prompt": TURNS, "completion": assistant("Blue."), "reward": 9}, {"prompt": TURNS, "completion": assistant("No."), "reward": 2}],
+    "flat-instruction-response": [{"instruction": TURNS, "response": "Blue.", "reward": 9},
+                                  {"instruction": TURNS, "response": "No.", "reward": 2}],
+}
+
+
+@pytest.mark.parametrize("rows", CONVERSATIONS.values(), ids=CONVERSATIONS)
+def test_a_conversation_in_every_shape_is_rendered_and_keeps_its_messages(rows):
+    feedback, report = load([*rows, {"prompt": "Plain.", "completion": "Yes.", "reward": 3}])
+    assert triples(feedback) == [(RENDERED, "Blue.", 9), (RENDERED, "No.", 2), ("Plain.", "Yes.", 3)]
+    assert feedback["prompt_id"][:] == [0, 0, 1] and data.render(TURNS) == RENDERED
+    assert data.conversations(feedback) == [TURNS, TURNS, "Plain."] and feedback["messages"][2] == ""
+    assert list(feedback.features) == [*data.FEATURES, "messages"]
+    assert reasons(report) == [(len(rows) + 1, "prompt", "prompt has one completion", "kept")]
+
+
+@pytest.mark.parametrize("kind", ["dataset", "saved", "jsonl", "parquet"])
+def test_a_conversation_comes_through_arrow_and_files(kind, tmp_path):
+    rows, path = CONVERSATIONS["flat"], tmp_path / f"x.{kind}"
+    table = datasets.Dataset.from_list(rows)
+    if kind == "jsonl":
+        lines(path, *rows)
+    elif kind == "parquet":
+        table.to_parquet(path)
+    elif kind == "saved":
+        table.save_to_disk(path)
+    feedback, report = load(table if kind == "dataset" else path)
+    assert triples(feedback) == [(RENDERED, "Blue.", 9), (RENDERED, "No.", 2)] and report == []
+    assert data.conversations(feedback) == [TURNS, TURNS]
+
+
+def test_a_single_user_message_is_a_plain_prompt():
+    feedback, _ = load([{"prompt": [user("Name a colour.")], "completion": assistant("Red."), "reward": 9},
+                        {"prompt": "Name a colour.", "completion": "Blue, perhaps.", "reward": 4.5}, *FLAT[2:]])
+    assert triples(feedback) == EXPECTED and feedback["prompt_id"][:] == [0, 0, 1, 1]
+    assert feedback.features == data.FEATURES and data.conversations(feedback) == feedback["prompt"][:]
+
+
+def test_a_conversation_and_a_text_that_reads_like_it_are_two_prompts_on_one_side_of_the_split():
+    rows = [{"prompt": prompt, "completion": text, "reward": reward} for prompt in (TURNS, RENDERED, "b", "c", "d")
+            for text, reward in (("x", 9), ("y", 3))]
+    feedback = data.load_feedback(rows)
+    assert feedback["prompt_id"][:4] == [0, 0, 1, 1]
+    for seed in range(6):
+        splits = data.split_feedback(feedback, config=DataConfig(validation=1, held_out=1), seed=seed)
+        parts = [splits.train, splits.validation, splits.held_out]
+        assert sum(RENDERED in part["prompt"][:] for part in parts) == 1
+        assert all(part.column_names == feedback.column_names for part in parts)
+        assert {repr(c) for part in parts for c in data.conversations(part)} <= {repr(c) for c in (TURNS, RENDERED, "b", "c", "d")}
+
+
+def test_a_csv_prompt_stays_text(tmp_path):
+    frame = pd.DataFrame([{"prompt": json.dumps(TURNS), "completion": "a", "reward": 3}, {"prompt": "[]", "completion": "b", "reward": 4}])
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    feedback, _ = load(tmp_path / "x.csv")
+    assert feedback["prompt"][:] == [json.dumps(TURNS), "[]"] and "messages" not in feedback.column_names
+
+
+@pytest.mark.parametrize("prompt, field, reason", [
+    ([], "prompt", "conversation has no message"),
+    ([user("a"), "b"], "prompt[1]", "message is not an object"),
+    ([{"role": "human", "content": "a"}], "prompt[0].role", "role is unknown"),
+    ([{"role": ["user"], "content": "a"}], "prompt[0].role", "role is unknown"),
+    ([{"from": "human", "value": "a"}], "prompt[0].role", "role is unknown"),
+    ([{"role": "user"}], "prompt[0].content", "text is missing"),
+    ([{"role": "user", "content": None}], "prompt[0].content", "text is missing"),
+    ([user(" \n")], "prompt[0].content", "text is empty"),
+    ([user(7)], "prompt[0].content", "text is not a string"),
+    ([user([{"type": "text", "text": "a"}, {"type": "image"}])], "prompt[0].content", "content is a list of parts"),
+    ([user("a"), *assistant("b")], "prompt[1].role", "last message is not the user's"),
+    (TURNS[:1], "prompt[0].role", "last message is not the user's"),
+])
+def test_a_bad_conversation_is_set_aside_and_the_rest_goes_on(prompt, field, reason):
+    bad = {"prompt": prompt, "completion": "x", "reward": 3}
+    feedback, report = load([*FLAT[:2], bad, *FLAT[2:]])
+    assert triples(feedback) == EXPECTED and reasons(report) == [(3, field, reason, "dropped")]
+    assert report[0]["remedy"] == DEFECTS[reason][1]
+    with pytest.raises(ValueError, match=f"feedback, line 3, .*{reason}"):
+        load([*FLAT, bad][2:], strict=True)
+
+
+@pytest.mark.parametrize("completion", [[], [user("x")], [*assistant("a"), *assistant("b")]])
+def test_a_completion_of_other_messages_is_set_aside(completion):
+    rows = [*FLAT, {"prompt": "p", "completion": completion, "reward": 3}]
+    assert reasons(load(rows)[1]) == [(5, "completion", "completion is not one message of the assistant", "dropped")]
+
+
+def test_what_is_odd_in_a_conversation_is_said():
+    twice = [user("a"), user("\ud800b"), {"role": "user", "content": "c" * 200, "name": "left out"}]
+    feedback, report = load([{"prompt": twice, "completion": t, "reward": r} for t, r in (("x", 1), ("y", 2))], max_prompt_tokens=20)
+    assert data.conversations(feedback)[0] == [user("a"), user("\ufffdb"), user("c" * 200)]
+    assert reasons(report)[:3] == [(1, "prompt[1].content", "text is not valid Unicode", "repaired"),
+                                   (1, "prompt", "roles do not alternate", "kept"), (1, "prompt", "text is over-long", "kept")]
+
+
+# ---- the source's own validation split --------------------------------------------------------------------------------
+
+def two_splits():
+    train = [{"instruction": f"Prompt {i}", "response": f"{i}-{j}", "reward": 2.0 + j} for i in range(20) for j in range(3)]
+    test = [{"instruction": f"prompt  {i}", "response": f"test {i}-{j}", "reward": 5.0 + j} for i in range(17, 25) for j in range(2)]
+    return datasets.DatasetDict(train=datasets.Dataset.from_list(train), test=datasets.Dataset.from_list(test))
+
+
+@pytest.mark.parametrize("kind", ["memory", "saved", "folder", "hub"])
+def test_the_sources_own_split_validates_and_its_prompts_do_not_train(kind, tmp_path, monkeypatch):
+    source, parts = two_splits(), two_splits()
+    if kind == "saved":
+        source.save_to_disk(tmp_path / "x")
+    elif kind == "folder":
+        (tmp_path / "x").mkdir()
+        for name, part in source.items():
+            lines(tmp_path / "x" / f"{name}.jsonl", *part)
+    elif kind == "hub":
+        monkeypatch.setattr(datasets, "load_dataset", lambda name, split: parts[split])
+    config = DataConfig(validation_split="test", validation=6, held_out=4)
+    source = {"memory": source, "hub": "bilalfaye/ultrafeedback-rpo-split"}.get(kind, tmp_path / "x")
+    feedback, report = data.load_feedback(source, config=config, return_report=True)
+    assert report == [] and feedback.column_names == [*data.FEATURES, "split"] and Counter(feedback["split"]) == {"train": 60, "test": 16}
+    splits = data.split_feedback(feedback, config=config, seed=0)
+    assert splits.train.features == data.FEATURES and set(splits.validation["reward"]) == {6.0}
+    assert len(splits.validation) == len(keys(splits.validation)) == 6 and keys(splits.validation) < {f"prompt {i}" for i in range(17, 25)}
+    assert keys(splits.train) | keys(splits.held_out) == {f"prompt {i}" for i in range(17)} and len(keys(splits.held_out)) == 4
+    assert splits.notes[1:3] == ["The split 'test' has 8 prompts: 6 of them, drawn by seed, validate.",
+                                 "3 prompts of the training split also stand in the split 'test': taken out of training."]
+    others = [data.split_feedback(feedback, config=config, seed=seed).validation["prompt"][:] for seed in range(5)]
+    assert len(set(map(tuple, others))) > 1
+
+
+def test_a_source_without_that_split_says_so(tmp_path):
+    config = DataConfig(validation_split="test")
+    two_splits()["train"].save_to_disk(tmp_path / "saved")
+    for source in (FLAT, lines(tmp_path / "x.jsonl", *FLAT), tmp_path / "saved"):
+        with pytest.raises(ValueError, match="has no splits, so data.validation_split 'test' is not in it"):
+            data.load_feedback(source, config=config)
+    with pytest.raises(ValueError, match="there is no split 'test'; set .* to one of train"):
+        data.load_feedback(datasets.DatasetDict(train=datasets.Dataset.from_list(FLAT)), config=config)
+    with pytest.raises(ValueError, match="was read without it"):
+        data.split_feedback(data.load_feedback(FLAT), config=config, seed=0)
+    same = datasets.DatasetDict(train=datasets.Dataset.from_list(FLAT), test=datasets.Dataset.from_list(FLAT))
+    with pytest.raises(ValueError, match="none is left to train on"):
+        data.split_feedback(data.load_feedback(same, config=config), config=config, seed=0)
+
+
+def test_defects_of_two_splits_name_the_split():
+    parts = two_splits()
+    parts["test"] = datasets.Dataset.from_list([*parts["test"], {"instruction": "p", "response": "", "reward": 3.0}])
+    _, report = data.load_feedback(parts, config=DataConfig(validation_split="test"), return_report=True)
+    assert reasons(report) == [(17, "test: response", "text is empty", "dropped")]
+
+
+# ---- a folder in the hub's layout -------------------------------------------------------------------------------------
+
+def openbmb(instruction, source):
+    """A row as openbmb/UltraFeedback has it."""
+    aspects = ("instruction_following", "honesty", "truthfulness", "helpfulness")
+    return {"source": source, "instruction": instruction, "models": ["alpaca-7b", "gpt-4"], "correct_answers": ["None"], "incorrect_answers": ["None"],
+            "completions": [{"annotations": {a: {"Rating": str(rating), "Rationale": "Because."} for a in aspects}, "critique": "Fine.",
+                             "custom_system_prompt": "Be honest.", "fine-grained_score": float(rating), "model": model,
+                             "overall_score": score, "principle": "honesty", "response": f"{model} on {instruction}"}
+                            for model, score, rating in (("alpaca-7b", 10.0, 1), ("gpt-4", 8.5, 5))]}
+
+
+def test_a_folder_in_the_hubs_layout_is_a_source(tmp_path):
+    lines(tmp_path / "evol_instruct.jsonl", openbmb("A?", "evol_instruct"), "not json", openbmb("B?", "evol_instruct"))
+    lines(tmp_path / "flan.jsonl", openbmb("C?", "flan"), {**openbmb("D?", "flan"), "instruction": None})
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n# UltraFeedback\n", encoding="utf-8")
+    feedback, report = load(tmp_path)
+    assert triples(feedback) == [(p, f"{m} on {p}", s) for p in ("A?", "B?", "C?") for m, s in (("alpaca-7b", 1.0), ("gpt-4", 8.5))]
+    assert [r for r in reasons(report) if r[3] == "dropped"] == [
+        (2, "evol_instruct.jsonl", "line is not JSON", "dropped"), (2, "flan.jsonl: instruction", "text is missing", "dropped")]
+    assert (1, "flan.jsonl: completions[0].overall_score", "overall_score 10 with ratings of 2 or less", "repaired") in reasons(report)
+
+
+def test_a_folder_with_data_parquet_has_its_splits(tmp_path):
+    (tmp_path / "data").mkdir()
+    for name, part in (("train-00000-of-00002", ROWS[:1]), ("train-00001-of-00002", ROWS[1:]), ("test-00000-of-00001", NESTED[:1])):
+        pd.DataFrame(part).to_parquet(tmp_path / "data" / f"{name}.parquet")
+    assert triples(load(str(tmp_path))[0]) == EXPECTED
+    assert triples(load(tmp_path, split="test")[0]) == EXPECTED[:2]
+    with pytest.raises(ValueError, match="there is no split 'dev'; set data.split .* to one of train, test"):
+        load(tmp_path, split="dev")
+
+
+# ---- what the hub refuses ---------------------------------------------------------------------------------------------
+
+def hub_errors():
+    """The errors that huggingface_hub and datasets really raise, made by the library from an HTTP response."""
+    import httpx2
+    from huggingface_hub import errors
+    from huggingface_hub.utils import hf_raise_for_status
+
+    def refused(status, code="", message=""):
+        request = httpx2.Request("GET", "https://huggingface.co/api/datasets/some/data")
+        try:
+            hf_raise_for_status(httpx2.Response(status, headers={"X-Error-Code": code, "X-Error-Message": message}, request=request))
+        except errors.HfHubHTTPError as error:
+            return error
+
+    told = datasets.exceptions.DatasetNotFoundError
+    gated = "Dataset 'some/data' is a gated dataset on the Hub."
+    return {
+        "unknown": (refused(404, "RepoNotFound"), errors.RepositoryNotFoundError, "has no such dataset, or it is private.*; check the name"),
+        "unknown, as datasets tells it": (told("Dataset 'some/data' doesn't exist on the Hub or cannot be accessed."), told, "; check the name"),
+        "gated, no token": (refused(401, "GatedRepo"), errors.GatedRepoError, "gated and you are not logged in.*accept its terms at .*then log in"),
+        "gated, as datasets tells it": (told(f"{gated} You must be authenticated to access it."), told, "gated and you are not logged in"),
+        "gated, not accepted": (refused(403, "GatedRepo"), errors.GatedRepoError, "your account has no access.*; accept its terms at https"),
+        "wrong token": (refused(401, message="Invalid credentials in Authorization header"), errors.HfHubHTTPError, "refuses the token"),
+        "offline": (errors.OfflineModeIsEnabled("Cannot reach https://huggingface.co: offline mode is enabled."), None, "cannot be reached.*; check the network"),
+        "not in the cache": (errors.LocalEntryNotFoundError("Cannot find the requested files in the disk cache"), None, "cannot be reached"),
+        "no connection": (ConnectionError("Couldn't reach 'some/data' on the Hub (ConnectError)"), None, "cannot be reached.*local folder"),
+        "server down": (refused(503), errors.HfHubHTTPError, "503"),
+    }
+
+
+@pytest.mark.parametrize("case", hub_errors())
+def test_the_hubs_refusals_are_one_sentence_with_the_remedy(case, monkeypatch):
+    error, kind, words = hub_errors()[case]
+    assert kind is None or type(error) is kind
+
+    def refuse(name, split):
+        raise error
+
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(ValueError, match=f"'some/data' is no file or folder here, and the hub did not give its split 'train' .*{words}") as told:
+        data.load_feedback("some/data")
+    assert "\n" not in str(told.value)
+
+
+def test_a_wrapped_refusal_is_found_in_its_cause(monkeypatch):
+    def refuse(name, split):
+        try:
+            raise hub_errors()["gated, not accepted"][0]
+        except OSError as error:
+            raise RuntimeError("something went wrong") from error
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(ValueError, match="gated and your account has no access"):
+        data.load_feedback("some/data")
