@@ -7,7 +7,7 @@ An executed notebook is a log, so that a failed one stays where it is, with its 
 
 import sys
 
-from rpo_nb import batch
+from rpo_nb import batch, cluster
 from rpo_nb.config import load_profile
 
 PROFILE = config.get("profile", "profile.yaml")
@@ -51,6 +51,8 @@ rule data:
         done("01_data_prep"),
     params:
         **batch.params("01_data_prep", profile),
+    resources:
+        **cluster.resources("light", profile),
     log:
         "notebooks/01_data_prep.ipynb",
     benchmark:
@@ -72,6 +74,8 @@ for place, size in enumerate(SIZES):
         params:
             **batch.params("03_train", profile),
             size=size,
+        resources:
+            **cluster.resources("training", profile),
         log:
             f"notebooks/03_train-{size}-seed{{seed}}.ipynb",
         benchmark:
@@ -90,6 +94,8 @@ rule derivation:
         done("02_rpo_derivation"),
     params:
         **batch.params("02_rpo_derivation", profile),
+    resources:
+        **cluster.resources("judging", profile),
     log:
         "notebooks/02_rpo_derivation.ipynb",
     benchmark:
@@ -107,6 +113,8 @@ rule metrics:
         done("04_table2_metrics"),
     params:
         **batch.params("04_table2_metrics", profile),
+    resources:
+        **cluster.resources("judging", profile),
     log:
         "notebooks/04_table2_metrics.ipynb",
     benchmark:
@@ -126,6 +134,8 @@ rule judges:  # before temperature: of the two, the first trains the reward mode
         done("05_table3_judges"),
     params:
         **batch.params("05_table3_judges", profile),
+    resources:
+        **cluster.resources("judging", profile),
     log:
         "notebooks/05_table3_judges.ipynb",
     benchmark:
@@ -144,6 +154,8 @@ rule temperature:
         done("06_table4_temperature"),
     params:
         **batch.params("06_table4_temperature", profile),
+    resources:
+        **cluster.resources("judging", profile),
     log:
         "notebooks/06_table4_temperature.ipynb",
     benchmark:
@@ -168,6 +180,8 @@ rule report:
         done("09_report"),
     params:
         **batch.params("09_report", profile),
+    resources:
+        **cluster.resources("light", profile),
     log:
         "notebooks/09_report.ipynb",
     benchmark:

@@ -23,6 +23,7 @@ import nbformat
 import psutil
 from filelock import FileLock, Timeout
 
+from rpo_nb import cluster
 from rpo_nb.config import Profile, content_key, write_profile
 from rpo_nb.manifest import JOBS, write_manifest
 from rpo_nb.progress import Progress
@@ -31,6 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MARK = "RPO_NB_OUTPUT"  # in the environment of every process of a reproduction: how a later start finds what is left of it
 STATE = ".snakemake"
 LOG = Path("runs") / "snakemake.log"
+ON_SLURM = Path(STATE) / "rpo_nb.slurm"  # there since the first start on Slurm
 TABLES = ("04_table2_metrics", "05_table3_judges", "06_table4_temperature", "09_report")
 READ_BY = {  # the fields of a preset that change a policy, by method; sft and best_of_k read none
     "kto": ("reduce", "kto_beta", "kto_kl", "dropout", "max_grad_norm", "weight_decay"),
@@ -151,6 +153,13 @@ def stop_left_over(out: Path) -> int:
     return len(left)
 
 
+def stop_everything(out: Path) -> None:
+    """`stop_left_over`, and cancel the jobs that a start on Slurm left, on whatever node; ValueError when Slurm is silent."""
+    stop_left_over(out)  # first: a Snakemake among them would submit again
+    if (out / ON_SLURM).exists():
+        cluster.cancel(_mark(out))
+
+
 def _marked(process: psutil.Process, mark: str) -> bool:
     try:
         return process.environ().get(MARK) == mark
@@ -162,6 +171,8 @@ def environment(profile: Profile, out: Path) -> dict[str, str]:
     """The environment of the workflow: this package, the mark, and one job's share of the threads."""
     env = os.environ | {MARK: _mark(out), "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1",
                         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+    if os.environ.get("RPO_NB_CACHE"):  # jobs run elsewhere, in another folder
+        env["RPO_NB_CACHE"] = str(Path(os.environ["RPO_NB_CACHE"]).expanduser().resolve())
     env.pop("PYTHONDONTWRITEBYTECODE", None)  # a dozen kernels would each compile torch and transformers again
     if profile.training.threads:
         env |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(profile.training.threads))
@@ -179,20 +190,25 @@ def _snakemake(out: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(out), *more]
 
 
-def run(profile: Profile, out: Path, *, cores: int | None = None, only: Sequence[str] = (), dry_run: bool = False) -> int:
+def run(profile: Profile, out: Path, *, cores: int | None = None, only: Sequence[str] = (), dry_run: bool = False,
+        executor: str = "local", more: Sequence[str] = ()) -> int:
     """Make every result of a profile in `out`, skipping what is done; return the exit status.
 
     cores: jobs at a time, default by the profile's threads. only: job names to run again, whatever was done, and no others.
-    Raises ValueError before anything starts: no such feedback, no workflow, a second start of the same folder.
+    executor: "slurm" makes each notebook a job of the cluster, by default all at a time. more: options for Snakemake.
+    Raises ValueError before anything starts: no such feedback, no workflow, no cluster, a second start of the same folder.
     """
-    options = ["--cores", str(cores or parallel_jobs(profile)), "--keep-going", "--rerun-incomplete", "--nocolor",
-               "--scheduler", "greedy"]
+    on_slurm = cluster.options(_mark(out)) if executor == "slurm" else []
+    at_a_time = ["--jobs", str(cores or len(jobs(profile)))] if on_slurm else ["--cores", str(cores or parallel_jobs(profile))]
+    options = [*at_a_time, "--keep-going", "--rerun-incomplete", "--nocolor", "--scheduler", "greedy", *on_slurm, *more]
     targets = [f"{JOBS}/{job}.done" for job in only]
     if only:
         options += ["--allowed-rules", *only_rules(only), "--forcerun", *targets]
     with only_one(out):
         profile = stage(profile, out)
-        stop_left_over(out)
+        stop_everything(out)
+        if on_slurm:
+            (out / ON_SLURM).touch()
         env = environment(profile, out)
         write_profile(profile, out / (f"{STATE}/dry-run.yaml" if dry_run else "profile.yaml"))
         if any((out / STATE / "locks").glob("*")):  # of a start that was killed: we hold the lock that counts
@@ -201,7 +217,7 @@ def run(profile: Profile, out: Path, *, cores: int | None = None, only: Sequence
             options += ["--dry-run", "--quiet", "host", "--config", f"profile={STATE}/dry-run.yaml"]
             return subprocess.run(_snakemake(out, *options, "--", *targets), env=env).returncode
         write_manifest(profile, out, afresh=not _finished(profile, out))
-        return _watched(_snakemake(out, *options, "--", *targets), profile, out, env, measured=not only)
+        return _watched(_snakemake(out, *options, "--", *targets), profile, out, env, measured=not only, elsewhere=bool(on_slurm))
 
 
 def only_rules(names: Sequence[str]) -> list[str]:
@@ -210,8 +226,11 @@ def only_rules(names: Sequence[str]) -> list[str]:
     return [rules[name] for name in names]
 
 
-def _watched(command: list[str], profile: Profile, out: Path, env: dict[str, str], *, measured: bool) -> int:
-    """Run the workflow to its end, show how far it is, and say what came out. measured: its minutes belong in the manifest."""
+def _watched(command: list[str], profile: Profile, out: Path, env: dict[str, str], *, measured: bool, elsewhere: bool) -> int:
+    """Run the workflow to its end, show how far it is, and say what came out.
+
+    measured: its minutes belong in the manifest. elsewhere: its jobs run on other machines, which measured their memory.
+    """
     before = _finished(profile, out)
     started, peak = time.time(), 0.0
     (out / LOG).parent.mkdir(parents=True, exist_ok=True)
@@ -224,12 +243,14 @@ def _watched(command: list[str], profile: Profile, out: Path, env: dict[str, str
                 progress.show()
                 time.sleep(0.5)
         except KeyboardInterrupt:
-            stop_left_over(out)
+            stop_everything(out)
             child.wait()
             if measured:
                 write_manifest(profile, out, seconds=time.time() - started, peak_memory_mb=peak)
             print("\nStopped. The same command goes on from here.", file=sys.stderr)
             return 130
+    if elsewhere:
+        peak = cluster.peak_memory_mb(out / JOBS)
     if measured and _finished(profile, out) != before:
         write_manifest(profile, out, seconds=time.time() - started, peak_memory_mb=peak)
     return _told(profile, out, before, started, peak, child.returncode)
@@ -308,22 +329,24 @@ def memory_mb() -> float:
 def _explain(profile: Profile, out: Path, started: float) -> None:
     """Name every notebook that failed in this start, its error, and where its executed copy lies."""
     found = False
+    log = (out / LOG).read_text(encoding="utf-8", errors="replace")
     for job in jobs(profile):
         copy = out / "notebooks" / f"{job}.ipynb"
         if copy.exists() and copy.stat().st_mtime >= started and not (out / JOBS / f"{job}.done").exists():
-            print(f"failed: {shown(copy)}: {notebook_error(copy)}", file=sys.stderr)
+            print(f"failed: {shown(copy)}: {notebook_error(copy, cluster.failure(log, job))}", file=sys.stderr)
             found = True
     if not found:
-        print("failed: " + (out / LOG).read_text(encoding="utf-8", errors="replace")[-2000:], file=sys.stderr)
-    print(f"What did not depend on it went on; the same command does the rest. Log: {shown(out / LOG)}", file=sys.stderr)
+        print("failed: " + log[-2000:], file=sys.stderr)
+    slurms = f" and {shown(out / STATE / 'slurm_logs')}" if (out / STATE / "slurm_logs").is_dir() else ""
+    print(f"What did not depend on it went on; the same command does the rest. Log: {shown(out / LOG)}{slurms}", file=sys.stderr)
 
 
-def notebook_error(path: Path) -> str:
-    """The error an executed notebook stopped with, on one line."""
+def notebook_error(path: Path, otherwise: str = "") -> str:
+    """The error an executed notebook stopped with, on one line; where it has none, what the cluster said of its job."""
     text = path.read_text(encoding="utf-8")
     notebook = nbformat.reads(text, as_version=4) if text.strip() else nbformat.v4.new_notebook()
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             if output.output_type == "error":
                 return f"{output.ename}: {output.evalue}".split("\n")[0]
-    return "it ended without an error of its own: killed (out of memory?), or a result it should have written is missing"
+    return otherwise or "it ended without an error of its own: killed (out of memory or time?), or a result it should have written is missing"
