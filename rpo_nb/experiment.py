@@ -24,10 +24,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from rpo_nb import data, partition, pocket, policy, references
+from rpo_nb import checks, data, partition, pocket, policy, references
 from rpo_nb.config import AUTHORS, METHODS, DecodingConfig, Objective, Preset, Profile, TrainingConfig, content_key
 from rpo_nb.generation import generate, released_decoding
-from rpo_nb.store import atomic_write, packed, unpacked, write_json
+from rpo_nb.store import atomic_write, packed, room_for, unpacked, write_json
 
 CODE = ("pocket", "policy", "partition", "objectives", "checks", "training", "references")  # what a trained policy depends on
 SHARED_STEPS = {"dropout": 0.0, "max_grad_norm": 1.0, "weight_decay": 0.01}  # of the baselines, which no preset touches
@@ -82,7 +82,7 @@ def recipe(profile: Profile, preset: Preset, method: str, size: str, tau: float 
         steps = {name: getattr(preset, name) for name in SHARED_STEPS}
     return Run(method, size, seed, {
         "method": method, "objective": objective.read_fields(), "partition": preset.partition if method == "rpo" else None, "steps": steps,
-        "training": profile.training.model_dump(mode="json", exclude={"report_to", "logging_steps"}), "seed": seed,
+        "training": profile.training.model_dump(mode="json", exclude={"report_to", "logging_steps", "save_steps"}), "seed": seed,
         "model": profile.sizes[size].model_dump(mode="json"), "data": profile.data.model_dump(mode="json") | {"source": source_key(profile.data.source)},
         "code": references.code_key(*CODE)})
 
@@ -169,6 +169,13 @@ def reference_path(profile: Profile, size: str, seed: int) -> str:
     torch_threads(profile)
     held_out = None if profile.pocket_world or profile.sizes[size].id != "pocket" else splits(profile, seed).held_out
     return references.reference(profile, size, seed, held_out)
+
+
+def processes() -> Any:
+    """accelerate's PartialState: how many processes share the work (accelerate launch, torchrun), and which one this is."""
+    from accelerate import PartialState
+
+    return PartialState(cpu=not torch.cuda.is_available())
 
 
 def torch_threads(profile: Profile) -> None:
@@ -285,7 +292,10 @@ def train(profile: Profile, run: Run, prepared: Prepared, out: Path) -> None:
     if main:
         write_json(folder / "recipe.json", run.recipe)
     started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=last_checkpoint(folder / "trainer"))
+    where = f"training {run.method} {run.size} seed {run.seed}, {trainer.args.per_device_train_batch_size} prompts a forward pass"
+    with room_for(folder), checks.memory_advice(where, f"lower sizes.{run.size}.micro_batch_size, or set training.gradient_checkpointing "
+                                                       "or training.lora"):
+        trainer.train(resume_from_checkpoint=last_checkpoint(folder / "trainer"))
     seconds = time.perf_counter() - started
     save_policy(trainer, prepared.tokenizer, folder / "policy", base=profile.sizes[run.size].id)
     if main:
@@ -322,7 +332,8 @@ def completions(profile: Profile, cell: Cell, prepared: Prepared, out: Path) -> 
     if cell.run is not None or cell.model:
         path = file.parent / "policy" if cell.run is not None else references.resolve(cell.model)
         model, tokenizer = policy.load_policy(path, bf16=half(training), quantize=training.quantize, base=prepared.path)
-    with policy.autocast(training.bf16):
+    with policy.autocast(training.bf16), checks.memory_advice(f"generating with {cell.method} {cell.size}",
+                                                              "lower evaluation.generation_batch_size"):
         texts = generate(model, tokenizer, prompts, decoding=cell.decoding, seed=cell.seed, max_prompt_tokens=limit,
                          batch_size=profile.evaluation.generation_batch_size)
     encoded = policy.encode(tokenizer, prompts, texts, max_prompt_tokens=limit, max_completion_tokens=10**6)
@@ -359,12 +370,11 @@ def ensure_runs(profile: Profile, out: Path, *, progress: bool = True) -> None:
 def ensure_policies(profile: Profile, out: str | Path, *, progress: bool = True) -> int:
     """Train the policies that are not there yet, without asking them anything; returns how many. The part of `ensure_runs` that
     several processes share (accelerate launch, notebook_launcher): each calls it, the first one writes."""
-    from accelerate import PartialState
     from tqdm.auto import tqdm
 
     out, runs, made = Path(out), plan(profile), 0
     torch_threads(profile)
-    with tqdm(total=len(runs), desc="policies", unit="policy", disable=not (progress and PartialState().is_main_process)) as bar:
+    with tqdm(total=len(runs), desc="policies", unit="policy", disable=not (progress and processes().is_main_process)) as bar:
         for size, seed in dict.fromkeys((size, seed) for size in profile.sizes for seed in profile.seeds):
             mine = [run for run in runs if (run.size, run.seed) == (size, seed)]
             left = [run for run in mine if not run.done_file(out).is_file()]

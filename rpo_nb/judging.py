@@ -8,34 +8,45 @@
 Every pair is shown in both orders. The same answer twice is the verdict; an answer that changes with the order is a tie; a
 missing answer makes the verdict null, which is counted and left out of the rate. The judges of `judges.py` score one completion
 at a time, so for them a flip is an exact tie of scores and nothing else; the flip rate says more of a judge that reads both.
+The language models of `llm_judges.py` read both; where they give log-odds a second verdict stands beside the strict one: the
+sign of the log-odds averaged over both orders, in which a leaning to one position cancels.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy.stats import bootstrap
 
-from rpo_nb import experiment, pocket, references
+from rpo_nb import experiment, llm_judges, pocket, references
 from rpo_nb.config import Profile, content_key
 from rpo_nb.judges import Checker, Judge, RewardModel, train_reward_model
 from rpo_nb.store import atomic_write, packed, unpacked, write_json
 
-__all__ = ["Checker", "Judge", "RewardModel", "accuracy_by_gap", "ask", "held_out_comparisons", "judge_pairs", "judges_for",
-           "load_verdicts", "make_pairs", "quality", "train_reward_model", "win_rates"]
+__all__ = ["Checker", "Judge", "RewardModel", "accuracy_by_gap", "ask", "averaged", "distrust", "held_out_comparisons",
+           "judge_agreement", "judge_pairs", "judges_for", "load_verdicts", "make_pairs", "quality", "train_reward_model", "win_rates"]
 
 BASELINES = {"table3": ("reference", "sft", "best_of_k", "kto", "dro"), "table4": ("reference", "sft", "best_of_k")}
 CELL = ["preset", "size", "seed"]
 KEYS = ["preset", "size", "tau", "seed", "prompt_id", "method", "baseline"]  # one pair; a judge has one verdict on it
 ANSWERS = ["first_order", "second_order", "verdict"]
 COLUMNS = ["preset", "judge", *KEYS[1:], *ANSWERS]
-QUALITY = ["judge", "verdicts", "nulls", "identical", "flips", "ties", "flips_to_first", "longer", "agreement", "agreement_low",
-           "agreement_high", "held_out", "held_out_low", "held_out_high", "held_out_n"]
+AVERAGE = ["log_odds", "verdict_average"]  # further columns, of judges by log-odds only
+BUILT_IN = ("checker", "reward_model")
+QUALITY = ["judge", "verdicts", "nulls", "identical", "first", "flips", "flips_differing", "ties", "flips_to_first", "longer",
+           "agreement", "agreement_low", "agreement_high", "held_out", "held_out_low", "held_out_high", "held_out_n"]
+RULE = "longer wins"  # beside the judges: a judge that does no better has read no more than the length
+MOST_FLIPS = 0.5  # a judge that contradicts itself more often than not says more of the order than of the texts
+MOST_FIRST = 0.9  # of all answers; ½ is no leaning, and a judge of two equal policies cannot be far from it
+MOST_LONGER = 0.9  # of the decided verdicts; the pocket's ground truth prefers the longer in about half
+MOST_NULLS = 0.5  # what is left is no sample of the pairs
 GAPS = (0.0, 0.5, 1.0, 2.0, 3.0, np.inf)  # of the true rewards, for the accuracy of a learnt judge
 RESAMPLES = 2000
 
@@ -85,28 +96,44 @@ def judge_pairs(judge: Judge, pairs: pd.DataFrame) -> pd.DataFrame:
 
     Returns COLUMNS. first_order and second_order: "method", "baseline" or None, RPO shown first and second. verdict: the answer
     that both orders give, "tie" when they differ, None when one is missing. A pair with an empty completion is not asked about:
-    its verdict is None.
+    its verdict is None. Of a language model also AVERAGE: the log-odds in favour of RPO, mean over both orders, and their sign
+    as "method", "baseline" or "tie" (exactly 0); NaN and None where an order has none.
     """
     texts = pairs[["method_completion", "baseline_completion"]].fillna("")
     asked = texts.apply(lambda column: column.str.strip().ne("")).all(axis=1).to_numpy()
     prompts, ours, theirs = pairs["prompt"][asked].tolist(), *(texts[c][asked].tolist() for c in texts)
-    names = {"first": "method", "second": "baseline"}, {"first": "baseline", "second": "method"}
-    orders = []
-    for (first, second), name in zip(((ours, theirs), (theirs, ours)), names, strict=True):
-        column = np.full(len(pairs), None, dtype=object)
-        column[asked] = [name.get(answer) for answer in judge.compare(prompts, first, second)] if len(prompts) else []
+    questions = (prompts * 2, ours + theirs, theirs + ours)
+    by_odds = hasattr(judge, "replies")
+    replies = judge.replies(*questions) if by_odds else [llm_judges.Reply(answer) for answer in judge.compare(*questions)]
+    orders, odds = [], []
+    for shown, name, sign in ((replies[: len(prompts)], {"first": "method", "second": "baseline"}, 1),
+                              (replies[len(prompts) :], {"first": "baseline", "second": "method"}, -1)):
+        column, in_favour = np.full(len(pairs), None, dtype=object), np.full(len(pairs), np.nan)
+        column[asked] = [name.get(reply.answer) for reply in shown]
+        in_favour[asked] = [np.nan if reply.log_odds is None else sign * reply.log_odds for reply in shown]
         orders.append(column)
+        odds.append(in_favour)
     verdict = [None if a is None or b is None else a if a == b else "tie" for a, b in zip(*orders, strict=True)]
     answers = {name: pd.Series(column, pairs.index, object) for name, column in zip(ANSWERS, (*orders, verdict), strict=True)}
-    return pairs[KEYS].assign(judge=judge.name, **answers)[COLUMNS]
+    rows = pairs[KEYS].assign(judge=judge.name, **answers)[COLUMNS]
+    if not by_odds:
+        return rows
+    mean = (odds[0] + odds[1]) / 2
+    average = [None if np.isnan(m) else "method" if m > 0 else "baseline" if m < 0 else "tie" for m in mean]
+    return rows.assign(log_odds=mean, verdict_average=pd.Series(average, pairs.index, object))
 
 
 # ---- the bench and its files ------------------------------------------------------------------------------------------
 
 def judges_for(profile: Profile, out: str | Path, seed: int) -> list[Judge]:
     """The profile's judges for one seed. The reward model is trained once and kept in <out>/runs/judges/, named by what it
-    was made from. Raises ValueError for an unknown judge, and for the checker outside the pocket."""
+    was made from; a language model is loaded when it is first asked. Raises ValueError for an unknown judge, for the checker
+    outside the pocket, and for a language model that is missing."""
     bench: list[Judge] = []
+    described = profile.evaluation.llm_judges
+    bad = next((name for name in described if name in BUILT_IN or not re.fullmatch(r"\w[\w.-]*", name)), None)
+    if bad is not None:
+        raise ValueError(f"evaluation.llm_judges: {bad!r} cannot be a name; take letters, digits, _ . and -, and not {' or '.join(BUILT_IN)}")
     for name in profile.evaluation.judges:
         if name == "checker" and profile.pocket_world:
             bench.append(Checker(pocket.score))
@@ -115,8 +142,11 @@ def judges_for(profile: Profile, out: str | Path, seed: int) -> list[Judge]:
                              f"{profile.data.source!r}; use reward_model")
         elif name == "reward_model":
             bench.append(_reward_model(profile, Path(out), seed))
+        elif name in described:
+            bench.append(llm_judges.build(name, described[name]))
         else:
-            raise ValueError(f"evaluation.judges: {name!r} is unknown; the judges are checker, reward_model")
+            raise ValueError(f"evaluation.judges: {name!r} is unknown; the judges are {', '.join([*BUILT_IN, *described])}, and a "
+                             "language model must be described under evaluation.llm_judges")
     return bench
 
 
@@ -137,7 +167,8 @@ def _reward_model(profile: Profile, out: Path, seed: int) -> RewardModel:
 def ask(bench: Mapping[int, Sequence[Judge]], pairs: pd.DataFrame, out: str | Path, table: str) -> pd.DataFrame:
     """Verdicts of every judge on every pair, each seed's pairs by that seed's judges; one file a judge in <out>/verdicts/.
 
-    A stored file that the same judges made from the same pairs is read instead, and a line says so.
+    A stored file that the same judges made from the same pairs is read instead, and a line says so; not so when a judge was
+    unreachable for some of its pairs, whose verdicts are null: those it is asked again.
     """
     missing = sorted(set(pairs["seed"]) - set(bench))
     if missing:
@@ -154,8 +185,11 @@ def ask(bench: Mapping[int, Sequence[Judge]], pairs: pd.DataFrame, out: str | Pa
         judged = [judge_pairs(judge, pairs[pairs["seed"].eq(seed)]) for seed, judge in judges.items()]
         rows = pd.concat(judged).sort_values(KEYS, ignore_index=True)
         atomic_write(path, packed(rows))
-        write_json(stamp, {"inputs": key, "file": _file_digest(path)})
+        failed = sum(judge.notes[llm_judges.FAILED] for judge in judges.values() if hasattr(judge, "notes"))
+        write_json(stamp, {"inputs": key, "file": _file_digest(path)} | ({"failed": failed} if failed else {}))
         print(f"{table}, {name}: {len(rows):,} pairs judged in both orders")
+        for line in dict.fromkeys(line for judge in judges.values() if hasattr(judge, "remarks") for line in judge.remarks()):
+            print(f"{table}, {line}")
         parts.append(rows)
     return pd.concat(parts, ignore_index=True)
 
@@ -171,7 +205,9 @@ def load_verdicts(out: str | Path, table: str) -> pd.DataFrame:
 
 def _read(path: Path) -> pd.DataFrame:
     rows = unpacked(path)
-    return pd.DataFrame({c: pd.Series([row[c] for row in rows], dtype=object if c in ANSWERS else None) for c in COLUMNS})
+    kinds = dict.fromkeys([*ANSWERS, "verdict_average"], object) | {"log_odds": float}
+    columns = [*COLUMNS, *(AVERAGE if rows and AVERAGE[0] in rows[0] else ())]
+    return pd.DataFrame({c: pd.Series([row[c] for row in rows], dtype=kinds.get(c)) for c in columns})
 
 
 def _file_digest(path: Path) -> str:
@@ -230,6 +266,13 @@ def win_rates(verdicts: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*keys, "win_rate", "std", "ci_low", "ci_high", "n", "nulls", "ties", "flips", "seeds"])
 
 
+def averaged(verdicts: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the judges that gave log-odds, their verdict the sign of the average over both orders instead of the strict one."""
+    given = verdicts["verdict_average"].notna() if AVERAGE[1] in verdicts else pd.Series(False, verdicts.index)
+    rows = verdicts[verdicts["judge"].isin(verdicts.loc[given, "judge"].unique())]
+    return rows.assign(verdict=rows[AVERAGE[1]]) if len(rows) else rows
+
+
 def _flips(rows: pd.DataFrame) -> pd.Series:
     return rows["first_order"].notna() & rows["second_order"].notna() & rows["first_order"].ne(rows["second_order"])
 
@@ -237,18 +280,16 @@ def _flips(rows: pd.DataFrame) -> pd.Series:
 def quality(verdicts: pd.DataFrame, pairs: pd.DataFrame, bench: Mapping[int, Sequence[Judge]] | None = None) -> pd.DataFrame:
     """How far each judge can be trusted: one row a judge, shares from 0 to 1, NaN where there is nothing to measure.
 
-    verdicts, nulls: counts. identical: share of pairs whose two texts are the same. flips, ties: shares of the verdicts.
-    flips_to_first: share of flips that the completion shown first won (½ is no position bias; 1 for a pointwise judge, whose
-    flips are exact ties). longer: share of decided verdicts for the completion with more words. agreement: with the checker where
+    verdicts, nulls: counts. identical: share of pairs whose two texts are the same. first: share of all answers for the completion
+    shown first. flips, ties: shares of the verdicts, flips_differing of those on two different texts. flips_to_first: share of
+    flips that the completion shown first won (½ is no position bias; 1 for a pointwise judge, whose flips are exact ties). longer: share of decided verdicts for the completion with more words. agreement: with the checker where
     it decides (a tie agrees by half); held_out: a learnt judge's accuracy on comparisons it was not trained on; both with their
     95 % bootstrap interval over prompts, held_out_n comparisons.
     """
     if verdicts.empty:
         return pd.DataFrame(columns=QUALITY)
-    words = {c: pairs[f"{c}_completion"].fillna("").str.split().str.len() for c in ("method", "baseline")}
-    longer = np.sign(words["method"] - words["baseline"]).map({1: "method", -1: "baseline", 0: None})
     identical = pairs["method_completion"].eq(pairs["baseline_completion"])
-    rows = verdicts.merge(pairs[KEYS].assign(longer=longer, identical=identical), on=KEYS, validate="many_to_one")
+    rows = verdicts.merge(pairs[KEYS].assign(longer=_longer(pairs), identical=identical), on=KEYS, validate="many_to_one")
     truth = rows[rows["judge"].eq("checker")][[*KEYS, "verdict"]].rename(columns={"verdict": "truth"})
     out = []
     for name in dict.fromkeys(rows["judge"]):
@@ -258,14 +299,92 @@ def quality(verdicts: pd.DataFrame, pairs: pd.DataFrame, bench: Mapping[int, Seq
         agree = _rate(mine, _agreement(mine)) if name != "checker" else _rate(mine, pd.Series(np.nan, mine.index))
         held_out = held_out_comparisons(bench or {}, name)
         right = _rate(held_out, held_out["correct"])
+        shown_first = [mine[order].eq(who)[mine[order].notna()] for order, who in (("first_order", "method"), ("second_order", "baseline"))]
         out.append({"judge": name, "verdicts": len(mine), "nulls": int((~given).sum()), "identical": mine["identical"].mean(),
-                    "flips": flips[given].mean(), "ties": mine["verdict"].eq("tie")[given].mean(),
+                    "first": pd.concat(shown_first).mean(), "flips": flips[given].mean(),
+                    "flips_differing": flips[given & ~mine["identical"]].mean(), "ties": mine["verdict"].eq("tie")[given].mean(),
                     "flips_to_first": mine["first_order"].eq("method")[flips].mean(),
                     "longer": decided["verdict"].eq(decided["longer"]).mean() if len(decided) else np.nan,
                     "agreement": agree["rate"], "agreement_low": agree["low"], "agreement_high": agree["high"],
                     "held_out": right["rate"], "held_out_low": right["low"], "held_out_high": right["high"],
                     "held_out_n": right["n"]})
     return pd.DataFrame(out, columns=QUALITY)
+
+
+def _longer(pairs: pd.DataFrame) -> pd.Series:
+    """Whose completion has more words: "method", "baseline" or None."""
+    words = {c: pairs[f"{c}_completion"].fillna("").str.split().str.len() for c in ("method", "baseline")}
+    return np.sign(words["method"] - words["baseline"]).map({1: "method", -1: "baseline", 0: None}).astype(object)
+
+
+def judge_agreement(verdicts: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
+    """How often each judge says what another says: one row an ordered pair of judges.
+
+    A judge by log-odds also stands as "<name>, average"; "longer wins" is the rule that asks nobody. Columns: judge, other, n
+    (pairs that both have a verdict on), same (share of equal verdicts), kappa (Cohen's, over method, tie and baseline: what is
+    left of `same` beyond chance; NaN where both always say one thing), agreement, low, high (where `other` decides, a tie of
+    `judge` agreeing by half; 95 % bootstrap over prompts).
+    """
+    from sklearn.metrics import cohen_kappa_score
+
+    columns = ["judge", "other", "n", "same", "kappa", "agreement", "low", "high"]
+    if verdicts.empty:
+        return pd.DataFrame(columns=columns)
+    average = averaged(verdicts)
+    voices = [verdicts, average.assign(judge=average["judge"] + ", average"),
+              pairs[KEYS].assign(judge=RULE, verdict=_longer(pairs).fillna("tie"))]
+    wide = pd.concat([rows[[*KEYS, "judge", "verdict"]] for rows in voices]).pivot(index=KEYS, columns="judge", values="verdict")
+    names = [name for rows in voices for name in dict.fromkeys(rows["judge"])]
+    out = []
+    for mine, other in permutations(names, 2):
+        both = wide[[mine, other]].dropna().set_axis(["verdict", "truth"], axis=1).reset_index()
+        rate = _rate(both, _agreement(both))
+        several = len(both) and len(set(both["verdict"]) | set(both["truth"])) > 1
+        out.append({"judge": mine, "other": other, "n": len(both), "same": both["verdict"].eq(both["truth"]).mean(),
+                    "kappa": cohen_kappa_score(both["verdict"], both["truth"]) if several else np.nan,
+                    "agreement": rate["rate"], "low": rate["low"], "high": rate["high"]})
+    return pd.DataFrame(out, columns=columns)
+
+
+def distrust(trust: pd.DataFrame, agreement: pd.DataFrame) -> list[str]:
+    """One sentence for each judge whose verdicts are not to be relied on, with the measured reason; none for the checker.
+
+    trust: `quality`, one row a judge; agreement: `judge_agreement`. The measure is the checker where there is one, else a reward
+    model that is above chance on held-out comparisons. A judge by log-odds is measured by its average, its better voice.
+    """
+    rows = trust.set_index("judge")
+    learnt = rows.index.isin(["reward_model"]) & rows["held_out_low"].gt(0.5) if len(rows) else []
+    truth = "checker" if "checker" in rows.index else "reward_model" if np.any(learnt) else None
+    beside = agreement[agreement["other"].eq(truth)].set_index("judge") if truth else agreement.iloc[:0].set_index("judge")
+    out = []
+    for name, row in rows.drop(index="checker", errors="ignore").iterrows():
+        reasons = []
+        if row["nulls"] > MOST_NULLS * row["verdicts"]:
+            reasons.append(f"gives no verdict on {row['nulls'] / row['verdicts']:.0%} of the pairs")
+        if row["flips_differing"] > MOST_FLIPS:
+            reasons.append(f"changes its answer with the order in {row['flips_differing']:.0%} of its verdicts on different texts")
+        if max(row["first"], 1 - row["first"]) > MOST_FIRST:
+            place, share = ("first", row["first"]) if row["first"] > 0.5 else ("second", 1 - row["first"])
+            reasons.append(f"answers with the completion shown {place} in {share:.0%}")
+        if row["longer"] > MOST_LONGER:
+            reasons.append(f"prefers the longer completion in {row['longer']:.0%} of its decided verdicts")
+        if row["held_out_low"] <= 0.5:
+            reasons.append(f"is right in {row['held_out']:.0%} of {row['held_out_n']:.0f} held-out comparisons, which is not above chance")
+        voice = next((v for v in (f"{name}, average", name) if v in beside.index), None)
+        if name != truth and voice is not None:
+            reasons += _beside(voice, beside.loc[voice], beside["agreement"].get(RULE, np.nan), truth)
+        if reasons:
+            out.append(f"Judge {name} {', '.join(reasons[:-1])}{' and ' if reasons[1:] else ''}{reasons[-1]}: its verdicts prove the "
+                       "path, not quality.")
+    return out
+
+
+def _beside(voice: str, row: pd.Series, rule: float, truth: str) -> list[str]:
+    """Why a judge's agreement with the measure is none, if it is."""
+    where = f"{'on average over both orders ' if voice.endswith(', average') else ''}agrees with {truth} in {row['agreement']:.0%}"
+    if row["low"] <= 0.5:
+        return [f"{where} [{row['low']:.0%}, {row['high']:.0%}], which is not above chance"]
+    return [f"{where}, no more than \"{RULE}\" does ({rule:.0%})"] if row["agreement"] <= rule else []
 
 
 def _agreement(rows: pd.DataFrame) -> pd.Series:

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from rpo_nb import checks
+
 IGNORE = -100  # transformers' label for "no loss here"
 LOGITS_AT_ONCE = 2**24  # of the vocabulary projection: 64 MB in float32
 
@@ -381,7 +383,7 @@ def score_completions(model: nn.Module, tokenizer: Any, rows: Sequence[tuple[lis
     sums = torch.empty(len(rows), dtype=torch.float32)
     training, place, start = model.training, next(model.parameters()).device, 0
     model.eval()
-    with torch.inference_mode(), autocast(bf16):
+    with torch.inference_mode(), autocast(bf16), checks.memory_advice("scoring completions", "set training.lora or training.bf16"):
         while start < len(order):
             longest = sum(max(len(rows[i][side]) for i in order[start : start + 256]) for side in (0, 1))
             chunk = order[start : start + max(1, min(256, tokens_at_once // longest))]

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
@@ -156,19 +157,22 @@ class PolicyTrainer(Trainer):
         return (loss, out) if return_outputs else loss
 
     def baseline(self, out: dict[str, Tensor], batch: dict[str, Tensor]) -> Tensor | None:
-        """KTO's z0 of this micro-batch, averaged over processes; None for the other methods."""
+        """KTO's z0 over the micro-batches of all processes; None for the other methods."""
         if self.objective.method != "kto":
             return None
         if self.objective.kto_kl == "matched":
-            kl = objectives.kto_kl(out["logps"], batch["ref_logps"], clamp=False)
+            kl, count = objectives.kto_kl(out["logps"], batch["ref_logps"], clamp=False), torch.tensor(len(out["logps"]))
         else:
             index, other = rotation(batch["group"])
-            kl = self.mismatched_kl(out["states"], batch, index, other)
-        return self.accelerator.gather(kl.reshape(1)).mean() if self.args.world_size > 1 else kl
+            kl, count = self.mismatched_kl(out["states"], batch, index, other), other.sum()
+        if self.args.world_size > 1:  # the mean over all rows, clamped after: not the mean of clamped means
+            total, rows = self.accelerator.reduce(torch.stack([kl * count.to(kl.device), count.to(kl)]), "sum")
+            kl = total / rows.clamp(min=1)
+        return kl if self.objective.kto_kl == "matched" else kl.clamp(min=0)
 
     @torch.no_grad()
     def mismatched_kl(self, states: Tensor, batch: dict[str, Tensor], index: Tensor, other: Tensor) -> Tensor:
-        """Mean log-ratio of the pairs (x_i, y_index[i]) clamped at 0; the policy's encoder states are used again."""
+        """Mean log-ratio of the pairs (x_i, y_index[i]) that are of other prompts; the policy's encoder states are used again."""
         policy = self.accelerator.unwrap_model(self.model).policy
         if policy.config.is_encoder_decoder:
             rotated = {**batch, "labels": batch["labels"][index]}
@@ -178,7 +182,7 @@ class PolicyTrainer(Trainer):
             mine, _ = grouped_logps(policy, rotated, reduce=self.objective.reduce)
         with adapter_off(policy) if self.reference is None else nullcontext(self.reference) as reference:
             theirs, _ = grouped_logps(reference, rotated, reduce=self.objective.reduce)
-        return objectives.kto_kl(mine, theirs, mask=other)
+        return objectives.kto_kl(mine, theirs, mask=other, clamp=False)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """A checkpoint's weights. T5's embeddings are one tensor under several names, which safetensors takes as copies only."""
@@ -210,7 +214,7 @@ def make_trainer(model: nn.Module, tokenizer: Any, groups: list[dict], objective
                  optimizers: tuple = (None, None), callbacks: Sequence[TrainerCallback] = ()) -> PolicyTrainer:
     """A PolicyTrainer for prompt groups. AdamW, linear schedule with warm-up, gradient clipping (0: none), as the profile says.
 
-    batch_size counts rows: a step takes batch_size / (mean completions a prompt) prompts. Raises ValueError when KTO's
+    batch_size counts rows: a step takes batch_size / (mean completions a prompt) prompts, over all processes. Raises ValueError when KTO's
     mismatched pairs are asked for without a reference, when there is no row, and for T5 in half precision.
     """
     if not groups:
@@ -220,12 +224,13 @@ def make_trainer(model: nn.Module, tokenizer: Any, groups: list[dict], objective
     if next(model.parameters()).dtype == torch.float16:
         raise ValueError("fp16 is refused: T5's feed-forward activations overflow its range and give NaN; use bf16 or float32")
     per_prompt = sum(len(g["rows"]) for g in groups) / len(groups)
-    micro = max(1, round(config.micro_batch_size / per_prompt))
-    step = max(micro, round(config.batch_size / per_prompt))
     on_cpu = not torch.cuda.is_available()
+    processes = PartialState(cpu=on_cpu).num_processes
+    step = max(1, round(config.batch_size / per_prompt))
+    micro = max(1, min(round(config.micro_batch_size / per_prompt), step // processes))
     arguments = TrainingArguments(
         output_dir=str(output_dir), num_train_epochs=config.epochs, per_device_train_batch_size=micro,
-        gradient_accumulation_steps=max(1, step // micro), learning_rate=config.learning_rate, warmup_steps=config.warmup_steps,
+        gradient_accumulation_steps=max(1, step // (micro * processes)), learning_rate=config.learning_rate, warmup_steps=config.warmup_steps,
         lr_scheduler_type="linear", max_grad_norm=max_grad_norm, weight_decay=weight_decay, bf16=config.bf16,
         logging_steps=config.logging_steps, report_to=list(config.report_to), disable_tqdm=True, remove_unused_columns=False,
         save_strategy="steps" if config.save_steps else "no", save_steps=config.save_steps or 500, save_total_limit=1,
@@ -262,14 +267,15 @@ def save_policy(trainer: PolicyTrainer, tokenizer: Any, folder: Path, *, base: s
     """The trained policy (of LoRA its adapter) and its tokenizer, all or nothing, by the first process; every process calls it,
     since with FSDP each holds a part. base: the id an adapter names as the model it belongs to."""
     accelerator, policy = trainer.accelerator, trainer.accelerator.unwrap_model(trainer.model).policy
-    state = None
+    state, adapter = None, hasattr(policy, "peft_config")
     if trainer.is_fsdp_enabled:
         whole = accelerator.get_state_dict(trainer.model_wrapped)
         state = {name.removeprefix("policy."): tensor for name, tensor in whole.items() if name.startswith("policy.")}
     if accelerator.is_main_process:
-        if base and hasattr(policy, "peft_config"):
+        if base and adapter:
             for config in policy.peft_config.values():
                 config.base_model_name_or_path = base  # not the path of this machine
         with finished(Path(folder)) as temporary:
-            policy.save_pretrained(temporary, state_dict=state)
+            # no embeddings: they are not trained, and peft would ask the hub for the base's configuration
+            policy.save_pretrained(temporary, state_dict=state, **{"save_embedding_layers": False} if adapter else {})
             tokenizer.save_pretrained(temporary)

