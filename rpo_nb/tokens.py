@@ -35,8 +35,8 @@ class Loss:
         if not self.changed:
             return f"all {self.texts:,} texts survive: lossless"
         worst = ", ".join(f"{ascii(c)} ({n:,})" for c, n in self.characters.head(8).itertuples(index=False))
-        return (f"{self.changed:.1%} of {self.texts:,} texts do not survive; {self.newline:.1%} lose a newline, {self.unknown:.1%} have "
-                f"an unknown token" + (f"; most often lost: {worst}" if worst else ""))
+        changed, newline, unknown = (f"{100 * share:.3g} %" for share in (self.changed, self.newline, self.unknown))
+        return (f"{changed} of {self.texts:,} texts do not survive; {newline} lose a newline, {unknown} have an unknown token" + (f"; most often lost: {worst}" if worst else ""))
 
 
 def lossy_text(tokenizer: Any, texts: Sequence[str]) -> Loss:
@@ -64,21 +64,22 @@ def lossy_text(tokenizer: Any, texts: Sequence[str]) -> Loss:
     return Loss(len(texts), changed / len(texts), unknown / len(texts), newline / len(texts), table)
 
 
-def of_profile(profile: Profile, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+def of_profile(profile: Profile, pairs: Sequence[tuple[str, str]], *, online: bool = True) -> dict[str, Any]:
     """The tokenizers of a profile's sizes by name: the tokenizer, or where it cannot be had the sentence that says why.
 
     Sizes that share a tokenizer's origin are one entry. pairs: (prompt, completion) texts that a tokenizer from nothing learns from.
+    online: False looks on this machine only.
     """
     found = {}
     for model in profile.sizes.values():
         sizes = [size for size, other in profile.sizes.items() if (other.id, other.tokenizer) == (model.id, model.tokenizer)]
         name = ", ".join(sizes) + (" (word-level)" if model.id == "pocket" and profile.pocket_world else "")
         if name not in found:
-            found[name] = references.make_tokenizer(model, profile, pairs) if model.id == "pocket" else _load(model.id)
+            found[name] = references.make_tokenizer(model, profile, pairs) if model.id == "pocket" else _load(model.id, online)
     return found
 
 
-def _load(model_id: str) -> Any:
+def _load(model_id: str, online: bool) -> Any:
     """The tokenizer of a model, from this machine if it has it; a sentence where it cannot be had."""
     from transformers import AutoTokenizer
 
@@ -86,7 +87,7 @@ def _load(model_id: str) -> Any:
         path = references.resolve(model_id)
     except ValueError as error:
         return str(error)
-    for here in (True, False):  # without a network the second try costs half a minute of retries
+    for here in (True, False)[: 1 + online]:  # without a network the second try costs half a minute of retries
         try:
             return AutoTokenizer.from_pretrained(path, local_files_only=here)
         except (OSError, ValueError) as error:

@@ -49,7 +49,7 @@ def test_t5s_tokenizer_loses_newlines_and_these_characters(t5):
     assert (loss.changed, loss.newline, loss.unknown) == (4 / 5, 2 / 5, 2 / 5)
     assert counts["\n"] == 2 and counts["{"] == counts["}"] == counts["`"] == 2 and counts["漢"] == 1
     assert all(counts[c] == 1 for c in "<\\~^") and "a" not in counts
-    assert "80.0% of 5 texts do not survive; 40.0% lose a newline, 40.0% have an unknown token" in loss.sentence
+    assert "80 % of 5 texts do not survive; 40 % lose a newline, 40 % have an unknown token" in loss.sentence
 
 
 def test_no_text_is_an_error(tiny_t5):
