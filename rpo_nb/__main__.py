@@ -1,4 +1,4 @@
-"""The command line: python -m rpo_nb reproduce | train | report | judge | data. Heavy imports wait until a command needs them."""
+"""The command line: python -m rpo_nb reproduce | plan | train | report | judge | data. Heavy imports wait until a command needs them."""
 
 from __future__ import annotations
 
@@ -94,11 +94,24 @@ def data(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def plan(arguments: argparse.Namespace) -> int:
+    """What a run would cost and what it lacks; 1 when something is missing."""
+    import json
+
+    from rpo_nb import costs
+    from rpo_nb import plan as planning
+
+    profile = _profile(arguments)
+    made = planning.make_plan(profile, results_dir(profile, arguments.output_dir), device=costs.device(arguments.gpu))
+    print(json.dumps(made, indent=1, ensure_ascii=False) if arguments.json else planning.render(made))
+    return 1 if made["problems"] else 0
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     main = argparse.ArgumentParser(prog="python -m rpo_nb", description="The papers' tables, reproduced.")
     main.add_argument("--version", action="version", version=__version__)
-    commands = main.add_subparsers(dest="command", required=True, metavar="reproduce | train | report | judge | data")
+    commands = main.add_subparsers(dest="command", required=True, metavar="reproduce | plan | train | report | judge | data")
 
     profile = argparse.ArgumentParser(add_help=False)
     profile.add_argument("--profile", default="", help="a name or a YAML file; default RPO_NB_PROFILE, else pocket")
@@ -116,6 +129,10 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("reproduce", parents=[profile, place, where, change], help="make every table, figure and the report")
     command.add_argument("--dry-run", action="store_true", help="only say what would run")
     command.set_defaults(run=reproduce)
+    command = commands.add_parser("plan", parents=[profile, place, change], help="what a run costs here and what is missing for it")
+    command.add_argument("--gpu", default="", help="plan for another GPU than this machine's, e.g. 'A100 80GB'")
+    command.add_argument("--json", action="store_true", help="print the plan as JSON")
+    command.set_defaults(run=plan)
     command = commands.add_parser("train", parents=[profile, place, change], help="train the policies; also under accelerate launch")
     command.set_defaults(run=train)
     command = commands.add_parser("report", parents=[profile, place, where], help="the tables and the report again, from stored generations")

@@ -155,9 +155,14 @@ def stop_left_over(out: Path) -> int:
 
 def stop_everything(out: Path) -> None:
     """`stop_left_over`, and cancel the jobs that a start on Slurm left, on whatever node; ValueError when Slurm is silent."""
-    stop_left_over(out)  # first: a Snakemake among them would submit again
-    if (out / ON_SLURM).exists():
-        cluster.cancel(_mark(out))
+    on_slurm = (out / ON_SLURM).exists()
+    try:
+        if on_slurm:
+            cluster.cancel(_mark(out))  # before the processes: those of a job on this machine are Slurm's to end
+    finally:
+        stop_left_over(out)
+    if on_slurm:
+        cluster.cancel(_mark(out))  # what a Snakemake that was left may have submitted meanwhile
 
 
 def _marked(process: psutil.Process, mark: str) -> bool:
@@ -349,4 +354,5 @@ def notebook_error(path: Path, otherwise: str = "") -> str:
         for output in cell.get("outputs", []):
             if output.output_type == "error":
                 return f"{output.ename}: {output.evalue}".split("\n")[0]
-    return otherwise or "it ended without an error of its own: killed (out of memory or time?), or a result it should have written is missing"
+    return otherwise or ("it ended without an error of its own: killed (out of memory or time?), or a result it should have "
+                         "written is missing")

@@ -95,7 +95,8 @@ def memory_advice(where: str, remedy: str) -> Iterator[None]:
             raise
         asked = re.search(r"[Tt]ried to allocate (\d[\d.]* \w+)", str(error))
         more = f" for {asked[1]} more" if asked else ""
-        raise OutOfMemory(f"{where}: {_memory(error)} has no room{more}; {remedy}, then start again: what is done is kept") from error
+        told = f"{where}: {_memory(error)} has no room{more}; {remedy}, then start again: what is done is kept"
+        raise OutOfMemory(told) from error
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -86,10 +86,10 @@ def failure(log: str, job: str) -> str:
     """What Slurm said of a failed job, from Snakemake's log, on one line; "" when it said nothing."""
     blocks = [block for block in re.split(r"\n(?=Error in rule )", log) if f"log: notebooks/{job}.ipynb" in block]
     said = re.search(r"^    message: (S(?:LURM|lurm)[^\n]+)", blocks[-1], flags=re.MULTILINE) if blocks else None
-    return said[1] if said else ""
+    return said[1].replace("The error message was '", "") if said else ""
 
 
 def peak_memory_mb(folder: Path) -> float:
-    """The most memory one job took, from Snakemake's benchmark files (sampled every half minute)."""
-    rows = [next(csv.DictReader(path.open(encoding="utf-8", newline=""), delimiter="\t")) for path in folder.glob("*.tsv")]
+    """The most memory one job took, from Snakemake's benchmark files."""
+    rows = [next(csv.DictReader(path.read_text(encoding="utf-8").splitlines(), delimiter="\t")) for path in folder.glob("*.tsv")]
     return max((float(row["max_rss"]) for row in rows if row["max_rss"] != "NA"), default=0.0)

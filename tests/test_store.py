@@ -67,7 +67,8 @@ def test_whichever_library_fills_the_disk_the_folder_is_absent_and_the_sentence_
     assert [path.name for path in (small_disk / "run" / "policy").iterdir()] == ["config.json"]
 
 
-@pytest.mark.parametrize(("number", "words"), [(errno.ENOSPC, "the disk is full"), (errno.EDQUOT, "your quota on this disk is used up")])
+@pytest.mark.parametrize(("number", "words"), [
+    (errno.ENOSPC, "the disk is full"), (errno.EDQUOT, "your quota on this disk is used up")])
 def test_the_sentence_tells_a_full_disk_from_a_used_up_quota(tmp_path, monkeypatch, number, words):
     def full(path: Path, data: bytes) -> None:
         with open(path, "wb") as file:
@@ -85,7 +86,7 @@ def test_other_errors_pass_as_they_are(tmp_path):
         raise PermissionError(errno.EACCES, "denied")
     with pytest.raises(KeyError, match="lost"), finished(tmp_path / "folder"):
         raise KeyError("lost")
-    with pytest.raises(RuntimeError, match="^.enforce fail at inline_container.cc:672. . unexpected pos$"), room_for(tmp_path / "file"):
+    with pytest.raises(RuntimeError, match="unexpected pos$"), room_for(tmp_path / "file"):
         raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos")  # with room on the disk
     assert not list(tmp_path.iterdir())
 
@@ -104,16 +105,18 @@ def test_the_command_line_tells_a_full_disk_in_its_one_sentence(small_disk):
 def test_memory_that_ran_out_is_told_with_the_setting_to_change():
     remedy = "lower sizes.xl.micro_batch_size (now 4) or set training.gradient_checkpointing=true"
     with pytest.raises(OutOfMemory) as caught, memory_advice("training rpo xl seed 0", remedy):
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.10 GiB")
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a capacity of 79.10 GiB")
     assert isinstance(caught.value, ValueError) and "\n" not in str(caught.value)
     assert str(caught.value).startswith("training rpo xl seed 0: the GPU")
     assert str(caught.value).endswith(f"has no room for 2.50 GiB more; {remedy}, then start again: what is done is kept")
 
 
 def test_the_cpus_memory_is_told_too_and_only_once():
-    with pytest.raises(OutOfMemory) as caught, memory_advice("outside", "do that"), memory_advice("generating", "lower the batch"):
+    inner, outer = memory_advice("generating", "lower the batch"), memory_advice("outside", "do that")
+    with pytest.raises(OutOfMemory) as caught, outer, inner:
         torch.empty(2**60, dtype=torch.uint8)  # for real: no machine has an exbibyte
-    assert str(caught.value).startswith("generating: the machine's memory has no room for 1152921504606846976 bytes more; lower the batch,")
+    assert str(caught.value).startswith(
+        "generating: the machine's memory has no room for 1152921504606846976 bytes more; lower the batch, then start again")
 
 
 def test_memory_advice_lets_other_errors_pass():
