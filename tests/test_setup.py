@@ -35,7 +35,7 @@ def project() -> dict:
 def wanted() -> list[Requirement]:
     """What pyproject asks for: the package itself and the extras that make needs (not lab, which is only to look)."""
     extras = project()["optional-dependencies"]
-    return [Requirement(text) for text in project()["dependencies"] + extras["workflow"] + extras["test"]]
+    return [Requirement(text) for text in project()["dependencies"] + extras["workflow"] + extras["judges"] + extras["test"]]
 
 
 def test_every_dependency_is_locked_within_its_range():
