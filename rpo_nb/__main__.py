@@ -1,4 +1,4 @@
-"""The command line: python -m rpo_nb reproduce | plan | train | report | judge | data. Heavy imports wait until a command needs them."""
+"""The command line: python -m rpo_nb reproduce | plan | train | report | judge | publish | data. Heavy imports wait until a command needs them."""
 
 from __future__ import annotations
 
@@ -53,31 +53,57 @@ def reproduce(arguments: argparse.Namespace) -> int:
 
 def train(arguments: argparse.Namespace) -> int:
     """The policies only; alone it also lets them answer, under `accelerate launch` several processes share each training."""
-    from accelerate import PartialState
-
     from rpo_nb import experiment
 
     profile = _profile(arguments)
-    out = results_dir(profile, arguments.output_dir)
-    if PartialState().num_processes == 1:
+    out, group = results_dir(profile, arguments.output_dir), experiment.processes()
+    if group.num_processes == 1:
         experiment.ensure_runs(profile, out)
     else:
         made = experiment.ensure_policies(profile, out)
-        if PartialState().is_main_process:
-            print(f"{made} policies trained by {PartialState().num_processes} processes; reproduce or train in one process goes on from here")
+        if group.is_main_process:
+            print(f"{made} policies trained by {group.num_processes} processes; reproduce or train in one process goes on from here")
     return 0
+
+
+def _reproduced(arguments: argparse.Namespace) -> Path:
+    """The output folder of an earlier `reproduce`."""
+    from rpo_nb import batch
+
+    out = Path(arguments.output_dir or f"results/{arguments.profile or default_profile()}").expanduser().resolve()
+    if not (out / "profile.yaml").is_file():
+        raise ValueError(f"{batch.shown(out)} has no profile.yaml, so nothing was reproduced there; run reproduce first")
+    return out
 
 
 def again(arguments: argparse.Namespace) -> int:
     """The tables (report) or the verdicts (judge) once more, from what is stored in the output folder."""
     from rpo_nb import batch
 
-    out = Path(arguments.output_dir or f"results/{arguments.profile or default_profile()}").expanduser().resolve()
-    if not (out / "profile.yaml").is_file():
-        raise ValueError(f"{batch.shown(out)} has no profile.yaml, so nothing was reproduced there; run reproduce first")
+    out = _reproduced(arguments)
     only = batch.TABLES if arguments.command == "report" else batch.TABLES[1:3]
     return batch.run(load_profile(str(out / "profile.yaml")), out, cores=arguments.cores, only=only, executor=arguments.executor,
                      more=shlex.split(arguments.snakemake))
+
+
+def publish(arguments: argparse.Namespace) -> int:
+    """A finished policy as a folder with a model card; to the hub only with --push."""
+    from rpo_nb import publish as publishing
+    from rpo_nb.batch import shown
+
+    publishing.check_repo(arguments.repo)
+    out = _reproduced(arguments)
+    chosen = publishing.choose(load_profile(str(out / "profile.yaml")), out, size=arguments.size, method=arguments.method,
+                               preset=arguments.preset, tau=arguments.tau, seed=arguments.seed)
+    folder = publishing.write(chosen, arguments.repo, base_model=arguments.base_model, licence=arguments.license)
+    print(f"{chosen.folder.name} as {shown(folder)}:")
+    for name, size in publishing.listing(folder):
+        print(f"  {name:32} {publishing.megabytes(size):>12}")
+    if arguments.push:
+        print(f"pushed to {publishing.push(folder, arguments.repo, private=arguments.private)}")
+    else:
+        print(f"Nothing left this machine: --push makes this https://huggingface.co/{arguments.repo}.")
+    return 0
 
 
 def data(arguments: argparse.Namespace) -> int:
@@ -111,7 +137,7 @@ def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     main = argparse.ArgumentParser(prog="python -m rpo_nb", description="The papers' tables, reproduced.")
     main.add_argument("--version", action="version", version=__version__)
-    commands = main.add_subparsers(dest="command", required=True, metavar="reproduce | plan | train | report | judge | data")
+    commands = main.add_subparsers(dest="command", required=True, metavar="reproduce | plan | train | report | judge | publish | data")
 
     profile = argparse.ArgumentParser(add_help=False)
     profile.add_argument("--profile", default="", help="a name or a YAML file; default RPO_NB_PROFILE, else pocket")
@@ -139,6 +165,18 @@ def parser() -> argparse.ArgumentParser:
     command.set_defaults(run=again)
     command = commands.add_parser("judge", parents=[profile, place, where], help="ask the judges again about stored generations")
     command.set_defaults(run=again)
+    command = commands.add_parser("publish", parents=[profile], help="a finished policy as a folder with a model card")
+    command.add_argument("--output-dir", default="", help="where it was reproduced, default results/<profile>")
+    command.add_argument("--repo", required=True, help="owner/name on the hub")
+    command.add_argument("--push", action="store_true", help="push it; without, only the folder is written")
+    command.add_argument("--private", action="store_true", help="a new repository is private")
+    for option, text in (("size", "the first"), ("method", "rpo"), ("preset", "fixed")):
+        command.add_argument(f"--{option}", default="", help=f"default {text}")
+    command.add_argument("--tau", type=float, help="of RPO, default the preset's")
+    command.add_argument("--seed", type=int, help="default the first")
+    command.add_argument("--base-model", default="", help="hub id of what was trained, where the profile names a local folder")
+    command.add_argument("--license", default="", help="hub id of the licence, default the base model's where known")
+    command.set_defaults(run=publish)
     command = commands.add_parser("data", parents=[profile, change], help="read feedback and report what is wrong with it")
     command.add_argument("source", help="a file, a folder saved by datasets, or a hub id")
     command.add_argument("--strict", action="store_true", help="stop at the first bad row")
