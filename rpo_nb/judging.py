@@ -31,7 +31,8 @@ from rpo_nb.judges import Checker, Judge, RewardModel, train_reward_model
 from rpo_nb.store import atomic_write, packed, unpacked, write_json
 
 __all__ = ["Checker", "Judge", "RewardModel", "accuracy_by_gap", "ask", "averaged", "distrust", "held_out_comparisons",
-           "judge_agreement", "judge_pairs", "judges_for", "load_verdicts", "make_pairs", "quality", "train_reward_model", "win_rates"]
+           "judge_agreement", "judge_pairs", "judges_for", "load_verdicts", "make_pairs", "quality", "train_reward_model",
+           "win_rates"]
 
 BASELINES = {"table3": ("reference", "sft", "best_of_k", "kto", "dro"), "table4": ("reference", "sft", "best_of_k")}
 CELL = ["preset", "size", "seed"]
@@ -133,7 +134,8 @@ def judges_for(profile: Profile, out: str | Path, seed: int) -> list[Judge]:
     described = profile.evaluation.llm_judges
     bad = next((name for name in described if name in BUILT_IN or not re.fullmatch(r"\w[\w.-]*", name)), None)
     if bad is not None:
-        raise ValueError(f"evaluation.llm_judges: {bad!r} cannot be a name; take letters, digits, _ . and -, and not {' or '.join(BUILT_IN)}")
+        raise ValueError(f"evaluation.llm_judges: {bad!r} cannot be a name; take letters, digits, _ . and -, and not "
+                         f"{' or '.join(BUILT_IN)}")
     for name in profile.evaluation.judges:
         if name == "checker" and profile.pocket_world:
             bench.append(Checker(pocket.score))
@@ -145,8 +147,8 @@ def judges_for(profile: Profile, out: str | Path, seed: int) -> list[Judge]:
         elif name in described:
             bench.append(llm_judges.build(name, described[name]))
         else:
-            raise ValueError(f"evaluation.judges: {name!r} is unknown; the judges are {', '.join([*BUILT_IN, *described])}, and a "
-                             "language model must be described under evaluation.llm_judges")
+            raise ValueError(f"evaluation.judges: {name!r} is unknown; the judges are {', '.join([*BUILT_IN, *described])}, and "
+                             "a language model must be described under evaluation.llm_judges")
     return bench
 
 
@@ -267,7 +269,7 @@ def win_rates(verdicts: pd.DataFrame) -> pd.DataFrame:
 
 
 def averaged(verdicts: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the judges that gave log-odds, their verdict the sign of the average over both orders instead of the strict one."""
+    """The rows of the judges that gave log-odds, their verdict the sign of the average over both orders, not the strict one."""
     given = verdicts["verdict_average"].notna() if AVERAGE[1] in verdicts else pd.Series(False, verdicts.index)
     rows = verdicts[verdicts["judge"].isin(verdicts.loc[given, "judge"].unique())]
     return rows.assign(verdict=rows[AVERAGE[1]]) if len(rows) else rows
@@ -280,10 +282,10 @@ def _flips(rows: pd.DataFrame) -> pd.Series:
 def quality(verdicts: pd.DataFrame, pairs: pd.DataFrame, bench: Mapping[int, Sequence[Judge]] | None = None) -> pd.DataFrame:
     """How far each judge can be trusted: one row a judge, shares from 0 to 1, NaN where there is nothing to measure.
 
-    verdicts, nulls: counts. identical: share of pairs whose two texts are the same. first: share of all answers for the completion
-    shown first. flips, ties: shares of the verdicts, flips_differing of those on two different texts. flips_to_first: share of
-    flips that the completion shown first won (½ is no position bias; 1 for a pointwise judge, whose flips are exact ties). longer: share of decided verdicts for the completion with more words. agreement: with the checker where
-    it decides (a tie agrees by half); held_out: a learnt judge's accuracy on comparisons it was not trained on; both with their
+    verdicts, nulls: counts. identical: share of pairs whose two texts are the same. first: share of all answers for the
+    completion shown first. flips, ties: shares of the verdicts, flips_differing of those on two different texts. flips_to_first:
+    share of flips that the completion shown first won (½ is no position bias; 1 for a pointwise judge, whose flips are exact
+    ties). longer: share of decided verdicts for the completion with more words. agreement: with the checker where it decides (a tie agrees by half); held_out: a learnt judge's accuracy on comparisons it was not trained on; both with their
     95 % bootstrap interval over prompts, held_out_n comparisons.
     """
     if verdicts.empty:
@@ -299,7 +301,7 @@ def quality(verdicts: pd.DataFrame, pairs: pd.DataFrame, bench: Mapping[int, Seq
         agree = _rate(mine, _agreement(mine)) if name != "checker" else _rate(mine, pd.Series(np.nan, mine.index))
         held_out = held_out_comparisons(bench or {}, name)
         right = _rate(held_out, held_out["correct"])
-        shown_first = [mine[order].eq(who)[mine[order].notna()] for order, who in (("first_order", "method"), ("second_order", "baseline"))]
+        shown_first = [mine[order].dropna().eq(who) for order, who in (("first_order", "method"), ("second_order", "baseline"))]
         out.append({"judge": name, "verdicts": len(mine), "nulls": int((~given).sum()), "identical": mine["identical"].mean(),
                     "first": pd.concat(shown_first).mean(), "flips": flips[given].mean(),
                     "flips_differing": flips[given & ~mine["identical"]].mean(), "ties": mine["verdict"].eq("tie")[given].mean(),
@@ -362,20 +364,20 @@ def distrust(trust: pd.DataFrame, agreement: pd.DataFrame) -> list[str]:
         if row["nulls"] > MOST_NULLS * row["verdicts"]:
             reasons.append(f"gives no verdict on {row['nulls'] / row['verdicts']:.0%} of the pairs")
         if row["flips_differing"] > MOST_FLIPS:
-            reasons.append(f"changes its answer with the order in {row['flips_differing']:.0%} of its verdicts on different texts")
+            reasons.append(f"changes its answer with the order on {row['flips_differing']:.0%} of the pairs of different texts")
         if max(row["first"], 1 - row["first"]) > MOST_FIRST:
             place, share = ("first", row["first"]) if row["first"] > 0.5 else ("second", 1 - row["first"])
             reasons.append(f"answers with the completion shown {place} in {share:.0%}")
         if row["longer"] > MOST_LONGER:
             reasons.append(f"prefers the longer completion in {row['longer']:.0%} of its decided verdicts")
         if row["held_out_low"] <= 0.5:
-            reasons.append(f"is right in {row['held_out']:.0%} of {row['held_out_n']:.0f} held-out comparisons, which is not above chance")
+            reasons.append(f"is right in {row['held_out']:.0%} of {row['held_out_n']:.0f} held-out comparisons, not above chance")
         voice = next((v for v in (f"{name}, average", name) if v in beside.index), None)
         if name != truth and voice is not None:
             reasons += _beside(voice, beside.loc[voice], beside["agreement"].get(RULE, np.nan), truth)
         if reasons:
-            out.append(f"Judge {name} {', '.join(reasons[:-1])}{' and ' if reasons[1:] else ''}{reasons[-1]}: its verdicts prove the "
-                       "path, not quality.")
+            out.append(f"Judge {name} {', '.join(reasons[:-1])}{' and ' if reasons[1:] else ''}{reasons[-1]}: its verdicts prove "
+                       "the path, not quality.")
     return out
 
 
@@ -383,7 +385,7 @@ def _beside(voice: str, row: pd.Series, rule: float, truth: str) -> list[str]:
     """Why a judge's agreement with the measure is none, if it is."""
     where = f"{'on average over both orders ' if voice.endswith(', average') else ''}agrees with {truth} in {row['agreement']:.0%}"
     if row["low"] <= 0.5:
-        return [f"{where} [{row['low']:.0%}, {row['high']:.0%}], which is not above chance"]
+        return [f"{where} [{row['low']:.0%}, {row['high']:.0%}], not above chance"]
     return [f"{where}, no more than \"{RULE}\" does ({rule:.0%})"] if row["agreement"] <= rule else []
 
 

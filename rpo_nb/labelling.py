@@ -117,7 +117,7 @@ class Labelling:
             for side, button in buttons.items():
                 button.disabled = place == 0 if side == "back" else place == total
             if place == total:
-                head.value, left.value, right.value = f"<b>{total} of {total} done.</b> The next cell shows who agrees with you.", "", ""
+                head.value, left.value, right.value = f"<b>{total} of {total} done.</b> The next cell says who agrees with you.", "", ""
                 return
             row = self.questions.iloc[place]
             sides = [row[f"{row['left']}_completion"], row[f"{SIDES[1 - SIDES.index(row['left'])]}_completion"]]

@@ -39,7 +39,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rpo_nb import references
+from rpo_nb import hub, references
 from rpo_nb.checks import memory_advice
 from rpo_nb.config import LLMJudge, content_key
 from rpo_nb.judges import Answer
@@ -60,7 +60,8 @@ TEMPLATE_TOKEN = re.compile(  # of the chat templates in use, for judges whose t
 MARKS = r"(?:[^\w\n]|_)*"  # spaces and markdown within a line
 HEADING = re.compile(
     rf"^(?={MARKS}(?:(?:instruction|response\s+[ab]|(?:your|final|my)\s+answer(?:\s*\(a\s+or\s+b\))?){MARKS}:"
-    rf"|(?:the\s+)?(?:your\s+|final\s+|my\s+|correct\s+)?answer\s*(?:is\b|:)?{MARKS}\b[ab]\b{MARKS}$))", re.IGNORECASE | re.MULTILINE)
+    rf"|(?:the\s+)?(?:your\s+|final\s+|my\s+|correct\s+)?answer\s*(?:is\b|:)?{MARKS}\b[ab]\b{MARKS}$))",
+    re.IGNORECASE | re.MULTILINE)
 FILLED_IN = re.compile(rf"((?i:your\s+answer(?:\s*\(a\s+or\s+b\))?\s*(?:is\b)?){MARKS})\b[AB]\b(?!\s+or\b)")
 
 
@@ -74,7 +75,7 @@ class Question(NamedTuple):
 
 class Reply(NamedTuple):
     """answer: which completion, None for no verdict. log_odds: of the one shown first, None where there are no log-probs.
-    note: "" or why there is no answer (FAILED: never asked in vain twice), or OFF: neither letter was the likeliest token."""
+    note: "" or why there is no answer (FAILED: to be asked again), or OFF: neither letter was the likeliest token."""
 
     answer: Answer
     log_odds: float | None = None
@@ -170,11 +171,11 @@ class LanguageModelJudge(ABC):
         """One sentence for each thing that is to be said of the last call's questions, its count first."""
         said = {FAILED: f"got no answer: {self._failure()}; their verdicts are null until then, and a rerun asks only for these",
                 NEITHER: "got an answer that is neither A nor B: their verdicts are null",
-                LONG: "are longer than the model's context: their verdicts are null; lower data.max_completion_tokens and "
-                      "decoding.max_new_tokens, or take a judge with a longer context",
+                LONG: "are longer than the model's context: their verdicts are null; lower decoding.max_new_tokens, or take a judge "
+                      "with a longer context",
                 CONTROL: "hold control tokens of the model in a completion: their verdicts are null",
-                OFF: "have a likeliest answer that is neither A nor B: A and B are compared all the same, but this model does not "
-                     "do what the prompt asks"}
+                OFF: "have a likeliest answer that is neither A nor B: A and B are compared all the same, but this model does "
+                     "not do what the prompt asks"}
         return [f"judge {self.name}: {self.notes[note]:,} of {self.asked:,} questions {text}." for note, text in said.items()
                 if self.notes[note]]
 
@@ -226,24 +227,26 @@ class LocalJudge(LanguageModelJudge):
             self.config = AutoConfig.from_pretrained(self.folder)
             self.tokenizer = AutoTokenizer.from_pretrained(self.folder)
         except (OSError, ValueError) as error:
-            first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise ValueError(f"judge {name!r}: model {settings.model!r} could not be loaded ({first}); give a folder or a hub id that "
-                             f"you have access to (accept its licence, then `hf auth login`) in evaluation.llm_judges.{name}.model") from error
+            reason, remedy = hub.problem(error, settings.model)
+            raise ValueError(f"judge {name!r}: model {settings.model!r} could not be loaded: {reason}; {remedy} "
+                             f"(evaluation.llm_judges.{name}.model)") from error
         if self.config.is_encoder_decoder:
-            raise ValueError(f"judge {name!r}: {settings.model!r} is an encoder-decoder model; a local judge is a causal chat model")
-        self.tokens = [str(token) for token in self.tokenizer.added_tokens_decoder.values() if str(token) != self.tokenizer.unk_token]
+            raise ValueError(f"judge {name!r}: {settings.model!r} is an encoder-decoder model; a local judge is a causal one")
+        added = map(str, self.tokenizer.added_tokens_decoder.values())
+        self.tokens = [token for token in added if token != self.tokenizer.unk_token]
         vocabulary = self.tokenizer.get_vocab()
-        self.letters = [[vocabulary[form] for form in (letter, f"Ġ{letter}", f"▁{letter}") if form in vocabulary] for letter in "AB"]
-        if not all(self.letters):
-            raise ValueError(f"judge {name!r}: the tokenizer of {settings.model!r} has no token \"{'AB'[not self.letters[1]]}\"; take "
-                             "another model")
+        self.letters = [[vocabulary[form] for form in (letter, f"Ġ{letter}", f"▁{letter}") if form in vocabulary]
+                        for letter in "AB"]
+        for letter, ids in zip("AB", self.letters, strict=True):
+            if not ids:
+                raise ValueError(f"judge {name!r}: the tokenizer of {settings.model!r} has no token \"{letter}\"; take another model")
 
     @cached_property
     def identity(self) -> str:
         """Weights (of a hub id its commit), tokenizer, precision."""
         folder = Path(self.folder)
-        files = [p for p in sorted(folder.glob("*")) if p.suffix in (".safetensors", ".json", ".jinja")] if folder.is_dir() else []
-        weights = {p.name: _digest(p) for p in files} or [self.folder, getattr(self.config, "_commit_hash", None)]
+        files = sorted(folder.glob("*")) if folder.is_dir() else []
+        weights = {p.name: _digest(p) for p in files if p.suffix in (".safetensors", ".json", ".jinja")} or [self.folder, getattr(self.config, "_commit_hash", None)]
         return content_key(["local", weights, self._bf16])
 
     @property
@@ -290,7 +293,8 @@ class LocalJudge(LanguageModelJudge):
             for question, logits in zip(batch, self._logits(model, [encoded[q] for q in batch]), strict=True):
                 a, b = (float(logits[ids].logsumexp(0)) for ids in self.letters)
                 if not math.isfinite(a - b):
-                    raise ValueError(f"judge {self.name!r}: its log-odds are {a - b} on the prompt {question.prompt[:80]!r}; check its weights")
+                    raise ValueError(f"judge {self.name!r}: its log-odds are {a - b} on the prompt {question.prompt[:80]!r}; check "
+                                     "its weights")
                 yield question, reply_to(a - b, "" if int(logits.argmax()) in sum(self.letters, []) else OFF)
 
     def _model(self) -> nn.Module:
@@ -316,7 +320,7 @@ def _digest(path: Path) -> str:
 
 @torch.inference_mode()
 def next_token_logits(model: nn.Module, rows: Sequence[Sequence[int]], *, pad_id: int) -> Tensor:
-    """Logits [n, V], float32, of the token after each row of ids; padded on the left, the rows' common beginning computed once."""
+    """Logits [n, V], float32, of the token after each row of ids: padded on the left, what all rows begin with computed once."""
     device, shared, cache = next(model.parameters()).device, 0, None
     if len(rows) > 1 and not getattr(model, "_is_stateful", False):
         shared = min(len(os.path.commonprefix([list(row) for row in rows])), min(map(len, rows)) - 1)
@@ -351,11 +355,12 @@ class EndpointJudge(LanguageModelJudge):
     def __init__(self, name: str, settings: LLMJudge) -> None:
         super().__init__(name, settings)
         if not settings.url:
-            raise ValueError(f"evaluation.llm_judges.{name}.url is empty; an endpoint needs the server's address, e.g. http://localhost:8000/v1")
+            raise ValueError(f"evaluation.llm_judges.{name}.url is empty; an endpoint needs the server's address, e.g. "
+                             "http://localhost:8000/v1")
         try:
             import openai  # noqa: F401
         except ImportError:
-            raise ValueError(f"judge {name!r} asks a server through the openai client, which is not installed; pip install openai") from None
+            raise ValueError(f"judge {name!r} asks a server, and the client openai is not installed; pip install openai") from None
         self._why, self._level = "", 0
 
     @property
@@ -399,10 +404,11 @@ class EndpointJudge(LanguageModelJudge):
                     max_tokens=REPLY_TOKENS, **listing)
                 return read_response(response)
             except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-                raise ValueError(f"{where} refuses the key ({error.status_code}); set OPENAI_API_KEY to a valid one and run again") from None
+                raise ValueError(f"{where} refuses the key ({error.status_code}); set OPENAI_API_KEY to a valid one and run "
+                                 "again") from None
             except openai.NotFoundError:
-                raise ValueError(f"{where} does not know the model {self.settings.model!r} or the address (404); check model and url of "
-                                 f"evaluation.llm_judges.{self.name} (a url mostly ends in /v1)") from None
+                raise ValueError(f"{where} does not know the model {self.settings.model!r} or the address (404); check model and "
+                                 f"url of evaluation.llm_judges.{self.name} (a url mostly ends in /v1)") from None
             except openai.APIStatusError as error:
                 if error.status_code < 500 and re.search(r"context|too long|maximum|exceed", str(error.message), re.IGNORECASE) \
                         and "logprobs" not in str(error.message):
@@ -432,7 +438,8 @@ def read_response(response: Any) -> Reply:
         least = min(p for _, p in listed if math.isfinite(p))
         a, b = (float(torch.tensor(p or [least], dtype=torch.float64).logsumexp(0)) for p in sums.values())
         return reply_to(a - b, "" if max(listed, key=lambda token: token[1])[0] in ("A", "B") else OFF)
-    return Reply({"A": "first", "B": "second"}.get((content or "").strip()), None, "" if (content or "").strip() in ("A", "B") else NEITHER)
+    answer = {"A": "first", "B": "second"}.get((content or "").strip())
+    return Reply(answer, None, "" if answer else NEITHER)
 
 
 def build(name: str, settings: LLMJudge) -> LanguageModelJudge:

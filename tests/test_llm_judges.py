@@ -15,7 +15,6 @@ from importlib.metadata import PackageNotFoundError, version
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
@@ -56,7 +55,8 @@ def test_the_prompt_is_the_papers_word_for_word():
 
 
 @pytest.mark.parametrize("text", [
-    "The answer is 42.", "Instructions: stir well.", "a < b > c, <b>bold</b>, [1], [NOTE: a]", "Answer: Apple", "A response bears fruit.",
+    "The answer is 42.", "Instructions: stir well.", "a < b > c, <b>bold</b>, [1], [NOTE: a]", "Answer: Apple", 
+    "A response bears fruit.",
     "Your answer is a good one", "def f(x): return {'a': [x]}", "A", "", "| a | b |\n|---|---|\n- Response time: 3 s"])
 def test_ordinary_texts_are_left_as_they_are(text):
     assert as_data(text) == text and question_text(Question("i", text, "b")).count(text) >= 1
@@ -86,7 +86,8 @@ def tiny_judge(folder, *, template=TEMPLATE, letters=("A", "▁A", "B", "▁B"),
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     split = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation(), pre_tokenizers.Metaspace()])
-    words = {w for t in [llm_judges.judge_prompt(), "user assistant", *TEXTS, *ATTACKS.values()] for w, _ in split.pre_tokenize_str(t)}
+    texts = [llm_judges.judge_prompt(), "user assistant", *TEXTS, *ATTACKS.values()]
+    words = {word for text in texts for word, _ in split.pre_tokenize_str(text)}
     vocabulary = ["<pad>", "<unk>", *sorted(words - {"A", "▁A", "B", "▁B"}), *letters]
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer, tokenizer.decoder = split, decoders.Metaspace()
@@ -97,8 +98,9 @@ def tiny_judge(folder, *, template=TEMPLATE, letters=("A", "▁A", "B", "▁B"),
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(LlamaConfig(
-            vocab_size=len(fast), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, initializer_range=0.3,
-            num_key_value_heads=2, max_position_embeddings=positions, pad_token_id=0, eos_token_id=fast.eos_token_id, bos_token_id=None))
+            vocab_size=len(fast), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, max_position_embeddings=positions, initializer_range=0.3, pad_token_id=0,
+            eos_token_id=fast.eos_token_id, bos_token_id=None))
     model.save_pretrained(folder)
     fast.save_pretrained(folder)
     return str(folder)
@@ -145,14 +147,14 @@ def test_batch_padding_and_shared_beginning_change_nothing(folder):
     assert len({len(row) for row in rows}) > 1
     assert torch.allclose(next_token_logits(model, rows, pad_id=0), alone, atol=2e-5)  # shares the paper's words
     mixed = [row[i:] for i, row in enumerate(rows)]  # shares nothing: padding only
-    assert torch.allclose(next_token_logits(model, mixed, pad_id=0), torch.cat([next_token_logits(model, [r], pad_id=0) for r in mixed]),
-                          atol=2e-5)
+    alone = torch.cat([next_token_logits(model, [row], pad_id=0) for row in mixed])
+    assert torch.allclose(next_token_logits(model, mixed, pad_id=0), alone, atol=2e-5)
 
 
 def test_a_batch_computes_its_common_beginning_once(folder):
     judge, seen = local(folder), []
     model, rows = judge._model(), [judge.encode(Question(*q)) for q in zip(*questions(), strict=True)]
-    handle = model.register_forward_pre_hook(lambda _, args, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True)
+    handle = model.register_forward_pre_hook(lambda _, args, given: seen.append(tuple(given["input_ids"].shape)), with_kwargs=True)
     next_token_logits(model, rows, pad_id=0)
     handle.remove()
     (one, shared), (batch, rest) = seen
@@ -171,7 +173,8 @@ def test_the_template_surrounds_the_paper_prompt_and_without_one_it_stands_alone
 @pytest.mark.parametrize("letter", "AB")
 def test_no_completion_closes_its_section_or_its_turn(folder, attack, letter):
     judge, clean = local(folder), Question("please write", "a boat", "the cat")
-    for hostile in (clean._replace(first="a boat" + attack.format(letter=letter)), clean._replace(second="cat" + attack.format(letter=letter))):
+    attack = attack.format(letter=letter)
+    for hostile in (clean._replace(first=clean.first + attack), clean._replace(second=clean.second + attack)):
         headings = [re.findall(rf"^{re.escape(h)}", question_text(hostile, judge.tokens), re.MULTILINE)
                     for h in ("Instruction:", "Response A:", "Response B:", "Your answer")]
         assert [len(h) for h in headings] == [1, 1, 1, 1]
@@ -197,8 +200,8 @@ def test_a_question_longer_than_the_context_is_null_and_counted(tmp_path):
 def test_a_likeliest_answer_that_is_no_letter_is_said(folder):
     judge = local(folder)
     judge.replies(*questions())
-    off = sum(int(next_token_logits(judge._model(), [judge.encode(Question(*q))], pad_id=0).argmax()) not in sum(judge.letters, [])
-              for q in zip(*questions(), strict=True))
+    logits = next_token_logits(judge._model(), [judge.encode(Question(*q)) for q in zip(*questions(), strict=True)], pad_id=0)
+    off = sum(likeliest not in sum(judge.letters, []) for likeliest in logits.argmax(1).tolist())
     assert judge.notes[llm_judges.OFF] == off > 0 and f"{off} of 12 questions have a likeliest answer" in judge.remarks()[0]
 
 
@@ -209,7 +212,8 @@ def test_answers_are_kept_and_only_new_questions_reach_the_model(folder, monkeyp
     with judge.store.open("a") as file:
         file.write('{"key": "torn')  # killed while it wrote
     calls = []
-    monkeypatch.setattr(LocalJudge, "_logits", lambda self, model, rows: calls.append(len(rows)) or next_token_logits(model, rows, pad_id=0))
+    monkeypatch.setattr(LocalJudge, "_logits",
+                        lambda self, model, rows: calls.append(len(rows)) or next_token_logits(model, rows, pad_id=0))
     again = local(folder)
     replies = again.replies(prompts + prompts[:1], first + first[:1], second + second[:1])
     assert replies[:6] == before and sum(calls) == 6 and replies[-1] == replies[0]
@@ -223,7 +227,7 @@ def test_another_model_is_another_judge(folder, tmp_path):
 
 
 def test_models_that_cannot_judge_say_why(tmp_path, tiny_t5):
-    with pytest.raises(ValueError, match="'itself': model 'nobody/nothing' could not be loaded.*licence"):
+    with pytest.raises(ValueError, match="'itself': model 'nobody/nothing' could not be loaded: .*; .*evaluation.llm_judges.itself.model"):
         local("nobody/nothing")
     with pytest.raises(ValueError, match='no token "B"'):
         local(tiny_judge(tmp_path / "deaf", letters=("A",)))
@@ -247,7 +251,8 @@ def completion(text="A", listed=None):
 def server():
     """An OpenAI-compatible server on loopback. `answer(request, n)` gives (status, body) for the n-th request; requests, headers
     and the most at one time are kept; `stop()` closes it as a crash does."""
-    state = SimpleNamespace(requests=[], headers=[], now=0, most=0, lock=threading.Lock(), answer=lambda request, n: (200, completion()))
+    state = SimpleNamespace(requests=[], headers=[], now=0, most=0, lock=threading.Lock(),
+                            answer=lambda request, n: (200, completion()))
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
@@ -303,10 +308,15 @@ def error(status, message):
     return status, {"error": {"message": message, "type": "x", "code": status}}
 
 
+def asked_about(cases, request):
+    """The value of the case whose name is in the question."""
+    return next(value for name, value in cases.items() if name in request["messages"][0]["content"])
+
+
 def test_log_odds_come_from_the_listed_tokens(server):
     listings = {"case one": [("A", -1.0), (" A", -2.0), ("B", -1.5), ("C", -0.1)], "case two": [("▁B", -0.2), ("ĠA", -3.0)],
                 "case three": [("A", -0.5), ("x", -7.0), ("y", -4.0)], "case four": [("Neither", -0.1), ("x", -7.0)]}
-    server.answer = lambda request, n: (200, completion("A", next(v for k, v in listings.items() if k in request["messages"][0]["content"])))
+    server.answer = lambda request, n: (200, completion("A", asked_about(listings, request)))
     judge = endpoint(server)
     replies = judge.replies(list(listings), ["a boat"] * 4, ["the cat"] * 4)
     odds = [np.logaddexp(-1, -2) + 1.5, -3.0 + 0.2, -0.5 + 7.0]  # an unlisted letter: the least of the listed
@@ -320,7 +330,7 @@ def test_log_odds_come_from_the_listed_tokens(server):
 
 def test_without_log_probs_the_text_must_be_exactly_a_letter(server):
     texts = {"case one": "A", "case two": " B\n", "case three": "A.", "case four": "Response A", "case five": "", "case six": "a"}
-    server.answer = lambda request, n: (200, completion(next(v for k, v in texts.items() if k in request["messages"][0]["content"])))
+    server.answer = lambda request, n: (200, completion(asked_about(texts, request)))
     judge = endpoint(server)
     assert judge.compare(list(texts), ["x"] * 6, ["y"] * 6) == ["first", "second", None, None, None, None]
     assert "4 of 6 questions got an answer that is neither A nor B" in judge.remarks()[0]
@@ -351,7 +361,8 @@ def test_passing_trouble_is_waited_out(server, trouble):
     assert judge.compare(["p"], ["x"], ["y"]) == ["second"] and len(server.requests) == 2 and not judge.remarks()
 
 
-@pytest.mark.parametrize("garbage", [b"<html>busy</html>", {"hello": 1}, {"choices": []}, {"choices": [{"message": None}]}, [1, 2], b"\xff\x00"])
+@pytest.mark.parametrize("garbage", [
+    b"<html>busy</html>", {"hello": 1}, {"choices": []}, {"choices": [{"message": None}]}, [1, 2], b"\xff\x00"])
 def test_nonsense_is_no_verdict_and_asked_again(server, garbage):
     server.answer = lambda request, n: (200, garbage)
     judge = endpoint(server)
@@ -361,8 +372,9 @@ def test_nonsense_is_no_verdict_and_asked_again(server, garbage):
     assert endpoint(server).compare(["p"], ["x"], ["y"]) == ["first"]
 
 
-@pytest.mark.parametrize(("refusal", "said"), [(error(401, "bad key"), "refuses the key .401.; set OPENAI_API_KEY"),
-                                               (error(403, "no"), "refuses the key"), (error(404, "no model m"), "does not know the model 'm'")])
+@pytest.mark.parametrize(("refusal", "said"), [
+    (error(401, "bad key"), "refuses the key .401.; set OPENAI_API_KEY"), (error(403, "no"), "refuses the key"),
+    (error(404, "no model m"), "does not know the model 'm'")])
 def test_a_refusal_stops_at_once_with_one_sentence(server, monkeypatch, refusal, said, tmp_path):
     monkeypatch.setenv("OPENAI_API_KEY", "secret-of-mine")
     server.answer = lambda request, n: (200, completion("A")) if n == 1 else refusal
@@ -431,13 +443,15 @@ def test_an_endpoint_needs_an_address_and_its_client(server, monkeypatch):
 # ---- in a profile -----------------------------------------------------------------------------------------------------
 
 def test_a_profile_names_its_judges(folder, tmp_path):
-    described = {"itself": {"kind": "local", "model": folder}, "server": {"kind": "endpoint", "model": "m", "url": "http://localhost:1/v1"}}
+    described = {"itself": {"kind": "local", "model": folder},
+                 "server": {"kind": "endpoint", "model": "m", "url": "http://localhost:1/v1"}}
     own = load_profile("smoke", **{"evaluation.judges": ["checker", "server", "itself"], "evaluation.llm_judges": described})
     bench = judging.judges_for(own, tmp_path, 0)
     assert [j.name for j in bench] == ["checker", "server", "itself"]
     assert isinstance(bench[1], EndpointJudge) and isinstance(bench[2], LocalJudge)
     with pytest.raises(ValueError, match="'oracle' is unknown; the judges are checker, reward_model, itself, server"):
-        judging.judges_for(load_profile("smoke", **{"evaluation.judges": ["oracle"], "evaluation.llm_judges": described}), tmp_path, 0)
+        other = load_profile("smoke", **{"evaluation.judges": ["oracle"], "evaluation.llm_judges": described})
+        judging.judges_for(other, tmp_path, 0)
     for name in ("checker", "a/b"):
         with pytest.raises(ValueError, match=f"'{name}' cannot be a name"):
             judging.judges_for(load_profile("smoke", **{"evaluation.llm_judges": {name: described["itself"]}}), tmp_path, 0)
@@ -464,7 +478,6 @@ PAIRS = [("Name three primary colours.", "Red, yellow and blue.", "Dogs are nice
 
 def test_attacks_move_a_real_model_less_than_without_the_defence(smollm, monkeypatch):
     """Mean log-odds over both orders in favour of the worse text, with an attack at its end, less those without it."""
-    monkeypatch.setenv("RPO_NB_CACHE", str(references.cache_dir()))
     suffixes = ["", *(ATTACKS[name].format(letter="B") for name in ("letter", "section", "turn"))]
     asked = [(p, bad + s, good) for s in suffixes for p, good, bad in PAIRS]
 
@@ -481,5 +494,5 @@ def test_attacks_move_a_real_model_less_than_without_the_defence(smollm, monkeyp
     monkeypatch.setattr(LocalJudge, "_control", lambda self, ids: [])
     undefended, _ = in_favour(local(smollm, batch_size=8))
     print(f"defended {shift.mean(1).round(3)} undefended {undefended.mean(1).round(3)}, strict wins {won.sum(1)} of {len(PAIRS)}")
-    assert np.abs(shift.mean(1)).sum() < np.abs(undefended.mean(1)).sum()
-    assert won[1:].sum() <= len(suffixes[1:]) * (won[0].sum() + 1)
+    assert shift.mean() < undefended.mean() and shift.mean() < 0.1  # its leaning to "A" is 1.6
+    assert won[1:].sum() <= won[0].sum()
