@@ -198,7 +198,7 @@ def long_format(tables: dict[str, pd.DataFrame], profile: Profile, paper: str = 
     for name, frame in tables.items():
         if name in WALL_CLOCK or frame.empty:
             continue
-        base = name.split("_")[0] if name.startswith("table4_") else name
+        base = name.split("_")[0] if name.startswith(("table3_", "table4_")) else name
         if base in COLUMNS:
             row = {"table2": "method", "table3": "baseline", "table4": "tau"}[base]
             rows = frame.assign(row=frame[row].astype(str), column=frame["size"])
@@ -297,10 +297,10 @@ def wide_table(cells: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def write_table(frame: pd.DataFrame, out: Path | str, name: str, footnotes: Sequence[str] = ()) -> Path:
     """Write ``<out>/tables/<name>.csv`` (binding columns; six significant digits), ``.md`` and ``.tex``; return the csv's path.
 
-    Tables II to IV (``table2`` as ``metric_cells`` or ``table2``, and table4_<baseline>) are laid out as in the paper, the
+    Tables II to IV (``table2`` as ``metric_cells`` or ``table2``, table3_average, table4_<baseline>) are laid out as in the paper, the
     paper's number beside each; any other frame is printed as it is. footnotes: one line each, below the table.
     """
-    base = name.split("_")[0] if name.startswith("table4_") else name
+    base = name.split("_")[0] if name.startswith(("table3_", "table4_")) else name
     notes = [*footnotes, *(missing_footnotes(frame) if "reason" in frame and "metric" in frame else [])]
     notes = list(dict.fromkeys(notes))
     shown = wide_table(frame) if base in COLUMNS else {"": frame.map(plain_text)}
