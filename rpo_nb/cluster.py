@@ -86,7 +86,7 @@ def failure(log: str, job: str) -> str:
     """What Slurm said of a failed job, from Snakemake's log, on one line; "" when it said nothing."""
     blocks = [block for block in re.split(r"\n(?=Error in rule )", log) if f"log: notebooks/{job}.ipynb" in block]
     said = re.search(r"^    message: (S(?:LURM|lurm)[^\n]+)", blocks[-1], flags=re.MULTILINE) if blocks else None
-    return said[1].replace("The error message was '", "") if said else ""
+    return re.sub("The error message was '|For further error details.*", "", said[1]) if said else ""
 
 
 def peak_memory_mb(folder: Path) -> float:

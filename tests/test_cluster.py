@@ -57,10 +57,17 @@ def wait_for(condition, seconds: float) -> None:
         time.sleep(0.2)
 
 
-def test_slurm_gives_the_same_bytes_as_this_machine_after_a_kill_too(slurm, tmp_path):
-    """SIGKILL of everything here while jobs run: the jobs go on, the next start cancels them, does the rest, and the results are
-    those of a run without Slurm, made with a cache of its own."""
+def test_stopped_and_killed_slurm_still_gives_the_same_bytes_as_this_machine(slurm, tmp_path):
+    """A polite end cancels the jobs. SIGKILL of everything here does not: the jobs go on, the next start cancels them and does the
+    rest, and the results are those of a run without Slurm, made with a cache of its own."""
     out, mark = tmp_path / "cluster", batch._mark(tmp_path / "cluster")
+    stopped = start(out, *QUICK, OFTEN, cache=tmp_path / "cache")
+    wait_for(lambda: len(cluster.jobs_of(mark)) == 2, 120)
+    stopped.terminate()
+    told = stopped.communicate(timeout=180)[0]
+    assert stopped.returncode == 130 and "The same command goes on from here" in told, told
+    assert not cluster.jobs_of(mark)
+
     first = start(out, *QUICK, OFTEN, cache=tmp_path / "cache")
     wait_for(lambda: len(cluster.jobs_of(mark)) == 2, 120)
     os.killpg(first.pid, signal.SIGKILL)
@@ -157,7 +164,7 @@ def test_a_gpu_is_asked_for_where_the_profile_takes_what_it_gets():
 
 
 def test_what_slurm_said_of_a_job_is_found_in_snakemakes_log():
-    log = ("Error in rule data:\n    message: SLURM-job '3' failed, SLURM status is: 'TIMEOUT'. Reason: Step 0: TimeLimit.\n"
+    log = ("Error in rule data:\n    message: SLURM-job '3' failed, SLURM status is: 'TIMEOUT'. Reason: Step 0: TimeLimit.For further error details see\n"
            "    log: notebooks/01_data_prep.ipynb (check)\n[date]\nError in rule report:\n    message: None\n"
            "    log: notebooks/09_report.ipynb (check)\n")
     assert cluster.failure(log, "01_data_prep") == "SLURM-job '3' failed, SLURM status is: 'TIMEOUT'. Reason: Step 0: TimeLimit."
