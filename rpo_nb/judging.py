@@ -282,9 +282,9 @@ def _flips(rows: pd.DataFrame) -> pd.Series:
 def quality(verdicts: pd.DataFrame, pairs: pd.DataFrame, bench: Mapping[int, Sequence[Judge]] | None = None) -> pd.DataFrame:
     """How far each judge can be trusted: one row a judge, shares from 0 to 1, NaN where there is nothing to measure.
 
-    verdicts, nulls: counts. identical: share of pairs whose two texts are the same. first: share of all answers for the
-    completion shown first. flips, ties: shares of the verdicts, flips_differing of those on two different texts. flips_to_first:
-    share of flips that the completion shown first won (½ is no position bias; 1 for a pointwise judge, whose flips are exact
+    verdicts, nulls: counts. identical: share of pairs whose two texts are the same. first: share of all answers on two different
+    texts for the one shown first. flips, ties: shares of the verdicts, flips_differing of those on two different texts.
+    flips_to_first: share of flips that the completion shown first won (½ is no position bias; 1 for a pointwise judge, whose flips are exact
     ties). longer: share of decided verdicts for the completion with more words. agreement: with the checker where it decides (a tie agrees by half); held_out: a learnt judge's accuracy on comparisons it was not trained on; both with their
     95 % bootstrap interval over prompts, held_out_n comparisons.
     """
@@ -301,9 +301,10 @@ def quality(verdicts: pd.DataFrame, pairs: pd.DataFrame, bench: Mapping[int, Seq
         agree = _rate(mine, _agreement(mine)) if name != "checker" else _rate(mine, pd.Series(np.nan, mine.index))
         held_out = held_out_comparisons(bench or {}, name)
         right = _rate(held_out, held_out["correct"])
-        shown_first = [mine[order].dropna().eq(who) for order, who in (("first_order", "method"), ("second_order", "baseline"))]
+        told = mine[~mine["identical"]]
+        first = [told[order].dropna().eq(who) for order, who in (("first_order", "method"), ("second_order", "baseline"))]
         out.append({"judge": name, "verdicts": len(mine), "nulls": int((~given).sum()), "identical": mine["identical"].mean(),
-                    "first": pd.concat(shown_first).mean(), "flips": flips[given].mean(),
+                    "first": pd.concat(first).mean(), "flips": flips[given].mean(),
                     "flips_differing": flips[given & ~mine["identical"]].mean(), "ties": mine["verdict"].eq("tie")[given].mean(),
                     "flips_to_first": mine["first_order"].eq("method")[flips].mean(),
                     "longer": decided["verdict"].eq(decided["longer"]).mean() if len(decided) else np.nan,

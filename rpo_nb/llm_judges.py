@@ -410,8 +410,8 @@ class EndpointJudge(LanguageModelJudge):
                 raise ValueError(f"{where} does not know the model {self.settings.model!r} or the address (404); check model and "
                                  f"url of evaluation.llm_judges.{self.name} (a url mostly ends in /v1)") from None
             except openai.APIStatusError as error:
-                if error.status_code < 500 and re.search(r"context|too long|maximum|exceed", str(error.message), re.IGNORECASE) \
-                        and "logprobs" not in str(error.message):
+                if error.status_code in (400, 413, 422) and "logprobs" not in str(error.message) \
+                        and re.search(r"context|too long|maximum|exceed", str(error.message), re.IGNORECASE):
                     return Reply(None, note=LONG)
                 if listing and (error.status_code in (400, 422) or "logprobs" in str(error.message)):
                     self._level = max(self._level, level + 1)  # it does not list so many, or none at all

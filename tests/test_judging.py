@@ -257,7 +257,8 @@ def test_quality_by_hand():
     got = judging.quality(pd.concat([truth, mine]), pairs).set_index("judge").loc["scripted"]
     assert (got["verdicts"], got["nulls"]) == (5, 1)
     assert got["flips"] == got["ties"] == pytest.approx(1 / 4)
-    assert got["identical"] == 0
+    assert got["identical"] == 0 and got["flips_differing"] == got["flips"]
+    assert got["first"] == pytest.approx(5 / 9)  # of prompts 0 to 2 one answer each, of 3 method then baseline; 4 has one answer
     assert got["longer"] == pytest.approx(1.0)  # prompts 0, 1 and 2 decided, each for the longer text
     assert got["agreement"] == pytest.approx((1 + 0 + 0.5) / 3)  # prompts 0, 1, 3: the truth ties on 2, the verdict lacks on 4
     assert math.isnan(got["held_out"])

@@ -395,6 +395,13 @@ def test_a_question_too_long_for_the_server_is_null_and_not_asked_again(server):
     assert len(server.requests) == 1
 
 
+def test_an_exceeded_quota_is_no_long_question(server):
+    server.answer = lambda request, n: error(429, "You exceeded your current quota")
+    judge = endpoint(server)
+    assert judge.compare(["p"], ["x"], ["y"]) == [None] and judge.notes == Counter({llm_judges.FAILED: 1}) and not judge.store.exists()
+    assert "failed (429)" in judge.remarks()[0]
+
+
 def test_requests_in_flight_are_bounded(server):
     def answer(request, n):
         time.sleep(0.02)
