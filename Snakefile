@@ -17,7 +17,8 @@ SMALLEST, *_ = SIZES = list(profile.sizes)
 FEEDBACK = batch.local_files(profile)  # the user's own, else nothing
 PYTHON = sys.executable
 # The notebook comes through stdin and the rest is relative: no path of this machine gets into the executed copy.
-RUN = "{PYTHON:q} -m papermill - {log:q} -k python3 --no-progress-bar -p profile {PROFILE:q} -p output_dir . "
+NODE = '[ -z "${{SLURM_JOB_ID:-}}" ] || {PYTHON:q} -m rpo_nb.manifest {log:q}; '  # what the manifest tells of it
+RUN = NODE + "{PYTHON:q} -m papermill - {log:q} -k python3 --no-progress-bar -p profile {PROFILE:q} -p output_dir . "
 SOURCE = " < {params.notebook:q}"
 
 

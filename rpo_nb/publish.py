@@ -208,7 +208,7 @@ def card(chosen: Chosen, repo: str, *, base: str, licence: str) -> str:
         metadata, template_path=str(TEMPLATE), chosen=chosen, repo=repo, base=base, data=data, metrics=metrics, done=done,
         repository=REPOSITORY, preset=profile.presets[chosen.preset].model_dump(), training=recipe["training"],
         steps=recipe["steps"], micro=recipe["model"].get("micro_batch_size") or recipe["training"]["micro_batch_size"],
-        manifest=manifest,
+        manifest=manifest, hardware=_hardware(manifest, f"03_train-{chosen.size}-seed{chosen.seed}"),
         recipe=yaml.safe_dump(recipe, sort_keys=True, allow_unicode=True),
         other_code=_trained_by_other_code(chosen), wins=_rows(chosen, "table3"), temperatures=_rows(chosen, "table4"),
         claims=_rows(chosen, "claims"), causal=_is_causal(chosen), interval=_interval,
@@ -275,6 +275,11 @@ def _results(metrics: list[dict], data: dict) -> list[Any]:
                 dataset_split="validation", metric_type=row["metric"], metric_name=row["title"],
                 metric_value=float(row["value"]), metric_args={"n": int(row["n"])} | interval))
     return out
+
+
+def _hardware(manifest: dict, job: str) -> dict[str, Any]:
+    """The machine a job ran on: a cluster's node where the manifest names it, else the machine of the reproduction."""
+    return next((node for node in manifest.get("nodes", []) if job in node["jobs"]), manifest.get("hardware", {}))
 
 
 def _interval(row: dict, name: str, digits: int) -> str:

@@ -1,6 +1,7 @@
 """The batch through a real Slurm of one node on this machine (tests/slurm_here.sh), and what is known of it without one."""
 
 import importlib.util
+import json
 import os
 import shutil
 import signal
@@ -50,42 +51,46 @@ def start(out: Path, *more: str, cache: Path) -> subprocess.Popen:
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-def wait_for(condition, seconds: float) -> None:
+def wait_for(condition, seconds: float, process: subprocess.Popen) -> None:
+    """Wait until `condition()`; the process must not end before."""
     deadline = time.monotonic() + seconds
     while not condition():
+        assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, "it took too long to get there"
         time.sleep(0.2)
 
 
 def test_stopped_and_killed_slurm_still_gives_the_same_bytes_as_this_machine(slurm, tmp_path):
-    """A polite end cancels the jobs. SIGKILL of everything here does not: the jobs go on, the next start cancels them and does the
-    rest, and the results are those of a run without Slurm, made with a cache of its own."""
+    """A polite end cancels the jobs. SIGKILL of everything here does not: the jobs go on, the next start cancels them and does
+    the rest, and the results are those of a run without Slurm, made with a cache of its own."""
     out, mark = tmp_path / "cluster", batch._mark(tmp_path / "cluster")
     stopped = start(out, *QUICK, OFTEN, cache=tmp_path / "cache")
-    wait_for(lambda: len(cluster.jobs_of(mark)) == 2, 120)
+    wait_for(lambda: len(cluster.jobs_of(mark)) == 2, 600, stopped)
     stopped.terminate()
-    told = stopped.communicate(timeout=180)[0]
+    told = stopped.communicate(timeout=600)[0]
     assert stopped.returncode == 130 and "The same command goes on from here" in told, told
     assert not cluster.jobs_of(mark)
 
     first = start(out, *QUICK, OFTEN, cache=tmp_path / "cache")
-    wait_for(lambda: len(cluster.jobs_of(mark)) == 2, 120)
+    wait_for(lambda: len(cluster.jobs_of(mark)) == 2, 600, first)
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
     left = cluster.jobs_of(mark)
     assert len(left) == 2, "Slurm's jobs outlive the Snakemake that submitted them"
 
     second = start(out, *QUICK, OFTEN, cache=tmp_path / "cache")
-    told = second.communicate(timeout=1200)[0]
+    told = second.communicate(timeout=3600)[0]
     assert second.returncode == 0, told + (out / batch.LOG).read_text()
     states = subprocess.run(["squeue", "--noheader", "--states=all", "--format=%i %T"], capture_output=True, text=True).stdout
     ends = dict(line.split() for line in states.splitlines())
     assert {ends[job] for job in left} == {"CANCELLED"} and not cluster.jobs_of(mark)
     done = {marker.stem for marker in (out / JOBS).glob("*.done")}
     assert done == set(batch.jobs(config.load_profile(str(out / "profile.yaml"))))
+    (node,) = json.loads((out / "manifest.json").read_text())["nodes"]
+    assert set(node["jobs"]) == done and node["cores"] == os.cpu_count()
 
     here = start(tmp_path / "here", cache=tmp_path / "cache_here")
-    told = here.communicate(timeout=1200)[0]
+    told = here.communicate(timeout=3600)[0]
     assert here.returncode == 0, told
     assert results(out) == results(tmp_path / "here")
 
@@ -93,7 +98,7 @@ def test_stopped_and_killed_slurm_still_gives_the_same_bytes_as_this_machine(slu
 def test_what_slurm_refuses_is_told_and_named(slurm, tmp_path):
     more = f"{OFTEN} --set-resources data:mem_mb=99999999 train_small:mem_mb=99999999"
     refused = start(tmp_path, *QUICK, more, cache=tmp_path / "cache")
-    told = refused.communicate(timeout=300)[0]
+    told = refused.communicate(timeout=600)[0]
     assert refused.returncode == 1, told
     for job in ("01_data_prep", "03_train-small-seed0"):
         assert f"notebooks/{job}.ipynb: SLURM sbatch failed. sbatch: error: Memory specification can not be satisfied\n" in told
@@ -164,7 +169,8 @@ def test_a_gpu_is_asked_for_where_the_profile_takes_what_it_gets():
 
 
 def test_what_slurm_said_of_a_job_is_found_in_snakemakes_log():
-    log = ("Error in rule data:\n    message: SLURM-job '3' failed, SLURM status is: 'TIMEOUT'. Reason: Step 0: TimeLimit.For further error details see\n"
+    log = ("Error in rule data:\n    message: SLURM-job '3' failed, SLURM status is: 'TIMEOUT'. "
+           "Reason: Step 0: TimeLimit.For further error details see\n"
            "    log: notebooks/01_data_prep.ipynb (check)\n[date]\nError in rule report:\n    message: None\n"
            "    log: notebooks/09_report.ipynb (check)\n")
     assert cluster.failure(log, "01_data_prep") == "SLURM-job '3' failed, SLURM status is: 'TIMEOUT'. Reason: Step 0: TimeLimit."

@@ -61,7 +61,7 @@ def test_the_card_says_how_it_was_made(published):
     chosen, folder = published
     text = (folder / "README.md").read_text()
     manifest = json.loads((chosen.out / "manifest.json").read_text())
-    assert f"torch {manifest['packages']['torch']}" in text and manifest["hardware"]["cpu"] in text
+    assert f"torch {manifest['packages']['torch']}" in text and f"Trained on: {manifest['hardware']['cpu']}" in text
     for field, value in chosen.profile.presets["fixed"].model_dump().items():
         assert f"| {field} | {value} |" in text
     done = json.loads((chosen.folder / "done.json").read_text())
@@ -148,6 +148,20 @@ def test_of_a_lora_policy_the_adapter_is_published_and_its_base_named(tiny_t5, t
     places = (chosen.folder / "policy", ""), (folder, tmp_path / "base"), (tmp_path / "base", "")
     logps = [policy.score_completions(*policy.load_policy(path, base=base), rows)[0] for path, base in places]
     assert torch.equal(logps[0], logps[1]) and not torch.allclose(logps[0], logps[2])
+
+
+def test_feedback_of_the_users_own_is_named_by_file_name_and_hash_only(tiny_t5, tmp_path, monkeypatch):
+    """Jobs run inside the output folder and read inputs/…; publish is typed anywhere and finds the same policy."""
+    staged = tmp_path / "results" / "inputs" / "feedback" / "mine.jsonl"
+    staged.parent.mkdir(parents=True)
+    staged.write_text('{"prompt": "p", "completion": "c", "reward": 1}\n')
+    monkeypatch.chdir(tmp_path / "results")
+    profile, out = lora_run(tmp_path, tiny_t5, **{"data.source": "inputs/feedback/mine.jsonl"})
+    monkeypatch.chdir(tmp_path)
+    chosen = publish.choose(profile, out)
+    text = (publish.write(chosen, REPO, base_model="google/flan-t5-small") / "README.md").read_text()
+    assert f"a local file, mine.jsonl (content hash {chosen.recipe['data']['source']})" in text and "inputs/" not in text
+    assert ModelCard(text).data.datasets is None
 
 
 def test_a_hub_base_names_itself_and_an_unknown_licence_is_asked_for():
