@@ -36,6 +36,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -283,14 +284,14 @@ class LocalJudge(LanguageModelJudge):
             if note:
                 yield question, Reply(None, note=note)
             else:
-                encoded[question] = ids
+                encoded[question] = np.array(ids, dtype=np.int32)  # 100,000 questions of Python integers would be gigabytes
         order = sorted(encoded, key=lambda q: (len(q.prompt), q.prompt, len(encoded[q]), q))
         if not order:
             return
         model, size = self._model(), self.settings.batch_size
         for start in range(0, len(order), size):
             batch = order[start : start + size]
-            for question, logits in zip(batch, self._logits(model, [encoded[q] for q in batch]), strict=True):
+            for question, logits in zip(batch, self._logits(model, [encoded[q].tolist() for q in batch]), strict=True):
                 a, b = (float(logits[ids].logsumexp(0)) for ids in self.letters)
                 if not math.isfinite(a - b):
                     raise ValueError(f"judge {self.name!r}: its log-odds are {a - b} on the prompt {question.prompt[:80]!r}; check "
