@@ -21,6 +21,7 @@ from rpo_nb.policy import LOGITS_AT_ONCE, add_lora, set_dropout
 
 GIB = 2**30
 CONTEXT = 0.6 * GIB  # what CUDA itself takes
+TEMPORARIES = 1.15  # of the activations: with what a step's passing tensors and the allocator take (four measured on a CPU)
 AUTOCAST = 0.2  # of the way from bf16's activations to float32's: the norms and the residual stream (T5 and Llama, saved tensors)
 
 
@@ -244,7 +245,8 @@ def training_memory(config: Any, count: Parameters, training: TrainingConfig, *,
     parts = {"weights": weights + (4.0 * count.trained if training.lora else 0.0), "gradients": 4.0 * count.trained,
              "optimiser": 8.0 * count.trained, "reference": weights if reference else 0.0}
     logits = min(LOGITS_AT_ONCE, batch["rows"] * batch["completion_tokens"] * config.vocab_size)
-    forward = activations(config, training, **batch) + copies + 3 * 4 * logits  # float32: logits, exponentials, gradient
+    forward = TEMPORARIES * activations(config, training, **batch) + copies
+    forward += 3 * 4 * logits  # in float32: logits, their exponentials, their gradient
     parts["activations"] = max(forward, 4.0 * count.trained)  # AdamW's step takes a copy when the activations are gone
     return parts
 
