@@ -131,6 +131,7 @@ class EvaluationConfig(Config):
     judge_epochs: int = Field(2, gt=0)
     judge_size: str = "small"  # the reward model starts from this size's reference
     generation_batch_size: int = Field(128, gt=0)
+    table1_batches: int = Field(16, gt=1)  # mini-batches whose gradients Table I compares; fewer than 8 give no interval
     authors: bool = False  # also evaluate the authors' published checkpoints, as the method rpo_authors
 
 

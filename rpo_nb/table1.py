@@ -27,7 +27,6 @@ from rpo_nb.training import PolicyTrainer
 
 METHODS = ("dro", "rpo", "kto")
 STEADINESS = ("dro", "rpo")  # the methods of the paper's Table I
-BATCHES = 16  # mini-batches that are measured, and that the short training repeats
 COUNTED = 4  # mini-batches whose operations are counted
 WARM_UP = 1  # first steps that are not timed
 NOISE = 0.5  # standard deviation of the noise, in standard deviations of the reward
@@ -52,7 +51,7 @@ def measure(profile: Profile, size: str, seed: int) -> pd.DataFrame:
     Costs, under the first preset (they hardly depend on it): trainable parameters; networks in memory while training
     (reference log-probabilities are cached; KTO's mismatched pairs cannot be, so it keeps the reference); FLOPs a step, forward
     and backward, counted by torch; seconds a step, the median wall clock of training, the optimiser's part included.
-    Steadiness of the mini-batch gradient g, under each preset of Table IV, at the start and after 16 steps:
+    Steadiness of the mini-batch gradient g, under each preset of Table IV, at the start and after as many steps as there are mini-batches (evaluation.table1_batches):
     gradient variance, E‖g − G‖² / ‖G‖² around its expectation G, both estimated without bias, jackknife interval; and the mean
     of ‖g′ − g‖ / ‖g‖, bootstrap interval, where g′ has N(0, 0.5²) added to the standardised rewards ("under reward noise"), or
     all rewards 0 ("without the reward": how much of g the reward accounts for, at the start only), or is cut off from V_φ
@@ -76,7 +75,7 @@ def _first_rows(prepared: Prepared, profile: Profile) -> Prepared:
     """The rows of the first prompts, as many as the mini-batches need."""
     ids = np.asarray(prepared.splits.train["prompt_id"])
     prompts = ids[np.sort(np.unique(ids, return_index=True)[1])]
-    wanted = BATCHES * _prompts_a_batch(profile, len(ids) / len(prompts))
+    wanted = profile.evaluation.table1_batches * _prompts_a_batch(profile, len(ids) / len(prompts))
     rows = np.flatnonzero(np.isin(ids, prompts[:wanted]))
     splits = replace(prepared.splits, train=prepared.splits.train.select(rows))
     return replace(prepared, splits=splits, rewards=prepared.rewards[rows], encoded=[prepared.encoded[i] for i in rows],
