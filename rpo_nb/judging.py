@@ -187,7 +187,7 @@ def ask(bench: Mapping[int, Sequence[Judge]], pairs: pd.DataFrame, out: str | Pa
         judged = [judge_pairs(judge, pairs[pairs["seed"].eq(seed)]) for seed, judge in judges.items()]
         rows = pd.concat(judged).sort_values(KEYS, ignore_index=True)
         atomic_write(path, packed(rows))
-        failed = sum(judge.notes[llm_judges.FAILED] for judge in judges.values() if hasattr(judge, "notes"))
+        failed = sum(judge.notes[note] for judge in judges.values() for note in getattr(judge, "again", ()))
         write_json(stamp, {"inputs": key, "file": _file_digest(path)} | ({"failed": failed} if failed else {}))
         print(f"{table}, {name}: {len(rows):,} pairs judged in both orders")
         for line in dict.fromkeys(line for judge in judges.values() if hasattr(judge, "remarks") for line in judge.remarks()):

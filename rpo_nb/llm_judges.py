@@ -120,6 +120,7 @@ class LanguageModelJudge(ABC):
     """A judge by a language model. `notes` counts what is to be said of the last call's distinct questions."""
 
     tokens: Sequence[str] = ()  # that a completion must not use
+    again: Sequence[str] = (FAILED,)  # notes of replies that are not final: not stored, and asked for by every rerun
 
     def __init__(self, name: str, settings: LLMJudge) -> None:
         self.name, self.settings, self.notes, self.asked = name, settings, Counter(), 0
@@ -152,7 +153,7 @@ class LanguageModelJudge(ABC):
         missing = [q for q in distinct if q not in found]
         for question, reply in self._watched(missing):
             found[question] = reply
-            if reply.note != FAILED:
+            if reply.note not in self.again:
                 append(self.store, {"key": keys[question], **reply._asdict()})
         self.notes, self.asked = Counter(found[q].note for q in distinct), len(distinct)
         return [found[q] for q in questions]
@@ -247,7 +248,8 @@ class LocalJudge(LanguageModelJudge):
         """Weights (of a hub id its commit), tokenizer, precision."""
         folder = Path(self.folder)
         files = sorted(folder.glob("*")) if folder.is_dir() else []
-        weights = {p.name: _digest(p) for p in files if p.suffix in (".safetensors", ".json", ".jinja")} or [self.folder, getattr(self.config, "_commit_hash", None)]
+        weights = {p.name: _digest(p) for p in files if p.suffix in (".safetensors", ".json", ".jinja")} \
+            or [self.folder, getattr(self.config, "_commit_hash", None)]
         return content_key(["local", weights, self._bf16])
 
     @property
@@ -352,6 +354,8 @@ class EndpointJudge(LanguageModelJudge):
     exactly "A" or "B". The key is read from OPENAI_API_KEY and written nowhere.
     Raises ValueError for an empty url, a missing client, a refused key, a model that the server does not know.
     """
+
+    again = (FAILED, LONG)  # a server may be started again with a longer context
 
     def __init__(self, name: str, settings: LLMJudge) -> None:
         super().__init__(name, settings)

@@ -269,6 +269,8 @@ def test_quality_by_hand():
 class ByOdds:
     """A language model whose log-odds for the text shown first are a function of (first, second); None: no answer."""
 
+    again = (llm_judges.FAILED,)
+
     def __init__(self, odds, name="model", identity="1", failed=0):
         self.odds, self.name, self.identity, self.notes = odds, name, identity, Counter({llm_judges.FAILED: failed})
 

@@ -300,7 +300,7 @@ def server():
 
 
 def endpoint(server, **settings):
-    settings = {"retries": 0, "timeout": 5, "url": server.url} | settings
+    settings = {"retries": 0, "timeout": 30, "url": server.url} | settings
     return EndpointJudge("server", LLMJudge(kind="endpoint", model="m", **settings))
 
 
@@ -352,12 +352,12 @@ def test_a_server_that_lists_fewer_or_no_log_probs_is_asked_for_less(server, ref
 def test_passing_trouble_is_waited_out(server, trouble):
     def answer(request, n):
         if n == 1 and trouble == "stall":
-            time.sleep(0.6)
+            time.sleep(2)
         return {"429": error(429, "slow down"), "500": error(500, "oops"), "stall": (200, completion("B")),
                 "broken": (None, None)}[trouble] if n == 1 else (200, completion("B"))
 
     server.answer = answer
-    judge = endpoint(server, retries=2, timeout=0.3)
+    judge = endpoint(server, retries=2, timeout=1 if trouble == "stall" else 30)
     assert judge.compare(["p"], ["x"], ["y"]) == ["second"] and len(server.requests) == 2 and not judge.remarks()
 
 
@@ -387,12 +387,13 @@ def test_a_refusal_stops_at_once_with_one_sentence(server, monkeypatch, refusal,
     assert kept.count("\n") == 1 and not any(b"secret" in p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
 
 
-def test_a_question_too_long_for_the_server_is_null_and_not_asked_again(server):
+def test_a_question_too_long_for_the_server_is_null_until_the_server_has_a_longer_context(server):
     server.answer = lambda request, n: error(400, "This model's maximum context length is 2048 tokens")
-    for _ in range(2):
-        judge = endpoint(server)
-        assert judge.compare(["p"], ["x"], ["y"]) == [None] and judge.notes == Counter({llm_judges.LONG: 1})
-    assert len(server.requests) == 1
+    judge = endpoint(server, retries=3)
+    assert judge.compare(["p"], ["x"], ["y"]) == [None] and judge.notes == Counter({llm_judges.LONG: 1})
+    assert len(server.requests) == 1 and "longer than the model's context" in judge.remarks()[0]
+    server.answer = lambda request, n: (200, completion("A"))
+    assert endpoint(server).compare(["p"], ["x"], ["y"]) == ["first"]
 
 
 def test_an_exceeded_quota_is_no_long_question(server):
@@ -428,7 +429,7 @@ def test_a_server_that_dies_half_way_leaves_nulls_and_a_rerun_asks_only_those(se
     server.stop()  # dead altogether: a rerun says so again, quickly, and loses nothing
     started = time.monotonic()
     rows = judging.ask({0: [endpoint(server)]}, pairs, tmp_path, "table3")
-    assert rows["first_order"].notna().sum() == 8 and time.monotonic() - started < 5 and "no connection" in capsys.readouterr().out
+    assert rows["first_order"].notna().sum() == 8 and time.monotonic() - started < 20 and "no connection" in capsys.readouterr().out
 
     server.start(port)
     server.requests.clear()
