@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from rpo_nb import checks
+from rpo_nb import checks, hub
 
 IGNORE = -100  # transformers' label for "no loss here"
 LOGITS_AT_ONCE = 2**24  # of the vocabulary projection: 64 MB in float32
@@ -54,7 +54,8 @@ def load_policy(path: str | Path, *, dropout: float = 0.0, bf16: bool = False, l
         model = auto.from_pretrained(path, dtype=torch.bfloat16 if bf16 else torch.float32, use_safetensors=True,
                                      **quantization(quantize))
     except (OSError, ValueError) as error:
-        raise ValueError(_not_loaded(path, error)) from error
+        found = hub.problem(error, path)
+        raise ValueError(f"model {path!r} could not be loaded: {found.reason}; {found.remedy}") from error
     set_dropout(model, dropout)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -69,29 +70,6 @@ def load_policy(path: str | Path, *, dropout: float = 0.0, bf16: bool = False, l
     elif lora_rank:
         model = add_lora(model, lora_rank)
     return model, tokenizer
-
-
-def _not_loaded(path: str, error: Exception) -> str:
-    """One sentence: which model, why not, what to do."""
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError
-
-    causes = [error]
-    while causes[-1].__cause__ or causes[-1].__context__:
-        causes.append(causes[-1].__cause__ or causes[-1].__context__)
-    status = next((cause.response.status_code for cause in causes if isinstance(cause, HfHubHTTPError) and cause.response is not None), None)
-
-    def met(*kinds: type) -> bool:
-        return any(isinstance(cause, kinds) for cause in causes)
-
-    if met(GatedRepoError):
-        return f"model {path!r} is gated: accept its licence at https://huggingface.co/{path}, then log in with `hf auth login`"
-    if status == 401 and not met(RepositoryNotFoundError):
-        return f"model {path!r}: the hub refused the token; log in again with `hf auth login` or unset HF_TOKEN"
-    if met(RepositoryNotFoundError):
-        return f"model {path!r} is not on the hub, or is private; check the spelling, or log in with `hf auth login`"
-    if met(OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError):
-        return f"model {path!r} is neither a folder nor in the hub's cache here, and the hub cannot be reached; give a folder, or connect"
-    return f"model {path!r} could not be loaded ({str(error).splitlines()[0]}); give a folder with safetensors, or an accessible hub id"
 
 
 def quantization(kind: str) -> dict[str, Any]:
