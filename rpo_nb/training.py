@@ -228,11 +228,13 @@ def make_trainer(model: nn.Module, tokenizer: Any, groups: list[dict], objective
     processes = PartialState(cpu=on_cpu).num_processes
     step = max(1, round(config.batch_size / per_prompt))
     micro = max(1, min(round(config.micro_batch_size / per_prompt), step // processes))
+    accumulation = max(1, step // (micro * processes))
+    steps = -(-len(groups) // (micro * processes * accumulation)) * config.epochs
     arguments = TrainingArguments(
         output_dir=str(output_dir), num_train_epochs=config.epochs, per_device_train_batch_size=micro,
-        gradient_accumulation_steps=max(1, step // (micro * processes)), learning_rate=config.learning_rate, warmup_steps=config.warmup_steps,
+        gradient_accumulation_steps=accumulation, learning_rate=config.learning_rate, warmup_steps=config.warmup_steps,
         lr_scheduler_type="linear", max_grad_norm=max_grad_norm, weight_decay=weight_decay, bf16=config.bf16,
-        logging_steps=config.logging_steps, report_to=list(config.report_to), disable_tqdm=True, remove_unused_columns=False,
+        logging_steps=min(config.logging_steps, steps), report_to=list(config.report_to), disable_tqdm=True, remove_unused_columns=False,
         save_strategy="steps" if config.save_steps else "no", save_steps=config.save_steps or 500, save_total_limit=1,
         seed=seed, data_seed=seed, use_cpu=on_cpu, dataloader_pin_memory=not on_cpu, label_names=["labels"])
     trainer = PolicyTrainer(

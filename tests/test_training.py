@@ -203,3 +203,9 @@ def test_a_run_is_keyed_by_what_its_method_reads():
     assert Objective(method="rpo", tau=1).read_fields() != Objective(method="rpo", tau=2).read_fields()
     assert Objective(method="rpo", beta=1).read_fields() == Objective(method="rpo", beta=2).read_fields()
     assert Objective(method="kto", beta=1).read_fields() != Objective(method="kto", beta=2).read_fields()
+
+
+def test_a_training_shorter_than_logging_steps_still_has_a_learning_curve(calm_t5, tmp_path):
+    trainer = make(calm_t5, "sft", tmp_path, config=CONFIG.model_copy(update={"logging_steps": 500}))
+    trainer.train()
+    assert len(history(trainer)) == 1 and history(trainer)[0]["loss"] > 0
