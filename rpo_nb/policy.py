@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -78,10 +79,8 @@ def quantization(kind: str) -> dict[str, Any]:
         return {}
     if not torch.cuda.is_available():
         raise ValueError("training.quantize is '4bit', which needs a CUDA GPU; set it to none")
-    try:
-        import bitsandbytes  # noqa: F401  transformers' own message comes only after the download
-    except ImportError as error:
-        raise ValueError("training.quantize is '4bit', which needs bitsandbytes; pip install bitsandbytes") from error
+    if find_spec("bitsandbytes") is None:  # transformers' own message comes only after the download
+        raise ValueError("training.quantize is '4bit', which needs bitsandbytes; pip install bitsandbytes")
     from transformers import BitsAndBytesConfig
 
     return {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,

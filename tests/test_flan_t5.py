@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
-from rpo_nb import pocket
+from rpo_nb import pocket, references
+from rpo_nb.reporting import published_numbers
 
 ROOT = Path(__file__).parent.parent
 T5_TOKENIZER = ROOT.parent / "shared" / "models" / "t5-tokenizer"
@@ -28,6 +29,19 @@ def flan_t5(folder, tokenizer):
     tokenizer.save_pretrained(folder)
 
 
+def chat_model(folder):
+    """A causal model of random weights with a chat template, whose tokenizer knows letters."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = references.train_tokenizer([published_numbers()["paper_a"]["setup"]["judge_prompt"]], vocabulary=400)
+    tokenizer.chat_template = CHAT
+    torch.manual_seed(1)
+    LlamaForCausalLM(LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=4096)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 def ultrafeedback(folder):
     """Pocket feedback as openbmb/UltraFeedback lies on the hub: JSON lines, one file a source of prompts."""
     rows = pocket.make_feedback(60, seed=3)
@@ -37,7 +51,7 @@ def ultrafeedback(folder):
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory, tiny_llama):
+def published(tmp_path_factory):
     """(output folder, printed) of `reproduce --profile flan-t5` with folders for its hub ids."""
     if not T5_TOKENIZER.is_dir():
         pytest.skip("../shared, with T5's real tokenizer, is not on this machine")
@@ -48,9 +62,7 @@ def published(tmp_path_factory, tiny_llama):
     flan_t5(home / "flan-t5-small", tokenizer)
     flan_t5(home / "flan-t5-small-rpo", tokenizer)
     ultrafeedback(home / "UltraFeedback")
-    tiny_llama[0].save_pretrained(home / "judge")
-    tiny_llama[1].save_pretrained(home / "judge")
-    (home / "judge" / "chat_template.jinja").write_text(CHAT)
+    chat_model(home / "judge")
     settings = ["sizes=small seeds=0 preset=paper,released taus=1", f"sizes.small.id={home / 'flan-t5-small'}",
                 f"sizes.small.authors={home / 'flan-t5-small-rpo'} evaluation.authors=true data.source={home / 'UltraFeedback'}",
                 f"evaluation.llm_judges.mistral.model={home / 'judge'} evaluation.llm_judges.llama.model={home / 'judge'}",
