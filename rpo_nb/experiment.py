@@ -12,7 +12,6 @@ import gc
 import hashlib
 import json
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -283,7 +282,7 @@ def train(profile: Profile, run: Run, prepared: Prepared, out: Path) -> None:
 
     A run that was interrupted continues from its last checkpoint when the profile saves any, else starts again.
     """
-    from rpo_nb.training import history, last_checkpoint, save_policy
+    from rpo_nb.training import Elapsed, history, last_checkpoint, save_policy
 
     folder = run.folder(out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -291,12 +290,14 @@ def train(profile: Profile, run: Run, prepared: Prepared, out: Path) -> None:
     main = trainer.accelerator.is_main_process
     if main:
         write_json(folder / "recipe.json", run.recipe)
-    started = time.perf_counter()
+    checkpoint = last_checkpoint(folder / "trainer")
+    clock = Elapsed(checkpoint)
+    trainer.add_callback(clock)
     where = f"training {run.method} {run.size} seed {run.seed}, {trainer.args.per_device_train_batch_size} prompts a forward pass"
     with room_for(folder), checks.memory_advice(where, f"lower sizes.{run.size}.micro_batch_size, or set training.gradient_checkpointing "
                                                        "or training.lora"):
-        trainer.train(resume_from_checkpoint=last_checkpoint(folder / "trainer"))
-    seconds = time.perf_counter() - started
+        trainer.train(resume_from_checkpoint=checkpoint)
+    seconds = clock.seconds
     save_policy(trainer, prepared.tokenizer, folder / "policy", base=profile.sizes[run.size].id)
     if main:
         pd.DataFrame(history(trainer)).to_csv(folder / "history.csv", index=False, lineterminator="\n")

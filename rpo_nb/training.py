@@ -13,6 +13,7 @@ prompt, and KTO's mismatched pairs can be made by rotation inside the micro-batc
 from __future__ import annotations
 
 import json
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -28,7 +29,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from rpo_nb import objectives
 from rpo_nb.config import Objective, TrainingConfig
 from rpo_nb.policy import IGNORE, adapter_off, collate, decoder_logps, exchange, grouped_logps
-from rpo_nb.store import finished
+from rpo_nb.store import finished, write_json
 
 ROW_FIELDS = ("rewards", "ref_logps", "log_partition", "desirable", "rows")
 VALUE_WIDTH = 512  # paper A's value network: hidden → 512 → tanh → 1
@@ -247,6 +248,28 @@ def make_trainer(model: nn.Module, tokenizer: Any, groups: list[dict], objective
 def history(trainer: Trainer) -> list[dict[str, float]]:
     """The learning curve: step, loss, grad_norm, learning_rate and what `watch` logged."""
     return [{k: v for k, v in entry.items() if k != "epoch"} for entry in trainer.state.log_history if "loss" in entry]
+
+
+class Elapsed(TrainerCallback):
+    """Seconds of a training over all its starts: kept beside each checkpoint, so that a resumed one does not forget them.
+
+    checkpoint: where it goes on from, None for the beginning.
+    """
+
+    FILE = "seconds.json"
+
+    def __init__(self, checkpoint: str | None):
+        file = Path(checkpoint or "") / self.FILE
+        self.before = json.loads(file.read_text(encoding="utf-8"))["seconds"] if checkpoint and file.is_file() else 0.0
+        self.started = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return self.before + time.perf_counter() - self.started
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            write_json(Path(args.output_dir) / f"checkpoint-{state.global_step}" / self.FILE, {"seconds": self.seconds})
 
 
 def last_checkpoint(folder: str | Path) -> str | None:

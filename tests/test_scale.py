@@ -310,8 +310,11 @@ def test_a_killed_training_goes_on_to_the_same_bits(reproduction, tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not list(killed.glob("runs/*/done.json"))
+    spent = max(json.loads(f.read_text())["seconds"] for f in killed.glob("runs/*/trainer/checkpoint-*/seconds.json"))
     again = subprocess.run(command(killed), cwd=ROOT, env=env, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
+    done, = killed.glob("runs/*/done.json")
+    assert json.loads(done.read_text())["seconds"] > spent > 0  # what the killed start took counts
     (name, first), = policies(whole).items()
     assert all(torch.equal(tensor, policies(killed)[name][key]) for key, tensor in first.items())
     assert not list(killed.glob("runs/*/trainer/checkpoint-*"))  # of no use to a finished run
