@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainerCallback
 
-from rpo_nb import experiment
+from rpo_nb import experiment, policy
 from rpo_nb.config import Profile
 from rpo_nb.experiment import Prepared
 from rpo_nb.reporting import published_numbers
-from rpo_nb.training import PolicyTrainer
+from rpo_nb.training import PolicyTrainer, PolicyWithValue
 
 METHODS = ("dro", "rpo", "kto")
 STEADINESS = ("dro", "rpo")  # the methods of the paper's Table I
@@ -120,7 +120,7 @@ def _costs(profile: Profile, trainer: PolicyTrainer) -> list[dict]:
     flops = []
     for batch, _ in zip(_batches(profile, trainer, trainer.train_dataset), range(COUNTED)):
         with FlopCounterMode(display=False) as counter:
-            trainer.compute_loss(trainer.model, batch).backward()
+            _loss(trainer, trainer.model, batch).backward()
         flops.append(counter.get_total_flops())
     trainer.model.zero_grad(set_to_none=True)
     parameters = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
@@ -159,10 +159,16 @@ def _gradients(profile: Profile, trainer: PolicyTrainer, groups: list[dict], det
     parameters = [p for p in model.policy.parameters() if p.requires_grad]
     model.objective = objective.model_copy(update={"value_detach": detach or objective.value_detach})
     found = [torch.cat([g.reshape(-1) for g in torch.autograd.grad(
-        trainer.compute_loss(model, batch), parameters, allow_unused=True, materialize_grads=True)])
+        _loss(trainer, model, batch), parameters, allow_unused=True, materialize_grads=True)])
         for batch in _batches(profile, trainer, groups)]
     model.objective = objective
     return torch.stack(found).float().cpu()
+
+
+def _loss(trainer: PolicyTrainer, model: PolicyWithValue, batch: dict[str, Tensor]) -> Tensor:
+    """A mini-batch's loss, computed in the precision of training."""
+    with policy.autocast(trainer.args.bf16):
+        return trainer.compute_loss(model, batch)
 
 
 class _Clock(TrainerCallback):

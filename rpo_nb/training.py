@@ -28,7 +28,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from rpo_nb import objectives
 from rpo_nb.config import Objective, TrainingConfig
-from rpo_nb.policy import IGNORE, adapter_off, collate, decoder_logps, exchange, grouped_logps
+from rpo_nb.policy import IGNORE, adapter_off, autocast, collate, decoder_logps, exchange, grouped_logps
 from rpo_nb.store import finished, write_json
 
 ROW_FIELDS = ("rewards", "ref_logps", "log_partition", "desirable", "rows")
@@ -175,6 +175,10 @@ class PolicyTrainer(Trainer):
     def mismatched_kl(self, states: Tensor, batch: dict[str, Tensor], index: Tensor, other: Tensor) -> Tensor:
         """Mean log-ratio of the pairs (x_i, y_index[i]) that are of other prompts; the policy's encoder states are used again."""
         policy = self.accelerator.unwrap_model(self.model).policy
+        with autocast(self.args.bf16):  # outside the model's own forward, which the Trainer wraps
+            return self._mismatched_kl(policy, states, batch, index, other)
+
+    def _mismatched_kl(self, policy: nn.Module, states: Tensor, batch: dict[str, Tensor], index: Tensor, other: Tensor) -> Tensor:
         if policy.config.is_encoder_decoder:
             rotated = {**batch, "labels": batch["labels"][index]}
             mine = decoder_logps(policy, states, rotated, reduce=self.objective.reduce)

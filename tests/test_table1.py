@@ -66,3 +66,13 @@ def test_the_papers_words_stand_beside(measured):
     assert list(measured) == ["property", "method", "value", "ci_low", "ci_high", "published", "note"]
     assert set(measured.loc[measured["method"] == "kto", "published"]) == {""}
     assert measured["published"].str.contains("No (empirical estimation)", regex=False).sum() == 2
+
+
+def test_table1_is_measured_in_bfloat16_with_adapters_too(tmp_path, monkeypatch):
+    """The precision of training, outside the Trainer's own wrapping: frozen bfloat16 weights under float32 adapters and value."""
+    monkeypatch.setenv("RPO_NB_CACHE", str(tmp_path))
+    profile = load_profile("smoke", sizes="small", seeds=0, preset="fixed", lora=True, **{
+        "training.bf16": True, "data.prompts": 8, "evaluation.table1_batches": 2, "sizes.small.demonstrations": 64})
+    measured = table1.measure(profile, "small", 0)
+    dro = measured[measured["method"].eq("dro")].set_index("property")["value"]
+    assert dro["networks in memory"] == 2 and dro.filter(like="gradient change without the reward").notna().all()
