@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import joblib
 import nbformat
@@ -81,7 +82,7 @@ def stage(profile: Profile, out: Path) -> Profile:
     Raises ValueError when the feedback is neither there nor a hub id.
     """
     source = profile.data.source
-    if source == "pocket" or (out / source).exists():  # the second: this profile was staged before
+    if source == "pocket" or (not Path(source).is_absolute() and (out / source).exists()):  # the second: it was staged before
         linked = source
     elif Path(source).expanduser().exists():
         linked = _link(source, out, "feedback")
@@ -89,9 +90,16 @@ def stage(profile: Profile, out: Path) -> Profile:
         linked = source
     else:
         raise ValueError(f"feedback: {source!r} is no file, no folder and no hub id (owner/name); check the spelling")
-    sizes = {size: model.model_copy(update={"id": _link(model.id, out, size)}) if _is_path(model.id) else model
-             for size, model in profile.sizes.items()}
+
+    def staged(owner: Any, field: str, use: str) -> Any:
+        value = getattr(owner, field)
+        return owner.model_copy(update={field: _link(value, out, use)}) if _is_path(value) else owner
+
+    sizes = {size: staged(staged(model, "id", size), "authors", f"{size}-authors") for size, model in profile.sizes.items()}
     evaluation = profile.evaluation
+    judges = {name: staged(judge, "model", f"judge-{name}") if judge.kind == "local" else judge
+              for name, judge in evaluation.llm_judges.items()}
+    evaluation = evaluation.model_copy(update={"llm_judges": judges})
     if _is_path(evaluation.bertscore):
         evaluation = evaluation.model_copy(update={"bertscore": _link(evaluation.bertscore, out, "bertscore")})
     data = profile.data.model_copy(update={"source": linked})

@@ -232,6 +232,19 @@ def test_a_users_file_is_linked_and_its_place_does_not_matter(tmp_path, monkeypa
     assert len(keys) == 1
 
 
+def test_no_path_of_this_machine_stands_in_a_staged_profile(tmp_path):
+    for name in ("mine.jsonl", "policy", "checkpoint", "judge"):
+        (tmp_path / name).mkdir() if "." not in name else (tmp_path / name).write_text("{}")
+    profile = config.load_profile("flan-t5", feedback=str(tmp_path / "mine.jsonl"), sizes="small", **{
+        "sizes.small.id": str(tmp_path / "policy"), "sizes.small.authors": str(tmp_path / "checkpoint"),
+        "evaluation.llm_judges.llama.model": str(tmp_path / "judge")})
+    staged = batch.stage(profile, tmp_path / "out")
+    assert str(tmp_path) not in staged.model_dump_json()
+    named = (staged.data.source, staged.sizes["small"].id, staged.sizes["small"].authors, staged.evaluation.llm_judges["llama"].model)
+    assert [(tmp_path / "out" / path).resolve().name for path in named] == ["mine.jsonl", "policy", "checkpoint", "judge"]
+    assert staged.evaluation.llm_judges["mistral"] == profile.evaluation.llm_judges["mistral"]
+
+
 @pytest.mark.parametrize("name", ["pocket", "smoke"])
 def test_progress_counts_the_policies_that_the_grid_plans(name):
     from rpo_nb import experiment
