@@ -40,6 +40,10 @@ class _Groups:
         """x [n] -> [p]"""
         return x.new_full(self.counts.shape, -math.inf).scatter_reduce_(0, self.of_row, x, "amax")
 
+    def sum(self, x: Tensor) -> Tensor:
+        """x [n] -> [p]"""
+        return x.new_zeros(self.counts.shape).index_add_(0, self.of_row, x)
+
     def first(self, chosen: Tensor) -> Tensor:
         """Mark one row a prompt: the first of those where `chosen` [n] holds. -> bool [n]"""
         index = torch.arange(len(chosen), device=chosen.device)
@@ -101,6 +105,9 @@ ESTIMATORS = {
     "none": _none,
     "pooled": _pooled,
 }
+WEIGHTED = ("empirical", "self_normalised")  # the estimators that weigh by πref
+DOMINATED, LOST = 0.9, -8.0  # of a prompt's weight; log-probability a token
+TOLERATED = {"dominated_share": 0.25, "unreachable_share": 0.05, "against_share": 0.25, "reward_scale": 10.0, "lost_share": 0.01}
 
 
 @torch.no_grad()
@@ -129,31 +136,110 @@ def target(ref_logps, rewards, prompt_ids, *, tau: float, estimator: str = "empi
 
 
 @torch.no_grad()
-def diagnostics(ref_logps, rewards, prompt_ids, *, tau: float,
+def diagnostics(ref_logps, rewards, prompt_ids, *, tau: float, estimator: str = "empirical", reduce: str = "sum", lengths=None,
                 estimators: tuple[str, ...] = ("empirical", "monte_carlo", "self_normalised", "leave_one_out", "pooled")) -> dict:
-    """How far log Ẑ can be trusted, per prompt (p of them, sorted by id). Arguments and errors as `log_partition`.
+    """How far log Ẑ can be trusted and what the targets ask for. Arguments, shapes and errors as `log_partition`.
 
-    prompt_ids, completions [p]: K. effective_sample_size [p]: (Σu)²/Σu² of u_j = w_j·e_j, between 1 and K: how many rows
-    make up the empirical estimate. effective_sample_size_unweighted [p]: the same of e_j, for the Monte-Carlo ones.
-    spread [p]: largest minus smallest log Ẑ among `estimators`, mean over the prompt's rows.
-    single_share: the share of prompts with one completion, whose empirical target does not know the reward.
+    reduce: what ref_logps are, "sum" or "mean" over tokens; lengths [n]: tokens of the completions, where known.
+    Of each of the p prompts, sorted by id: prompt_ids, completions [p] (K); effective_sample_size [p]: (Σu)²/Σu² of
+    u_j = w_j·e_j, between 1 and K: how many rows make up the empirical estimate; effective_sample_size_unweighted [p]: the same
+    of e_j, for the Monte-Carlo ones; spread [p]: largest minus smallest log Ẑ among `estimators`, mean over the prompt's rows.
+    Shares, 0 to 1: single_share, prompts with one completion; dominated_share, of the others those where one completion has over
+    90 % of the estimator's weight; unreachable_share, rows whose target asks for a log-probability above 0; against_share, rows
+    pushed the other way than their reward (above or below the mean of the prompt's others) says; above_log_k_share, for means: rows
+    whose reference log-probability a token is above −log K, around which the empirical targets lie whatever the reward is;
+    lost_share, rows with under e^−8 a token (NaN where the tokens are not known).
+    Numbers: reward_scale, the rewards' standard deviation over τ; log_partition and target, (mean, standard deviation).
+    warnings: what is wrong, each one sentence with its remedy.
     """
+    checks.known("reduce", reduce, ("sum", "mean"))
     ref, scaled, groups, dtype = _checked(ref_logps, rewards, prompt_ids, tau)
+    log_z = _estimate(ref, scaled, groups, torch.float64, estimator, 1.0)
 
     def effective_size(x: Tensor) -> Tensor:
         return (2 * groups.logsumexp(x) - groups.logsumexp(2 * x)).exp().to(dtype)
 
     all_of = torch.stack([_estimate(ref, scaled, groups, torch.float64, name, 1.0) for name in estimators])
     spread = (all_of.amax(0) - all_of.amin(0)) if len(scaled) else scaled
-    summed = torch.zeros(len(groups.ids), dtype=torch.float64, device=spread.device).index_add_(0, groups.of_row, spread)
-    return {
+    counts, target = groups.counts.double(), scaled - log_z
+    several = groups.counts > 1
+    weights = ref + scaled if estimator in WEIGHTED else scaled
+    largest = (groups.max(weights) - groups.logsumexp(weights)).exp()
+    others = (groups.sum(scaled)[groups.of_row] - scaled) / (counts[groups.of_row] - 1).clamp(min=1)
+    better, judged = scaled > others, several[groups.of_row] & (scaled != others)
+    per_token = ref if reduce == "mean" else ref / checks.tensor_of(lengths, ref.device) if lengths is not None else None
+    found = {
         "prompt_ids": groups.ids,
         "completions": groups.counts,
         "effective_sample_size": effective_size(ref + scaled),
         "effective_sample_size_unweighted": effective_size(scaled),
-        "spread": (summed / groups.counts).to(dtype),
-        "single_share": (groups.counts == 1).double().mean().item(),
+        "spread": (groups.sum(spread) / counts).to(dtype),
+        "single_share": _share(~several),
+        "dominated_share": _share(largest[several] > DOMINATED),
+        "unreachable_share": _share(ref + target > 0),
+        "against_share": _share((target > 0)[judged] != better[judged]),
+        "above_log_k_share": _share(ref > -counts[groups.of_row].log()) if reduce == "mean" else math.nan,
+        "lost_share": _share(per_token < LOST) if per_token is not None else math.nan,
+        "reward_scale": scaled.std(correction=0).item() if len(scaled) else math.nan,
+        "log_partition": _mean_and_std(log_z),
+        "target": _mean_and_std(target),
     }
+    return found | {"warnings": _warnings(found, tau, estimator, reduce)}
+
+
+def _share(flags: Tensor) -> float:
+    return flags.double().mean().item() if flags.numel() else 0.0
+
+
+def _mean_and_std(x: Tensor) -> tuple[float, float]:
+    return (x.mean().item(), x.std(correction=0).item()) if len(x) else (math.nan, math.nan)
+
+
+def _warnings(found: dict, tau: float, estimator: str, reduce: str) -> list[str]:
+    """The failure signatures that are there, each with its remedy."""
+    out = []
+    if found["single_share"] > 0 and estimator != "none":
+        does = {"empirical": "its target is −log πref, whatever the reward", "leave_one_out": "the data set's mean stands in for its Ẑ",
+                "pooled": "half of its Ẑ is the data set's mean"}.get(estimator, "its target is 0, whatever the reward")
+        remedy = "" if estimator in ("pooled", "leave_one_out") else "; use pooled or leave_one_out, DRO or KTO, or drop these prompts"
+        out.append(f"{found['single_share']:.0%} of the prompts have one completion: {does}{remedy}.")
+    over = {name for name, most in TOLERATED.items() if found[name] > most}
+    if "reward_scale" in over:
+        out.append(f"The rewards spread by {found['reward_scale']:.3g}·τ: they decide everything and the targets explode; standardise the "
+                   f"rewards, or raise τ = {tau:g}.")
+    if "dominated_share" in over:
+        cause, remedy = (("πref and the reward", "use leave_one_out, whose weights leave πref out, or raise τ") if estimator in WEIGHTED
+                         else ("the reward", f"raise τ = {tau:g}"))
+        out.append(f"In {found['dominated_share']:.0%} of the prompts one completion has over {DOMINATED:.0%} of the weight, given by {cause}: "
+                   f"Ẑ is an estimate from one row; {remedy}.")
+    if "unreachable_share" in over:
+        out.append(f"{found['unreachable_share']:.0%} of the targets ask for a probability above 1: no policy reaches them; raise τ = {tau:g}, "
+                   "or use an estimator that puts the average completion at 0 (leave_one_out, pooled).")
+    if reduce == "mean" and estimator == "empirical" and found["single_share"] < 1:
+        above = found["above_log_k_share"]
+        out += [f"{above:.0%} of the rows lie above −log K a token, where eq. 19 with means puts its targets: they are pushed down, good and "
+                "bad alike, to a perplexity of K; use sums, or leave_one_out."] if above > 0.5 else [
+               f"{1 - above:.0%} of the rows lie below −log K a token, where eq. 19 with means puts its targets: they are pulled up, good and "
+               "bad alike, to a perplexity of K, which is imitation; use sums, or leave_one_out."]
+    elif "against_share" in over:
+        mean, std = found["target"]
+        out.append(f"{found['against_share']:.0%} of the rows are pushed the other way than their reward says (targets {mean:+.3g} ± {std:.3g}): "
+                   "the level of log Ẑ outweighs the reward; use leave_one_out.")
+    if "lost_share" in over:
+        out.append(f"{found['lost_share']:.0%} of the completions have less than e^{LOST:g} a token under the reference: it cannot write them; "
+                   "fine-tune it on the completions first (SFT), or drop these rows.")
+    return out
+
+
+def summary(found: dict) -> str:
+    """`diagnostics` as one line; its warnings follow one a line."""
+    counts, size = found["completions"], found["effective_sample_size"].double()
+    mean, std = found["target"]
+    line = (f"{len(counts)} prompts, K {int(counts.min())} to {int(counts.max())}; effective sample size {size.mean():.1f} weighed by πref, "
+            f"{found['effective_sample_size_unweighted'].double().mean():.1f} without; log Ẑ {found['log_partition'][0]:+.2f} ± "
+            f"{found['log_partition'][1]:.2f}; targets {mean:+.2f} ± {std:.2f}, {found['unreachable_share']:.0%} out of reach, "
+            f"{found['against_share']:.0%} against the reward")
+    return "\n".join([line, *(f"  warning: {sentence}" for sentence in found["warnings"])])
 
 
 def _checked(ref_logps, rewards, prompt_ids, tau: float) -> tuple[Tensor, Tensor, _Groups, torch.dtype]:

@@ -182,6 +182,89 @@ def test_diagnostics():
     assert same["spread"].tolist() == [0.0]
 
 
+def rows_of(k, prompts=50, seed=0, **more):
+    """A well-behaved set of rows: k completions a prompt, standard-normal rewards, reference sums near 0."""
+    g = np.random.default_rng(seed)
+    n = k * prompts
+    return dict(ref_logps=g.normal(-20, 0.1, n), rewards=g.normal(size=n), prompt_ids=np.repeat(np.arange(prompts), k)) | more
+
+
+def told(word, **arguments):
+    """The warnings that hold the word, of these rows."""
+    return [w for w in partition.diagnostics(**arguments)["warnings"] if word in w]
+
+
+def test_a_healthy_set_of_rows_has_no_warning():
+    found = partition.diagnostics(**rows_of(8), tau=1.0, estimator="leave_one_out")
+    assert found["warnings"] == [] and found["against_share"] < 0.25 and found["unreachable_share"] == 0
+    assert "warning" not in partition.summary(found) and "K 8 to 8" in partition.summary(found)
+
+
+def test_each_failure_signature_is_told_with_its_remedy():
+    alone = rows_of(4) | {"prompt_ids": np.arange(200)}
+    assert "−log πref, whatever the reward" in told("100% of the prompts have one completion", **alone, tau=1.0)[0]
+    assert "use pooled" in told("one completion", **alone, tau=1.0, estimator="monte_carlo")[0]
+    assert "use pooled" not in told("one completion", **alone, tau=1.0, estimator="pooled")[0]
+    assert told("standardise", **rows_of(4, rewards=np.random.default_rng(0).normal(size=200) * 100), tau=1.0)
+    assert told("over 90% of the weight", **rows_of(4), tau=0.02, estimator="monte_carlo")
+    by_reference = rows_of(4, ref_logps=np.random.default_rng(0).normal(-30, 10, 200))
+    assert "leave πref out" in told("of the weight", **by_reference, tau=1.0)[0]
+    assert not told("of the weight", **by_reference, tau=1.0, estimator="leave_one_out")
+    assert told("cannot write", **rows_of(4, lengths=np.full(200, 2)), tau=1.0, estimator="leave_one_out")
+    assert not told("cannot write", **rows_of(4, lengths=np.full(200, 20)), tau=1.0, estimator="leave_one_out")
+    assert told("pushed the other way", **rows_of(4), tau=1.0)  # eq. 19 with sums: all are pushed up
+
+
+def test_targets_out_of_reach_are_those_above_probability_one():
+    """Prompt of two rows at τ = 0.1, log πref −1 each: leave-one-out asks for (r_i − r_other)/τ = ±10, so one of two is out of reach."""
+    found = partition.diagnostics(torch.tensor([-1.0, -1.0]), torch.tensor([0.0, 1.0]), torch.zeros(2).long(), tau=0.1, estimator="leave_one_out")
+    assert found["unreachable_share"] == 0.5 and found["against_share"] == 0.0 and found["target"][0] == pytest.approx(0.0)
+    assert any("probability above 1" in w for w in found["warnings"])
+
+
+@pytest.mark.parametrize("per_token, side", [(-0.8, "pushed down"), (-2.5, "pulled up")])
+def test_means_are_told_on_which_side_of_log_k_the_rows_lie(per_token, side):
+    rows = rows_of(4, ref_logps=np.full(200, per_token), rewards=np.random.default_rng(0).normal(size=200) * 0.1)
+    found = partition.diagnostics(**rows, tau=5.0, reduce="mean")
+    assert found["above_log_k_share"] == (1.0 if per_token > -math.log(4) else 0.0)
+    assert sum(side in w for w in found["warnings"]) == 1
+    target = partition.target(**rows, tau=5.0)
+    assert ((target > 0).double().mean() < 0.5) == (side == "pushed down")
+    assert math.isnan(partition.diagnostics(**rows, tau=5.0)["above_log_k_share"])
+
+
+# Consistency: how the error moves with K, over many prompts of a language whose Z is known -----------------------------------
+
+def mean_squared_error(world, writer, k, estimator, *, prompts=4000, distinct=False):
+    """E[(log Ẑ − log Z)²] for k completions a prompt drawn from `writer` (log-probabilities)."""
+    g = torch.Generator().manual_seed(1)
+    drawn = torch.multinomial(writer.exp().expand(prompts, -1), k, replacement=not distinct, generator=g).reshape(-1)
+    ids = torch.arange(prompts).repeat_interleave(k)
+    found = log_partition(world.ref[drawn], world.reward[drawn], ids, tau=world.tau, estimator=estimator)
+    return float(((found - world.log_z) ** 2).mean())
+
+
+@pytest.mark.parametrize("name", ["monte_carlo", "leave_one_out", "pooled"])
+def test_consistent_on_the_references_own_completions(world, name):
+    """The squared error falls like 1/K, and only where the reference is the writer."""
+    few, many = (mean_squared_error(world, world.ref, k, name, prompts=4000 // k) for k in (16, 256))
+    assert many < few / 8 and many < 0.05
+    assert mean_squared_error(world, world.best, 256, name, prompts=50) > 0.2  # a stronger writer: it stays too high
+
+
+def test_self_normalised_is_consistent_for_texts_drawn_evenly(world):
+    even = torch.full_like(world.ref, -math.log(len(world.ref)))
+    assert mean_squared_error(world, even, 2048, "self_normalised", prompts=50) < 0.05
+    assert mean_squared_error(world, world.ref, 2048, "self_normalised", prompts=50) > 0.05
+
+
+def test_empirical_is_exact_only_when_every_text_is_there_once(world):
+    even = torch.full_like(world.ref, -math.log(len(world.ref)))
+    assert mean_squared_error(world, even, len(world.ref), "empirical", prompts=20, distinct=True) < 1e-20
+    some, many = (mean_squared_error(world, world.ref, k, "empirical", prompts=200) for k in (64, 1024))
+    assert many > max(some, 4)  # texts that are drawn again count again: it grows with K
+
+
 GOOD = dict(ref_logps=torch.zeros(3), rewards=torch.zeros(3), prompt_ids=torch.zeros(3).long(), tau=1.0)
 
 
