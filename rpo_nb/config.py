@@ -65,7 +65,7 @@ class DataConfig(Config):
     reward_max: float = 10.0
     repair_overall_score: bool = True  # UltraFeedback's score-10 fault (OpenBMB/UltraFeedback issue 8)
     strict: bool = False  # stop at the first bad row instead of setting it aside
-    regime: Literal["stronger", "on_policy"] = "stronger"  # pocket only: who wrote the completions
+    regime: Literal["on_policy", "stronger", "much_stronger"] = "stronger"  # pocket only: who wrote the completions
     rater_offset: float = Field(0.0, ge=0)  # pocket only: std of a per-prompt shift of the ratings
 
 
@@ -82,6 +82,7 @@ class ModelConfig(Config):
     layers: int = 2
     heads: int = 4
     demonstrations: int = Field(8000, gt=0)  # what the pocket reference is instruction-tuned on
+    demonstrator: Literal["house", "weak", "house_only"] = "house"  # pocket only: by whom, see pocket.DEMONSTRATORS
     epochs: int = Field(1, gt=0)
     batch_size: int = Field(16, gt=0)
     learning_rate: float = Field(4e-2, gt=0)  # of Adafactor, relative to the size of a parameter

@@ -148,7 +148,8 @@ def feedback(profile: Profile, seed: int, size: str | None = None) -> tuple[Any,
             return [texts[i : i + k] for i in range(0, len(texts), k)]
 
     rows = pocket.make_feedback((config.prompts or 0) + config.validation + config.held_out, completions_per_prompt=config.completions_per_prompt or 4,
-                                rater_offset=config.rater_offset, seed=seed, sample=sample)
+                                rater_offset=config.rater_offset, seed=seed, sample=sample,
+                                writers=pocket.WRITERS.get(config.regime, pocket.SYSTEMS))
     return data.load_feedback(rows, config=config, return_report=True)
 
 

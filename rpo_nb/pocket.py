@@ -85,6 +85,16 @@ SYSTEMS = (
     System("house-small", "house", care=0.35, rude=0.15, broken=0.12),
 )
 
+# Who writes the feedback, by DataConfig.regime (on_policy: the reference itself).
+WRITERS = {"stronger": SYSTEMS, "much_stronger": tuple(s for s in SYSTEMS if s.name.endswith("large"))}
+# Whom a reference learns from, by ModelConfig.demonstrator: a writer, and the share of the other styles' texts. A tenth, so that
+# their words are known to the reference but rare: the paper's Flan-T5 has seen GPT-4's words too, and finds its answers surprising.
+DEMONSTRATORS = {
+    "house": (DEMONSTRATOR, 0.1),
+    "weak": (SYSTEMS[-1], 0.1),
+    "house_only": (DEMONSTRATOR, 0.0),  # it has never seen a word that only other styles use
+}
+
 
 def make_prompts(n: int, *, rng: np.random.Generator) -> list[str]:
     """n distinct prompts."""
@@ -160,6 +170,12 @@ def _faults(text: str) -> dict[str, float]:
     }
 
 
+def broken(text: str) -> bool:
+    """Whether a text is unfinished, empty, repeats itself or has a sentence that is none, whatever the prompt."""
+    faults = _faults(text)
+    return not text.strip() or any(faults[name] > 0 for name in ("unfinished", "repeated", "broken"))
+
+
 def _wishes(prompt: str, text: str) -> dict[str, float]:
     """Points won: each wish of the prompt that the text heeds. A wish is lost when the text also names a rival."""
     wish = parse(prompt)
@@ -211,15 +227,16 @@ def feedback_row(prompt: str, completions: list[str], models: list[str], *, offs
             "incorrect_answers": ["None"], "completions": rated}
 
 
-def make_feedback(prompts: int, *, completions_per_prompt: int = 4, rater_offset: float = 0.0, seed: int = 0, sample=None) -> list[dict]:
+def make_feedback(prompts: int, *, completions_per_prompt: int = 4, rater_offset: float = 0.0, seed: int = 0, sample=None,
+                  writers: tuple[System, ...] = SYSTEMS) -> list[dict]:
     """Feedback in UltraFeedback's row schema.
 
-    completions_per_prompt: 2 to 8. rater_offset: standard deviation of a shift per prompt that the prompt does not tell.
-    sample: None for the `stronger` regime (written by SYSTEMS); for `on_policy` a function
+    completions_per_prompt: 1 to 8. rater_offset: standard deviation of a shift per prompt that the prompt does not tell.
+    sample: None for completions of `writers`; for `on_policy` a function
     (prompts, k) -> list of k completions for each prompt, sampled from the reference.
     """
-    if not 2 <= completions_per_prompt <= 8:
-        raise ValueError(f"completions_per_prompt is {completions_per_prompt}; the pocket world writes 2 to 8 a prompt")
+    if not 1 <= completions_per_prompt <= 8:
+        raise ValueError(f"completions_per_prompt is {completions_per_prompt}; the pocket world writes 1 to 8 a prompt")
     rng = np.random.default_rng([seed, 1])
     texts = make_prompts(prompts, rng=rng)
     offsets = np.random.default_rng([seed, 2]).normal(0.0, rater_offset, len(texts))  # own stream: the texts stay the same
@@ -227,24 +244,23 @@ def make_feedback(prompts: int, *, completions_per_prompt: int = 4, rater_offset
     rows = []
     for i, prompt in enumerate(texts):
         if sampled is None:
-            order = rng.permutation(np.resize(np.arange(len(SYSTEMS)), max(len(SYSTEMS), completions_per_prompt)))
-            writers = [SYSTEMS[j] for j in order[:completions_per_prompt]]
-            completions, models = [write(w, prompt, rng=rng) for w in writers], [w.name for w in writers]
+            order = rng.permutation(np.resize(np.arange(len(writers)), max(len(writers), completions_per_prompt)))
+            chosen = [writers[j] for j in order[:completions_per_prompt]]
+            completions, models = [write(w, prompt, rng=rng) for w in chosen], [w.name for w in chosen]
         else:
             completions, models = sampled[i], ["reference"] * completions_per_prompt
         rows.append(feedback_row(prompt, completions, models, offset=float(offsets[i])))
     return rows
 
 
-def demonstrations(n: int, *, seed: int) -> list[tuple[str, str]]:
-    """n (prompt, completion) pairs of middling quality: what a reference is instruction-tuned on."""
+def demonstrations(n: int, *, seed: int, demonstrator: str = "house") -> list[tuple[str, str]]:
+    """n (prompt, completion) pairs: what a reference is instruction-tuned on. demonstrator: a key of DEMONSTRATORS."""
     rng = np.random.default_rng([seed, 0])
-    # A tenth comes from the other styles, so that their words are known to the reference but rare: the paper's
-    # Flan-T5 has seen GPT-4's words too, and finds its answers surprising.
+    main, others = DEMONSTRATORS[demonstrator]
     writers = [s for s in SYSTEMS if s.name.endswith("small")]
     pairs = []
     for prompt in make_prompts(n, rng=rng):
-        writer = DEMONSTRATOR if rng.random() < 0.9 else writers[int(rng.integers(len(writers)))]
+        writer = main if rng.random() < 1 - others else writers[int(rng.integers(len(writers)))]
         pairs.append((prompt, write(writer, prompt, rng=rng)))
     return pairs
 

@@ -65,7 +65,7 @@ def reference(profile: Profile, size: str, seed: int, held_out: Any = None) -> s
     if model.id != "pocket":
         return resolve(model.id)
     if profile.pocket_world:
-        pairs = pocket.demonstrations(model.demonstrations, seed=seed)
+        pairs = pocket.demonstrations(model.demonstrations, seed=seed, demonstrator=model.demonstrator)
     else:
         rng = np.random.default_rng([seed, 2])
         pairs = list(zip(held_out["prompt"], held_out["completion"], strict=True))

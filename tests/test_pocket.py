@@ -98,6 +98,22 @@ def test_on_policy_feedback_is_what_the_sampler_gives():
         pocket.make_feedback(1, completions_per_prompt=9)
 
 
+def test_regimes_differ_in_who_writes_and_references_in_whom_they_learn_from():
+    quality = {regime: np.mean([pocket.score(r["instruction"], c["response"]) for r in pocket.make_feedback(200, writers=writers) for c in r["completions"]])
+               for regime, writers in pocket.WRITERS.items()}
+    taught = {name: pocket.demonstrations(300, seed=0, demonstrator=name) for name in pocket.DEMONSTRATORS}
+    score = {name: np.mean([pocket.score(*pair) for pair in pairs]) for name, pairs in taught.items()}
+    assert quality["much_stronger"] > quality["stronger"] + 1 > score["house"] + 1 > score["weak"] + 2
+    assert taught["house"] == pocket.demonstrations(300, seed=0)
+    assert any("Anyone passing" in text for _, text in taught["house"]) and not any("Anyone passing" in text for _, text in taught["house_only"])
+
+
+@pytest.mark.parametrize(("text", "is_broken"), [(GOOD, False), ("You stupid idiot " + GOOD, False), (GOOD[:-1], True), ("", True),
+                                                 (GOOD.replace("rain", "rain rain"), True), (GOOD.replace("We", "we"), True)])
+def test_a_broken_text_is_one_that_is_no_text(text, is_broken):
+    assert pocket.broken(text) is is_broken
+
+
 def test_the_tokenizer_is_lossless_on_the_worlds_texts_and_knows_every_word():
     tokenizer = pocket.make_tokenizer()
     pairs = pocket.demonstrations(200, seed=3) + [(p, c["response"]) for p, r in ((r["instruction"], r) for r in pocket.make_feedback(50)) for c in r["completions"]]
