@@ -82,7 +82,7 @@ class ModelConfig(Config):
     layers: int = 2
     heads: int = 4
     demonstrations: int = Field(8000, gt=0)  # what the pocket reference is instruction-tuned on
-    demonstrator: Literal["house", "weak", "house_only"] = "house"  # pocket only: by whom, see pocket.DEMONSTRATORS
+    demonstrator: Literal["house", "weak", "narrow"] = "house"  # pocket only: by whom, see pocket.DEMONSTRATORS
     epochs: int = Field(1, gt=0)
     batch_size: int = Field(16, gt=0)
     learning_rate: float = Field(4e-2, gt=0)  # of Adafactor, relative to the size of a parameter

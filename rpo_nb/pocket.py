@@ -92,7 +92,7 @@ WRITERS = {"stronger": SYSTEMS, "much_stronger": tuple(s for s in SYSTEMS if s.n
 DEMONSTRATORS = {
     "house": (DEMONSTRATOR, 0.1),
     "weak": (SYSTEMS[-1], 0.1),
-    "house_only": (DEMONSTRATOR, 0.0),  # it has never seen a word that only other styles use
+    "narrow": (DEMONSTRATOR, 0.01),  # it has hardly seen the others' words, as Flan-T5 has hardly seen long chat answers
 }
 
 

@@ -105,7 +105,8 @@ def test_regimes_differ_in_who_writes_and_references_in_whom_they_learn_from():
     score = {name: np.mean([pocket.score(*pair) for pair in pairs]) for name, pairs in taught.items()}
     assert quality["much_stronger"] > quality["stronger"] + 1 > score["house"] + 1 > score["weak"] + 2
     assert taught["house"] == pocket.demonstrations(300, seed=0)
-    assert any("Anyone passing" in text for _, text in taught["house"]) and not any("Anyone passing" in text for _, text in taught["house_only"])
+    others = {name: sum(not text.startswith(("The ", "Here ", "You ")) for _, text in pairs) for name, pairs in taught.items()}
+    assert others["house"] > 10 > others["narrow"]
 
 
 @pytest.mark.parametrize(("text", "is_broken"), [(GOOD, False), ("You stupid idiot " + GOOD, False), (GOOD[:-1], True), ("", True),
