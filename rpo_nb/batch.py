@@ -38,6 +38,7 @@ TABLES = ("04_table2_metrics", "05_table3_judges", "06_table4_temperature", "09_
 READ_BY = {  # the fields of a preset that change a policy, by method; sft and best_of_k read none
     "kto": ("reduce", "kto_beta", "kto_kl", "dropout", "max_grad_norm", "weight_decay"),
     "dro": ("reduce", "dro_tau", "value_pooling", "value_detach", "dropout", "max_grad_norm", "weight_decay"),
+    "qrpo": ("reduce", "qrpo_beta", "dropout", "max_grad_norm", "weight_decay"),
     "rpo": ("reduce", "partition", "dropout", "max_grad_norm", "weight_decay"),
 }
 HUB_ID = r"[\w-][\w.-]*/[\w.-]+"

@@ -23,7 +23,7 @@ REPOSITORY = "https://github.com/rpo-nb/rpo_nb"  # the one place that knows wher
 PROFILE_DIR = Path(__file__).parent / "profiles"
 SIZES = ("small", "large", "xl")
 AUTHORS = "rpo_authors"  # the paper's authors' published checkpoint: evaluated (evaluation.authors), never trained
-METHODS = ("reference", "sft", "best_of_k", "kto", "dro", "rpo", AUTHORS)
+METHODS = ("reference", "sft", "best_of_k", "kto", "dro", "rpo", "qrpo", AUTHORS)
 PRESETS = ("paper", "released", "fixed")
 
 
@@ -145,6 +145,7 @@ class Preset(Config):
     rpo_tau: float = Field(gt=0)  # outside Table IV
     dro_tau: float = Field(gt=0)
     kto_beta: float = Field(gt=0)
+    qrpo_beta: float = Field(0.3, gt=0)  # not the paper's method: every reading has the same
     kto_kl: Literal["mismatched", "matched"]  # rotated pairs clamped at 0, or the batch mean of the log-ratio, unclamped
     value_pooling: Literal["masked", "all"]  # DRO's value net: real prompt tokens, or padding too
     value_detach: bool  # keep the value gradient out of the encoder
@@ -157,18 +158,40 @@ class Preset(Config):
 class Objective(Config):
     """What a policy is trained on, with everything about it that a preset may choose."""
 
-    method: Literal["sft", "kto", "dro", "rpo"]
+    method: Literal["sft", "kto", "dro", "rpo", "qrpo"]
     reduce: Literal["sum", "mean"] = "sum"  # log-probability of a completion: over its tokens or per token
     tau: float = Field(1.0, gt=0)  # RPO and DRO
-    beta: float = Field(1.0, gt=0)  # KTO
+    beta: float = Field(1.0, gt=0)  # KTO and QRPO
     kto_kl: Literal["mismatched", "matched"] = "mismatched"
     value_pooling: Literal["masked", "all"] = "masked"  # DRO's value network
     value_detach: bool = False
 
     def read_fields(self) -> dict[str, Any]:
         """The fields its method reads: what a run is keyed by."""
-        reads = {"sft": set(), "rpo": {"tau"}, "dro": {"tau", "value_pooling", "value_detach"}, "kto": {"beta", "kto_kl"}}
+        reads = {"sft": set(), "rpo": {"tau"}, "dro": {"tau", "value_pooling", "value_detach"}, "kto": {"beta", "kto_kl"},
+                 "qrpo": {"beta"}}
         return self.model_dump(include={"method", "reduce"} | reads[self.method])
+
+
+class LabConfig(Config):
+    """The partition lab, notebook 07: only where the ground truth is known."""
+
+    size: str = ""  # of its policies; "": the first
+    regimes: tuple[str, ...] = ("on_policy", "stronger", "much_stronger", "weak_reference", "narrow_reference")  # keys of lab.REGIMES
+    taus: tuple[float, ...] = (0.1, 0.3, 1.0, 5.0)  # of RPO and DRO
+    betas: tuple[float, ...] = (0.1, 0.3, 1.0)  # of QRPO; KTO has those of at least 0.3
+    estimators: tuple[str, ...] = ("empirical", "monte_carlo", "leave_one_out", "none")  # of RPO, of partition.ESTIMATORS
+    prompts: int = Field(200, gt=1)  # asked of every policy
+    completions: tuple[int, ...] = (1, 2, 4, 8)  # K of the low-data study
+    rows: int = Field(800, gt=0)  # its budget, whatever K is
+    disturbances: tuple[str, ...] = ("noise", "heavy_tails", "scale")  # of the rewards, see lab.DISTURBANCES
+    bias_ks: tuple[int, ...] = (1, 2, 4, 8, 16, 64)
+    bias_taus: tuple[float, ...] = (0.1, 0.5, 1.0, 2.0, 5.0)
+    bias_prompts: int = Field(24, gt=1)
+    bias_completions: int = Field(128, gt=1)  # a prompt, from which K are drawn
+    bias_draws: int = Field(16, gt=0)
+    truth_samples: int = Field(256, gt=1)  # of the reference, a prompt, for V*
+    workers: int = Field(2, gt=0)  # processes that train side by side
 
 
 class Profile(Config):
@@ -178,7 +201,7 @@ class Profile(Config):
     description: str
     expect: str  # hardware, minutes, memory: what a reader should be ready for
     sizes: dict[str, ModelConfig]
-    methods: tuple[str, ...] = METHODS[:-1]
+    methods: tuple[str, ...] = tuple(m for m in METHODS if m not in ("qrpo", AUTHORS))  # QRPO needs rewards of the reference's own texts
     taus: tuple[float, ...] = (0.1, 1.0, 5.0)
     seeds: tuple[int, ...] = (0, 1)
     presets: dict[str, Preset]
@@ -187,6 +210,7 @@ class Profile(Config):
     training: TrainingConfig
     decoding: DecodingConfig
     evaluation: EvaluationConfig
+    lab: LabConfig = LabConfig()
 
     def limits(self, size: str) -> dict[str, int]:
         """The size's token limits, as keyword arguments of policy.encode."""

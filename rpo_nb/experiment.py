@@ -29,6 +29,7 @@ from rpo_nb.generation import generate, released_decoding
 from rpo_nb.store import atomic_write, packed, room_for, unpacked, write_json
 
 CODE = ("pocket", "policy", "partition", "objectives", "checks", "training", "references")  # what a trained policy depends on
+QRPO_SAMPLES = 16  # of the reference for a prompt
 SHARED_STEPS = {"dropout": 0.0, "max_grad_norm": 1.0, "weight_decay": 0.01}  # of the baselines, which no preset touches
 atexit.register(gc.freeze)  # the interpreter's last collections, over all that torch and transformers made, took 2 s of every kernel
 COLUMNS = ["preset", "method", "size", "tau", "seed", "prompt_id", "prompt", "reference", "completion"]
@@ -76,8 +77,8 @@ def recipe(profile: Profile, preset: Preset, method: str, size: str, tau: float 
     if method in ("sft", "best_of_k"):
         objective, steps = Objective(method="sft", reduce="mean"), SHARED_STEPS
     else:
-        objective = Objective(method=method, reduce=preset.reduce, tau=tau or 1.0, beta=preset.kto_beta, kto_kl=preset.kto_kl,
-                              value_pooling=preset.value_pooling, value_detach=preset.value_detach)
+        objective = Objective(method=method, reduce=preset.reduce, tau=tau or 1.0, kto_kl=preset.kto_kl,
+                              beta=preset.qrpo_beta if method == "qrpo" else preset.kto_beta, value_pooling=preset.value_pooling, value_detach=preset.value_detach)
         steps = {name: getattr(preset, name) for name in SHARED_STEPS}
     return Run(method, size, seed, {
         "method": method, "objective": objective.read_fields(), "partition": preset.partition if method == "rpo" else None, "steps": steps,
@@ -140,17 +141,31 @@ def feedback(profile: Profile, seed: int, size: str | None = None) -> tuple[Any,
         return data.load_feedback(config.source, config=config, return_report=True)
     sample = None
     if config.regime == "on_policy":
-        model, tokenizer = policy.load_policy(reference_path(profile, size or next(iter(profile.sizes)), seed))
+        path = reference_path(profile, size or next(iter(profile.sizes)), seed)
 
         def sample(prompts: list[str], k: int) -> list[list[str]]:
-            texts = generate(model, tokenizer, [p for p in prompts for _ in range(k)], decoding=profile.decoding, seed=seed,
-                             max_prompt_tokens=config.max_prompt_tokens, batch_size=profile.evaluation.generation_batch_size)
-            return [texts[i : i + k] for i in range(0, len(texts), k)]
+            return reference_samples(profile, path, prompts, k, seed)
 
     rows = pocket.make_feedback((config.prompts or 0) + config.validation + config.held_out, completions_per_prompt=config.completions_per_prompt or 4,
                                 rater_offset=config.rater_offset, seed=seed, sample=sample,
                                 writers=pocket.WRITERS.get(config.regime, pocket.SYSTEMS))
     return data.load_feedback(rows, config=config, return_report=True)
+
+
+def reference_samples(profile: Profile, path: str, prompts: Sequence[str], k: int, seed: int) -> list[list[str]]:
+    """k completions of the reference at `path` for each prompt, decoded as the profile says. Cached by content."""
+    key = content_key([Path(path).name, list(prompts), k, seed, profile.decoding.key(), profile.data.max_prompt_tokens,
+                       references.code_key("generation", "policy")])
+
+    def make(folder: Path) -> None:
+        model, tokenizer = policy.load_policy(path)
+        texts = generate(model, tokenizer, [p for p in prompts for _ in range(k)], decoding=profile.decoding, seed=seed,
+                         max_prompt_tokens=profile.data.max_prompt_tokens, batch_size=profile.evaluation.generation_batch_size)
+        write_json(folder / "texts.json", texts)
+
+    folder = references.cached(references.cache_dir() / "reference_samples" / key, make)
+    texts = json.loads((folder / "texts.json").read_text(encoding="utf-8"))
+    return [texts[i : i + k] for i in range(0, len(texts), k)]
 
 
 @lru_cache(maxsize=8)
@@ -196,6 +211,7 @@ class Prepared:
     rewards: np.ndarray  # standardised
     ref_logps: dict[str, np.ndarray]  # "sum", "mean"
     load: Callable[[], Any]  # the frozen reference
+    ref_rewards: np.ndarray | None = None  # [rows, m], standardised, of QRPO: see `reference_rewards`
 
     @cached_property
     def reference(self) -> Any:
@@ -233,6 +249,20 @@ def reference_logps(profile: Profile, size: str, seed: int) -> dict[str, np.ndar
     return prepare(profile, size, seed).ref_logps
 
 
+def reference_rewards(profile: Profile, prepared: Prepared, seed: int) -> np.ndarray:
+    """Rewards [rows, QRPO_SAMPLES], standardised, of the reference's own completions of each training row's prompt: QRPO's quantiles.
+
+    Raises ValueError outside the pocket world, where nobody knows the reward of a new text.
+    """
+    if not profile.pocket_world:
+        raise ValueError("qrpo compares a reward with those of the reference's own completions, which only the pocket world's checker can "
+                         "score; leave qrpo out of methods")
+    prompts = list(dict.fromkeys(prepared.splits.train["prompt"]))
+    sampled = reference_samples(profile, prepared.path, prompts, QRPO_SAMPLES, seed)
+    scored = {p: [pocket.score(p, text) for text in texts] for p, texts in zip(prompts, sampled, strict=True)}
+    return data.standardise(np.array([scored[p] for p in prepared.splits.train["prompt"]]), prepared.splits)
+
+
 # Training ---------------------------------------------------------------------------------------------------------------------
 
 def chosen_rows(run: Run, prepared: Prepared) -> np.ndarray:
@@ -260,8 +290,11 @@ def build_trainer(profile: Profile, run: Run, prepared: Prepared, output_dir: st
     if run.method == "rpo":
         log_z = partition.log_partition(torch.from_numpy(ref), torch.from_numpy(np.asarray(rewards)), torch.from_numpy(prompt_ids),
                                         tau=objective.tau, estimator=run.recipe["partition"]).numpy()
+    more = {}
+    if run.method == "qrpo":
+        more["ref_rewards"] = reference_rewards(profile, prepared, run.seed) if prepared.ref_rewards is None else prepared.ref_rewards
     groups = prompt_groups([prepared.encoded[i] for i in rows], prompt_ids[rows].tolist(), rewards=rewards[rows], ref_logps=ref[rows],
-                           log_partition=log_z[rows], desirable=(rewards >= rewards.mean())[rows])
+                           log_partition=log_z[rows], desirable=(rewards >= rewards.mean())[rows], **more)
     config = profile.training_of(run.size)
     model, _ = policy.load_policy(prepared.path, dropout=steps["dropout"], bf16=half(config), quantize=config.quantize,
                                   lora_rank=config.lora_rank if config.lora else 0, gradient_checkpointing=config.gradient_checkpointing)
@@ -311,20 +344,22 @@ def train(profile: Profile, run: Run, prepared: Prepared, out: Path) -> None:
 
 # Generation -------------------------------------------------------------------------------------------------------------------
 
-def completions_file(profile: Profile, cell: Cell, out: Path) -> Path:
-    """Where a cell's completions are kept: beside its policy, or in a folder of the reference's own."""
+def completions_file(profile: Profile, cell: Cell, out: Path, asked: str = "") -> Path:
+    """Where a cell's completions are kept: beside its policy, or in a folder of the reference's own. asked: "" for the validation
+    prompts, else what names others."""
+    file = f"completions-{asked}{cell.decoding.key()}.json"
     if cell.run is not None:
-        return cell.run.folder(out) / f"completions-{cell.decoding.key()}.json"
+        return cell.run.folder(out) / file
     key = recipe(profile, next(iter(profile.presets.values())), "sft", cell.size, None, cell.seed).key  # same data, same reference
     name = content_key([key, cell.model]) if cell.model else key
-    return Path(out) / "runs" / f"{cell.method}-{cell.size}-seed{cell.seed}-{name}" / f"completions-{cell.decoding.key()}.json"
+    return Path(out) / "runs" / f"{cell.method}-{cell.size}-seed{cell.seed}-{name}" / file
 
 
-def completions(profile: Profile, cell: Cell, prepared: Prepared, out: Path) -> list[str]:
-    """The cell's completions of the validation prompts; generated once a (policy, decoding) and kept beside the policy,
+def completions(profile: Profile, cell: Cell, prepared: Prepared, out: Path, *, asked: str = "", prompts: Sequence[str] = ()) -> list[str]:
+    """The cell's completions of the validation prompts (or of `prompts`, which `asked` names); generated once a (policy, decoding) and kept beside the policy,
     with both log-probabilities, from which KL(policy ‖ reference) is estimated."""
-    file = completions_file(profile, cell, out)
-    prompts = data.conversations(prepared.splits.validation)
+    file = completions_file(profile, cell, out, asked)
+    prompts = list(prompts) or data.conversations(prepared.splits.validation)
     if file.is_file():
         stored = json.loads(file.read_text(encoding="utf-8"))
         if stored["prompts"] == content_key(prompts):

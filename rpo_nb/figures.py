@@ -24,7 +24,8 @@ from rpo_nb.config import METHODS, PRESETS
 from rpo_nb.reporting import METHOD_NAMES, METRICS, PAPER_BASELINES
 from rpo_nb.store import atomic_write
 
-COLOURS = {"reference": "#6b6b6b", "sft": "#56B4E9", "best_of_k": "#CC79A7", "kto": "#E69F00", "dro": "#009E73", "rpo": "#D55E00"}
+COLOURS = {"reference": "#6b6b6b", "sft": "#56B4E9", "best_of_k": "#CC79A7", "kto": "#E69F00", "dro": "#009E73", "rpo": "#D55E00",
+           "qrpo": "#0072B2"}
 SIZE_COLOURS = ("#86B6D9", "#2F7FB5", "#0B3C5D")  # light to dark: small to large
 PRESET_COLOURS = ("#CDBFE0", "#9472B8", "#43206B")  # where the bars are presets
 MARKERS = ("o", "s", "^", "D", "v")

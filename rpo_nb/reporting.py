@@ -42,7 +42,7 @@ METRICS = {
 }
 LOWER_IS_BETTER = ("toxicity", "self_bleu")
 METHOD_NAMES = {"reference": "reference", "sft": "SFT", "best_of_k": "best-of-K SFT", "kto": "KTO", "dro": "DRO", "rpo": "RPO",
-                "rpo_authors": "RPO, the authors' checkpoint"}
+                "qrpo": "QRPO", "rpo_authors": "RPO, the authors' checkpoint"}
 PAPER_SIZES = {"small": "Small", "large": "Large", "xl": "XL"}
 PAPER_BASELINES = {"reference": "SFT", "sft": "SFT", "kto": "KTO", "dro": "DRO"}  # the paper's SFT is one of our two
 WALL_CLOCK = ("timings", "table1_timings")  # files that differ from run to run: never in results.parquet or the page
@@ -52,6 +52,7 @@ PRESET_FIELDS = {  # one sentence a field of config.Preset
     "rpo_tau": "Temperature of RPO outside Table IV.",
     "dro_tau": "Temperature of DRO.",
     "kto_beta": "Slope of KTO's sigmoid in the log-ratio.",
+    "qrpo_beta": "Temperature of QRPO, in quantiles of the reference's own rewards.",
     "kto_kl": "KTO's reference point: mismatched pairs clamped at 0, or the unclamped batch mean of the log-ratio.",
     "value_pooling": "What DRO's value network averages over: the prompt's own tokens, or padding too.",
     "value_detach": "Whether the value loss is kept out of the policy's encoder.",

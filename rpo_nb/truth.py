@@ -18,10 +18,10 @@ from scipy.special import logsumexp
 from scipy.stats import bootstrap
 
 from rpo_nb import experiment, partition, pocket, policy, references
-from rpo_nb.config import Profile, content_key
-from rpo_nb.generation import generate
+from rpo_nb.config import DecodingConfig, Profile, content_key
 
 ESTIMATORS = tuple(name for name in partition.ESTIMATORS if name != "none")
+PLAIN = DecodingConfig()  # temperature 1, nothing cut off: samples of the reference itself
 BIAS_COLUMNS = ["estimator", "reduce", "regime", "k", "tau", "bias", "std", "mse", "ci_low", "ci_high", "n"]
 
 
@@ -72,7 +72,8 @@ def sampled(profile: Profile, size: str, seed: int, regime: str, *, prompts: int
     path = experiment.reference_path(profile, size, seed)
     asked = pocket.make_prompts(prompts, rng=np.random.default_rng([seed, 4]))
     model, tokenizer = policy.load_policy(path)
-    own = reference_samples(profile, path, asked, truth + completions, seed, loaded=(model, tokenizer))
+    plain = profile.model_copy(update={"decoding": PLAIN.model_copy(update={"max_new_tokens": profile.decoding.max_new_tokens})})
+    own = experiment.reference_samples(plain, path, asked, truth + completions, seed)
     texts = [row[truth:] for row in own]
     if regime != "on_policy":
         rng, writers = np.random.default_rng([seed, 5]), pocket.WRITERS[regime]
@@ -96,23 +97,6 @@ def sampled(profile: Profile, size: str, seed: int, regime: str, *, prompts: int
 def v_star(rewards: np.ndarray, tau: float) -> np.ndarray:
     """V* = τ·log mean exp(r/τ) from rewards [..., m] of reference samples. -> [...]"""
     return tau * (logsumexp(rewards / tau, axis=-1) - np.log(rewards.shape[-1]))
-
-
-def reference_samples(profile: Profile, path: str, prompts: Sequence[str], m: int, seed: int, *, loaded=None) -> list[list[str]]:
-    """m completions of the reference at `path` for each prompt, at temperature 1. Cached by content."""
-    key = content_key([Path(path).name, list(prompts), m, seed, profile.decoding.max_new_tokens,
-                       references.code_key("generation", "policy")])
-
-    def make(folder) -> None:
-        model, tokenizer = loaded or policy.load_policy(path)
-        texts = generate(model, tokenizer, [p for p in prompts for _ in range(m)], seed=seed, batch_size=256,
-                         decoding=profile.decoding.model_copy(update={"temperature": 1.0, "top_k": 0, "top_p": 1.0}),
-                         max_prompt_tokens=profile.data.max_prompt_tokens)
-        pd.DataFrame({"text": texts}).to_json(folder / "texts.jsonl", orient="records", lines=True)
-
-    folder = references.cached(references.cache_dir() / "reference_samples" / key, make)
-    texts = pd.read_json(folder / "texts.jsonl", lines=True, dtype=False)["text"].tolist()
-    return [texts[i : i + m] for i in range(0, len(texts), m)]
 
 
 def errors(pool: Pool, regime: str, *, ks: Sequence[int], taus: Sequence[float], draws: int, seed: int = 0,
