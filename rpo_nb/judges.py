@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from rpo_nb.config import DataConfig, EvaluationConfig, content_key
 from rpo_nb.policy import IGNORE, collate, completion_logps, encode, load_policy
@@ -31,7 +32,8 @@ from rpo_nb.store import finished
 Answer = Literal["first", "second"] | None  # None: the judge could not say
 RECIPE = {"learning_rate": 1e-3, "prompts_a_step": 8, "warmup_share": 0.1, "weight_decay": 0.01}  # of the reward model
 REPORT_SHARE = 0.15  # of the held-out prompts: not trained on, they measure the reward model's accuracy
-TOKENS_A_PASS = 8192  # prompt and completion tokens of one training pass; accumulation makes up the rest
+TOKENS_A_PASS = 2048  # prompt and completion tokens of one training pass: what bounds its memory; a step takes as many as it needs
+TOKENS_SCORED_AT_ONCE = 32768  # the same of one batch without gradients
 
 
 class Judge(Protocol):
@@ -162,11 +164,15 @@ class RewardModel(Pointwise):
         seq2seq, device = self.net.policy.config.is_encoder_decoder, next(self.net.parameters()).device
         order = sorted(range(len(rows)), key=lambda i: (len(encoded[i][1]), len(encoded[i][0])))  # little padding
         scores = np.empty(len(rows))
+        start = 0
         with torch.inference_mode():
-            for start in range(0, len(order), batch_size):
+            while start < len(order):
                 chunk = order[start : start + batch_size]
+                longest = max(len(prompt) + len(completion) for prompt, completion in (encoded[i] for i in chunk))
+                chunk = chunk[: max(1, TOKENS_SCORED_AT_ONCE // longest)]
                 batch = collate([encoded[i] for i in chunk], pad_id=self.tokenizer.pad_token_id, seq2seq=seq2seq)
                 scores[chunk] = self.net(**{k: v.to(device) for k, v in batch.items()})["scores"].cpu().numpy()
+                start += len(chunk)
         return scores
 
     def save(self, folder: str | Path) -> None:
@@ -207,36 +213,53 @@ def train_reward_model(reference_path: str | Path, held_out: Any, *, config: Eva
     completion, reward; 15 % of its prompts are kept to report the accuracy, the others give up to config.judge_comparisons
     comparisons, both chosen by seed. bf16: train with computation in bfloat16. Raises ValueError when there is nothing to compare.
     """
-    from transformers import PrinterCallback, Trainer, TrainingArguments
-
     if threads:
         torch.set_num_threads(threads)
     train, report = comparisons(pd.DataFrame(held_out.to_dict()), most=config.judge_comparisons, seed=seed)
     policy, tokenizer = load_policy(reference_path)
     settings = {"max_prompt_tokens": data.max_prompt_tokens, "max_completion_tokens": data.max_completion_tokens, "seed": seed,
                 "comparisons": len(train), "epochs": config.judge_epochs, **RECIPE}
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), tempfile.TemporaryDirectory() as scratch:
         torch.manual_seed(seed)
         net = RewardNet(policy)
-        examples = _examples(train, tokenizer, settings)
-        longest = max(sum(len(p) + len(c) for p, c in example["rows"]) for example in examples)
-        passes = max(1, min(RECIPE["prompts_a_step"], TOKENS_A_PASS // longest))  # prompts a pass
-        steps = -(-len(examples) // RECIPE["prompts_a_step"]) * config.judge_epochs
-        with tempfile.TemporaryDirectory() as scratch:
-            arguments = TrainingArguments(
-                output_dir=scratch, seed=seed, num_train_epochs=config.judge_epochs, per_device_train_batch_size=passes,
-                gradient_accumulation_steps=-(-RECIPE["prompts_a_step"] // passes), learning_rate=RECIPE["learning_rate"],
-                warmup_steps=int(RECIPE["warmup_share"] * steps), weight_decay=RECIPE["weight_decay"], max_grad_norm=1.0,
-                save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True, remove_unused_columns=False,
-                dataloader_pin_memory=False, bf16=bf16, use_cpu=not torch.cuda.is_available())
-            seq2seq = net.policy.config.is_encoder_decoder
-            trainer = Trainer(model=net, args=arguments, train_dataset=examples,
-                              data_collator=lambda batch: _batch(batch, tokenizer.pad_token_id, seq2seq))
-            trainer.remove_callback(PrinterCallback)
-            trainer.train()
+        _trainer(net, _examples(train, tokenizer, settings), tokenizer.pad_token_id, output_dir=scratch, seed=seed,
+                 epochs=config.judge_epochs, bf16=bf16).train()
     judge = RewardModel(net, tokenizer, settings)
     judge.held_out = report.assign(seed=seed, correct=_correct(judge, report))[["seed", "prompt_id", "gap", "correct"]]
     return judge
+
+
+def _trainer(net: RewardNet, examples: list[dict[str, list]], pad_id: int, *, output_dir: str, seed: int, epochs: int, bf16: bool,
+             ) -> Trainer:
+    """A step reads RECIPE's number of prompts, in as many passes of whole prompts as TOKENS_A_PASS asks for; its loss is the mean
+    over all its comparisons, so the number of passes changes memory and nothing else. A prompt that is longer alone has its
+    layers computed again in the backward pass."""
+    step, longest = RECIPE["prompts_a_step"], max(sum(len(p) + len(c) for p, c in example["rows"]) for example in examples)
+    prompts = max(n for n in range(1, step + 1) if step % n == 0 and (n == 1 or n * longest <= TOKENS_A_PASS))  # of one pass
+    if longest > TOKENS_A_PASS:
+        net.policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    seq2seq = net.policy.config.is_encoder_decoder
+    arguments = TrainingArguments(
+        output_dir=output_dir, seed=seed, num_train_epochs=epochs, per_device_train_batch_size=prompts,
+        gradient_accumulation_steps=step // prompts, learning_rate=RECIPE["learning_rate"],
+        warmup_steps=int(RECIPE["warmup_share"] * -(-len(examples) // step) * epochs), weight_decay=RECIPE["weight_decay"], max_grad_norm=1.0,
+        save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True, remove_unused_columns=False,
+        dataloader_pin_memory=False, bf16=bf16, use_cpu=not torch.cuda.is_available())
+    trainer = _OverComparisons(model=net, args=arguments, train_dataset=examples, data_collator=lambda batch: _batch(batch, pad_id, seq2seq))
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+class _OverComparisons(Trainer):
+    """The loss of a step is the mean over the comparisons of all its passes, however many each has."""
+
+    loss_is_scaled_for_ga = True
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> int:
+        return sum(len(batch["pairs"]) for batch in batch_samples)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        return model(**inputs)["loss"] * (len(inputs["pairs"]) / num_items_in_batch)
 
 
 def comparisons(rows: pd.DataFrame, *, most: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -299,13 +299,16 @@ def write_table(frame: pd.DataFrame, out: Path | str, name: str, footnotes: Sequ
     """Write ``<out>/tables/<name>.csv`` (binding columns; six significant digits), ``.md`` and ``.tex``; return the csv's path.
 
     Tables II to IV (``table2`` as ``metric_cells`` or ``table2``, table3_average, table4_<baseline>) are laid out as in the paper, the
-    paper's number beside each; any other frame is printed as it is. footnotes: one line each, below the table.
+    paper's number beside each; any other frame is printed as it is. footnotes: one line each, below the table. Tables II to IV are
+    written before their variants: those that stand there are another profile's, and go.
     """
     base = name.split("_")[0] if name.startswith(("table3_", "table4_")) else name
     notes = [*footnotes, *(missing_footnotes(frame) if "reason" in frame and "metric" in frame else [])]
     notes = list(dict.fromkeys(notes))
     shown = wide_table(frame) if base in COLUMNS else {"": frame.map(plain_text)}
     folder = Path(out) / "tables"
+    for variant in folder.glob(f"{name}_*") if name in COLUMNS else ():
+        variant.unlink()
     atomic_write(folder / f"{name}.md", _markdown(shown, notes))
     atomic_write(folder / f"{name}.tex", _latex(shown, notes))
     return write_csv(frame[COLUMNS.get(base, list(frame.columns))], out, name)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import hashlib
+import itertools
 import json
 import math
 import time
@@ -15,11 +17,12 @@ import pytest
 import torch
 from datasets import Dataset
 from scipy import stats
+from transformers import TrainerCallback
 
-from rpo_nb import judging, llm_judges, pocket, reporting
+from rpo_nb import judges, judging, llm_judges, pocket, reporting
 from rpo_nb.config import DataConfig, EvaluationConfig, load_profile
 from rpo_nb.judges import Checker, RewardModel, RewardNet, bradley_terry, comparisons, train_reward_model
-from rpo_nb.policy import collate, encode
+from rpo_nb.policy import collate, encode, load_policy
 
 CELL = {"preset": "paper", "size": "small", "tau": 1.0, "seed": 0, "method": "rpo", "baseline": "sft"}
 DATA = DataConfig(max_prompt_tokens=16, max_completion_tokens=16)
@@ -333,6 +336,8 @@ def test_table3_of_the_averages_is_a_table_of_its_own(profile, tmp_path):
     assert "judge model" in (tmp_path / "tables" / "table3_average.md").read_text()
     long = reporting.long_format({"table3": table, "table3_average": table}, profile).drop(columns="table")
     assert long.iloc[0].equals(long.iloc[1]) and long["metric"].tolist() == ["win_rate/model"] * 2
+    reporting.write_table(table, tmp_path, "table3")  # of a later run, whose judges give no log-odds
+    assert {path.stem for path in (tmp_path / "tables").iterdir()} == {"table3"}
 
 
 def test_agreement_between_judges_by_hand():
@@ -548,6 +553,43 @@ def test_training_is_determined_by_the_seed(reference, toy):
     first, again, other = (train_reward_model(reference, toy, config=config, data=DATA, seed=s, threads=1) for s in (0, 0, 1))
     assert first.identity == again.identity != other.identity
     assert torch.equal(state, torch.get_rng_state())  # and the caller's draws are left alone
+
+
+def test_passes_change_the_memory_of_a_step_and_not_its_gradient(reference, monkeypatch, tmp_path):
+    """One pass, four, or one a prompt with its layers computed twice: the first step's gradient and the number of steps."""
+    policy, tokenizer = load_policy(reference)
+    names = ["a boat", "a lamp", "a chair in the garden", "a rope and a book"]
+    table = pd.DataFrame([(f"write {i % 7 * 'very '} about {i}", names[a], names[b]) for i in range(12)
+                          for a, b in itertools.combinations(range(2 + i % 3), 2)], columns=["prompt", "better", "worse"])
+    settings = {"max_prompt_tokens": DATA.max_prompt_tokens, "max_completion_tokens": DATA.max_completion_tokens}
+    examples = judges._examples(table, tokenizer, settings)
+    assert {len(example["pairs"]) for example in examples} == {1, 3, 6}  # a mean of the passes' means would be another gradient
+    longest = max(sum(len(p) + len(c) for p, c in example["rows"]) for example in examples)
+
+    class Gradients(TrainerCallback):
+        def __init__(self):
+            self.first = None
+
+        def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
+            self.first = self.first or {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+
+    def first_step(budget):
+        monkeypatch.setattr(judges, "TOKENS_A_PASS", budget)
+        torch.manual_seed(0)
+        net, seen, passes = RewardNet(copy.deepcopy(policy)), Gradients(), []
+        net.register_forward_hook(lambda *_: passes.append(1))
+        trainer = judges._trainer(net, examples, tokenizer.pad_token_id, output_dir=str(tmp_path), seed=3, epochs=1, bf16=False)
+        trainer.add_callback(seen)
+        trainer.train()
+        return seen.first, len(passes), trainer.state.global_step, any(getattr(part, "gradient_checkpointing", False) for part in net.modules())
+
+    whole, *counts = first_step(8 * longest)
+    assert counts == [2, 2, False]
+    for budget, expected in ((2 * longest, [6, 2, False]), (longest - 1, [12, 2, True])):
+        parts, *counts = first_step(budget)
+        assert counts == expected and parts.keys() == whole.keys()
+        for name, gradient in whole.items():
+            torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-6)
 
 
 def test_scores_do_not_depend_on_the_batch(trained, toy):
