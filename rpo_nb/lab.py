@@ -1,0 +1,369 @@
+"""The partition lab: which estimator, which convention, which temperature, which method, by how good the data are (notebook 07).
+
+Only in the pocket world, whose checker knows the reward of any text. Every policy is a run of `experiment`, keyed by its recipe: what
+another notebook trained is not trained again. A `Study` is one data set and the policies to train on it; `measure` makes what is
+missing in a few processes and returns one row a policy, seed and prompt; the tables below are summaries of those rows.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import joblib
+import numpy as np
+import pandas as pd
+
+from rpo_nb import experiment, judging, partition, pocket, table1
+from rpo_nb.config import Preset, Profile, content_key, load_profile
+from rpo_nb.experiment import Cell, Prepared, Run
+from rpo_nb.truth import PLAIN, mean_interval
+
+
+class Regime(NamedTuple):
+    """A reference and the data it learns from."""
+
+    demonstrator: str  # whom the reference has learnt from, a key of pocket.DEMONSTRATORS
+    writers: str  # of the data, DataConfig.regime
+
+
+REGIMES = {
+    "on_policy": Regime("house", "on_policy"),
+    "stronger": Regime("house", "stronger"),
+    "much_stronger": Regime("house", "much_stronger"),
+    "weak_reference": Regime("weak", "stronger"),
+    "narrow_reference": Regime("narrow", "stronger"),
+}
+PUBLISHED_ABLATION = ">90"  # paper A, version 4: preference in % for the normalised loss, over models and judges
+MAP_KEYS = ["method", "preset", "estimator", "reduce", "tau"]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A policy of the lab: method, convention and temperature. tau: of RPO and DRO τ, of KTO and QRPO β, None for imitation."""
+
+    method: str
+    tau: float | None = None
+    reduce: str = "sum"
+    estimator: str = ""  # of RPO
+    released: bool = False  # trained as the authors' code does, dropout and all
+
+    def preset(self) -> Preset:
+        """Paper A's preset (or the authors' code's) with this policy's choices."""
+        given = {"reduce": self.reduce} | ({"partition": self.estimator} if self.estimator else {})
+        field = {"rpo": "rpo_tau", "dro": "dro_tau", "kto": "kto_beta", "qrpo": "qrpo_beta"}.get(self.method)
+        return presets()["released" if self.released else "paper"].model_copy(update=given | ({field: self.tau} if field else {}))
+
+    def run(self, profile: Profile, size: str, seed: int) -> Run | None:
+        """Its run; None for the reference."""
+        tau = self.tau if self.method in ("rpo", "dro") else None
+        return None if self.method == "reference" else experiment.recipe(profile, self.preset(), self.method, size, tau, seed)
+
+    def presets(self, profile: Profile, size: str) -> str:
+        """The presets that mean just this policy, e.g. "paper", "paper/fixed"; "" where none does."""
+        if self.method not in ("kto", "dro", "rpo"):
+            return ""
+        key, names = self.run(profile, size, 0).key, []
+        for name, preset in presets().items():
+            tau = {"rpo": preset.rpo_tau, "dro": preset.dro_tau}.get(self.method)
+            names += [name] if experiment.recipe(profile, preset, self.method, size, tau, 0).key == key else []
+        return "/".join(names)
+
+    def columns(self, profile: Profile, size: str) -> dict[str, Any]:
+        """MAP_KEYS."""
+        return {"method": self.method, "preset": self.presets(profile, size), "estimator": self.estimator,
+                "reduce": "" if self.method in ("reference", "sft", "best_of_k") else self.reduce,
+                "tau": np.nan if self.tau is None else self.tau}
+
+
+def presets() -> dict[str, Preset]:
+    """The three readings of the paper as presets.yaml has them, whatever a profile chose of them."""
+    return load_profile("pocket").presets
+
+
+# Which policies ---------------------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Study:
+    """One data set and reference, and the policies to compare on it."""
+
+    name: str
+    profile: Profile  # of this data set
+    size: str
+    seed: int
+    specs: tuple[Spec, ...]
+    disturbance: str = ""  # of the rewards, a key of DISTURBANCES
+
+    @property
+    def prompts(self) -> list[str]:
+        """What every policy is asked: prompts of nobody's data, the same for all studies of a seed."""
+        return pocket.make_prompts(self.profile.lab.prompts, rng=np.random.default_rng([self.seed, 9]))
+
+    def cell(self, spec: Spec) -> Cell:
+        run = spec.run(self.profile, self.size, self.seed)
+        if run is not None and self.disturbance:
+            source = inspect.getsource(DISTURBANCES[self.disturbance])
+            run = replace(run, recipe=run.recipe | {"disturbance": self.disturbance, "source": source})
+        decoding = PLAIN.model_copy(update={"max_new_tokens": self.profile.decoding.max_new_tokens})
+        return Cell("lab", spec.method, self.size, spec.tau, self.seed, decoding, run)
+
+    def file(self, spec: Spec, out: Path) -> Path:
+        return experiment.completions_file(self.profile, self.cell(spec), out, self.asked)
+
+    @property
+    def asked(self) -> str:
+        return f"lab{content_key(self.prompts)[:8]}-"
+
+
+def size_of(profile: Profile) -> str:
+    """The size that the lab trains."""
+    wanted = profile.lab.size or next(iter(profile.sizes))
+    if wanted not in profile.sizes:
+        raise ValueError(f"lab.size is {wanted!r}, which the profile does not have; it has {', '.join(profile.sizes)}")
+    return wanted
+
+
+def in_regime(profile: Profile, name: str) -> Profile:
+    """The profile with a regime's reference and data."""
+    if name not in REGIMES:
+        raise ValueError(f"lab.regimes: {name!r} is unknown; the regimes are {', '.join(REGIMES)}")
+    sizes = {size: model.model_copy(update={"demonstrator": REGIMES[name].demonstrator}) for size, model in profile.sizes.items()}
+    return profile.model_copy(update={"data": profile.data.model_copy(update={"regime": REGIMES[name].writers}), "sizes": sizes})
+
+
+def map_specs(profile: Profile) -> tuple[Spec, ...]:
+    """The policies of the regime map."""
+    lab = profile.lab
+    out = [Spec("reference"), Spec("sft"), Spec("best_of_k")]
+    out += [Spec("kto", beta) for beta in lab.betas if beta >= 0.3]
+    out += [Spec("dro", tau) for tau in lab.taus]
+    out += [Spec("rpo", tau, "sum", estimator) for estimator in lab.estimators for tau in lab.taus]
+    out += [Spec("rpo", tau, "mean", estimator) for estimator in lab.estimators if estimator in ("empirical", "monte_carlo")
+            for tau in lab.taus if 0.3 <= tau <= 1]
+    out += [Spec("qrpo", beta) for beta in lab.betas]
+    released = presets()["released"]
+    out += [Spec("rpo", released.rpo_tau, "mean", "empirical", True), Spec("dro", released.dro_tau, "mean", released=True),
+            Spec("kto", released.kto_beta, "mean", released=True)]
+    return tuple(dict.fromkeys(out))
+
+
+def map_studies(profile: Profile) -> list[Study]:
+    return [Study(name, in_regime(profile, name), size_of(profile), seed, map_specs(profile))
+            for name in profile.lab.regimes for seed in profile.seeds]
+
+
+def ablation_specs() -> tuple[Spec, ...]:
+    """With both conventions at τ = 1: no normalisation, the paper's, and what we recommend."""
+    return tuple(Spec("rpo", 1.0, reduce, name) for reduce in ("sum", "mean") for name in ("none", "empirical", "leave_one_out"))
+
+
+def ablation_studies(profile: Profile) -> list[Study]:
+    return [Study("ablation", profile, size, seed, ablation_specs()) for size in profile.sizes for seed in profile.seeds]
+
+
+def low_data_specs() -> tuple[Spec, ...]:
+    """The paper's RPO, the other estimators at the temperature we recommend, and two methods that estimate no partition."""
+    fixed = presets()["fixed"]
+    return (Spec("reference"), Spec("rpo", presets()["paper"].rpo_tau, "sum", "empirical"),
+            *(Spec("rpo", fixed.rpo_tau, "sum", name) for name in ("monte_carlo", "leave_one_out", "pooled", "none")),
+            Spec("dro", fixed.dro_tau), Spec("kto", fixed.kto_beta))
+
+
+def low_data(profile: Profile, k: int) -> Profile:
+    """The same budget of rows as k completions a prompt. Validation is small: its top-scored rows are lost to training."""
+    return profile.model_copy(update={"data": profile.data.model_copy(update={
+        "prompts": profile.lab.rows // k, "completions_per_prompt": k, "validation": 10, "held_out": 0})})
+
+
+def low_data_studies(profile: Profile) -> list[Study]:
+    return [Study(f"K = {k}", low_data(profile, k), size_of(profile), seed, low_data_specs())
+            for k in profile.lab.completions for seed in profile.seeds]
+
+
+def robustness_specs() -> tuple[Spec, ...]:
+    """One policy of each kind, as the presets have it."""
+    paper, released, fixed = presets().values()
+    return (Spec("reference"), Spec("rpo", paper.rpo_tau, "sum", "empirical"), Spec("rpo", released.rpo_tau, "mean", "empirical", True),
+            Spec("rpo", fixed.rpo_tau, "sum", fixed.partition), Spec("dro", fixed.dro_tau), Spec("kto", fixed.kto_beta),
+            Spec("qrpo", fixed.qrpo_beta))
+
+
+def robustness_studies(profile: Profile) -> list[Study]:
+    return [Study(name or "clean", profile, size_of(profile), seed, robustness_specs(), name)
+            for name in ("", *profile.lab.disturbances) for seed in profile.seeds]
+
+
+def _noise(rewards: np.ndarray, g: np.random.Generator) -> np.ndarray:
+    """As much noise as signal, on one scale again, as a trainer would put it."""
+    noisy = rewards + g.normal(size=rewards.shape)
+    return (noisy - noisy.mean()) / noisy.std()
+
+
+def _heavy_tails(rewards: np.ndarray, g: np.random.Generator) -> np.ndarray:
+    """Noise of Student's t with 1.5 degrees of freedom, whose variance is infinite; then on one scale."""
+    noisy = rewards + 0.3 * g.standard_t(1.5, size=rewards.shape)
+    return (noisy - noisy.mean()) / noisy.std()
+
+
+def _scale(rewards: np.ndarray, g: np.random.Generator) -> np.ndarray:
+    """A hundred times as large, and not standardised."""
+    return 100 * rewards
+
+
+DISTURBANCES: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
+    "noise": _noise, "heavy_tails": _heavy_tails, "scale": _scale}
+
+
+def disturbed(study: Study, prepared: Prepared) -> Prepared:
+    """The study's rewards. What QRPO compares with comes from the same rater, so it is disturbed alike."""
+    if not study.disturbance:
+        return prepared
+    change, g = DISTURBANCES[study.disturbance], np.random.default_rng([study.seed, 8])
+    own = experiment.reference_rewards(study.profile, prepared, study.seed)
+    both = change(np.column_stack([prepared.rewards, own]), g)
+    if study.disturbance != "scale":  # on the scale of the training rows alone
+        both = (both - both[:, 0].mean()) / both[:, 0].std()
+    return replace(prepared, rewards=both[:, 0], ref_rewards=both[:, 1:])
+
+
+# Training and asking ----------------------------------------------------------------------------------------------------------
+
+def make(study: Study, out: Path) -> int:
+    """Train and ask what is missing of a study; returns how many policies were trained."""
+    from tqdm import tqdm
+
+    experiment.torch_threads(study.profile)
+    missing = [spec for spec in study.specs if not study.file(spec, out).is_file()]
+    if not missing:
+        return 0
+    loaded = experiment.prepare(study.profile, study.size, study.seed)
+    reference = loaded.reference
+    prepared = disturbed(study, loaded)
+    made = 0
+    with experiment.quick_collections():
+        for cell in map(study.cell, missing):
+            if cell.run is not None:
+                made += experiment.train_runs(study.profile, [cell.run], prepared, out, tqdm(disable=True))
+            prepared.__dict__["reference"] = reference  # small here; training lets it go
+            experiment.completions(study.profile, cell, prepared, out, asked=study.asked, prompts=study.prompts)
+    return made
+
+
+def measure(studies: Sequence[Study], out: str | Path, *, workers: int = 1, progress: bool = True) -> pd.DataFrame:
+    """Make what is missing, then one row a study, policy and prompt: study, seed, size, spec (its place in the study), prompt_id,
+    prompt, completion, reward (1 to 10), log_ratio (policy over reference, nats), broken (0 or 1)."""
+    from tqdm.auto import tqdm
+
+    out = Path(out)
+    left = [study for study in studies if not all(study.file(spec, out).is_file() for spec in study.specs)]
+    processes = max(1, min(workers, len(left)))
+    tasks = joblib.Parallel(n_jobs=processes, return_as="generator_unordered", batch_size=1)(
+        joblib.delayed(make)(study, out) for study in sorted(left, key=lambda s: -len(s.specs)))
+    made = sum(tqdm(tasks, total=len(left), desc="studies", disable=not progress or not left))
+    policies = len({study.cell(spec).run.key for study in studies for spec in study.specs if spec.method != "reference"})
+    print(f"{made} policies trained, {policies - made} were done already")
+    return pd.concat([_rows(study, i, spec, out) for study in studies for i, spec in enumerate(study.specs)], ignore_index=True)
+
+
+def _rows(study: Study, place: int, spec: Spec, out: Path) -> pd.DataFrame:
+    stored = json.loads(study.file(spec, out).read_text(encoding="utf-8"))
+    prompts, texts = study.prompts, stored["completions"]
+    return pd.DataFrame({
+        "study": study.name, "seed": study.seed, "size": study.size, "spec": place, "prompt_id": range(len(prompts)), "prompt": prompts,
+        "completion": texts, "reward": [pocket.score(p, t) for p, t in zip(prompts, texts, strict=True)],
+        "log_ratio": np.subtract(stored["policy_logps"], stored["ref_logps"]), "broken": [float(pocket.broken(t)) for t in texts]})
+
+
+def summarise(rows: pd.DataFrame, studies: Sequence[Study]) -> pd.DataFrame:
+    """One row a study and policy: study, MAP_KEYS, reward, std (over seeds), win_rate (% over the study's reference, ties half), kl
+    (nats a completion), broken (share), each with _low and _high (95 % bootstrap over the prompts of all seeds), n, seeds."""
+    first = {study.name: study for study in reversed(studies)}
+    out = []
+    for (name, place), mine in rows.groupby(["study", "spec"], sort=False):
+        study = first[name]
+        base = rows[rows["study"].eq(name) & rows["spec"].eq([s.method for s in study.specs].index("reference"))]
+        paired = mine.merge(base[["seed", "prompt_id", "reward"]], on=["seed", "prompt_id"], suffixes=("", "_reference"), validate="one_to_one")
+        gap = paired["reward"] - paired["reward_reference"]
+        values = {"reward": paired["reward"], "win_rate": 50.0 * (1 + np.sign(gap)), "kl": paired["log_ratio"], "broken": paired["broken"]}
+        row = {"study": name, **study.specs[place].columns(study.profile, study.size)}
+        for key, column in values.items():
+            row |= dict(zip((key, f"{key}_low", f"{key}_high"), (column.mean(), *mean_interval(column.to_numpy())), strict=True))
+        row["std"] = paired.groupby("seed")["reward"].mean().std(ddof=1)
+        out.append(row | {"n": len(paired), "seeds": paired["seed"].nunique()})
+    return pd.DataFrame(out)
+
+
+# Tables -----------------------------------------------------------------------------------------------------------------------
+
+def regimes(studies: Sequence[Study]) -> pd.DataFrame:
+    """What each regime is, mean over seeds: regime, data (mean reward of the training rows), k, logp_sum, logp_mean (of the rows, a
+    token), above_log_k (share of rows whose log-probability a token is above −log K)."""
+    rows = []
+    for study in studies:
+        prepared = experiment.prepare(study.profile, study.size, study.seed)
+        ids = np.asarray(prepared.splits.train["prompt_id"])
+        found = partition.diagnostics(prepared.ref_logps["mean"], prepared.rewards, ids, tau=1.0, reduce="mean")
+        rows.append({"regime": study.name, "data": np.mean(prepared.splits.train["reward"]), "k": found["completions"].double().mean().item(),
+                     "logp_sum": prepared.ref_logps["sum"].mean(), "logp_mean": prepared.ref_logps["mean"].mean(),
+                     "above_log_k": found["above_log_k_share"]})
+    return pd.DataFrame(rows).groupby("regime", sort=False).mean().reset_index()
+
+
+def regime_map(rows: pd.DataFrame, studies: Sequence[Study], described: pd.DataFrame) -> pd.DataFrame:
+    """regime_map.csv: `summarise` with, of each regime, gap (mean reward of the data minus that of the reference's own texts) and
+    logp_mean (reference log-probability of the data, a token)."""
+    table = summarise(rows, studies).rename(columns={"study": "regime"})
+    own = table[table["method"].eq("reference")].set_index("regime")["reward"]
+    about = described.set_index("regime")
+    table.insert(1, "gap", table["regime"].map(about["data"] - own))
+    table.insert(2, "logp_mean", table["regime"].map(about["logp_mean"]))
+    return table
+
+
+def ablation(rows: pd.DataFrame, studies: Sequence[Study], profile: Profile, out: Path) -> pd.DataFrame:
+    """partition_ablation.csv: win rate in % of each normalised loss over V̂ = 0 at τ = 1, by judge, size and log-prob convention:
+    judge, size, reduce, estimator, win_rate (mean over seeds), std (over seeds), ci_low, ci_high, n, published."""
+    names = {i: spec for i, spec in enumerate(studies[0].specs)}
+    rows = rows.assign(reduce=rows["spec"].map(lambda i: names[i].reduce), estimator=rows["spec"].map(lambda i: names[i].estimator))
+    keys = ["reduce", "size", "seed", "prompt_id", "prompt"]
+    bare = rows[rows["estimator"].eq("none")][[*keys, "completion"]].rename(columns={"completion": "baseline_completion"})
+    pairs = rows[rows["estimator"].ne("none")].merge(bare, on=keys, validate="many_to_one").rename(columns={"completion": "method_completion"})
+    pairs = pairs.assign(preset=pairs["reduce"] + " " + pairs["estimator"], tau=1.0, method="rpo", baseline="none")
+    columns = [*judging.KEYS, "prompt", "method_completion", "baseline_completion"]
+    pairs = pairs[columns].sort_values(judging.KEYS, ignore_index=True)
+    bench = {seed: judging.judges_for(profile, out, seed) for seed in profile.seeds}
+    rates = judging.win_rates(judging.ask(bench, pairs, out, "partition_ablation"))
+    reduce, estimator = (rates["preset"].str.split(" ").str[i] for i in (0, 1))
+    rates = rates.assign(reduce=reduce, estimator=estimator, published=PUBLISHED_ABLATION)
+    wanted = ["judge", "size", "reduce", "estimator", "win_rate", "std", "ci_low", "ci_high", "n", "published"]
+    return rates[wanted].sort_values(["judge", "reduce", "estimator", "size"], key=lambda c: c.map(
+        {size: i for i, size in enumerate(profile.sizes)}) if c.name == "size" else c, ascending=[True, False, True, True], ignore_index=True)
+
+
+def low_data_table(rows: pd.DataFrame, studies: Sequence[Study]) -> pd.DataFrame:
+    """low_data.csv: `summarise` by k and prompts, and of RPO and DRO gradient_variance: of the first mini-batch gradient, relative to
+    its squared mean, with _low and _high (of value and interval the mean over seeds; NaN where a mean gradient is not told from 0)."""
+    found = []
+    for study in studies:
+        prepared = experiment.prepare(study.profile, study.size, study.seed)
+        for spec in study.specs:
+            if spec.method in ("rpo", "dro"):
+                value = table1.first_gradient_variance(study.profile, spec.run(study.profile, study.size, study.seed), prepared)
+                found.append({"study": study.name, **spec.columns(study.profile, study.size),
+                              **dict(zip((f"gradient_variance{end}" for end in ("", "_low", "_high")), value, strict=True))})
+    keys = ["study", *MAP_KEYS]
+    table = summarise(rows, studies).merge(pd.DataFrame(found).groupby(keys, dropna=False).mean().reset_index(), on=keys, how="left")
+    table.insert(0, "k", table.pop("study").str.removeprefix("K = ").astype(int))
+    table.insert(1, "prompts", studies[0].profile.lab.rows // table["k"])
+    return table
+
+
+def winners(table: pd.DataFrame, group: str = "regime") -> Iterator[dict]:
+    """Who has the best reward in each group, and which others its interval does not exclude."""
+    for name, cells in table[table["method"].ne("reference")].groupby(group, sort=False):
+        best = cells.loc[cells["reward"].idxmax()]
+        yield {group: name, "best": best, "level": cells[cells["reward_high"] >= best["reward_low"]]}
