@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import sys
@@ -16,6 +17,7 @@ import torch
 from rpo_nb import metrics
 from rpo_nb.config import METHODS, DecodingConfig, EvaluationConfig
 from rpo_nb.evaluation import METRICS, MetricSuite, generate, released_decoding
+from rpo_nb.generation import RowSampling, row_stream
 
 PROMPTS = ["the red lamp", "please write about the old boat in the harbour.", "a chair",
            "mention the small green book, and avoid the mat."]
@@ -63,6 +65,71 @@ def test_sampling_depends_on_its_seed_alone(tiny):
     assert generate(*tiny, PROMPTS, decoding=sampled, seed=2, **SHORT) != first
 
 
+def test_a_text_depends_on_neither_batch_size_nor_order_nor_the_other_prompts(tiny):
+    decoding = DecodingConfig(max_new_tokens=12, temperature=3.0)
+    prompts = [PROMPTS[i] for i in (0, 1, 0, 2, 3, 0, 2)]
+    settings = {"decoding": decoding, "seed": 1, "max_prompt_tokens": 32}
+    texts = generate(*tiny, prompts, batch_size=128, **settings)
+    assert generate(*tiny, prompts, batch_size=1, **settings) == generate(*tiny, prompts, batch_size=3, **settings) == texts
+    order = [4, 0, 3, 2, 1, 6, 5]  # equal prompts keep their order: the n-th of them has the n-th sample
+    assert generate(*tiny, [prompts[i] for i in order], batch_size=2, **settings) == [texts[i] for i in order]
+    assert [generate(*tiny, [p], batch_size=1, **settings)[0] for p in PROMPTS] == [texts[i] for i in (0, 1, 3, 4)]
+    assert len({*generate(*tiny, PROMPTS[:1] * 8, batch_size=8, **settings)}) > 4
+
+
+def test_each_text_is_drawn_from_what_transformers_would_draw_from(tiny):
+    from scipy.stats import chisquare
+
+    model, tokenizer = tiny
+    decoding = DecodingConfig(temperature=40.0, top_k=12, top_p=0.9, repetition_penalty=1.2, max_new_tokens=1)
+    texts = generate(model, tokenizer, PROMPTS[:1] * 3000, decoding=decoding, seed=0, max_prompt_tokens=32, batch_size=2000)
+    inputs = tokenizer(PROMPTS[:1], return_tensors="pt").input_ids
+    scores = model.generate(input_ids=inputs, attention_mask=torch.ones_like(inputs), do_sample=True, num_beams=1, output_scores=True,
+                            return_dict_in_generate=True, **decoding.model_dump(exclude={"do_sample", "no_repeat_ngram_size"})).scores[0][0]
+    chances = scores.double().softmax(0)
+    expected = {}
+    for i in chances.nonzero().flatten():
+        text = tokenizer.decode(i, skip_special_tokens=True).strip()
+        expected[text] = expected.get(text, 0) + float(chances[i])
+    assert set(texts) <= set(expected) and 5 <= len(expected) <= 12
+    assert chisquare([texts.count(t) for t in expected], [3000 * p for p in expected.values()]).pvalue > 0.01
+
+
+@pytest.mark.parametrize("where", ["numpy", "torch"])  # the CPU's streams and a GPU's
+def test_gumbel_noise_makes_the_greedy_choice_a_sample(where):
+    from scipy.stats import chisquare
+
+    scores = torch.tensor([[0.0, -math.inf, 2.0, -1.0, -6.0]]).expand(20_000, 5)
+    streams = [row_stream(3, [i], 0, torch.device("cpu")) if where == "numpy" else torch.Generator().manual_seed(i) for i in range(20_000)]
+    drawn = RowSampling(DecodingConfig(), streams)(None, scores).argmax(-1).bincount(minlength=5)
+    expected = scores[0].double().softmax(0) * 20_000
+    assert drawn[1] == 0 and drawn[4] > 0
+    possible = expected > 0
+    assert chisquare(drawn[possible].numpy(), expected[possible].numpy()).pvalue > 0.01
+
+
+def test_equal_prompts_are_read_once_and_ended_rows_are_left_behind(tiny):
+    model, tokenizer = tiny
+    read, written = [], []
+    encoder = model.get_encoder() if model.config.is_encoder_decoder else None
+
+    def count(module, args, kwargs):
+        ids = kwargs["decoder_input_ids" if module is model and encoder else "input_ids"]
+        (written if module is model and ids.shape[1] == 1 else read).append(ids.numel())
+
+    hooks = [m.register_forward_pre_hook(count, with_kwargs=True) for m in (model, encoder) if m is not None]
+    try:
+        texts = generate(model, tokenizer, PROMPTS[:2] * 16, decoding=DecodingConfig(max_new_tokens=60, temperature=20.0), seed=0,
+                         max_prompt_tokens=32, batch_size=32)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    tokens = len(tokenizer(PROMPTS[1])["input_ids"])
+    assert sum(read) == 2 * (tokens if encoder else tokens - 1)  # both prompts, padded to the longer one, once
+    assert written[0] == 32 and written[-1] <= 16 and written == sorted(written, reverse=True)
+    assert len(set(map(len, texts))) > 1
+
+
 def test_generation_ignores_the_checkpoint_and_restores_it(tiny):
     from transformers import GenerationConfig
 
@@ -104,11 +171,15 @@ def test_generation_limits_special_tokens_and_empty_texts(tiny_t5, tiny_llama):
         generate(*tiny_llama, ["a chair", ""], decoding=decoding, seed=0, **SHORT)
 
 
-def test_no_repeated_ngram_is_obeyed(tiny_llama):
+def test_no_repeated_ngram_is_obeyed(tiny_llama, monkeypatch):
+    def token_ids(rows, **_):  # a text leaves out tokens such as <unk>, so that its words repeat where the tokens do not
+        return [" ".join(map(str, itertools.takewhile(lambda token: token != 1, row.tolist()))) for row in rows]
+
     def repeats(texts):
         grams = [list(nltk.bigrams(t.split())) for t in texts]
         return any(len(set(g)) < len(g) for g in grams)
 
+    monkeypatch.setattr(tiny_llama[1], "batch_decode", token_ids)
     prompts = PROMPTS * 4
     free = DecodingConfig(max_new_tokens=40, top_k=2)
     assert repeats(generate(*tiny_llama, prompts, decoding=free, seed=0, max_prompt_tokens=32, batch_size=16))
