@@ -133,11 +133,22 @@ def plan(arguments: argparse.Namespace) -> int:
     return 1 if made["problems"] else 0
 
 
+def advise(arguments: argparse.Namespace) -> int:
+    """What to train on this feedback with this reference, and the measured evidence."""
+    from rpo_nb import advise as adviser
+
+    profile = _profile(arguments)
+    size, seed = next(iter(profile.sizes)), profile.seeds[0]
+    print(f"{Path(profile.data.source).name}, reference {size} of profile {profile.name}, seed {seed}", flush=True)
+    print(adviser.advise(profile, size, seed))
+    return 0
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     main = argparse.ArgumentParser(prog="python -m rpo_nb", description="The papers' tables, reproduced.")
     main.add_argument("--version", action="version", version=__version__)
-    commands = main.add_subparsers(dest="command", required=True, metavar="reproduce | plan | train | report | judge | publish | data")
+    commands = main.add_subparsers(dest="command", required=True, metavar="reproduce | plan | train | report | judge | publish | data | advise")
 
     profile = argparse.ArgumentParser(add_help=False)
     profile.add_argument("--profile", default="", help="a name or a YAML file; default RPO_NB_PROFILE, else pocket")
@@ -182,6 +193,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--strict", action="store_true", help="stop at the first bad row")
     command.add_argument("--output", default="", help="write the row-by-row report there (csv)")
     command.set_defaults(run=data)
+    command = commands.add_parser("advise", parents=[profile, change], help="which method, estimator and τ for this feedback, and why")
+    command.set_defaults(run=advise)
     return main
 
 

@@ -178,7 +178,7 @@ class LabConfig(Config):
 
     size: str = ""  # of its policies; "": the first
     regimes: tuple[str, ...] = ("on_policy", "stronger", "much_stronger", "weak_reference", "narrow_reference")  # keys of lab.REGIMES
-    taus: tuple[float, ...] = (0.1, 0.3, 1.0, 5.0)  # of RPO and DRO
+    taus: tuple[float, ...] = (0.1, 0.3, 1.0)  # of RPO and DRO
     betas: tuple[float, ...] = (0.1, 0.3, 1.0)  # of QRPO; KTO has those of at least 0.3
     estimators: tuple[str, ...] = ("empirical", "monte_carlo", "leave_one_out", "none")  # of RPO, of partition.ESTIMATORS
     prompts: int = Field(200, gt=1)  # asked of every policy

@@ -441,7 +441,7 @@ def _ensure_size(profile: Profile, mine: list[Cell], out: Path, bar: Any) -> int
         bar.update(len({c.run.key for c in mine if c.run}) + len({(c.run.key if c.run else c.model, c.decoding.key()) for c in mine}))
         return 0
     prepared = prepare(profile, size, seed)
-    with _quick_collections():
+    with quick_collections():
         made = train_runs(profile, [c.run for c in mine if c.run is not None], prepared, out, bar)
         seen = set()
         for cell in mine:
@@ -468,7 +468,7 @@ def train_runs(profile: Profile, runs: Sequence[Run], prepared: Prepared, out: P
 
 
 @contextmanager
-def _quick_collections() -> Iterator[None]:
+def quick_collections() -> Iterator[None]:
     """Garbage collection passes over what is alive now: the Trainer collects after every training, which costs 0.3 s over the
     objects that imports made, and as much as a small policy's training."""
     gc.collect()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,10 +18,11 @@ import joblib
 import numpy as np
 import pandas as pd
 
-from rpo_nb import experiment, judging, partition, pocket, table1
+from rpo_nb import experiment, pocket
 from rpo_nb.config import Preset, Profile, content_key, load_profile
 from rpo_nb.experiment import Cell, Prepared, Run
-from rpo_nb.truth import PLAIN, mean_interval
+from rpo_nb.reporting import METHOD_NAMES
+from rpo_nb.truth import PLAIN
 
 
 class Regime(NamedTuple):
@@ -38,8 +39,9 @@ REGIMES = {
     "weak_reference": Regime("weak", "stronger"),
     "narrow_reference": Regime("narrow", "stronger"),
 }
-PUBLISHED_ABLATION = ">90"  # paper A, version 4: preference in % for the normalised loss, over models and judges
-MAP_KEYS = ["method", "preset", "estimator", "reduce", "tau"]
+WORDS = {"empirical": "eq. 19", "monte_carlo": "Monte Carlo", "self_normalised": "self-normalised", "leave_one_out": "leave-one-out",
+         "none": "V̂ = 0", "pooled": "pooled"}
+MAP_KEYS = ["method", "preset", "estimator", "reduce", "tau", "policy"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,16 @@ class Spec:
     reduce: str = "sum"
     estimator: str = ""  # of RPO
     released: bool = False  # trained as the authors' code does, dropout and all
+
+    @property
+    def words(self) -> str:
+        """A short name, for figures and sentences."""
+        name = METHOD_NAMES[self.method]
+        if self.released:
+            return f"{name} as released"
+        slope = "" if self.tau is None else f" {'β' if self.method in ('kto', 'qrpo') else 'τ'} {self.tau:g}"
+        kind = f" {WORDS[self.estimator]}" if self.estimator else ""
+        return f"{name}{kind}{', means' if self.reduce == 'mean' else ''}{slope}"
 
     def preset(self) -> Preset:
         """Paper A's preset (or the authors' code's) with this policy's choices."""
@@ -77,7 +89,7 @@ class Spec:
         """MAP_KEYS."""
         return {"method": self.method, "preset": self.presets(profile, size), "estimator": self.estimator,
                 "reduce": "" if self.method in ("reference", "sft", "best_of_k") else self.reduce,
-                "tau": np.nan if self.tau is None else self.tau}
+                "tau": np.nan if self.tau is None else self.tau, "policy": self.words}
 
 
 def presets() -> dict[str, Preset]:
@@ -141,9 +153,9 @@ def map_specs(profile: Profile) -> tuple[Spec, ...]:
     out = [Spec("reference"), Spec("sft"), Spec("best_of_k")]
     out += [Spec("kto", beta) for beta in lab.betas if beta >= 0.3]
     out += [Spec("dro", tau) for tau in lab.taus]
-    out += [Spec("rpo", tau, "sum", estimator) for estimator in lab.estimators for tau in lab.taus]
+    out += [Spec("rpo", tau, "sum", estimator) for estimator in lab.estimators for tau in lab.taus if estimator != "none" or tau == 1]
     out += [Spec("rpo", tau, "mean", estimator) for estimator in lab.estimators if estimator in ("empirical", "monte_carlo")
-            for tau in lab.taus if 0.3 <= tau <= 1]
+            for tau in lab.taus if tau == 1 or estimator == "monte_carlo" and 0.3 <= tau < 1]
     out += [Spec("qrpo", beta) for beta in lab.betas]
     released = presets()["released"]
     out += [Spec("rpo", released.rpo_tau, "mean", "empirical", True), Spec("dro", released.dro_tau, "mean", released=True),
@@ -276,94 +288,3 @@ def _rows(study: Study, place: int, spec: Spec, out: Path) -> pd.DataFrame:
         "study": study.name, "seed": study.seed, "size": study.size, "spec": place, "prompt_id": range(len(prompts)), "prompt": prompts,
         "completion": texts, "reward": [pocket.score(p, t) for p, t in zip(prompts, texts, strict=True)],
         "log_ratio": np.subtract(stored["policy_logps"], stored["ref_logps"]), "broken": [float(pocket.broken(t)) for t in texts]})
-
-
-def summarise(rows: pd.DataFrame, studies: Sequence[Study]) -> pd.DataFrame:
-    """One row a study and policy: study, MAP_KEYS, reward, std (over seeds), win_rate (% over the study's reference, ties half), kl
-    (nats a completion), broken (share), each with _low and _high (95 % bootstrap over the prompts of all seeds), n, seeds."""
-    first = {study.name: study for study in reversed(studies)}
-    out = []
-    for (name, place), mine in rows.groupby(["study", "spec"], sort=False):
-        study = first[name]
-        base = rows[rows["study"].eq(name) & rows["spec"].eq([s.method for s in study.specs].index("reference"))]
-        paired = mine.merge(base[["seed", "prompt_id", "reward"]], on=["seed", "prompt_id"], suffixes=("", "_reference"), validate="one_to_one")
-        gap = paired["reward"] - paired["reward_reference"]
-        values = {"reward": paired["reward"], "win_rate": 50.0 * (1 + np.sign(gap)), "kl": paired["log_ratio"], "broken": paired["broken"]}
-        row = {"study": name, **study.specs[place].columns(study.profile, study.size)}
-        for key, column in values.items():
-            row |= dict(zip((key, f"{key}_low", f"{key}_high"), (column.mean(), *mean_interval(column.to_numpy())), strict=True))
-        row["std"] = paired.groupby("seed")["reward"].mean().std(ddof=1)
-        out.append(row | {"n": len(paired), "seeds": paired["seed"].nunique()})
-    return pd.DataFrame(out)
-
-
-# Tables -----------------------------------------------------------------------------------------------------------------------
-
-def regimes(studies: Sequence[Study]) -> pd.DataFrame:
-    """What each regime is, mean over seeds: regime, data (mean reward of the training rows), k, logp_sum, logp_mean (of the rows, a
-    token), above_log_k (share of rows whose log-probability a token is above −log K)."""
-    rows = []
-    for study in studies:
-        prepared = experiment.prepare(study.profile, study.size, study.seed)
-        ids = np.asarray(prepared.splits.train["prompt_id"])
-        found = partition.diagnostics(prepared.ref_logps["mean"], prepared.rewards, ids, tau=1.0, reduce="mean")
-        rows.append({"regime": study.name, "data": np.mean(prepared.splits.train["reward"]), "k": found["completions"].double().mean().item(),
-                     "logp_sum": prepared.ref_logps["sum"].mean(), "logp_mean": prepared.ref_logps["mean"].mean(),
-                     "above_log_k": found["above_log_k_share"]})
-    return pd.DataFrame(rows).groupby("regime", sort=False).mean().reset_index()
-
-
-def regime_map(rows: pd.DataFrame, studies: Sequence[Study], described: pd.DataFrame) -> pd.DataFrame:
-    """regime_map.csv: `summarise` with, of each regime, gap (mean reward of the data minus that of the reference's own texts) and
-    logp_mean (reference log-probability of the data, a token)."""
-    table = summarise(rows, studies).rename(columns={"study": "regime"})
-    own = table[table["method"].eq("reference")].set_index("regime")["reward"]
-    about = described.set_index("regime")
-    table.insert(1, "gap", table["regime"].map(about["data"] - own))
-    table.insert(2, "logp_mean", table["regime"].map(about["logp_mean"]))
-    return table
-
-
-def ablation(rows: pd.DataFrame, studies: Sequence[Study], profile: Profile, out: Path) -> pd.DataFrame:
-    """partition_ablation.csv: win rate in % of each normalised loss over V̂ = 0 at τ = 1, by judge, size and log-prob convention:
-    judge, size, reduce, estimator, win_rate (mean over seeds), std (over seeds), ci_low, ci_high, n, published."""
-    names = {i: spec for i, spec in enumerate(studies[0].specs)}
-    rows = rows.assign(reduce=rows["spec"].map(lambda i: names[i].reduce), estimator=rows["spec"].map(lambda i: names[i].estimator))
-    keys = ["reduce", "size", "seed", "prompt_id", "prompt"]
-    bare = rows[rows["estimator"].eq("none")][[*keys, "completion"]].rename(columns={"completion": "baseline_completion"})
-    pairs = rows[rows["estimator"].ne("none")].merge(bare, on=keys, validate="many_to_one").rename(columns={"completion": "method_completion"})
-    pairs = pairs.assign(preset=pairs["reduce"] + " " + pairs["estimator"], tau=1.0, method="rpo", baseline="none")
-    columns = [*judging.KEYS, "prompt", "method_completion", "baseline_completion"]
-    pairs = pairs[columns].sort_values(judging.KEYS, ignore_index=True)
-    bench = {seed: judging.judges_for(profile, out, seed) for seed in profile.seeds}
-    rates = judging.win_rates(judging.ask(bench, pairs, out, "partition_ablation"))
-    reduce, estimator = (rates["preset"].str.split(" ").str[i] for i in (0, 1))
-    rates = rates.assign(reduce=reduce, estimator=estimator, published=PUBLISHED_ABLATION)
-    wanted = ["judge", "size", "reduce", "estimator", "win_rate", "std", "ci_low", "ci_high", "n", "published"]
-    return rates[wanted].sort_values(["judge", "reduce", "estimator", "size"], key=lambda c: c.map(
-        {size: i for i, size in enumerate(profile.sizes)}) if c.name == "size" else c, ascending=[True, False, True, True], ignore_index=True)
-
-
-def low_data_table(rows: pd.DataFrame, studies: Sequence[Study]) -> pd.DataFrame:
-    """low_data.csv: `summarise` by k and prompts, and of RPO and DRO gradient_variance: of the first mini-batch gradient, relative to
-    its squared mean, with _low and _high (of value and interval the mean over seeds; NaN where a mean gradient is not told from 0)."""
-    found = []
-    for study in studies:
-        prepared = experiment.prepare(study.profile, study.size, study.seed)
-        for spec in study.specs:
-            if spec.method in ("rpo", "dro"):
-                value = table1.first_gradient_variance(study.profile, spec.run(study.profile, study.size, study.seed), prepared)
-                found.append({"study": study.name, **spec.columns(study.profile, study.size),
-                              **dict(zip((f"gradient_variance{end}" for end in ("", "_low", "_high")), value, strict=True))})
-    keys = ["study", *MAP_KEYS]
-    table = summarise(rows, studies).merge(pd.DataFrame(found).groupby(keys, dropna=False).mean().reset_index(), on=keys, how="left")
-    table.insert(0, "k", table.pop("study").str.removeprefix("K = ").astype(int))
-    table.insert(1, "prompts", studies[0].profile.lab.rows // table["k"])
-    return table
-
-
-def winners(table: pd.DataFrame, group: str = "regime") -> Iterator[dict]:
-    """Who has the best reward in each group, and which others its interval does not exclude."""
-    for name, cells in table[table["method"].ne("reference")].groupby(group, sort=False):
-        best = cells.loc[cells["reward"].idxmax()]
-        yield {group: name, "best": best, "level": cells[cells["reward_high"] >= best["reward_low"]]}

@@ -230,3 +230,11 @@ def _interval(values: Sequence[float], statistic) -> tuple[float, float, float]:
         return value, np.nan, np.nan
     found = stats.bootstrap((values,), statistic, method="percentile", n_resamples=2000, rng=np.random.default_rng(0))
     return value, float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def first_gradient_variance(profile: Profile, run: experiment.Run, prepared: Prepared) -> tuple[float, float, float]:
+    """The variance of a run's mini-batch gradient before its first step, relative to its squared mean, and its interval; see `measure`."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = experiment.build_trainer(profile, run, _first_rows(prepared, profile), folder)
+        gradients = _gradients(profile, trainer, trainer.train_dataset)
+    return _variance((gradients @ gradients.T).double().numpy())

@@ -1,0 +1,156 @@
+"""What to train on a user's feedback, and why: its diagnostics, and what the partition lab measured on data like these.
+
+The evidence is read from the tables of notebook 07 (results/pocket/tables), never typed. It comes from a small model in a world whose
+reward is known; that it carries over to other models is an assumption, and the advice says so.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from rpo_nb import experiment, partition, policy
+from rpo_nb.config import Profile
+from rpo_nb.generation import generate
+from rpo_nb.reporting import METHOD_NAMES, number, read_table
+
+TABLES = Path(__file__).resolve().parent.parent / "results" / "pocket" / "tables"
+OWN = 64  # texts of the reference that are compared with the data
+SPARSE = 0.5  # share of prompts with one completion from which the low-data study decides
+MOST_BROKEN = 0.05  # more broken texts than the reference has: such a policy is not recommended
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the advice depends on."""
+
+    completions: float  # mean K
+    single_share: float
+    logp: float  # mean log πref of the data, a token
+    own_logp: float  # of the reference's own texts
+    above_log_k: float  # share of rows
+
+    @property
+    def surprise(self) -> float:
+        """How much less likely the data are than the reference's own texts, nats a token."""
+        return self.own_logp - self.logp
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A recommendation, and the sentences that give its reasons."""
+
+    method: str
+    estimator: str  # "" for methods without one, as reduce may be
+    reduce: str
+    tau: float | None
+    reasons: tuple[str, ...]
+
+    def settings(self) -> str:
+        """As a user would set it."""
+        slope = {"kto": "β", "qrpo": "β"}.get(self.method, "τ")
+        parts = [METHOD_NAMES[self.method], f"estimator {self.estimator}" if self.estimator else "",
+                 f"log-probabilities: {'sums' if self.reduce == 'sum' else 'means'}" if self.reduce else "",
+                 f"{slope} = {self.tau:g}" if self.tau is not None else ""]
+        return ", ".join(filter(None, parts))
+
+
+def look(profile: Profile, size: str, seed: int) -> tuple[Data, list[str]]:
+    """The data of a profile under its reference, and the diagnostics of each preset as lines of text."""
+    prepared = experiment.prepare(profile, size, seed)
+    ids = np.asarray(prepared.splits.train["prompt_id"])
+    lengths = np.array([len(completion) for _, completion in prepared.encoded])
+    lines = []
+    for name, preset in profile.presets.items():
+        found = partition.diagnostics(prepared.ref_logps[preset.reduce], prepared.rewards, ids, tau=preset.rpo_tau,
+                                      estimator=preset.partition, reduce=preset.reduce, lengths=lengths)
+        lines.append(f"preset {name} ({preset.partition}, {preset.reduce}, τ = {preset.rpo_tau:g}): {partition.summary(found)}")
+    means = partition.diagnostics(prepared.ref_logps["mean"], prepared.rewards, ids, tau=1.0, reduce="mean")
+    prompts = list(dict.fromkeys(prepared.splits.train["prompt"]))[:OWN]
+    limits = profile.limits(size)
+    texts = generate(prepared.reference, prepared.tokenizer, prompts, decoding=profile.decoding, seed=seed,
+                     max_prompt_tokens=limits["max_prompt_tokens"], batch_size=profile.evaluation.generation_batch_size)
+    own = policy.encode(prepared.tokenizer, prompts, texts, **limits)
+    sums, tokens = policy.score_completions(prepared.reference, prepared.tokenizer, own, bf16=profile.training.bf16)
+    return Data(means["completions"].double().mean().item(), means["single_share"], float(prepared.ref_logps["mean"].mean()),
+                float((sums / tokens).mean()), means["above_log_k_share"]), lines
+
+
+def evidence(folder: Path | str = TABLES) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The lab's regime map and low-data study. Raises ValueError where they are not."""
+    folder = Path(folder)
+    missing = next((name for name in ("regime_map", "low_data") if not (folder / f"{name}.csv").is_file()), None)
+    if missing:
+        raise ValueError(f"there is no {missing}.csv in {folder.parent.name}/{folder.name}, so there is no evidence to advise from; "
+                         "run notebook 07_partition_lab first, in a clone")
+    return read_table(folder / "regime_map.csv"), read_table(folder / "low_data.csv")
+
+
+def nearest(table: pd.DataFrame, data: Data) -> str:
+    """The lab's regime that is most like these data: by how surprising they are next to the reference's own texts, and by where their
+    log-probability a token lies against −log K."""
+    about = table.drop_duplicates("regime").set_index("regime")
+    distance = ((about["own_logp"] - about["logp"] - data.surprise) ** 2
+                + (about["logp"] + np.log(about["k"]) - (data.logp + math.log(max(data.completions, 1)))) ** 2)
+    return str(distance.idxmin())
+
+
+def recommend(table: pd.DataFrame, low: pd.DataFrame, data: Data) -> Advice:
+    """The policy of the nearest regime (with mostly one completion a prompt, of the low-data study at K = 1) that has the best reward;
+    of those whose interval reaches the best one's, the nearest to the reference. Only what any user can train counts: QRPO needs
+    rewards of the reference's own texts.
+    """
+    if data.single_share > SPARSE:
+        k = int(low["k"].min())
+        cells, where = low[low["k"].eq(k)], f"the low-data study at K = {k}"
+        reasons = [f"{data.single_share:.0%} of the prompts have one completion."]
+    else:
+        regime = nearest(table, data)
+        cells, where = table[table["regime"].eq(regime)], f"the regime {regime}"
+        reasons = [f"The data are {data.surprise:+.2f} nats a token less likely than the reference's own texts, at {data.logp:.2f} a token "
+                   f"(−log K is {-math.log(max(data.completions, 1)):.2f}); the nearest of the lab's regimes is {regime}."]
+    reference = cells[cells["method"].eq("reference")].iloc[0]
+    open_to_all = cells[~cells["method"].isin(["reference", "qrpo"])]
+    sound = open_to_all[open_to_all["broken"] <= reference["broken"] + MOST_BROKEN]
+    best = sound.loc[sound["reward"].idxmax()]
+    chosen = _nearest_of_the_level(sound, best)
+    reasons.append(f"In {where}: {_cell(chosen)}; the reference has {number(reference['reward'], 2)}. Best there: {_cell(best)}.")
+    rpo = sound[sound["method"].eq("rpo")]
+    if chosen["method"] != "rpo" and len(rpo):
+        reasons.append(f"RPO at its best there: {_cell(_nearest_of_the_level(rpo, rpo.loc[rpo['reward'].idxmax()]))}.")
+    imitation = cells[cells["method"].isin(["sft", "best_of_k"])]
+    if len(imitation):
+        reasons.append(f"Imitation for comparison: {'; '.join(_cell(row) for _, row in imitation.iterrows())}.")
+    literal = cells[cells["method"].eq("rpo") & cells["estimator"].eq("empirical") & cells["reward"].notna()]
+    reasons += [f"Eq. 19 as written or released: {'; '.join(_cell(row) for _, row in literal[literal['preset'].fillna('').ne('')].iterrows())}."
+                ] if literal["preset"].fillna("").ne("").any() else []
+    reasons.append("Measured on a small T5 in the pocket world, rewards from 1 to 10; check a recommendation on held-out prompts of your own.")
+    return Advice(chosen["method"], _text(chosen["estimator"]), _text(chosen["reduce"]), None if pd.isna(chosen["tau"]) else float(chosen["tau"]),
+                  tuple(reasons))
+
+
+def _nearest_of_the_level(cells: pd.DataFrame, best: pd.Series) -> pd.Series:
+    level = cells[cells["reward_high"] >= best["reward"]]
+    return level.loc[level["kl"].idxmin()]
+
+
+def _text(value: object) -> str:
+    return "" if pd.isna(value) else str(value)
+
+
+def _cell(row: pd.Series) -> str:
+    """One policy of the lab in words and numbers."""
+    return (f"{row['policy']}: reward {number(row['reward'], 2)} [{number(row['reward_low'], 2)}, {number(row['reward_high'], 2)}], wins "
+            f"{number(row['win_rate'], 0)} % over the reference, KL {number(row['kl'], 1)}")
+
+
+def advise(profile: Profile, size: str, seed: int, tables: Path | str = TABLES) -> str:
+    """Diagnostics and recommendation as text."""
+    table, low = evidence(tables)
+    data, lines = look(profile, size, seed)
+    advice = recommend(table, low, data)
+    return "\n".join([*lines, "", f"Recommended: {advice.settings()}", *(f"- {reason}" for reason in advice.reasons)])

@@ -1,0 +1,175 @@
+"""The partition lab: truth, studies over shared runs, tables by hand, advice from tables."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.special import logsumexp
+
+from rpo_nb import advise, config, experiment, lab, lab_tables, partition, pocket, truth
+from rpo_nb.lab import Spec, Study
+
+
+@pytest.fixture(scope="module")
+def profile():
+    return config.load_profile("smoke", sizes="small", seeds="0")
+
+
+# Truth --------------------------------------------------------------------------------------------------------------------
+
+def test_an_enumerated_language_is_a_distribution_and_its_v_star_is_the_exact_sum():
+    pool = truth.enumerated(None, prompts=3, completions=200, longest=4)
+    assert pool.rewards.shape == pool.sums.shape == pool.lengths.shape == (3, 200)
+    assert pool.rewards.mean() == pytest.approx(0, abs=1e-9) and pool.rewards.std() == pytest.approx(1)
+    everything = truth.enumerated(None, prompts=1, completions=20_000, longest=2)  # 13 texts: all of them are drawn
+    first = np.unique(everything.sums.round(9) + 1e3 * everything.rewards.round(9), return_index=True)[1]
+    sums, rewards = everything.sums[0, first], everything.rewards[0, first]
+    assert len(first) == 13 and logsumexp(sums) == pytest.approx(0, abs=1e-9)
+    for tau in (0.1, 1.0, 5.0):
+        found = tau * partition.log_partition(sums, rewards, np.zeros(13, int), tau=tau)
+        np.testing.assert_allclose(found, everything.truth(tau)[0], rtol=1e-9)
+
+
+def test_v_star_of_samples_lies_between_their_mean_and_their_best():
+    rewards = np.random.default_rng(0).normal(size=(5, 100))
+    small, large = truth.v_star(rewards, 0.01), truth.v_star(rewards, 1e4)
+    np.testing.assert_allclose(small, rewards.max(1) - 0.01 * math.log(100), atol=0.01)
+    np.testing.assert_allclose(large, rewards.mean(1), atol=1e-3)
+    table = truth.truth_table(rewards, "x", (0.01, 10.0))
+    assert table["largest_share"].iloc[0] > 0.5 > 0.05 > table["largest_share"].iloc[1] and (table["error"] > 0).all()
+
+
+def test_errors_hold_their_identities_and_know_who_is_consistent():
+    pool = truth.enumerated(None, prompts=8, completions=400, longest=4)
+    table = truth.errors(pool, "enumerated_on_policy", ks=(4, 64), taus=(0.5, 2.0), draws=6)
+    assert list(table.columns) == truth.BIAS_COLUMNS and len(table) == len(truth.ESTIMATORS) * 2 * 2 * 2
+    np.testing.assert_allclose(table["mse"], table["bias"] ** 2 + table["std"] ** 2, rtol=1e-9)
+    assert ((table["ci_low"] <= table["bias"]) & (table["bias"] <= table["ci_high"])).all() and set(table["n"]) == {48}
+    cell = table.set_index(["estimator", "reduce", "tau", "k"])["mse"]
+    for name in ("monte_carlo", "leave_one_out", "pooled"):
+        assert cell[name, "sum", 2.0, 64] < cell[name, "sum", 2.0, 4] / 4
+        assert cell[name, "sum", 2.0, 64] == cell[name, "mean", 2.0, 64]
+    assert cell["empirical", "mean", 2.0, 64] > cell["empirical", "mean", 2.0, 4]  # it grows by log K
+    stronger = truth.errors(truth.enumerated(0.5, prompts=8, completions=400, longest=4), "x", ks=(64,), taus=(2.0,), draws=6)
+    assert (stronger.set_index("estimator").loc[["monte_carlo", "leave_one_out", "pooled"], "ci_low"] > 0).all()  # a stronger writer: too high
+
+
+# Studies ------------------------------------------------------------------------------------------------------------------
+
+def test_the_labs_policies_are_those_of_the_grid_where_they_agree(profile):
+    grid = {run.key for run in experiment.plan(profile)}
+    shared = [spec for spec in lab.map_specs(profile) if spec.method != "reference" and spec.run(profile, "small", 0).key in grid]
+    assert {"SFT", "best-of-K SFT", "DRO τ 1", "RPO eq. 19 τ 1", "RPO as released", "KTO as released", "DRO as released"} <= {s.words for s in shared}
+    assert Spec("rpo", 1.0, "sum", "empirical").presets(profile, "small") == "paper"
+    assert Spec("kto", 1.0).presets(profile, "small") == "paper/fixed"
+    assert Spec("rpo", 5.0, "mean", "empirical").presets(profile, "small") == ""  # the authors' code also has dropout and no clipping
+    assert Spec("rpo", 5.0, "mean", "empirical", True).presets(profile, "small") == "released"
+    everywhere = [spec.run(lab.in_regime(profile, name), "small", 0).key for name in lab.REGIMES for spec in (Spec("sft"), Spec("qrpo", 0.3))]
+    assert len(set(everywhere)) == len(everywhere)
+
+
+def test_low_data_keeps_the_budget_and_disturbed_rewards_are_another_run(profile):
+    for k in (1, 4):
+        parts = experiment.splits(lab.low_data(profile, k), 0)
+        assert parts.train.num_rows == pytest.approx(profile.lab.rows, abs=profile.lab.rows * 0.05)
+        assert len(set(parts.train["prompt_id"])) == profile.lab.rows // k
+    spec = Spec("kto", 1.0)
+    runs = [Study("x", profile, "small", 0, (spec,), name).cell(spec).run.key for name in ("", *lab.DISTURBANCES)]
+    assert len(set(runs)) == 4 and runs[0] == spec.run(profile, "small", 0).key
+    with pytest.raises(ValueError, match="lab.regimes: 'strong' is unknown; the regimes are on_policy"):
+        lab.in_regime(profile, "strong")
+
+
+def test_disturbances_do_what_they_say(profile):
+    prepared = experiment.prepare(profile, "small", 0)
+    study = Study("x", profile, "small", 0, ())
+    for name in lab.DISTURBANCES:
+        found = lab.disturbed(replace(study, disturbance=name), prepared)
+        assert found.rewards.shape == prepared.rewards.shape and found.ref_rewards.shape == (len(prepared.rewards), experiment.QRPO_SAMPLES)
+        correlation = np.corrcoef(found.rewards, prepared.rewards)[0, 1]
+        if name == "scale":
+            np.testing.assert_allclose(found.rewards, 100 * prepared.rewards)
+        else:
+            assert found.rewards.std() == pytest.approx(1) and correlation < 0.99
+    assert lab.disturbed(study, prepared) is prepared
+
+
+def test_qrpo_and_the_reference_are_made_and_measured_once(profile, tmp_path, capsys):
+    study = Study("stronger", profile, "small", 0, (Spec("reference"), Spec("qrpo", 0.3)))
+    rows = lab.measure([study], tmp_path, progress=False)
+    assert "1 policies trained, 0 were done already" in capsys.readouterr().out
+    assert len(rows) == 2 * profile.lab.prompts and not rows["log_ratio"].isna().any()
+    assert rows[rows["spec"].eq(0)]["log_ratio"].abs().max() < 1e-3 < rows[rows["spec"].eq(1)]["log_ratio"].abs().max()
+    assert all(pocket.score(row.prompt, row.completion) == row.reward for row in rows.itertuples())
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.json")}
+    pd.testing.assert_frame_equal(lab.measure([study], tmp_path, progress=False), rows)
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.json")} == before
+    described = lab_tables.regimes([study], tmp_path)
+    table = lab_tables.regime_map(rows, [study], described)
+    assert {"regime", "gap", "tau", "method", "preset", "estimator", "reward", "win_rate", "kl", "broken", "seeds"} <= set(table.columns)
+    assert table["gap"].iloc[0] == pytest.approx(described["data"].iloc[0] - rows[rows["spec"].eq(0)]["reward"].mean())
+
+
+def test_qrpo_outside_the_pocket_world_is_refused(profile):
+    other = profile.model_copy(update={"data": profile.data.model_copy(update={"source": "mine.jsonl"})})
+    with pytest.raises(ValueError, match="only the pocket world's checker can score; leave qrpo out of methods"):
+        experiment.reference_rewards(other, None, 0)
+
+
+# Tables -------------------------------------------------------------------------------------------------------------------
+
+def test_a_summary_and_a_duel_by_hand(profile):
+    specs = (Spec("reference"), Spec("sft"), Spec("kto", 1.0))
+    studies = [Study("stronger", profile, "small", seed, specs) for seed in (0, 1)]
+    rewards = {0: [5.0, 5, 5, 5], 1: [6.0, 5, 4, 9], 2: [8.0, 8, 8, 8]}
+    rows = pd.DataFrame([{"study": "stronger", "seed": seed, "spec": spec, "prompt_id": i, "reward": r + seed * (spec > 0), "log_ratio": 0.5 * spec,
+                          "broken": float(i == 0)} for seed in (0, 1) for spec, column in rewards.items() for i, r in enumerate(column)])
+    table = lab_tables.summarise(rows, studies).set_index("method")
+    assert table.loc["sft", "reward"] == 6.5 and table.loc["sft", "std"] == pytest.approx(math.sqrt(0.5)) and table.loc["kto", "reward"] == 8.5
+    assert table.loc["sft", "win_rate"] == 100 * (1 + 0.5 + 0 + 1 + 1 + 1 + 0.5 + 1) / 8 and table.loc["reference", "win_rate"] == 50
+    assert table.loc["kto", "kl"] == 1.0 and set(table["broken"]) == {0.25} and set(table["n"]) == {8} and set(table["seeds"]) == {2}
+    duel = lab_tables.duels(rows, studies, [(Spec("kto", 1.0), Spec("sft")), (Spec("kto", 0.3), Spec("sft"))])
+    assert len(duel) == 1 and duel["difference"].iloc[0] == 2.0 and duel["outcome"].iloc[0] == "first" and duel["first"].iloc[0] == "KTO β 1"
+
+
+# Advice -------------------------------------------------------------------------------------------------------------------
+
+def cell(regime, method, reward, *, kl=1.0, broken=0.05, estimator="", tau=np.nan, logp=-0.8, half=0.1, **more):
+    return {"regime": regime, "gap": 1.0, "method": method, "preset": "", "estimator": estimator, "reduce": "sum", "tau": tau, "policy": method,
+            "reward": reward, "reward_low": reward - half, "reward_high": reward + half, "win_rate": 60.0, "kl": kl, "broken": broken,
+            "k": 4.0, "logp": logp, "own_logp": -0.6, "above_log_k": 0.9, **more}
+
+
+MAP = pd.DataFrame([
+    cell("near", "reference", 5.0), cell("near", "kto", 8.0, kl=3, tau=1.0), cell("near", "rpo", 7.95, kl=2, tau=0.3, estimator="leave_one_out"),
+    cell("near", "dro", 9.0, broken=0.5, tau=1.0), cell("near", "qrpo", 9.0, tau=0.3), cell("near", "sft", 6.0),
+    cell("far", "reference", 5.0, logp=-3.0), cell("far", "sft", 7.0, logp=-3.0), cell("far", "rpo", 6.0, logp=-3.0, tau=1.0, estimator="empirical")])
+LOW = pd.DataFrame([cell("", "reference", 5.0) | {"k": 1}, cell("", "rpo", 6.0, tau=0.3, estimator="pooled") | {"k": 1},
+                    cell("", "dro", 5.5, tau=0.3) | {"k": 1}, cell("", "kto", 9.0) | {"k": 8}])
+DATA = advise.Data(completions=4.0, single_share=0.0, logp=-0.85, own_logp=-0.6, above_log_k=0.95)
+
+
+def test_advice_is_the_nearest_to_the_reference_of_those_level_with_the_best_and_sound():
+    found = advise.recommend(MAP, LOW, DATA)
+    assert (found.method, found.estimator, found.reduce, found.tau) == ("rpo", "leave_one_out", "sum", 0.3)
+    assert any("the nearest of the lab's regimes is near" in reason for reason in found.reasons)
+    assert any("7.95 [7.85, 8.05]" in reason and "Best there: kto: reward 8.00" in reason for reason in found.reasons)
+    foreign = advise.recommend(MAP, LOW, replace(DATA, logp=-2.8))
+    assert (foreign.method, foreign.tau) == ("sft", None) and any("RPO at its best there" in reason for reason in foreign.reasons)
+    assert advise.recommend(MAP, LOW, replace(DATA, single_share=0.9)).estimator == "pooled"
+    assert found.settings() == "RPO, estimator leave_one_out, log-probabilities: sums, τ = 0.3"
+
+
+def test_advice_without_evidence_names_the_notebook(tmp_path):
+    with pytest.raises(ValueError, match="no regime_map.csv .* run notebook 07_partition_lab first"):
+        advise.evidence(tmp_path)
+
+
+def test_a_look_at_data_has_the_diagnostics_of_every_preset(profile):
+    data, lines = advise.look(profile, "small", 0)
+    assert data.completions == pytest.approx(4, abs=0.2) and data.logp < 0 and data.single_share == 0
+    assert [line.split()[1] for line in lines] == list(profile.presets) and all("effective sample size" in line for line in lines)
+    assert torch.isfinite(torch.tensor([data.own_logp, data.surprise, data.above_log_k])).all()
