@@ -181,6 +181,8 @@ class LabConfig(Config):
     taus: tuple[float, ...] = (0.1, 0.3, 1.0)  # of RPO and DRO
     betas: tuple[float, ...] = (0.1, 0.3, 1.0)  # of QRPO; KTO has those of at least 0.3
     estimators: tuple[str, ...] = ("empirical", "monte_carlo", "leave_one_out", "none")  # of RPO, of partition.ESTIMATORS
+    seeds: tuple[int, ...] = ()  # (): the profile's
+    ablation_sizes: tuple[str, ...] = ()  # (): all of the profile
     prompts: int = Field(200, gt=1)  # asked of every policy
     completions: tuple[int, ...] = (1, 2, 4, 8)  # K of the low-data study
     rows: int = Field(800, gt=0)  # its budget, whatever K is

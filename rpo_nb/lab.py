@@ -139,6 +139,11 @@ def size_of(profile: Profile) -> str:
     return wanted
 
 
+def seeds_of(profile: Profile) -> tuple[int, ...]:
+    """The lab's seeds."""
+    return profile.lab.seeds or profile.seeds
+
+
 def in_regime(profile: Profile, name: str) -> Profile:
     """The profile with a regime's reference and data."""
     if name not in REGIMES:
@@ -165,7 +170,7 @@ def map_specs(profile: Profile) -> tuple[Spec, ...]:
 
 def map_studies(profile: Profile) -> list[Study]:
     return [Study(name, in_regime(profile, name), size_of(profile), seed, map_specs(profile))
-            for name in profile.lab.regimes for seed in profile.seeds]
+            for name in profile.lab.regimes for seed in seeds_of(profile)]
 
 
 def ablation_specs() -> tuple[Spec, ...]:
@@ -174,15 +179,16 @@ def ablation_specs() -> tuple[Spec, ...]:
 
 
 def ablation_studies(profile: Profile) -> list[Study]:
-    return [Study("ablation", profile, size, seed, ablation_specs()) for size in profile.sizes for seed in profile.seeds]
+    return [Study("ablation", profile, size, seed, ablation_specs()) for size in profile.lab.ablation_sizes or profile.sizes
+            for seed in seeds_of(profile)]
 
 
-def low_data_specs() -> tuple[Spec, ...]:
-    """The paper's RPO, the other estimators at the temperature we recommend, and two methods that estimate no partition."""
+def low_data_specs(profile: Profile) -> tuple[Spec, ...]:
+    """The paper's RPO, the lab's other estimators at the temperature we recommend, and two methods that estimate no partition."""
     fixed = presets()["fixed"]
+    others = [name for name in (*profile.lab.estimators, "pooled") if name != "empirical"]
     return (Spec("reference"), Spec("rpo", presets()["paper"].rpo_tau, "sum", "empirical"),
-            *(Spec("rpo", fixed.rpo_tau, "sum", name) for name in ("monte_carlo", "leave_one_out", "pooled", "none")),
-            Spec("dro", fixed.dro_tau), Spec("kto", fixed.kto_beta))
+            *(Spec("rpo", fixed.rpo_tau, "sum", name) for name in others), Spec("dro", fixed.dro_tau), Spec("kto", fixed.kto_beta))
 
 
 def low_data(profile: Profile, k: int) -> Profile:
@@ -192,8 +198,8 @@ def low_data(profile: Profile, k: int) -> Profile:
 
 
 def low_data_studies(profile: Profile) -> list[Study]:
-    return [Study(f"K = {k}", low_data(profile, k), size_of(profile), seed, low_data_specs())
-            for k in profile.lab.completions for seed in profile.seeds]
+    return [Study(f"K = {k}", low_data(profile, k), size_of(profile), seed, low_data_specs(profile))
+            for k in profile.lab.completions for seed in seeds_of(profile)]
 
 
 def robustness_specs() -> tuple[Spec, ...]:
@@ -206,7 +212,7 @@ def robustness_specs() -> tuple[Spec, ...]:
 
 def robustness_studies(profile: Profile) -> list[Study]:
     return [Study(name or "clean", profile, size_of(profile), seed, robustness_specs(), name)
-            for name in ("", *profile.lab.disturbances) for seed in profile.seeds]
+            for name in ("", *profile.lab.disturbances) for seed in seeds_of(profile)]
 
 
 def _noise(rewards: np.ndarray, g: np.random.Generator) -> np.ndarray:

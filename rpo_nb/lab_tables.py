@@ -73,7 +73,7 @@ def ablation(rows: pd.DataFrame, studies: Sequence[Study], profile: Profile, out
     pairs = pairs.assign(preset=pairs["reduce"] + " " + pairs["estimator"], tau=1.0, method="rpo", baseline="none")
     columns = [*judging.KEYS, "prompt", "method_completion", "baseline_completion"]
     pairs = pairs[columns].sort_values(judging.KEYS, ignore_index=True)
-    bench = {seed: judging.judges_for(profile, out, seed) for seed in profile.seeds}
+    bench = {seed: judging.judges_for(profile, out, seed) for seed in sorted(set(pairs["seed"]))}
     rates = judging.win_rates(judging.ask(bench, pairs, out, "partition_ablation"))
     reduce, estimator = (rates["preset"].str.split(" ").str[i] for i in (0, 1))
     rates = rates.assign(reduce=reduce, estimator=estimator, published=PUBLISHED_ABLATION)

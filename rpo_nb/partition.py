@@ -140,6 +140,7 @@ def diagnostics(ref_logps, rewards, prompt_ids, *, tau: float, estimator: str = 
                 estimators: tuple[str, ...] = ("empirical", "monte_carlo", "self_normalised", "leave_one_out", "pooled")) -> dict:
     """How far log Ẑ can be trusted and what the targets ask for. Arguments, shapes and errors as `log_partition`.
 
+    ref_logps: None where no reference is at hand yet: then only what the rewards tell, NaN for the rest, and an estimator without πref.
     reduce: what ref_logps are, "sum" or "mean" over tokens; lengths [n]: tokens of the completions, where known.
     Of each of the p prompts, sorted by id: prompt_ids, completions [p] (K); effective_sample_size [p]: (Σu)²/Σu² of
     u_j = w_j·e_j, between 1 and K: how many rows make up the empirical estimate; effective_sample_size_unweighted [p]: the same
@@ -153,6 +154,11 @@ def diagnostics(ref_logps, rewards, prompt_ids, *, tau: float, estimator: str = 
     warnings: what is wrong, each one sentence with its remedy.
     """
     checks.known("reduce", reduce, ("sum", "mean"))
+    blind = ref_logps is None
+    if blind:
+        checks.known("without ref_logps the estimator", estimator, [name for name in ESTIMATORS if name not in WEIGHTED])
+        estimators = tuple(name for name in estimators if name not in WEIGHTED)
+        ref_logps = torch.zeros_like(checks.floats(rewards))
     ref, scaled, groups, dtype = _checked(ref_logps, rewards, prompt_ids, tau)
     log_z = _estimate(ref, scaled, groups, torch.float64, estimator, 1.0)
 
@@ -167,7 +173,7 @@ def diagnostics(ref_logps, rewards, prompt_ids, *, tau: float, estimator: str = 
     largest = (groups.max(weights) - groups.logsumexp(weights)).exp()
     others = (groups.sum(scaled)[groups.of_row] - scaled) / (counts[groups.of_row] - 1).clamp(min=1)
     better, judged = scaled > others, several[groups.of_row] & (scaled != others)
-    per_token = ref if reduce == "mean" else ref / checks.tensor_of(lengths, ref.device) if lengths is not None else None
+    per_token = None if blind else ref if reduce == "mean" else ref / checks.tensor_of(lengths, ref.device) if lengths is not None else None
     found = {
         "prompt_ids": groups.ids,
         "completions": groups.counts,
@@ -184,6 +190,8 @@ def diagnostics(ref_logps, rewards, prompt_ids, *, tau: float, estimator: str = 
         "log_partition": _mean_and_std(log_z),
         "target": _mean_and_std(target),
     }
+    if blind:
+        found |= {"effective_sample_size": torch.full_like(found["spread"], math.nan), "unreachable_share": math.nan, "above_log_k_share": math.nan}
     return found | {"warnings": _warnings(found, tau, estimator, reduce)}
 
 

@@ -215,6 +215,16 @@ def test_each_failure_signature_is_told_with_its_remedy():
     assert told("pushed the other way", **rows_of(4), tau=1.0)  # eq. 19 with sums: all are pushed up
 
 
+def test_without_a_reference_the_rewards_tell_what_they_can():
+    rows = rows_of(4, prompt_ids=np.repeat(np.arange(50), 4))
+    found, blind = (partition.diagnostics(ref, rows["rewards"], rows["prompt_ids"], tau=0.02, estimator="leave_one_out")
+                    for ref in (rows["ref_logps"], None))
+    assert blind["dominated_share"] == found["dominated_share"] > 0.25 and blind["reward_scale"] == found["reward_scale"] > 10
+    assert math.isnan(blind["unreachable_share"]) and blind["effective_sample_size"].isnan().all() and len(blind["warnings"]) >= 2
+    with pytest.raises(ValueError, match="without ref_logps the estimator 'empirical' is unknown"):
+        partition.diagnostics(None, rows["rewards"], rows["prompt_ids"], tau=1.0)
+
+
 def test_targets_out_of_reach_are_those_above_probability_one():
     """Prompt of two rows at τ = 0.1, log πref −1 each: leave-one-out asks for (r_i − r_other)/τ = ±10, so one of two is out of reach."""
     found = partition.diagnostics(torch.tensor([-1.0, -1.0]), torch.tensor([0.0, 1.0]), torch.zeros(2).long(), tau=0.1, estimator="leave_one_out")
