@@ -1,96 +1,78 @@
-"""Peak memory and time of one forward and backward pass, by how the vocabulary projection is done.
+"""Peak memory of one thing, in a process of its own since a peak never falls; prints JSON.
 
-    python benchmarks/memory.py            writes benchmarks/memory.csv; about a minute on 2 cores
+    python -m benchmarks.memory training SHAPE SIDE            one training of workloads.SIDES
+    python -m benchmarks.memory projection SHAPE WAY ROWS      forward and backward through one layer of a shape's width
 
-full: what a plain loss does, log-softmax over the logits of every position in float32. pieces: `policy.completion_logps`, only
-the completion's positions, a piece at a time, computed again in the backward pass. A process each, since peak memory never
-falls; the body is one layer of the named model's width, so that the projection is what is measured.
+training: from before the model is made, so weights, gradients and optimiser count. projection: what is added when everything
+but the pass stands. full: what a plain loss does, log-softmax over the logits of every position in float32; pieces: what the
+kit does, only the completion's positions, a piece at a time, computed again in the backward pass.
 """
 
 from __future__ import annotations
 
 import json
-import resource
-import subprocess
 import sys
+import tempfile
 import time
-from pathlib import Path
 
-import pandas as pd
+import psutil
+import torch
 
-ROWS, PROMPT, COMPLETION = 16, 256, 256  # a micro-batch of the authors' scripts at UltraFeedback's median lengths
-SHAPES = {
-    "Flan-T5-Small's width": {"kind": "t5", "d_model": 512, "d_ff": 1024, "heads": 6, "vocabulary": 32128},
-    "SmolLM2-135M's width": {"kind": "llama", "d_model": 576, "d_ff": 1536, "heads": 9, "vocabulary": 49152},
-}
-REPEATS = 3
+from rpo_nb import policy
 
+from benchmarks.measuring import peak_mib
+from benchmarks.workloads import SIDES, Case, configuration, fresh
 
-def model_of(shape: dict):
-    from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
-
-    if shape["kind"] == "t5":
-        return T5ForConditionalGeneration(T5Config(
-            vocab_size=shape["vocabulary"], d_model=shape["d_model"], d_ff=shape["d_ff"], num_layers=1, num_heads=shape["heads"],
-            dropout_rate=0.0, decoder_start_token_id=0, tie_word_embeddings=False))
-    return LlamaForCausalLM(LlamaConfig(
-        vocab_size=shape["vocabulary"], hidden_size=shape["d_model"], intermediate_size=shape["d_ff"], num_hidden_layers=1,
-        num_attention_heads=shape["heads"], num_key_value_heads=3, tie_word_embeddings=True))
+PROMPT = COMPLETION = 256  # UltraFeedback's medians
 
 
-def full(model, batch):
+def training(shape: str, side: str) -> dict:
+    """MiB at the peak of two steps beyond what the imports hold."""
+    if side == "trl":
+        import trl  # noqa: F401
+        from trl import KTOTrainer  # noqa: F401
+    small = "tiny" in shape
+    case = Case.even(shape, prompts=1 if small else 4, completions=4, prompt=64, completion=64, steps=2)
+    before = psutil.Process().memory_info().rss / 2**20
+    with tempfile.TemporaryDirectory() as folder:
+        SIDES[side](case, folder).train()
+    return {"mib": peak_mib() - before}
+
+
+def full(model: torch.nn.Module, batch: dict[str, torch.Tensor], rows: int) -> torch.Tensor:
     """log π of each row from all logits at once."""
-    import torch
-
-    labels = batch["labels"]
     if model.config.is_encoder_decoder:
-        logits = model(input_ids=batch["input_ids"][batch["group"]], attention_mask=batch["attention_mask"][batch["group"]],
-                       labels=labels.clamp(min=0)).logits
+        labels = batch["labels"]
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels.clamp(min=0)).logits
     else:
-        logits, labels = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1], labels[:, 1:]
-    keep = labels != -100
-    logps = torch.log_softmax(logits.float(), -1).gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-    return (logps * keep).sum(-1)
+        logits, labels = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1], batch["labels"][:, 1:]
+    keep = labels != policy.IGNORE
+    return (torch.log_softmax(logits.float(), -1).gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1) * keep).sum(-1)
 
 
-def measure(name: str, way: str) -> dict:
-    """Run in a process of its own: the growth of the peak, and the fastest of a few passes."""
-    import torch
-
-    from rpo_nb import policy
-
-    torch.manual_seed(0)
-    model = model_of(SHAPES[name])
-    rows = [(torch.randint(5, 1000, (PROMPT,)).tolist(), torch.randint(5, 1000, (COMPLETION,)).tolist()) for _ in range(ROWS)]
-    batch = policy.collate(rows, pad_id=0, seq2seq=model.config.is_encoder_decoder)
-    logps = full if way == "full" else lambda m, b: policy.grouped_logps(m, b, reduce="sum")[0]
-    small = {k: v[:1] for k, v in batch.items()}
-    logps(model, small).sum().backward()  # gradients and library buffers stand before the measurement
-    before, seconds, value = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, [], 0.0
-    for _ in range(REPEATS):
-        started = time.perf_counter()
-        out = logps(model, batch)
-        out.mean().backward()
-        seconds.append(time.perf_counter() - started)
-        value = float(out.detach().mean())
-        del out
-    return {"model": name, "projection": way, "peak_mb": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024,
-            "seconds": min(seconds), "mean_logp": value}
+def pieces(model: torch.nn.Module, batch: dict[str, torch.Tensor], rows: int) -> torch.Tensor:
+    return policy.sequence_logps(model, batch["input_ids"], batch["attention_mask"], batch["labels"], reduce="sum")
 
 
-def main() -> None:
-    if len(sys.argv) == 3:
-        print(json.dumps(measure(sys.argv[1], sys.argv[2])))
-        return
-    found = [json.loads(subprocess.run([sys.executable, __file__, name, way], check=True, capture_output=True, text=True)
-                        .stdout.splitlines()[-1]) for name in SHAPES for way in ("full", "pieces")]
-    table = pd.DataFrame(found)
-    for name, pair in table.groupby("model"):
-        assert abs(pair["mean_logp"].iloc[0] - pair["mean_logp"].iloc[1]) < 1e-2, f"{name}: the two ways disagree"
-    table = table.drop(columns="mean_logp").round({"peak_mb": 0, "seconds": 2})
-    table.to_csv(Path(__file__).with_suffix(".csv"), index=False, lineterminator="\n")
-    print(table.to_string(index=False))
+def projection(shape: str, way: str, rows: str) -> dict:
+    """MiB and seconds of a forward and backward pass."""
+    config, n = configuration(shape), int(rows)
+    config.num_hidden_layers = 1
+    if config.is_encoder_decoder:
+        config.num_layers = config.num_decoder_layers = 1
+    model = fresh(config)
+    prompts, completions = torch.randint(2, 1000, (n, PROMPT)), torch.randint(2, 1000, (n, COMPLETION))
+    ids, labels = prompts, completions
+    if not config.is_encoder_decoder:
+        ids, labels = torch.cat([prompts, completions], 1), torch.cat([torch.full_like(prompts, policy.IGNORE), completions], 1)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    logps = {"full": full, "pieces": pieces}[way]
+    logps(model, {name: tensor[:1] for name, tensor in batch.items()}, 1).sum().backward()  # gradients and buffers stand
+    before, started = peak_mib(), time.perf_counter()
+    out = logps(model, batch, n)
+    out.mean().backward()
+    return {"mib": peak_mib() - before, "seconds": time.perf_counter() - started, "mean_logp": float(out.detach().mean())}
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps({"training": training, "projection": projection}[sys.argv[1]](*sys.argv[2:])))

@@ -1,4 +1,4 @@
-"""The command line: python -m rpo_nb reproduce | plan | train | report | judge | publish | data. Heavy imports wait until a command needs them."""
+"""The command line: python -m rpo_nb reproduce | plan | train | report | judge | publish | data | bench. Heavy imports wait until a command needs them."""
 
 from __future__ import annotations
 
@@ -133,6 +133,18 @@ def plan(arguments: argparse.Namespace) -> int:
     return 1 if made["problems"] else 0
 
 
+def bench(arguments: argparse.Namespace) -> int:
+    """The clone's benchmarks: what a step, a run and their memory cost beside what a user would pick instead."""
+    clone = Path(__file__).resolve().parent.parent
+    if not (clone / "benchmarks" / "suite.py").is_file():
+        raise ValueError("the benchmarks are in the clone, not in the installed package; run this command there")
+    sys.path.insert(0, str(clone))
+    from benchmarks.suite import bench as run
+
+    run(arguments.only, repetitions=arguments.repetitions, quick=arguments.quick, output=arguments.output)
+    return 0
+
+
 def advise(arguments: argparse.Namespace) -> int:
     """What to train on this feedback with this reference, and the measured evidence."""
     from rpo_nb import advise as adviser
@@ -148,7 +160,7 @@ def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     main = argparse.ArgumentParser(prog="python -m rpo_nb", description="The papers' tables, reproduced.")
     main.add_argument("--version", action="version", version=__version__)
-    commands = main.add_subparsers(dest="command", required=True, metavar="reproduce | plan | train | report | judge | publish | data | advise")
+    commands = main.add_subparsers(dest="command", required=True, metavar="reproduce | plan | train | report | judge | publish | data | advise | bench")
 
     profile = argparse.ArgumentParser(add_help=False)
     profile.add_argument("--profile", default="", help="a name or a YAML file; default RPO_NB_PROFILE, else pocket")
@@ -193,6 +205,13 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--strict", action="store_true", help="stop at the first bad row")
     command.add_argument("--output", default="", help="write the row-by-row report there (csv)")
     command.set_defaults(run=data)
+    command = commands.add_parser("bench", help="measure the kit against what a user would pick instead (in the clone)")
+    command.add_argument("--only", nargs="+", default=[], metavar="NAME", help="some of them: sft methods trl run scoring padding size memory "
+                                                                               "gpu reproduction start")
+    command.add_argument("--repetitions", type=int, default=5, help="of every measurement, the sides in turn")
+    command.add_argument("--quick", action="store_true", help="toy sizes, into build/benchmarks/: only whether all of them run")
+    command.add_argument("--output", default="", help="folder of results.csv and details.csv, default benchmarks/")
+    command.set_defaults(run=bench)
     command = commands.add_parser("advise", parents=[profile, change], help="which method, estimator and τ for this feedback, and why")
     command.set_defaults(run=advise)
     return main
