@@ -28,7 +28,7 @@ from scipy.stats import bootstrap
 from rpo_nb import experiment, llm_judges, pocket, references
 from rpo_nb.config import Profile, content_key
 from rpo_nb.judges import Checker, Judge, RewardModel, train_reward_model
-from rpo_nb.store import atomic_write, packed, unpacked, write_json
+from rpo_nb.store import atomic_write, file_digest, packed, unpacked, write_json
 
 __all__ = ["Checker", "Judge", "RewardModel", "accuracy_by_gap", "ask", "averaged", "distrust", "held_out_comparisons",
            "judge_agreement", "judge_pairs", "judges_for", "load_verdicts", "make_pairs", "quality", "train_reward_model",
@@ -157,7 +157,7 @@ def _reward_model(profile: Profile, out: Path, seed: int) -> RewardModel:
     size = settings.judge_size if settings.judge_size in profile.sizes else next(iter(profile.sizes))
     reference = experiment.reference_path(profile, size, seed)
     held_out = experiment.splits(profile, seed, size).held_out
-    weights = [_file_digest(path) for path in sorted(Path(reference).glob("*.safetensors"))] or reference
+    weights = [file_digest(path) for path in sorted(Path(reference).glob("*.safetensors"))] or reference
     key = content_key([weights, _digest(held_out.to_pandas()), settings.judge_comparisons, settings.judge_epochs,
                        profile.limits(size), references.code_key("judges", "policy"), profile.training.threads, profile.training.bf16, seed])
     return RewardModel.load(references.cached(
@@ -182,7 +182,7 @@ def ask(bench: Mapping[int, Sequence[Judge]], pairs: pd.DataFrame, out: str | Pa
         path, stamp = out / "verdicts" / f"{table}-{name}.jsonl.gz", out / "runs" / "judges" / f"{table}-{name}.json"
         limit = next(_most(judge) for judge in judges.values())
         key = content_key([_digest(pairs), *([] if limit is None else [limit]), {str(seed): judge.identity for seed, judge in judges.items()}])
-        if path.is_file() and stamp.is_file() and json.loads(stamp.read_bytes()) == {"inputs": key, "file": _file_digest(path)}:
+        if path.is_file() and stamp.is_file() and json.loads(stamp.read_bytes()) == {"inputs": key, "file": file_digest(path)}:
             print(f"{table}, {name}: the {len(pairs):,} stored verdicts are up to date")
             parts.append(_read(path))
             continue
@@ -190,7 +190,7 @@ def ask(bench: Mapping[int, Sequence[Judge]], pairs: pd.DataFrame, out: str | Pa
         rows = pd.concat(judged).sort_values(KEYS, ignore_index=True)
         atomic_write(path, packed(rows))
         failed = sum(judge.notes[note] for judge in judges.values() for note in getattr(judge, "again", ()))
-        write_json(stamp, {"inputs": key, "file": _file_digest(path)} | ({"failed": failed} if failed else {}))
+        write_json(stamp, {"inputs": key, "file": file_digest(path)} | ({"failed": failed} if failed else {}))
         print(f"{table}, {name}: {len(rows):,} pairs judged in both orders")
         for line in dict.fromkeys(line for judge in judges.values() if hasattr(judge, "remarks") for line in judge.remarks()):
             print(f"{table}, {line}")
@@ -223,10 +223,6 @@ def _read(path: Path) -> pd.DataFrame:
     kinds = dict.fromkeys([*ANSWERS, "verdict_average"], object) | {"log_odds": float}
     columns = [*COLUMNS, *(AVERAGE if rows and AVERAGE[0] in rows[0] else ())]
     return pd.DataFrame({c: pd.Series([row[c] for row in rows], dtype=kinds.get(c)) for c in columns})
-
-
-def _file_digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _digest(frame: pd.DataFrame) -> str:

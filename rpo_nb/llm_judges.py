@@ -22,7 +22,6 @@ which letter it will be, so naming one helps it in one order and harms it in the
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -46,7 +45,7 @@ from rpo_nb.config import LLMJudge, content_key
 from rpo_nb.judges import Answer
 from rpo_nb.policy import load_policy
 from rpo_nb.reporting import published_numbers
-from rpo_nb.store import room_for
+from rpo_nb.store import file_digest, room_for
 
 FORMAT = 1  # raised when the same text would get another reply from the same model
 DIGITS = 4  # of stored log-odds: other batches change the fifth
@@ -248,7 +247,7 @@ class LocalJudge(LanguageModelJudge):
         """Weights (of a hub id its commit), tokenizer, precision."""
         folder = Path(self.folder)
         files = sorted(folder.glob("*")) if folder.is_dir() else []
-        weights = {p.name: _digest(p) for p in files if p.suffix in (".safetensors", ".json", ".jinja")} \
+        weights = {p.name: file_digest(p) for p in files if p.suffix in (".safetensors", ".json", ".jinja")} \
             or [self.folder, getattr(self.config, "_commit_hash", None)]
         return content_key(["local", weights, self._bf16])
 
@@ -311,14 +310,6 @@ class LocalJudge(LanguageModelJudge):
         with memory_advice(f"judge {self.name}, {len(rows)} questions of up to {max(map(len, rows))} tokens",
                            f"lower evaluation.llm_judges.{self.name}.batch_size"):
             return next_token_logits(model, rows, pad_id=self.tokenizer.pad_token_id or 0).cpu()
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 24):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @torch.inference_mode()
