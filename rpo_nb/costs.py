@@ -175,8 +175,9 @@ def activations(config: Any, training: TrainingConfig, *, rows: int, prompts: in
                 dropout: float = 0.0) -> float:
     """Bytes that the backward pass keeps of a forward pass over a padded micro-batch.
 
-    rows: completions in it; prompts: their distinct prompts (a T5's encoder reads these only). Counted on the meta device;
-    causal models' attention is taken as a fused kernel, which keeps no scores, T5's (with its learnt bias) as the plain one.
+    rows: completions in it; prompts: their distinct prompts, read once each. Counted on the meta device; causal models'
+    attention is taken as a fused kernel, which keeps no scores, T5's (with its learnt bias) as the plain one, and the copies of
+    a prompt's keys and values that its completions read are left out.
     """
     def kept(dtype: torch.dtype) -> int:
         model = empty_model(config, dtype).train()
@@ -188,7 +189,8 @@ def activations(config: Any, training: TrainingConfig, *, rows: int, prompts: in
             if config.is_encoder_decoder:
                 return _saved(lambda: _t5_pass(model, rows, prompts, prompt_tokens, completion_tokens), model, scores=None)
             length = prompt_tokens + completion_tokens
-            return _saved(lambda: _causal_pass(model, rows, length, dtype), model, scores=length)
+            whole = rows if training.gradient_checkpointing else -(-(prompts * prompt_tokens + rows * completion_tokens) // length)
+            return _saved(lambda: _causal_pass(model, whole, length, dtype), model, scores=length)
 
     whole = kept(torch.float32)
     if not training.bf16:
@@ -236,14 +238,12 @@ def weight_bytes(count: Parameters, training: TrainingConfig) -> float:
     return each * (count.all - linear) + (0.55 if training.quantize == "4bit" else each) * linear
 
 
-def training_memory(config: Any, count: Parameters, training: TrainingConfig, *, reference: bool, **batch: Any,
-                    ) -> dict[str, float]:
-    """Bytes at the peak of a step by part. reference: whether a frozen copy stands beside the policy (KTO without LoRA).
-    batch: the arguments of `activations`."""
+def training_memory(config: Any, count: Parameters, training: TrainingConfig, **batch: Any) -> dict[str, float]:
+    """Bytes at the peak of a step by part. batch: the arguments of `activations`."""
     weights = weight_bytes(count, training)
     copies = 2.0 * count.all if training.bf16 and not training.lora else 0.0  # autocast's bf16 weights
     parts = {"weights": weights + (4.0 * count.trained if training.lora else 0.0), "gradients": 4.0 * count.trained,
-             "optimiser": 8.0 * count.trained, "reference": weights if reference else 0.0}
+             "optimiser": 8.0 * count.trained}
     logits = min(LOGITS_AT_ONCE, batch["rows"] * batch["completion_tokens"] * config.vocab_size)
     forward = TEMPORARIES * activations(config, training, **batch) + copies
     forward += 3 * 4 * logits  # in float32: logits, their exponentials, their gradient

@@ -13,7 +13,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -278,7 +278,7 @@ def build_trainer(profile: Profile, run: Run, prepared: Prepared, output_dir: st
     """The PolicyTrainer of a run, seeded, not started. rewards: others than the data's (for noise experiments)."""
     from transformers import set_seed
 
-    from rpo_nb.training import make_trainer, prompt_groups
+    from rpo_nb.training import make_trainer, mismatched_rows, prompt_groups
 
     set_seed(run.seed)
     objective, steps = Objective(**run.recipe["objective"]), run.recipe["steps"]
@@ -293,22 +293,20 @@ def build_trainer(profile: Profile, run: Run, prepared: Prepared, output_dir: st
     more = {}
     if run.method == "qrpo":
         more["ref_rewards"] = reference_rewards(profile, prepared, run.seed) if prepared.ref_rewards is None else prepared.ref_rewards
+    if run.method == "kto" and objective.kto_kl == "mismatched":
+        partner, real = mismatched_rows(prompt_ids)
+        completions = [prepared.encoded[i][1] for i in partner]
+        pairs = [(prompt, other) for (prompt, _), other in zip(prepared.encoded, completions, strict=True)]
+        theirs = references.reference_logps(prepared.path, prepared.reference, prepared.tokenizer, pairs, bf16=profile.training.bf16)
+        more |= {"mismatched": completions, "mismatched_ref_logps": theirs[objective.reduce], "mismatched_real": real}
     groups = prompt_groups([prepared.encoded[i] for i in rows], prompt_ids[rows].tolist(), rewards=rewards[rows], ref_logps=ref[rows],
                            log_partition=log_z[rows], desirable=(rewards >= rewards.mean())[rows], **more)
     config = profile.training_of(run.size)
     model, _ = policy.load_policy(prepared.path, dropout=steps["dropout"], bf16=half(config), quantize=config.quantize,
                                   lora_rank=config.lora_rank if config.lora else 0, gradient_checkpointing=config.gradient_checkpointing)
-    if not needs_reference(profile, run):
-        prepared.release()
+    prepared.release()
     return make_trainer(model, prepared.tokenizer, groups, objective, config=config, output_dir=output_dir, seed=run.seed,
-                        reference=prepared.reference if needs_reference(profile, run) else None, max_grad_norm=steps["max_grad_norm"],
-                        weight_decay=steps["weight_decay"])
-
-
-def needs_reference(profile: Profile, run: Run) -> bool:
-    """Whether a run keeps a reference in memory: only KTO's mismatched pairs cannot be cached, and with LoRA the reference is
-    the policy itself, its adapter switched off."""
-    return run.method == "kto" and run.recipe["objective"]["kto_kl"] == "mismatched" and not profile.training.lora
+                        max_grad_norm=steps["max_grad_norm"], weight_decay=steps["weight_decay"])
 
 
 def train(profile: Profile, run: Run, prepared: Prepared, out: Path) -> None:
@@ -327,8 +325,8 @@ def train(profile: Profile, run: Run, prepared: Prepared, out: Path) -> None:
     checkpoint = last_checkpoint(folder / "trainer")
     clock = Elapsed(checkpoint)
     trainer.add_callback(clock)
-    where = f"training {run.method} {run.size} seed {run.seed}, {trainer.args.per_device_train_batch_size} prompts a forward pass"
-    with room_for(folder), checks.memory_advice(where, f"lower sizes.{run.size}.micro_batch_size, or set training.gradient_checkpointing "
+    where = f"training {run.method} {run.size} seed {run.seed}, at most {trainer.micro_batch_tokens} tokens a pass"
+    with room_for(folder), checks.memory_advice(where, f"lower sizes.{run.size}.micro_batch_tokens, or set training.gradient_checkpointing "
                                                        "or training.lora"):
         trainer.train(resume_from_checkpoint=checkpoint)
     seconds = clock.seconds
@@ -374,7 +372,9 @@ def completions(profile: Profile, cell: Cell, prepared: Prepared, out: Path, *, 
         texts = generate(model, tokenizer, prompts, decoding=cell.decoding, seed=cell.seed, max_prompt_tokens=limit,
                          batch_size=profile.evaluation.generation_batch_size)
     encoded = policy.encode(tokenizer, prompts, texts, max_prompt_tokens=limit, max_completion_tokens=10**6)
-    mine, theirs = (policy.score_completions(net, tokenizer, encoded, bf16=training.bf16)[0].tolist() for net in (model, prepared.reference))
+    with policy.adapter_off(model) if hasattr(model, "disable_adapter") else nullcontext(prepared.reference) as reference:
+        theirs = policy.score_completions(reference, tokenizer, encoded, bf16=training.bf16)[0].tolist()
+    mine = policy.score_completions(model, tokenizer, encoded, bf16=training.bf16)[0].tolist()
     write_json(file, {"prompts": content_key(prompts), "completions": texts, "policy_logps": mine, "ref_logps": theirs})
     return texts
 

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from rpo_nb.config import DataConfig, EvaluationConfig, content_key
-from rpo_nb.policy import IGNORE, collate, completion_logps, encode, load_policy
+from rpo_nb.policy import collate, completion_logps, encode, load_policy
+from rpo_nb.prefixes import IGNORE, completion_states
 from rpo_nb.store import finished
 
 Answer = Literal["first", "second"] | None  # None: the judge could not say
@@ -118,16 +119,8 @@ class RewardNet(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, group: Tensor,
                 pairs: Tensor | None = None) -> dict[str, Tensor]:
         """A batch of `policy.collate`: scores [n]; with pairs [m, 2] (rows of winner and loser) also their mean loss."""
-        config = self.policy.config
-        if config.is_encoder_decoder:
-            states = self.policy.get_encoder()(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-            start = labels.new_full((len(labels), 1), config.decoder_start_token_id)
-            tokens = torch.cat([start, labels.masked_fill(labels == IGNORE, config.pad_token_id)], 1)
-            hidden = self.policy.get_decoder()(input_ids=tokens, encoder_hidden_states=states[group],
-                                               encoder_attention_mask=attention_mask[group], use_cache=False).last_hidden_state
-        else:
-            hidden = self.policy.get_decoder()(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
-            labels = labels[:, 1:]
+        # one place more than the completion has: the state after its last token
+        hidden = completion_states(self.policy, input_ids, attention_mask, group, nn.functional.pad(labels, (0, 1), value=IGNORE))
         real = (labels != IGNORE).unsqueeze(-1)
         after = hidden[:, 1:]
         gates = nn.functional.softplus(self.heads["gate"](torch.cat([hidden[:, :-1], after], -1)).squeeze(-1))
@@ -161,7 +154,7 @@ class RewardModel(Pointwise):
 
     def _score(self, rows: list[tuple[str, str]], batch_size: int = 256) -> Sequence[float]:
         encoded = _encoded(self.tokenizer, rows, self.settings)
-        seq2seq, device = self.net.policy.config.is_encoder_decoder, next(self.net.parameters()).device
+        device = next(self.net.parameters()).device
         order = sorted(range(len(rows)), key=lambda i: (len(encoded[i][1]), len(encoded[i][0])))  # little padding
         scores = np.empty(len(rows))
         start = 0
@@ -170,7 +163,7 @@ class RewardModel(Pointwise):
                 chunk = order[start : start + batch_size]
                 longest = max(len(prompt) + len(completion) for prompt, completion in (encoded[i] for i in chunk))
                 chunk = chunk[: max(1, TOKENS_SCORED_AT_ONCE // longest)]
-                batch = collate([encoded[i] for i in chunk], pad_id=self.tokenizer.pad_token_id, seq2seq=seq2seq)
+                batch = collate([encoded[i] for i in chunk], pad_id=self.tokenizer.pad_token_id)
                 scores[chunk] = self.net(**{k: v.to(device) for k, v in batch.items()})["scores"].cpu().numpy()
                 start += len(chunk)
         return scores
@@ -238,14 +231,13 @@ def _trainer(net: RewardNet, examples: list[dict[str, list]], pad_id: int, *, ou
     prompts = max(n for n in range(1, step + 1) if step % n == 0 and (n == 1 or n * longest <= TOKENS_A_PASS))  # of one pass
     if longest > TOKENS_A_PASS:
         net.policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    seq2seq = net.policy.config.is_encoder_decoder
     arguments = TrainingArguments(
         output_dir=output_dir, seed=seed, num_train_epochs=epochs, per_device_train_batch_size=prompts,
         gradient_accumulation_steps=step // prompts, learning_rate=RECIPE["learning_rate"],
         warmup_steps=int(RECIPE["warmup_share"] * -(-len(examples) // step) * epochs), weight_decay=RECIPE["weight_decay"], max_grad_norm=1.0,
         save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True, remove_unused_columns=False,
         dataloader_pin_memory=False, bf16=bf16, use_cpu=not torch.cuda.is_available())
-    trainer = _OverComparisons(model=net, args=arguments, train_dataset=examples, data_collator=lambda batch: _batch(batch, pad_id, seq2seq))
+    trainer = _OverComparisons(model=net, args=arguments, train_dataset=examples, data_collator=lambda batch: _batch(batch, pad_id))
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -297,10 +289,10 @@ def _examples(table: pd.DataFrame, tokenizer: Any, settings: dict[str, Any]) -> 
     return examples
 
 
-def _batch(examples: list[dict[str, list]], pad_id: int, seq2seq: bool) -> dict[str, Tensor]:
+def _batch(examples: list[dict[str, list]], pad_id: int) -> dict[str, Tensor]:
     offsets = np.cumsum([0, *(len(e["rows"]) for e in examples)])
     pairs = [(int(o) + a, int(o) + b) for o, e in zip(offsets[:-1], examples, strict=True) for a, b in e["pairs"]]
-    return {**collate([row for e in examples for row in e["rows"]], pad_id=pad_id, seq2seq=seq2seq), "pairs": torch.tensor(pairs)}
+    return {**collate([row for e in examples for row in e["rows"]], pad_id=pad_id), "pairs": torch.tensor(pairs)}
 
 
 def _correct(judge: RewardModel, table: pd.DataFrame) -> np.ndarray:

@@ -86,13 +86,14 @@ def rows_of(profile: Profile, size: str, splits: Splits | None, tokenizer: Any) 
                 *map(int, lengths.max(0)), max(counts.values()), True)
 
 
-def schedule(rows: int, prompts: int, training: TrainingConfig) -> tuple[int, int, int]:
-    """(optimiser steps, forward passes, prompts in a pass) of one training, as `training.make_trainer` batches whole prompts."""
-    per_prompt = rows / prompts
-    micro = max(1, round(training.micro_batch_size / per_prompt))
-    accumulation = max(1, max(micro, round(training.batch_size / per_prompt)) // micro)
-    batches = math.ceil(prompts / micro)
-    return max(1, math.ceil(batches / accumulation)) * training.epochs, batches * training.epochs, micro
+def schedule(rows: Rows, training: TrainingConfig) -> tuple[int, int, int]:
+    """(optimiser steps, forward passes, longest prompts that fit into a pass) of one training: `training.make_trainer` steps by
+    whole prompts, `training.micro_batches` passes them by tokens."""
+    step = max(1, round(training.batch_size * rows.prompts / rows.rows))
+    steps = math.ceil(rows.prompts / step) * training.epochs
+    passes = min(step, math.ceil(step * (rows.encoded + rows.completed) / rows.prompts / training.micro_batch_tokens))
+    longest = rows.longest_prompt + rows.per_prompt * rows.longest_completion
+    return steps, steps * passes, min(step, max(1, training.micro_batch_tokens // longest))
 
 
 # A size -----------------------------------------------------------------------------------------------------------------------
@@ -125,8 +126,9 @@ class Basis:
         return sum(self.layers) * LAYER_SECONDS["cpu" if self.device.cpu else "gpu"]
 
     def forward(self, rows: Rows) -> float:
-        """FLOPs of a forward pass over training rows; a T5 reads a prompt once, a causal model with every completion."""
-        prompted = 0 if self.config.is_encoder_decoder else rows.prompted
+        """FLOPs of a forward pass over training rows: a prompt is read once, but with every completion by a causal model under
+        gradient checkpointing."""
+        prompted = 0 if self.config.is_encoder_decoder else rows.prompted if self.training.gradient_checkpointing else rows.encoded
         return self.count.forward(rows.encoded, prompted + rows.completed, rows.completed)
 
     def arithmetic(self, flops: float) -> float:
@@ -169,32 +171,30 @@ def size_plan(profile: Profile, size: str, out: Path, rows: Rows, config: Any, d
     cells = {experiment.completions_file(profile, cell, out) for cell in experiment.cells(profile) if cell.size == size}
     answers = sum(not file.is_file() for file in cells)
     sets = {run.key: rows.best_of_each() if run.method == "best_of_k" else rows for run in left}
-    schedules = {key: schedule(part.rows, part.prompts, training) for key, part in sets.items()}
-    seq2seq = config is None or config.is_encoder_decoder
-    tokens_once = sum((part.encoded if seq2seq else part.prompted) + part.completed for part in sets.values())
+    schedules = {key: schedule(part, training) for key, part in sets.items()}
+    tokens_once = sum(part.encoded + part.completed for part in sets.values())
     made = {
         "size": size, "model": profile.sizes[size].id, "policies": len(runs), "to train": len(left), "prompts": rows.prompts,
-        "rows": rows.rows, "steps": schedule(rows.rows, rows.prompts, training)[0],
+        "rows": rows.rows, "steps": schedule(rows, training)[0],
         "steps in all": sum(steps for steps, _, _ in schedules.values()),
         "training tokens": training.epochs * tokens_once,
         "generated tokens": answers * rows.validation * profile.decoding.max_new_tokens, "measured": rows.measured}
     if config is None:
         return made | {"parameters": None, "memory": None, "parts": {}, "hours": None, "disk": None}
     basis = Basis(profile, size, config, costs.parameters(config, training), rows, device, share)
-    beside = {run.key: experiment.needs_reference(profile, run) for run in left}
-    parts = _memory(basis, reference=any(beside.values()))
-    seconds = sum(_training_seconds(basis, sets[key], schedules[key][1], with_reference=beside[key]) for key in sets)
+    parts = _memory(basis)
+    seconds = sum(_training_seconds(basis, sets[run.key], schedules[run.key][1], run.method) for run in left)
     seconds += len({run.seed for run in left}) * _reference_seconds(basis) + answers * _generation_seconds(basis)
     return made | {"parameters": basis.count.all, "memory": sum(parts.values()), "parts": parts, "hours": seconds / 3600,
                    "disk": _disk(basis, len(left))}
 
 
-def _memory(basis: Basis, *, reference: bool) -> dict[str, float]:
+def _memory(basis: Basis) -> dict[str, float]:
     """Bytes by part of the more demanding of training and generation."""
     profile, rows, training = basis.profile, basis.rows, basis.training
-    prompts = schedule(rows.rows, rows.prompts, training)[2]
+    prompts = schedule(rows, training)[2]
     step = costs.training_memory(
-        basis.config, basis.count, training, reference=reference, rows=prompts * rows.per_prompt, prompts=prompts,
+        basis.config, basis.count, training, rows=prompts * rows.per_prompt, prompts=prompts,
         prompt_tokens=rows.longest_prompt, completion_tokens=rows.longest_completion,
         dropout=max(preset.dropout for preset in profile.presets.values()))
     answer = costs.generation_memory(
@@ -203,10 +203,12 @@ def _memory(basis: Basis, *, reference: bool) -> dict[str, float]:
     return step if sum(step.values()) >= answer else {"generation": answer}
 
 
-def _training_seconds(basis: Basis, rows: Rows, passes: int, *, with_reference: bool) -> float:
-    """One training. with_reference: KTO, whose policy and reference also read mismatched pairs."""
-    forward = costs.train_passes(basis.training) + (2 if with_reference else 0)
-    return basis.arithmetic(forward * basis.forward(rows) * basis.training.epochs) + passes * basis.passing
+def _training_seconds(basis: Basis, rows: Rows, passes: int, method: str) -> float:
+    """One training. KTO's policy also reads mismatched completions, its reference once."""
+    flops = costs.train_passes(basis.training) * basis.forward(rows) * basis.training.epochs
+    if method == "kto":
+        flops += basis.forward(replace(rows, encoded=0)) * basis.training.epochs + basis.forward(rows)
+    return basis.arithmetic(flops) + passes * basis.passing
 
 
 def _reference_seconds(basis: Basis) -> float:
@@ -338,7 +340,7 @@ def _too_big(profile: Profile, made: dict[str, Any], device: Device) -> str:
     if "generation" in made["parts"]:
         ways = [f"evaluation.generation_batch_size={max(1, profile.evaluation.generation_batch_size // 2)}"]
     else:
-        ways = [f"sizes.{size}.micro_batch_size={max(1, training.micro_batch_size // 2)}"]
+        ways = [f"sizes.{size}.micro_batch_tokens={max(1, training.micro_batch_tokens // 2)}"]
     ways += [] if training.gradient_checkpointing else ["training.gradient_checkpointing=true"]
     ways += ["lora=true"] if not training.lora else ["training.quantize=4bit"] * (training.quantize == "none")
     ways += [f"sizes={','.join(others)}"] if others else []

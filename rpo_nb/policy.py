@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from rpo_nb import checks, hub
+from rpo_nb.prefixes import (
+    IGNORE, buckets, causal_states, core_of, decoder_states, encoder_states, joined, overhead, read_prompts, reads_cache, shift_right)
 
-IGNORE = -100  # transformers' label for "no loss here"
 LOGITS_AT_ONCE = 2**24  # of the vocabulary projection: 64 MB in float32
 
 
@@ -85,11 +87,6 @@ def quantization(kind: str) -> dict[str, Any]:
 
     return {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
                                                       bnb_4bit_compute_dtype=torch.bfloat16), "device_map": {"": device()}}
-
-
-def core_of(model: nn.Module) -> nn.Module:
-    """The transformers model inside peft's wrapper; its layers hold the adapters."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 @contextmanager
@@ -159,22 +156,10 @@ def sequence_logps(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, 
     if bool(empty.any()):
         raise ValueError(f"row {int(empty.nonzero()[0])} has no completion token left: every label is −100")
     if seq2seq:
-        states = core_of(model).get_encoder()(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        hidden = _decoder_states(model, states, attention_mask, labels)
+        hidden = decoder_states(model, encoder_states(model, input_ids, attention_mask), attention_mask, labels)
     else:
-        hidden = _causal_states(model, input_ids, attention_mask)[:, :-1]
+        hidden = causal_states(model, input_ids, attention_mask)[:, :-1]
     return reduce_logps(completion_logps(model, hidden, shifted), shifted, reduce)
-
-
-def _causal_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """The last layer's states [n, S, d] of a causal model, after its final norm."""
-    return core_of(model).get_decoder()(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
-
-
-def _decoder_states(model: nn.Module, states: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
-    """The decoder's last states [n, T, d] for these labels, which it reads moved right."""
-    return core_of(model).get_decoder()(input_ids=shift_right(model, labels), encoder_hidden_states=states, encoder_attention_mask=mask,
-                                        use_cache=False).last_hidden_state
 
 
 def completion_logps(model: nn.Module, hidden: Tensor, labels: Tensor) -> Tensor:
@@ -219,11 +204,11 @@ def _head(model: nn.Module) -> tuple[nn.Module, float]:
         core.eval()
         with torch.no_grad():
             if config.is_encoder_decoder:
-                states = core.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
-                hidden = _decoder_states(core, states, mask, ids)
+                states = encoder_states(core, ids, mask)
+                hidden = decoder_states(core, states, mask, ids)
                 theirs = core(encoder_outputs=(states,), attention_mask=mask, decoder_input_ids=shift_right(core, ids), use_cache=False).logits
             else:
-                hidden, theirs = _causal_states(core, ids, mask), core(input_ids=ids, attention_mask=mask, use_cache=False).logits
+                hidden, theirs = causal_states(core, ids, mask), core(input_ids=ids, attention_mask=mask, use_cache=False).logits
             near = 2e-2 * float(theirs.nan_to_num().abs().max())  # broken weights are the row's error, told where it is scored
             fits = [f for f in factors if torch.allclose(head(hidden * f).float(), theirs.float(), rtol=0, atol=near, equal_nan=True)]
         core.train(training)
@@ -234,32 +219,79 @@ def _head(model: nn.Module) -> tuple[nn.Module, float]:
     return core.get_output_embeddings(), _HEADS[core]
 
 
-def shift_right(model: nn.Module, labels: Tensor) -> Tensor:
-    """The decoder's inputs for these labels: the start token, then the labels without the last."""
-    start = labels.new_full((len(labels), 1), model.config.decoder_start_token_id)
-    return torch.cat([start, labels[:, :-1]], 1).masked_fill(torch.cat([start, labels[:, :-1]], 1) == IGNORE, model.config.pad_token_id)
+@dataclass(frozen=True)
+class Scored:
+    """What `grouped_logps` says of n completions of U prompts."""
+
+    logps: Tensor  # [n], with gradient
+    states: Tensor  # [U, S, d], what a value network reads: the encoder's states of the prompts, of a causal model its last layer's
+    mismatched: Tensor | None  # [n], without gradient: of the mismatched completions, where the batch has them
 
 
-def grouped_logps(model: nn.Module, batch: dict[str, Tensor], *, reduce: str) -> tuple[Tensor, Tensor]:
-    """log πθ(y|x) [n] of a collated batch, and the states that a value network reads: T5-like the prompts' [U, S, d], causal
-    the last layer's, [n, S, d].
+def grouped_logps(model: nn.Module, batch: dict[str, Tensor], *, reduce: str, exact_padding: bool = False) -> Scored:
+    """log πθ(y|x) of a batch of `collate`, each prompt read once for all its completions (see `prefixes`).
 
-    T5-like: the encoder runs once for each of the batch's U distinct prompts; row i reads states[group[i]]. Causal models
-    run row by row.
+    Prompts, and the completions of the prompts read together, are passed in buckets of near lengths, so that little padding is
+    computed; exact_padding: all at once, padded as the batch is. Gradients are those of `sequence_logps` on whole rows.
     """
-    labels = batch["labels"]
-    if not model.config.is_encoder_decoder:
-        states = _causal_states(model, batch["input_ids"], batch["attention_mask"])
-        return reduce_logps(completion_logps(model, states[:, :-1], labels[:, 1:]), labels[:, 1:], reduce), states
-    states = core_of(model).get_encoder()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
-    return decoder_logps(model, states, batch, reduce=reduce), states
+    ids, mask, group = batch["input_ids"], batch["attention_mask"], batch["group"]
+    shared = len(ids) < len(group) or "mismatched" in batch
+    if not (model.config.is_encoder_decoder or (shared and reads_cache(model))):
+        return _whole_rows(model, batch, reduce, exact_padding)
+    wanted = {name: batch[name] for name in ("labels", "mismatched") if name in batch}
+    states, logps = [], {name: [] for name in wanted}
+    for prompts, width in _buckets(model, mask, exact_padding):
+        rows, place = _rows_of(prompts, group, len(ids))
+        read = read_prompts(model, ids[prompts, :width], mask[prompts, :width], shared=shared)
+        states.append((prompts, nn.functional.pad(read.states, (0, 0, 0, ids.shape[1] - width))))
+        for name, labels in wanted.items():
+            with torch.set_grad_enabled(torch.is_grad_enabled() and name == "labels"):
+                for some, longest in _buckets(model, labels[rows] != IGNORE, exact_padding):
+                    part = labels[rows[some], :longest]
+                    found = completion_logps(model, read.hidden(place[some], part), part)
+                    logps[name].append((rows[some], reduce_logps(found, part, reduce)))
+    values = {name: _in_order(parts) for name, parts in logps.items()}
+    return Scored(values["labels"], _in_order(states), values.get("mismatched"))
 
 
-def decoder_logps(model: nn.Module, states: Tensor, batch: dict[str, Tensor], *, reduce: str) -> Tensor:
-    """log πθ of the batch's labels [n, T] under prompts that are already encoded, states [U, S, d]; T5-like models."""
-    group, labels = batch["group"], batch["labels"]
-    hidden = _decoder_states(model, states[group], batch["attention_mask"][group], labels)
-    return reduce_logps(completion_logps(model, hidden, labels), labels, reduce)
+def _whole_rows(model: nn.Module, batch: dict[str, Tensor], reduce: str, exact_padding: bool) -> Scored:
+    """`grouped_logps` of a causal model that reads every row whole."""
+    ids, group = batch["input_ids"], batch["group"]
+    first = torch.zeros(len(ids), dtype=group.dtype, device=group.device)
+    first[group.flip(0)] = torch.arange(len(group), device=group.device).flip(0)  # each prompt's first row
+    values, prompts = {}, []
+    for name in (name for name in ("labels", "mismatched") if name in batch):
+        rows, mask, labels = joined(ids, batch["attention_mask"], group, batch[name])
+        logps = []
+        with torch.set_grad_enabled(torch.is_grad_enabled() and name == "labels"):
+            for some, longest in _buckets(model, mask, exact_padding):
+                states = causal_states(model, rows[some, :longest], mask[some, :longest])
+                part = labels[some, 1:longest]
+                logps.append((some, reduce_logps(completion_logps(model, states[:, :-1], part), part, reduce)))
+                if name == "labels":
+                    states = nn.functional.pad(states, (0, 0, 0, rows.shape[1] - longest))[:, : ids.shape[1]]
+                    prompts.append((some, states))
+        values[name] = _in_order(logps)
+    return Scored(values["labels"], _in_order(prompts)[first], values.get("mismatched"))
+
+
+def _buckets(model: nn.Module, mask: Tensor, exact_padding: bool) -> Iterator[tuple[Tensor, int]]:
+    """(rows, width) of each bucket that rows padded on the right [n, S] are passed in."""
+    lengths = mask.sum(1).tolist()
+    for rows in [list(range(len(mask)))] if exact_padding else buckets(lengths, overhead(model)):
+        yield torch.tensor(rows, device=mask.device), mask.shape[1] if exact_padding else max(lengths[i] for i in rows)
+
+
+def _rows_of(prompts: Tensor, group: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """The rows [m] of some of the prompts, and which of them each belongs to [m]."""
+    place = torch.full((number,), -1, device=group.device).index_copy(0, prompts, torch.arange(len(prompts), device=group.device))
+    rows = (place[group] >= 0).nonzero().squeeze(1)
+    return rows, place[group[rows]]
+
+
+def _in_order(parts: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Values by their indices, of (indices, values)."""
+    return torch.cat([values for _, values in parts])[torch.cat([index for index, _ in parts]).argsort()]
 
 
 Prompt = str | list[dict[str, str]]  # a text, or the messages of a conversation
@@ -320,34 +352,23 @@ def is_t5_like(tokenizer: Any) -> bool:
     return tokenizer("a")["input_ids"][-1:] == [tokenizer.eos_token_id]
 
 
-def collate(rows: Sequence[tuple[list[int], list[int]]], *, pad_id: int, seq2seq: bool) -> dict[str, Tensor]:
-    """Encoded rows to a batch: input_ids and attention_mask, labels [n, T], group [n] (row → its prompt, 0 to U−1).
-
-    T5-like: the inputs are the U distinct prompts, [U, S]. Causal: every row's prompt and completion, [n, S].
+def collate(rows: Sequence[tuple[list[int], list[int]]], *, pad_id: int, mismatched: Sequence[list[int]] = ()) -> dict[str, Tensor]:
+    """Encoded rows to a batch: input_ids and attention_mask [U, S] of the U distinct prompts, labels [n, T] of the completions,
+    group [n] (row → its prompt, 0 to U−1), and labels of the rows' mismatched completions where they are given; padded on the right.
     """
     from torch.nn.utils.rnn import pad_sequence
 
+    def padded(sequences: Sequence[Sequence[int]], value: int) -> Tensor:
+        return pad_sequence([torch.tensor(s) for s in sequences], batch_first=True, padding_value=value)
+
     index = {prompt: i for i, prompt in enumerate(dict.fromkeys(tuple(prompt) for prompt, _ in rows))}
-    if seq2seq:
-        inputs, labels = list(index), [c for _, c in rows]
-    else:
-        inputs, labels = [p + c for p, c in rows], [[IGNORE] * len(p) + c for p, c in rows]
-    tensors = [torch.tensor(i) for i in inputs]
-    return {
-        "input_ids": pad_sequence(tensors, batch_first=True, padding_value=pad_id),
-        "attention_mask": pad_sequence([torch.ones_like(t) for t in tensors], batch_first=True),
-        "labels": pad_sequence([torch.tensor(x) for x in labels], batch_first=True, padding_value=IGNORE),
+    batch = {
+        "input_ids": padded(list(index), pad_id),
+        "attention_mask": padded([[1] * len(prompt) for prompt in index], 0),
+        "labels": padded([completion for _, completion in rows], IGNORE),
         "group": torch.tensor([index[tuple(prompt)] for prompt, _ in rows]),
     }
-
-
-def exchange(batch: dict[str, Tensor], index: Tensor, *, pad_id: int) -> dict[str, Tensor]:
-    """A causal model's batch in which row i keeps its prompt and takes the completion of row index[i]."""
-    rows = zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True)
-    prompts = [row[(mask == 1) & (labels == IGNORE)].tolist() for row, mask, labels in rows]
-    completions = [labels[labels != IGNORE].tolist() for labels in batch["labels"]]
-    rows = collate([(prompts[i], completions[j]) for i, j in enumerate(index.tolist())], pad_id=pad_id, seq2seq=False)
-    return {name: tensor.to(index.device) for name, tensor in rows.items()}
+    return batch | {"mismatched": padded(mismatched, IGNORE)} if mismatched else batch
 
 
 def score_completions(model: nn.Module, tokenizer: Any, rows: Sequence[tuple[list[int], list[int]]], *, bf16: bool = False,
@@ -356,7 +377,7 @@ def score_completions(model: nn.Module, tokenizer: Any, rows: Sequence[tuple[lis
 
     bf16: compute as a training step in bf16 does. tokens_at_once: padded tokens of prompt and completion in one batch. Raises ValueError naming the row when a log-probability is not finite.
     """
-    order = sorted(range(len(rows)), key=lambda i: (len(rows[i][0]), len(rows[i][1])), reverse=True)
+    order = sorted(range(len(rows)), key=lambda i: (len(rows[i][0]), rows[i][0], len(rows[i][1])), reverse=True)  # equal prompts together
     sums = torch.empty(len(rows), dtype=torch.float32)
     training, place, start = model.training, next(model.parameters()).device, 0
     model.eval()
@@ -364,8 +385,8 @@ def score_completions(model: nn.Module, tokenizer: Any, rows: Sequence[tuple[lis
         while start < len(order):
             longest = sum(max(len(rows[i][side]) for i in order[start : start + 256]) for side in (0, 1))
             chunk = order[start : start + max(1, min(256, tokens_at_once // longest))]
-            batch = collate([rows[i] for i in chunk], pad_id=tokenizer.pad_token_id, seq2seq=model.config.is_encoder_decoder)
-            sums[chunk] = grouped_logps(model, {k: v.to(place) for k, v in batch.items()}, reduce="sum")[0].float().cpu()
+            batch = collate([rows[i] for i in chunk], pad_id=tokenizer.pad_token_id)
+            sums[chunk] = grouped_logps(model, {k: v.to(place) for k, v in batch.items()}, reduce="sum").logps.float().cpu()
             start += len(chunk)
     model.train(training)
     bad = (~sums.isfinite()).nonzero()

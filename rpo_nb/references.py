@@ -162,7 +162,7 @@ def train_reference(folder: Path, model: ModelConfig, pairs: Sequence[tuple[str,
     encoded = policy.encode(tokenizer, [p for p, _ in pairs], [c for _, c in pairs], **limits)
     groups = prompt_groups(encoded, list(range(len(encoded))))
     schedule = profile.training.model_copy(update={
-        "epochs": model.epochs, "batch_size": model.batch_size, "micro_batch_size": model.batch_size, "lora": False, "save_steps": 0, "report_to": ()})
+        "epochs": model.epochs, "batch_size": model.batch_size, "lora": False, "save_steps": 0, "report_to": ()})
     steps = -(-len(groups) // model.batch_size) * model.epochs
     # Adafactor scales a step by the size of the parameter, which T5's mixed initialisation needs: AdamW learnt to copy the
     # prompt's words about ten times more slowly here.

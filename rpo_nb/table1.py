@@ -49,7 +49,7 @@ def measure(profile: Profile, size: str, seed: int) -> pd.DataFrame:
     """Table I of one size and seed, long: property, method, value, ci_low, ci_high, published, note.
 
     Costs, under the first preset (they hardly depend on it): trainable parameters; networks in memory while training
-    (reference log-probabilities are cached; KTO's mismatched pairs cannot be, so it keeps the reference); FLOPs a step, forward
+    (the reference's log-probabilities are cached, those of KTO's mismatched pairs too); FLOPs a step, forward
     and backward, counted by torch; seconds a step, the median wall clock of training, the optimiser's part included.
     Steadiness of the mini-batch gradient g, under each preset of Table IV, at the start and after as many steps as there are mini-batches (evaluation.table1_batches):
     gradient variance, E‖g − G‖² / ‖G‖² around its expectation G, both estimated without bias, jackknife interval; and the mean
@@ -115,7 +115,7 @@ def _method(profile: Profile, prepared: Prepared, preset: str, method: str, size
 
 
 def _costs(profile: Profile, trainer: PolicyTrainer) -> list[dict]:
-    held = {"policy": trainer.model.policy, "value network": trainer.model.value, "reference": trainer.reference}
+    held = {"policy": trainer.model.policy, "value network": trainer.model.value}
     networks = [name for name, network in held.items() if network is not None]
     flops = []
     for batch, _ in zip(_batches(profile, trainer, trainer.train_dataset), range(COUNTED)):
@@ -150,7 +150,7 @@ def _batches(profile: Profile, trainer: PolicyTrainer, groups: list[dict]) -> It
     """The groups as mini-batches, in their order."""
     size = _prompts_a_batch(profile, sum(len(g["rows"]) for g in groups) / len(groups))
     for start in range(0, len(groups), size):
-        yield trainer._prepare_inputs(trainer.data_collator(groups[start : start + size]))
+        yield trainer.batch(groups[start : start + size])
 
 
 def _gradients(profile: Profile, trainer: PolicyTrainer, groups: list[dict], detach: bool = False) -> Tensor:

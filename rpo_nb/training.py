@@ -1,13 +1,13 @@
 """Train a policy with one objective, on transformers' Trainer.
 
     objective = Objective(method="rpo", reduce="sum", tau=1.0)
-    groups = prompt_groups(encoded, prompt_ids, rewards, ref_logps, log_partition, desirable)
-    trainer = make_trainer(model, tokenizer, groups, objective, config=profile.training, output_dir=..., seed=0, reference=reference)
+    groups = prompt_groups(encoded, prompt_ids, rewards=rewards, ref_logps=ref_logps, log_partition=log_partition)
+    trainer = make_trainer(model, tokenizer, groups, objective, config=profile.training, output_dir=..., seed=0)
     trainer.train()                    # resume with trainer.train(resume_from_checkpoint=...)
     trainer.model.policy.save_pretrained(...)
 
-One item of the data set is one prompt with all its completions, so a batch holds whole prompts: the encoder runs once a
-prompt, and KTO's mismatched pairs can be made by rotation inside the micro-batch.
+One item of the data set is one prompt with all its completions, so a batch holds whole prompts, each read once. A batch of the
+Trainer is one optimiser step; it is passed in micro-batches of a token budget, long prompts with long ones.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from safetensors.torch import save_file
@@ -28,10 +30,10 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from rpo_nb import objectives
 from rpo_nb.config import Objective, TrainingConfig
-from rpo_nb.policy import IGNORE, adapter_off, autocast, collate, decoder_logps, exchange, grouped_logps
+from rpo_nb.policy import collate, grouped_logps
 from rpo_nb.store import finished, write_json
 
-ROW_FIELDS = ("rewards", "ref_logps", "log_partition", "desirable", "rows")
+ROW_FIELDS = ("rewards", "ref_logps", "log_partition", "desirable")  # of every item; others are added by name
 VALUE_WIDTH = 512  # paper A's value network: hidden → 512 → tanh → 1
 
 
@@ -49,21 +51,20 @@ class PolicyWithValue(nn.Module):
         self.value = nn.Sequential(nn.Linear(width, VALUE_WIDTH), nn.Tanh(), nn.Linear(VALUE_WIDTH, 1)) if objective.method == "dro" else None
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
-        logps, states = grouped_logps(self.policy, batch, reduce=self.objective.reduce)
-        out = {"logps": logps, "states": states}
+        padded = self.value is not None and self.objective.value_pooling == "all"
+        scored = grouped_logps(self.policy, batch, reduce=self.objective.reduce, exact_padding=padded)
+        out = {"logps": scored.logps}
+        if scored.mismatched is not None:
+            out["mismatched_logps"] = scored.mismatched
         if self.value is not None:
-            values = self.value(self.pool(states, batch)).squeeze(-1).float()
-            out["values"] = values[batch["group"]] if self.config.is_encoder_decoder else values
+            out["values"] = self.value(self.pool(scored.states, batch["attention_mask"])).squeeze(-1).float()[batch["group"]]
         return out
 
-    def pool(self, states: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """Mean of the prompt's states [U, S, d] → [U, d]."""
+    def pool(self, states: Tensor, mask: Tensor) -> Tensor:
+        """Mean of the prompts' states [U, S, d] → [U, d]; the value may see the prompt, never a completion."""
         states = states.detach() if self.objective.value_detach else states
         if self.objective.value_pooling == "all":
             return states.mean(1)
-        mask = batch["attention_mask"]
-        if not self.config.is_encoder_decoder:  # the value may see the prompt, never the completion
-            mask = mask * (batch["labels"] == IGNORE)
         mask = mask.unsqueeze(-1).to(states.dtype)
         return (states * mask).sum(1) / mask.sum(1).clamp(min=1)
 
@@ -89,64 +90,124 @@ def _kto(objective: Objective, out: dict, batch: dict, kl: Any) -> Tensor:
 LOSSES = {"sft": _sft, "rpo": _rpo, "dro": _dro, "kto": _kto}
 
 
-def rotation(group: Tensor) -> tuple[Tensor, Tensor]:
-    """A mismatched completion for each row: indices [n] into the batch, and whether its prompt really is another, bool [n].
+def mismatched_rows(prompt_ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """For each row the row whose completion KTO reads under its prompt, [n], and whether that is another prompt's, bool [n].
 
-    Rotating by the size of the largest group pairs every row with another prompt as soon as no group fills more than half
-    of the batch; rows that still meet their own prompt do not count.
+    Rows are rotated, prompt by prompt, by the size of the largest: every row meets another prompt as soon as none has more
+    than half of the rows. The pairs are fixed for a training, so that the reference reads them once (as TRL's KTO does).
     """
-    shift = int(torch.bincount(group).max())
-    index = torch.arange(len(group), device=group.device).roll(-shift)
-    return index, group[index] != group
+    ids = np.asarray(prompt_ids)
+    order = np.argsort(ids, kind="stable")
+    partner = np.empty(len(ids), dtype=int)
+    partner[order] = np.roll(order, -int(np.unique(ids, return_counts=True)[1].max()))
+    return partner, ids[partner] != ids
 
 
-def prompt_groups(encoded: Sequence[tuple[list[int], list[int]]], prompt_ids: Sequence[int], **fields: Sequence[float]) -> list[dict]:
+def prompt_groups(encoded: Sequence[tuple[list[int], list[int]]], prompt_ids: Sequence[int], *, mismatched: Sequence[list[int]] = (),
+                  **fields: Sequence[Any]) -> list[dict]:
     """Rows to one item a prompt: its ids, its completions, and of each completion its row number and the given fields.
 
-    fields: rewards, ref_logps, log_partition, desirable, one value a row; those left out are 0.
+    fields: one value a row, or one list of m values a row; rewards, ref_logps, log_partition and desirable are 0 when left out.
+    mismatched: the completion of another prompt that each row is scored with beside its own, with the fields mismatched_ref_logps and mismatched_real.
     """
-    groups: dict[int, dict] = defaultdict(lambda: {"encoded": [], **{f: [] for f in ROW_FIELDS}})
+    fields = {name: np.zeros(len(encoded)) for name in ROW_FIELDS} | {name: np.asarray(values) for name, values in fields.items()}
+    groups: dict[int, dict] = {}
     for row, (pair, prompt) in enumerate(zip(encoded, prompt_ids, strict=True)):
-        groups[prompt]["encoded"].append(pair)
-        groups[prompt]["rows"].append(row)
-        for field in ROW_FIELDS[:-1]:
-            groups[prompt][field].append(float(fields[field][row]) if field in fields else 0.0)
+        item = groups.setdefault(prompt, {"encoded": [], "rows": [], **({"mismatched": []} if mismatched else {}), **{f: [] for f in fields}})
+        item["encoded"].append(pair)
+        item["rows"].append(row)
+        if mismatched:
+            item["mismatched"].append(mismatched[row])
+        for name, values in fields.items():
+            item[name].append(values[row].astype(float).tolist())
     return list(groups.values())
 
 
 class GroupCollator:
     """Items of `prompt_groups` to one batch of tensors."""
 
-    def __init__(self, pad_id: int, seq2seq: bool):
-        self.pad_id, self.seq2seq = pad_id, seq2seq
+    def __init__(self, pad_id: int):
+        self.pad_id = pad_id
 
     def __call__(self, items: Sequence[dict]) -> dict[str, Tensor]:
-        batch = collate([pair for item in items for pair in item["encoded"]], pad_id=self.pad_id, seq2seq=self.seq2seq)
-        for field in ROW_FIELDS:
-            batch[field] = torch.tensor([value for item in items for value in item[field]])
+        def rows(name: str) -> list:
+            return [value for item in items for value in item.get(name, ())]
+
+        batch = collate(rows("encoded"), pad_id=self.pad_id, mismatched=rows("mismatched"))
+        for name in items[0].keys() - {"encoded", "mismatched"}:
+            batch[name] = torch.tensor(rows(name))
         batch["desirable"] = batch["desirable"].bool()
         return batch
 
 
-class PolicyTrainer(Trainer):
-    """transformers' Trainer with our losses. The loss of a step is the mean over the rows of all its micro-batches."""
+def micro_batches(items: Sequence[dict], tokens: int, *, at_least: int = 1) -> list[list[dict]]:
+    """The prompts of a step in parts of at most so many tokens (prompts and completions, without padding), the longest first; a
+    prompt that has more stands alone. at_least: so many parts where there are prompts enough."""
+    def size(item: dict) -> int:
+        return len(item["encoded"][0][0]) + sum(len(completion) for _, completion in item["encoded"])
 
-    def __init__(self, *args, objective: Objective, reference: nn.Module | None = None, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.objective = objective
-        self.reference = reference  # only KTO's mismatched pairs need it: no cache can hold them; None: the adapter switched off
+    parts: list[list[dict]] = [[]]
+    room = tokens
+    for item in sorted(items, key=size, reverse=True) if sum(map(size, items)) > tokens or at_least > 1 else items:
+        if parts[-1] and size(item) > room:
+            parts.append([])
+            room = tokens
+        parts[-1].append(item)
+        room -= size(item)
+    while len(parts) < min(at_least, len(items)):
+        largest = max(parts, key=len)
+        parts.insert(parts.index(largest) + 1, [largest.pop() for _ in range(len(largest) // 2)])
+    return parts
+
+
+@dataclass(frozen=True)
+class Step:
+    """The prompts of an optimiser step, one process's share; opaque, so that accelerate does not walk through their tokens."""
+
+    items: list[dict]
+
+
+class PolicyTrainer(Trainer):
+    """transformers' Trainer with our losses. The loss of a step is the mean over its rows, whatever its micro-batches."""
+
+    def __init__(self, *args, objective: Objective, pad_id: int, micro_batch_tokens: int, **kwargs):
+        super().__init__(*args, data_collator=Step, **kwargs)  # training_step forms the micro-batches
+        self.objective, self.micro_batch_tokens = objective, micro_batch_tokens
+        self.collate = GroupCollator(pad_id)
         self.model_accepts_loss_kwargs = True  # the loss below is already divided by the rows of the whole step
         self.loss_is_scaled_for_ga = True
         self._watched: dict[str, list[float]] = defaultdict(list)
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor | None:
-        rows = torch.tensor(sum(len(b["rewards"]) for b in batch_samples), device=device)
+        rows = torch.tensor(sum(len(item["rows"]) for step in batch_samples for item in step.items), device=device)
         return self.accelerator.gather(rows).sum() if self.args.world_size > 1 else rows
 
+    def floating_point_ops(self, inputs: Step) -> int:
+        return 0  # transformers' own guess looks for a batch of tensors; table1 counts operations
+
+    def batch(self, items: Sequence[dict]) -> dict[str, Tensor]:
+        """Items as one batch on the device."""
+        return self._prepare_inputs(self.collate(items))
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        parts = micro_batches(inputs.items, self.micro_batch_tokens)
+        if self.args.world_size > 1:  # all processes pass as many: with FSDP each pass is one of all of them
+            most = self.accelerator.gather(torch.tensor(len(parts), device=self.args.device)).max()
+            parts = micro_batches(inputs.items, self.micro_batch_tokens, at_least=int(most))
+        z0 = self.step_kl(model, parts) if self.objective.method == "kto" and len(parts) > 1 else None
+        loss = 0.0
+        for i, part in enumerate(parts):
+            with self.accelerator.no_sync(model) if i + 1 < len(parts) else nullcontext():
+                loss += super().training_step(model, self.collate(part) | ({} if z0 is None else {"z0": z0}), num_items_in_batch)
+        return loss
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        z0 = inputs.pop("z0", None)
         out = model(**inputs)
+        if self.objective.method == "kto" and z0 is None:
+            z0 = self.kl(*self.kl_sum(out, inputs))
         try:
-            losses = LOSSES[self.objective.method](self.objective, out, inputs, self.baseline(out, inputs))
+            losses = LOSSES[self.objective.method](self.objective, out, inputs, z0)
         except ValueError as error:
             raise ValueError(f"step {self.state.global_step}: {error} (training rows {inputs['rows'].tolist()})") from error
         if not bool(losses.isfinite().all()):
@@ -157,37 +218,33 @@ class PolicyTrainer(Trainer):
         loss = losses.sum() / rows * (self.args.world_size if num_items_in_batch is not None else 1)
         return (loss, out) if return_outputs else loss
 
-    def baseline(self, out: dict[str, Tensor], batch: dict[str, Tensor]) -> Tensor | None:
-        """KTO's z0 over the micro-batches of all processes; None for the other methods."""
-        if self.objective.method != "kto":
-            return None
+    def kl_sum(self, out: dict[str, Tensor], batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The log-ratios that KTO's z0 is the mean of, summed, and their number."""
         if self.objective.kto_kl == "matched":
-            kl, count = objectives.kto_kl(out["logps"], batch["ref_logps"], clamp=False), torch.tensor(len(out["logps"]))
+            mine, theirs, real = out["logps"], batch["ref_logps"], torch.ones_like(batch["desirable"])
         else:
-            index, other = rotation(batch["group"])
-            kl, count = self.mismatched_kl(out["states"], batch, index, other), other.sum()
+            mine, theirs, real = out["mismatched_logps"], batch["mismatched_ref_logps"], batch["mismatched_real"].bool()
+        return objectives.kto_kl(mine, theirs, clamp=False, mask=real) * real.sum(), real.sum()
+
+    def kl(self, total: Tensor, count: Tensor) -> Tensor:
+        """KTO's z0 over all processes: of mismatched pairs the mean log-ratio clamped at 0, of matched ones unclamped (the authors' code)."""
         if self.args.world_size > 1:  # the mean over all rows, clamped after: not the mean of clamped means
-            total, rows = self.accelerator.reduce(torch.stack([kl * count.to(kl.device), count.to(kl)]), "sum")
-            kl = total / rows.clamp(min=1)
+            total, count = self.accelerator.reduce(torch.stack([total, count.to(total)]), "sum")
+        kl = total / count.clamp(min=1)
         return kl if self.objective.kto_kl == "matched" else kl.clamp(min=0)
 
     @torch.no_grad()
-    def mismatched_kl(self, states: Tensor, batch: dict[str, Tensor], index: Tensor, other: Tensor) -> Tensor:
-        """Mean log-ratio of the pairs (x_i, y_index[i]) that are of other prompts; the policy's encoder states are used again."""
-        policy = self.accelerator.unwrap_model(self.model).policy
-        with autocast(self.args.bf16):  # outside the model's own forward, which the Trainer wraps
-            return self._mismatched_kl(policy, states, batch, index, other)
-
-    def _mismatched_kl(self, policy: nn.Module, states: Tensor, batch: dict[str, Tensor], index: Tensor, other: Tensor) -> Tensor:
-        if policy.config.is_encoder_decoder:
-            rotated = {**batch, "labels": batch["labels"][index]}
-            mine = decoder_logps(policy, states, rotated, reduce=self.objective.reduce)
-        else:
-            rotated = exchange(batch, index, pad_id=self.data_collator.pad_id)
-            mine, _ = grouped_logps(policy, rotated, reduce=self.objective.reduce)
-        with adapter_off(policy) if self.reference is None else nullcontext(self.reference) as reference:
-            theirs, _ = grouped_logps(reference, rotated, reduce=self.objective.reduce)
-        return objectives.kto_kl(mine, theirs, mask=other, clamp=False)
+    def step_kl(self, model: nn.Module, parts: list[list[dict]]) -> Tensor:
+        """KTO's z0 over the micro-batches of a step, before the first of them is passed with gradients."""
+        sums = []
+        for part in parts:
+            batch = self.batch(part)
+            mismatched = batch.pop("mismatched", None)
+            if self.objective.kto_kl == "matched":
+                sums.append(self.kl_sum(model(**batch), batch))
+            else:
+                sums.append(self.kl_sum({"mismatched_logps": model(**batch | {"labels": mismatched})["logps"]}, batch))
+        return self.kl(torch.stack([total for total, _ in sums]).sum(), torch.stack([count for _, count in sums]).sum())
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """A checkpoint's weights. T5's embeddings are one tensor under several names, which safetensors takes as copies only."""
@@ -215,36 +272,33 @@ class PolicyTrainer(Trainer):
 
 
 def make_trainer(model: nn.Module, tokenizer: Any, groups: list[dict], objective: Objective, *, config: TrainingConfig, output_dir: str | Path,
-                 seed: int, reference: nn.Module | None = None, max_grad_norm: float = 1.0, weight_decay: float = 0.01,
-                 optimizers: tuple = (None, None), callbacks: Sequence[TrainerCallback] = ()) -> PolicyTrainer:
+                 seed: int, max_grad_norm: float = 1.0, weight_decay: float = 0.01, optimizers: tuple = (None, None),
+                 callbacks: Sequence[TrainerCallback] = ()) -> PolicyTrainer:
     """A PolicyTrainer for prompt groups. AdamW, linear schedule with warm-up, gradient clipping (0: none), as the profile says.
 
     batch_size counts rows: a step takes batch_size / (mean completions a prompt) prompts, over all processes. Raises ValueError when KTO's
-    mismatched pairs are asked for without a reference, when there is no row, and for T5 in half precision.
+    mismatched pairs are asked for and not given, when there is no row, and for T5 in half precision.
     """
     if not groups:
         raise ValueError("there is no training row left; see the data report")
-    if objective.method == "kto" and objective.kto_kl == "mismatched" and reference is None and not hasattr(model, "disable_adapter"):
-        raise ValueError("KTO's mismatched pairs need the reference policy; pass reference=")
+    if objective.method == "kto" and objective.kto_kl == "mismatched" and "mismatched" not in groups[0]:
+        raise ValueError("KTO's z0 needs mismatched pairs; give prompt_groups mismatched=, mismatched_ref_logps= and mismatched_real=")
     if next(model.parameters()).dtype == torch.float16:
         raise ValueError("fp16 is refused: T5's feed-forward activations overflow its range and give NaN; use bf16 or float32")
-    per_prompt = sum(len(g["rows"]) for g in groups) / len(groups)
     on_cpu = not torch.cuda.is_available()
     processes = PartialState(cpu=on_cpu).num_processes
-    step = max(1, round(config.batch_size / per_prompt))
-    micro = max(1, min(round(config.micro_batch_size / per_prompt), step // processes))
-    accumulation = max(1, step // (micro * processes))
-    steps = -(-len(groups) // (micro * processes * accumulation)) * config.epochs
+    prompts = max(1, round(config.batch_size * len(groups) / sum(len(g["rows"]) for g in groups)) // processes)
+    steps = -(-len(groups) // (prompts * processes)) * config.epochs
     arguments = TrainingArguments(
-        output_dir=str(output_dir), num_train_epochs=config.epochs, per_device_train_batch_size=micro,
-        gradient_accumulation_steps=accumulation, learning_rate=config.learning_rate, warmup_steps=config.warmup_steps,
+        output_dir=str(output_dir), num_train_epochs=config.epochs, per_device_train_batch_size=prompts,
+        learning_rate=config.learning_rate, warmup_steps=config.warmup_steps,
         lr_scheduler_type="linear", max_grad_norm=max_grad_norm, weight_decay=weight_decay, bf16=config.bf16,
         logging_steps=min(config.logging_steps, steps), report_to=list(config.report_to), disable_tqdm=True, remove_unused_columns=False,
         save_strategy="steps" if config.save_steps else "no", save_steps=config.save_steps or 500, save_total_limit=1,
-        seed=seed, data_seed=seed, use_cpu=on_cpu, dataloader_pin_memory=not on_cpu, label_names=["labels"])
+        seed=seed, data_seed=seed, use_cpu=on_cpu, dataloader_pin_memory=False, label_names=["labels"], ddp_broadcast_buffers=False)
     trainer = PolicyTrainer(
-        model=PolicyWithValue(model, objective), args=arguments, train_dataset=groups, objective=objective, reference=reference,
-        data_collator=GroupCollator(tokenizer.pad_token_id, model.config.is_encoder_decoder), optimizers=optimizers, callbacks=list(callbacks))
+        model=PolicyWithValue(model, objective), args=arguments, train_dataset=groups, objective=objective, pad_id=tokenizer.pad_token_id,
+        micro_batch_tokens=config.micro_batch_tokens, optimizers=optimizers, callbacks=list(callbacks))
     trainer.remove_callback(PrinterCallback)  # the notebook shows learning curves and a progress bar instead
     return trainer
 

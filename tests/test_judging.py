@@ -614,7 +614,7 @@ def test_score_is_the_gated_sum_and_the_head(tiny_t5):
     rows = encode(tokenizer, ["write about the boat", "write"], ["the boat lies in the harbour", "the cat"],
                   max_prompt_tokens=9, max_completion_tokens=9)
     with torch.no_grad():
-        got = net(**collate(rows, pad_id=0, seq2seq=True))["scores"]
+        got = net(**collate(rows, pad_id=0))["scores"]
         for score, (prompt, completion) in zip(got, rows, strict=True):
             out = model(input_ids=torch.tensor([prompt]), decoder_input_ids=torch.tensor([[0, *completion]]),
                         output_hidden_states=True)

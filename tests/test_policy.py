@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rpo_nb import policy
+from rpo_nb import policy, prefixes
 
 PROMPTS = ["the cat", "a dog sat on the mat", "the cat", "one two"]
 TEXTS = ["sat on a mat", "the dog", "sat", "three four five one"]
@@ -12,13 +12,19 @@ TEXTS = ["sat on a mat", "the dog", "sat", "three four five one"]
 def batch_of(pair, dtype=None):
     model, tokenizer = pair
     rows = policy.encode(tokenizer, PROMPTS, TEXTS, max_prompt_tokens=16, max_completion_tokens=16)
-    return policy.collate(rows, pad_id=tokenizer.pad_token_id, seq2seq=model.config.is_encoder_decoder), rows
+    return policy.collate(rows, pad_id=tokenizer.pad_token_id), rows
 
 
-def expanded(model, batch):
-    """input_ids, attention_mask, labels row for row."""
-    group = batch["group"] if model.config.is_encoder_decoder else torch.arange(len(batch["labels"]))
-    return batch["input_ids"][group], batch["attention_mask"][group], batch["labels"]
+def expanded(model, rows):
+    """input_ids, attention_mask, labels of whole rows, put together by hand."""
+    def padded(sequences, value):
+        return torch.nn.utils.rnn.pad_sequence([torch.tensor(s) for s in sequences], batch_first=True, padding_value=value)
+
+    if model.config.is_encoder_decoder:
+        ids, labels = [p for p, _ in rows], [c for _, c in rows]
+    else:
+        ids, labels = [p + c for p, c in rows], [[policy.IGNORE] * len(p) + c for p, c in rows]
+    return padded(ids, 0), padded([[1] * len(i) for i in ids], 0), padded(labels, policy.IGNORE)
 
 
 @pytest.fixture(params=["tiny_t5", "tiny_llama"])
@@ -30,8 +36,7 @@ def pair(request):
 
 def test_sums_are_transformers_own_loss(pair):
     model, _ = pair
-    batch, _ = batch_of(pair)
-    ids, mask, labels = expanded(model, batch)
+    ids, mask, labels = expanded(model, batch_of(pair)[1])
     with torch.no_grad():
         theirs = model(input_ids=ids, attention_mask=mask, labels=labels).loss
         sums = policy.sequence_logps(model, ids, mask, labels, reduce="sum")
@@ -41,23 +46,109 @@ def test_sums_are_transformers_own_loss(pair):
     torch.testing.assert_close(means, sums / tokens)
 
 
-def test_grouped_equals_ungrouped_with_gradients_in_float64(pair):
+def flat_gradient(model, value):
+    """The gradient of a number, of all trained parameters, one vector."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return torch.cat([g.flatten() for g in torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)])
+
+
+@pytest.mark.parametrize("launch", [0.0, 1e4, 1e12])  # every row in a bucket of its own, some together, all in one
+@pytest.mark.parametrize("lora", [False, True])
+def test_grouped_equals_ungrouped_with_gradients_in_float64(pair, launch, lora, monkeypatch):
+    """Losses and gradients of prompts read once are those of whole rows read one by one, whatever the buckets."""
     import copy
 
-    model = copy.deepcopy(pair[0]).double()
-    batch, _ = batch_of(pair)
-    single = policy.sequence_logps(model, *expanded(model, batch), reduce="sum")
-    grouped, states = policy.grouped_logps(model, batch, reduce="sum")
-    assert grouped.dtype == torch.float64
-    torch.testing.assert_close(single, grouped, rtol=1e-12, atol=1e-12)
+    monkeypatch.setitem(prefixes.LAUNCH, "cpu", launch)
+    model = copy.deepcopy(pair[0])
+    if lora:
+        model = policy.add_lora(model, 4)
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                if "lora_B" in name:
+                    p.normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
+    model = model.double()
+    policy.set_dropout(model, 0.0)
+    batch, rows = batch_of(pair)
+    single = policy.sequence_logps(model, *expanded(model, rows), reduce="sum")
+    grouped = policy.grouped_logps(model.train(), batch, reduce="sum")
+    assert prefixes.reads_cache(model) and grouped.logps.dtype == torch.float64 and len(grouped.states) == 3  # "the cat" is read once
+    torch.testing.assert_close(single, grouped.logps, rtol=1e-12, atol=1e-12)
     weights = torch.randn(len(single), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    for a, b in zip(torch.autograd.grad((single * weights).sum(), parameters, allow_unused=True),
-                    torch.autograd.grad((grouped * weights).sum(), parameters, allow_unused=True), strict=True):
-        if a is not None:
-            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)  # T5's layer norm is float32 whatever the model's dtype
-    if model.config.is_encoder_decoder:
-        assert len(states) == 3  # "the cat" is encoded once
+    ours, theirs = (flat_gradient(model, (logps * weights).sum()) for logps in (grouped.logps, single))
+    # 1e-6: the layer norms are float32 whatever the model's dtype
+    assert float(theirs.norm()) > 0 and float((ours - theirs).norm()) < 1e-6 * float(theirs.norm())
+
+
+def test_mismatched_completions_are_scored_beside_without_gradient(pair):
+    model, _ = pair
+    batch, rows = batch_of(pair)
+    others = [rows[i][1] for i in (1, 2, 3, 0)]
+    beside = policy.collate(rows, pad_id=0, mismatched=others)
+    scored = policy.grouped_logps(model, beside, reduce="mean")
+    swapped = policy.sequence_logps(model, *expanded(model, [(p, c) for (p, _), c in zip(rows, others, strict=True)]), reduce="mean")
+    torch.testing.assert_close(scored.mismatched, swapped, rtol=1e-4, atol=1e-4)
+    assert scored.logps.requires_grad and not scored.mismatched.requires_grad
+    torch.testing.assert_close(scored.logps, policy.grouped_logps(model, batch, reduce="mean").logps, rtol=1e-5, atol=1e-5)
+
+
+def test_prompts_with_one_completion_each_and_models_without_a_cache_give_the_same_numbers(pair, monkeypatch):
+    model, _ = pair
+    batch, rows = batch_of(pair)
+    whole = policy.sequence_logps(model, *expanded(model, rows), reduce="sum")
+    torch.testing.assert_close(policy.grouped_logps(model, policy.collate(rows[1:], pad_id=0), reduce="sum").logps, whole[1:], rtol=1e-5, atol=1e-5)
+    usual = policy.grouped_logps(model, batch, reduce="sum")
+    monkeypatch.setattr(policy, "reads_cache", lambda _: False)
+    monkeypatch.setattr(prefixes, "reads_cache", lambda _: False)
+    without = policy.grouped_logps(model, batch | {"mismatched": batch["labels"]}, reduce="sum")
+    torch.testing.assert_close(without.logps, whole, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(without.mismatched, without.logps)
+    real = batch["attention_mask"].bool()
+    torch.testing.assert_close(without.states[real], usual.states[real], rtol=1e-4, atol=1e-4)  # what a value network reads
+
+
+def test_a_model_whose_cache_cannot_be_read_says_so(tiny_llama, monkeypatch):
+    import copy
+
+    model = copy.deepcopy(tiny_llama[0])
+
+    def refuses(*args):
+        raise TypeError("forward() got an unexpected keyword argument 'past_key_values'")
+
+    monkeypatch.setattr(prefixes, "_kept", refuses)
+    with pytest.warns(UserWarning, match="LlamaForCausalLM reads every prompt again for each of its completions.*past_key_values"):
+        assert prefixes.reads_cache(model) is False
+    assert prefixes.reads_cache(model) is False  # and is not asked again
+
+
+def test_exact_padding_computes_the_batch_as_it_is_padded(tiny_t5):
+    """The authors' value network averages over padding: its states must be those of the padded batch."""
+    model, _ = tiny_t5
+    batch, _ = batch_of(tiny_t5)
+    with torch.no_grad():
+        theirs = model.encoder(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
+        torch.testing.assert_close(policy.grouped_logps(model, batch, reduce="sum", exact_padding=True).states, theirs)
+
+
+@pytest.mark.parametrize("overhead", [0.0, 3.0, 20.0, 1e9])
+def test_buckets_are_the_cheapest_of_all(overhead):
+    """Against every way to cut a sorted list."""
+    import itertools
+
+    lengths = [7, 3, 9, 3, 12, 1, 8]
+
+    def cost(parts):
+        return sum(len(p) * max(lengths[i] for i in p) + overhead for p in parts)
+
+    order = sorted(range(7), key=lambda i: -lengths[i])
+    ways = []
+    for cuts in itertools.product([False, True], repeat=6):
+        parts = [[order[0]]]
+        for i, cut in zip(order[1:], cuts, strict=True):
+            parts.append([i]) if cut else parts[-1].append(i)
+        ways.append(cost(parts))
+    found = prefixes.buckets(lengths, overhead)
+    assert sorted(i for part in found for i in part) == list(range(7))
+    assert cost(found) == min(ways)
 
 
 def test_a_row_does_not_feel_its_neighbours_padding(pair):
@@ -94,8 +185,7 @@ def test_a_nan_names_the_row(pair):
     (lambda b: {**b, "labels": torch.full_like(b["labels"], policy.IGNORE)}, "row 0 has no completion token"),
 ])
 def test_bad_arguments_are_named(pair, change, message):
-    batch, _ = batch_of(pair)
-    ids, mask, labels = expanded(pair[0], batch)
+    ids, mask, labels = expanded(pair[0], batch_of(pair)[1])
     arguments = change({"input_ids": ids, "attention_mask": mask, "labels": labels, "reduce": "sum"})
     with pytest.raises(ValueError, match=message):
         policy.sequence_logps(pair[0], **arguments)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from rpo_nb import policy, references
 from rpo_nb.config import Objective, TrainingConfig, load_profile
-from rpo_nb.training import last_checkpoint, make_trainer, prompt_groups, save_policy
+from rpo_nb.training import last_checkpoint, make_trainer, mismatched_rows, prompt_groups, save_policy
 
 ROOT = Path(__file__).parent.parent
 PROMPTS = ["write about a red lamp", "please write about the boat", "two chair in the garden"]
@@ -31,7 +31,7 @@ def pair(request):
 
 def batch_of(model, tokenizer):
     rows = policy.encode(tokenizer, PROMPTS, TEXTS, max_prompt_tokens=16, max_completion_tokens=16)
-    return policy.collate(rows, pad_id=tokenizer.pad_token_id, seq2seq=model.config.is_encoder_decoder)
+    return policy.collate(rows, pad_id=tokenizer.pad_token_id)
 
 
 # ---- the projection ---------------------------------------------------------------------------------------------------
@@ -41,7 +41,7 @@ def test_projection_in_pieces_gives_the_same_numbers_and_gradients_and_never_hol
     parameters = [p for p in model.parameters() if p.requires_grad]
 
     def measured():
-        logps, _ = policy.grouped_logps(model, batch, reduce="sum")
+        logps = policy.grouped_logps(model, batch, reduce="sum").logps
         return logps, torch.autograd.grad((logps * torch.tensor([1.0, -2.0, 0.5])).sum(), parameters, allow_unused=True)
 
     whole, whole_gradients = measured()
@@ -74,7 +74,7 @@ def test_a_scaled_head_is_recognised(tiny_t5):
     labels, group = batch["labels"], batch["group"]
     with torch.no_grad():
         theirs = model(input_ids=batch["input_ids"][group], attention_mask=batch["attention_mask"][group], labels=labels).loss
-        ours, _ = policy.grouped_logps(model, batch, reduce="sum")
+        ours = policy.grouped_logps(model, batch, reduce="sum").logps
     torch.testing.assert_close(-ours.sum() / (labels != policy.IGNORE).sum(), theirs, rtol=1e-5, atol=1e-6)
 
 
@@ -131,9 +131,9 @@ def test_with_lora_every_log_ratio_of_step_0_is_exactly_zero(pair):
     policy.set_dropout(adapted, 0.0)
     batch = batch_of(*pair)
     with torch.no_grad():
-        mine, _ = policy.grouped_logps(adapted.train(), batch, reduce="sum")
+        mine = policy.grouped_logps(adapted.train(), batch, reduce="sum").logps
         with policy.adapter_off(adapted) as reference:
-            theirs, _ = policy.grouped_logps(reference, batch, reduce="sum")
+            theirs = policy.grouped_logps(reference, batch, reduce="sum").logps
     assert adapted.training and torch.equal(mine, theirs)
 
 
@@ -144,18 +144,22 @@ def lora_trainer(pair, folder, method="kto"):
     ref = policy.score_completions(model, tokenizer, rows)[0]
     adapted = policy.add_lora(model, 4)
     policy.set_dropout(adapted, 0.0)
-    groups = prompt_groups(rows, [0, 1, 2], rewards=[1.0, -1.0, 0.5], ref_logps=ref.tolist(), desirable=[True, False, True])
-    config = TrainingConfig(epochs=2, batch_size=3, micro_batch_size=3, learning_rate=1e-2, warmup_steps=0, report_to=(), logging_steps=1)
+    partner, real = mismatched_rows([0, 1, 2])
+    others = [rows[i][1] for i in partner]
+    theirs = policy.score_completions(model, tokenizer, [(p, c) for (p, _), c in zip(rows, others, strict=True)])[0]
+    groups = prompt_groups(rows, [0, 1, 2], rewards=[1.0, -1.0, 0.5], ref_logps=ref.tolist(), desirable=[True, False, True],
+                           mismatched=others, mismatched_ref_logps=theirs, mismatched_real=real)
+    config = TrainingConfig(epochs=2, batch_size=3, learning_rate=1e-2, warmup_steps=0, report_to=(), logging_steps=1)
     return make_trainer(adapted, tokenizer, groups, Objective(method=method), config=config, output_dir=folder, seed=0), rows
 
 
-def test_lora_kto_needs_no_second_model_and_its_adapter_loads_on_its_base(pair, tmp_path):
+def test_lora_kto_trains_adapters_only_and_its_adapter_loads_on_its_base(pair, tmp_path):
     pair[0].save_pretrained(tmp_path / "base")
     pair[1].save_pretrained(tmp_path / "base")
     trainer, rows = lora_trainer(pair, tmp_path / "trainer")
     before = {n: p.clone() for n, p in trainer.model.named_parameters() if not p.requires_grad}
     trainer.train()
-    assert trainer.reference is None and all(torch.equal(p, before[n]) for n, p in trainer.model.named_parameters() if n in before)
+    assert all(torch.equal(p, before[n]) for n, p in trainer.model.named_parameters() if n in before)
     save_policy(trainer, pair[1], tmp_path / "policy", base="owner/base")
     assert json.loads((tmp_path / "policy" / "adapter_config.json").read_text())["base_model_name_or_path"] == "owner/base"
     loaded, tokenizer = policy.load_policy(tmp_path / "policy", base=tmp_path / "base")
@@ -172,7 +176,7 @@ def test_gradient_checkpointing_changes_no_gradient(pair, tmp_path):
     for switched in (False, True):
         model, tokenizer = policy.load_policy(tmp_path / "base", gradient_checkpointing=switched)
         assert model.is_gradient_checkpointing is switched
-        policy.grouped_logps(model.train(), batch_of(model, tokenizer), reduce="sum")[0].sum().backward()
+        policy.grouped_logps(model.train(), batch_of(model, tokenizer), reduce="sum").logps.sum().backward()
         found.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     # relative to the whole: the fixture's attention is saturated, where a last bit of float32 is much of a small gradient
     assert (found[1] - found[0]).norm() < 1e-3 * found[0].norm()
@@ -258,7 +262,7 @@ def test_the_published_profile_has_the_papers_setting():
     assert (training.batch_size, training.learning_rate, training.warmup_steps) == (32, 1e-4, 150)
     assert profile.limits("small") == {"max_prompt_tokens": 512, "max_completion_tokens": 512}
     assert profile.limits("xl") == {"max_prompt_tokens": 256, "max_completion_tokens": 256}
-    assert profile.training_of("xl").micro_batch_size == 4 and profile.data.validation == 1000
+    assert profile.training_of("xl").micro_batch_tokens == 1500 and profile.data.validation == 1000
 
 
 # ---- several processes, and a killed one --------------------------------------------------------------------------------

@@ -103,7 +103,7 @@ def test_the_command_line_tells_a_full_disk_in_its_one_sentence(small_disk):
 
 
 def test_memory_that_ran_out_is_told_with_the_setting_to_change():
-    remedy = "lower sizes.xl.micro_batch_size (now 4) or set training.gradient_checkpointing=true"
+    remedy = "lower sizes.xl.micro_batch_tokens (now 4000) or set training.gradient_checkpointing=true"
     with pytest.raises(OutOfMemory) as caught, memory_advice("training rpo xl seed 0", remedy):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a capacity of 79.10 GiB")
     assert isinstance(caught.value, ValueError) and "\n" not in str(caught.value)

@@ -8,12 +8,12 @@ import torch
 
 from rpo_nb import objectives, policy
 from rpo_nb.config import Objective, TrainingConfig
-from rpo_nb.training import GroupCollator, history, make_trainer, prompt_groups, rotation
+from rpo_nb.training import GroupCollator, history, make_trainer, micro_batches, mismatched_rows, prompt_groups
 
 PROMPTS = ["write about a red lamp", "please write about the boat", "two chair in the garden", "a kind book"]
 TEXTS = ["the red lamp stands in the garden.", "a lamp waits.", "the boat lies near the harbour.", "it is very bad.", "a chair.",
          "two chair waits under the mat.", "the book is kind.", "a book lies."]
-CONFIG = TrainingConfig(epochs=2, batch_size=4, micro_batch_size=4, learning_rate=1e-2, warmup_steps=0, report_to=(), logging_steps=1, threads=1)
+CONFIG = TrainingConfig(epochs=2, batch_size=4, learning_rate=1e-2, warmup_steps=0, report_to=(), logging_steps=1, threads=1)
 
 
 def make(pair, method, tmp_path, *, config=CONFIG, reduce="sum", seed=0, rewards=None, **objective):
@@ -24,11 +24,14 @@ def make(pair, method, tmp_path, *, config=CONFIG, reduce="sum", seed=0, rewards
     rows = policy.encode(tokenizer, [p for p in PROMPTS for _ in range(2)], TEXTS, max_prompt_tokens=16, max_completion_tokens=16)
     sums, lengths = policy.score_completions(pair[0], tokenizer, rows)
     rewards = np.linspace(-1, 1, 8) if rewards is None else rewards
-    groups = prompt_groups(rows, [0, 0, 1, 1, 2, 2, 3, 3], rewards=rewards, ref_logps=sums if reduce == "sum" else sums / lengths,
-                           log_partition=np.full(8, 0.3), desirable=np.asarray(rewards) >= 0)
-    reference = copy.deepcopy(pair[0]).eval().requires_grad_(False)
-    return make_trainer(model, tokenizer, groups, Objective(method=method, reduce=reduce, **objective), config=config, output_dir=tmp_path, seed=seed,
-                        reference=reference)
+    prompt_ids = [0, 0, 1, 1, 2, 2, 3, 3]
+    partner, real = mismatched_rows(prompt_ids)
+    others = [rows[i][1] for i in partner]
+    theirs, their_lengths = policy.score_completions(pair[0], tokenizer, [(p, c) for (p, _), c in zip(rows, others, strict=True)])
+    groups = prompt_groups(rows, prompt_ids, rewards=rewards, ref_logps=sums if reduce == "sum" else sums / lengths,
+                           log_partition=np.full(8, 0.3), desirable=np.asarray(rewards) >= 0, mismatched=others if method == "kto" else (),
+                           mismatched_ref_logps=theirs if reduce == "sum" else theirs / their_lengths, mismatched_real=real)
+    return make_trainer(model, tokenizer, groups, Objective(method=method, reduce=reduce, **objective), config=config, output_dir=tmp_path, seed=seed)
 
 
 def weights(trainer):
@@ -43,7 +46,7 @@ def pair(request):
 @pytest.mark.parametrize("reduce", ["sum", "mean"])
 def test_before_the_first_step_every_log_ratio_is_zero(pair, tmp_path, reduce):
     trainer = make(pair, "rpo", tmp_path, reduce=reduce)
-    batch = trainer.data_collator(trainer.train_dataset)
+    batch = trainer.batch(trainer.train_dataset)
     with torch.no_grad():
         ratio = trainer.model(**batch)["logps"] - batch["ref_logps"]
     assert ratio.abs().max() < 2e-5  # batches of another shape sum in another order; nothing else moves it
@@ -56,14 +59,14 @@ def test_before_the_first_step_every_log_ratio_is_zero(pair, tmp_path, reduce):
 ])
 def test_the_step_loss_is_the_mean_over_rows(pair, tmp_path, method, expected):
     trainer = make(pair, method, tmp_path, tau=0.5)
-    batch = trainer.data_collator(trainer.train_dataset)
+    batch = trainer.batch(trainer.train_dataset)
     loss, out = trainer.compute_loss(trainer.model, batch, return_outputs=True)
     torch.testing.assert_close(loss, expected(out, batch).mean())
 
 
 def test_dro_trains_policy_and_value_together_and_its_value_sees_only_the_prompt(pair, tmp_path):
     trainer = make(pair, "dro", tmp_path)
-    batch = trainer.data_collator(trainer.train_dataset)
+    batch = trainer.batch(trainer.train_dataset)
     trainer.compute_loss(trainer.model, batch).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in trainer.model.value.parameters())
     with torch.no_grad():
@@ -73,21 +76,21 @@ def test_dro_trains_policy_and_value_together_and_its_value_sees_only_the_prompt
 
 def test_value_pooling_over_padding_is_another_number(tiny_t5, tmp_path):
     masked, everything = (make(tiny_t5, "dro", tmp_path, value_pooling=p).model for p in ("masked", "all"))
-    batch = GroupCollator(0, True)(make(tiny_t5, "dro", tmp_path).train_dataset)
+    batch = GroupCollator(0)(make(tiny_t5, "dro", tmp_path).train_dataset)
     states = torch.randn(4, batch["attention_mask"].shape[1], 32)
     mask = batch["attention_mask"].unsqueeze(-1)
-    torch.testing.assert_close(masked.pool(states, batch), (states * mask).sum(1) / mask.sum(1))
-    torch.testing.assert_close(everything.pool(states, batch), states.mean(1))
+    torch.testing.assert_close(masked.pool(states, batch["attention_mask"]), (states * mask).sum(1) / mask.sum(1))
+    torch.testing.assert_close(everything.pool(states, batch["attention_mask"]), states.mean(1))
 
 
 @pytest.mark.parametrize("sizes", [[2, 2], [4, 4, 4], [3, 1, 4, 2], [1] * 5, [8, 1, 1], [4]])
-def test_rotation_pairs_with_other_prompts(sizes):
-    group = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
-    index, other = rotation(group)
-    assert sorted(index.tolist()) == list(range(len(group)))
-    assert (other == (group[index] != group)).all()
+def test_mismatched_rows_are_of_other_prompts(sizes):
+    ids = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)), sizes))  # a prompt's rows need not stand together
+    partner, real = mismatched_rows(ids)
+    assert sorted(partner.tolist()) == list(range(len(ids)))  # every completion is read once
+    assert (real == (ids[partner] != ids)).all()
     if 2 * max(sizes) <= sum(sizes):
-        assert other.all()
+        assert real.all()
 
 
 def test_ktos_z0_is_the_clamped_mean_over_mismatched_pairs(pair, tmp_path):
@@ -95,11 +98,11 @@ def test_ktos_z0_is_the_clamped_mean_over_mismatched_pairs(pair, tmp_path):
     with torch.no_grad():  # away from the reference, so that the log-ratios are not 0
         for i, p in enumerate(trainer.model.parameters()):
             p += 0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i))
-    batch = trainer.data_collator(trainer.train_dataset)
+    batch = trainer.batch(trainer.train_dataset)
     loss, out = trainer.compute_loss(trainer.model, batch, return_outputs=True)
     tokenizer = pair[1]
     rows = policy.encode(tokenizer, [p for p in PROMPTS for _ in range(2)], TEXTS[2:] + TEXTS[:2], max_prompt_tokens=16, max_completion_tokens=16)
-    mine, theirs = (policy.score_completions(m, tokenizer, rows)[0] for m in (trainer.model.policy, trainer.reference))
+    mine, theirs = (policy.score_completions(m, tokenizer, rows)[0] for m in (trainer.model.policy, pair[0]))
     z0 = (mine - theirs).mean().clamp(min=0)
     torch.testing.assert_close(loss, objectives.kto(out["logps"], batch["ref_logps"], batch["desirable"], z0, beta=1.0).mean(), rtol=1e-4, atol=1e-4)
     released = make(pair, "kto", tmp_path, kto_kl="matched")
@@ -118,11 +121,11 @@ def calm_t5(tiny_t5):
     return T5ForConditionalGeneration(T5Config(**{**tiny_t5[0].config.to_dict(), "initializer_factor": 1.0})).eval(), tiny_t5[1]
 
 
-@pytest.mark.parametrize("method", ["sft", "rpo", "dro"])
-def test_accumulation_gives_the_same_weights(calm_t5, tmp_path, method):
-    whole = make(calm_t5, method, tmp_path / "a")
-    parts = make(calm_t5, method, tmp_path / "b", config=CONFIG.model_copy(update={"micro_batch_size": 2}))
-    assert parts.args.gradient_accumulation_steps == 2 and whole.args.gradient_accumulation_steps == 1
+@pytest.mark.parametrize(("method", "more"), [("sft", {}), ("rpo", {}), ("dro", {}), ("kto", {}), ("kto", {"kto_kl": "matched"})])
+def test_accumulation_gives_the_same_weights(calm_t5, tmp_path, method, more):
+    whole = make(calm_t5, method, tmp_path / "a", **more)
+    parts = make(calm_t5, method, tmp_path / "b", config=CONFIG.model_copy(update={"micro_batch_tokens": 20}), **more)
+    assert [len(micro_batches(t.train_dataset[:2], t.micro_batch_tokens)) for t in (whole, parts)] == [1, 2]
     for trainer in (whole, parts):
         trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=1e-3)  # Adam would blow float noise up to whole steps
         trainer.train()
@@ -130,6 +133,17 @@ def test_accumulation_gives_the_same_weights(calm_t5, tmp_path, method):
     torch.testing.assert_close(weights(whole), weights(parts), rtol=1e-3, atol=1e-4)
     for a, b in zip(history(whole), history(parts), strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
+
+
+def test_micro_batches_keep_whole_prompts_within_the_budget_and_long_ones_together():
+    items = [{"encoded": [([0] * n, [0] * n)] * 2} for n in (10, 2, 30, 3, 9, 2)]  # 3n tokens each
+    parts = micro_batches(items, 60)
+    sizes = [[len(item["encoded"][0][0]) for item in part] for part in parts]
+    assert sizes == [[30], [10, 9], [3, 2, 2]]  # 90 tokens are more than 60: the prompt stands alone
+    assert micro_batches(items, 1000) == [items]  # one pass keeps the order, and with it the bits
+    more = micro_batches(items, 60, at_least=5)
+    assert len(more) == 5 and sorted(id(i) for part in more for i in part) == sorted(map(id, items))
+    assert len(micro_batches(items[:2], 60, at_least=5)) == 2
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(calm_t5, tmp_path):
@@ -141,7 +155,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(calm_t5, tmp_pat
 
 
 def test_training_lowers_the_rpo_loss_and_moves_with_the_reward(calm_t5, tmp_path):
-    trainer = make(calm_t5, "rpo", tmp_path, config=CONFIG.model_copy(update={"epochs": 25, "learning_rate": 2e-3, "batch_size": 8, "micro_batch_size": 8}))
+    trainer = make(calm_t5, "rpo", tmp_path, config=CONFIG.model_copy(update={"epochs": 25, "learning_rate": 2e-3, "batch_size": 8}))
     trainer.train()
     curve = history(trainer)
     assert curve[-1]["loss"] < 0.5 * curve[0]["loss"]
@@ -172,7 +186,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(calm_t5, tmp_path):
 def test_a_non_finite_reward_stops_training_with_the_rows(tiny_t5, tmp_path):
     trainer = make(tiny_t5, "rpo", tmp_path, rewards=np.array([0, 1, 2, np.nan, 4, 5, 6, 7.0]))
     with pytest.raises(ValueError, match=r"step 0: rewards is nan at row \d.*training rows.*3"):
-        trainer.compute_loss(trainer.model, trainer.data_collator(trainer.train_dataset))
+        trainer.compute_loss(trainer.model, trainer.batch(trainer.train_dataset))
 
 
 def test_lora_trains_adapters_only_and_leaves_the_base_alone(tiny_t5, tmp_path):
@@ -192,7 +206,7 @@ def test_lora_trains_adapters_only_and_leaves_the_base_alone(tiny_t5, tmp_path):
 def test_fp16_an_unknown_method_and_an_empty_data_set_are_refused(tiny_t5, tmp_path):
     with pytest.raises(ValueError, match="fp16 is refused.*bf16"):
         make_trainer(copy.deepcopy(tiny_t5[0]).half(), tiny_t5[1], [{"rows": [0]}], Objective(method="sft"), config=CONFIG, output_dir=tmp_path, seed=0)
-    with pytest.raises(ValueError, match="'sft', 'kto', 'dro' or 'rpo'"):
+    with pytest.raises(ValueError, match="'sft', 'kto', 'dro', 'rpo'"):
         Objective(method="ppo")
     with pytest.raises(ValueError, match="no training row left"):
         make_trainer(tiny_t5[0], tiny_t5[1], [], Objective(method="sft"), config=CONFIG, output_dir=tmp_path, seed=0)
