@@ -75,6 +75,8 @@ def test_a_text_depends_on_neither_batch_size_nor_order_nor_the_other_prompts(ti
     assert generate(*tiny, [prompts[i] for i in order], batch_size=2, **settings) == [texts[i] for i in order]
     assert [generate(*tiny, [p], batch_size=1, **settings)[0] for p in PROMPTS] == [texts[i] for i in (0, 1, 3, 4)]
     assert len({*generate(*tiny, PROMPTS[:1] * 8, batch_size=8, **settings)}) > 4
+    short = ["lamp", "lamp", *PROMPTS[1:2] * 2]  # a prompt of one token beside long ones
+    assert generate(*tiny, short, batch_size=4, **settings) == generate(*tiny, short, batch_size=1, **settings)
 
 
 def test_each_text_is_drawn_from_what_transformers_would_draw_from(tiny):
