@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 
 from rpo_nb.store import atomic_write
 
@@ -76,7 +77,7 @@ class ModelConfig(Config):
     id: str = "pocket"
     authors: str = ""  # the paper's authors' own checkpoint of this size; see evaluation.authors
     max_tokens: int | None = Field(None, gt=0)  # a lower limit than the data's for prompts and completions
-    micro_batch_size: int | None = Field(None, gt=0)  # instead of the schedule's: what fits into memory
+    micro_batch_tokens: int | None = Field(None, gt=0)  # instead of the schedule's: what fits into memory
     d_model: int = 64
     d_ff: int = 128
     layers: int = 2
@@ -94,7 +95,7 @@ class TrainingConfig(Config):
 
     epochs: int = Field(1, gt=0)
     batch_size: int = Field(32, gt=0)  # rows an optimiser step, whole prompts together
-    micro_batch_size: int = Field(32, gt=0)  # rows a forward pass; accumulation makes up the rest
+    micro_batch_tokens: int = Field(16384, gt=0)  # prompt and completion tokens of one pass; a step takes as many passes as it needs
     learning_rate: float = Field(1e-4, gt=0)
     warmup_steps: int = Field(150, ge=0)
     bf16: bool = False  # computation; weights that are trained and log-probabilities stay in float32
@@ -155,21 +156,34 @@ class Preset(Config):
     decoding: Literal["shared", "released"]  # one set-up for all methods, or the authors' (KTO greedy, the others top-k)
 
 
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Setting:
+    """One member of paper B's framework: D[a ‖ b] with a = β·(log πθ − log πref) and b = η·r."""
+
+    distance: Literal["sq", "sqloo", "bwd", "fwd"]
+    beta: float = 0.1
+    eta: float = 1.0
+    gap: float | None = None  # δ*: b of the preferred completion over the others', whatever the rewards; 1000 is ∞
+    gamma: float = 0.0  # margin: taken off the preferred completion's implicit reward
+    per_token: bool = False  # log-probabilities are per token and there is no reference (SimPO)
+
+
 class Objective(Config):
     """What a policy is trained on, with everything about it that a preset may choose."""
 
-    method: Literal["sft", "kto", "dro", "rpo", "qrpo"]
+    method: Literal["sft", "kto", "dro", "rpo", "qrpo", "reward_aware"]
     reduce: Literal["sum", "mean"] = "sum"  # log-probability of a completion: over its tokens or per token
     tau: float = Field(1.0, gt=0)  # RPO and DRO
     beta: float = Field(1.0, gt=0)  # KTO and QRPO
     kto_kl: Literal["mismatched", "matched"] = "mismatched"
     value_pooling: Literal["masked", "all"] = "masked"  # DRO's value network
     value_detach: bool = False
+    setting: Setting | None = None  # reward_aware
 
     def read_fields(self) -> dict[str, Any]:
         """The fields its method reads: what a run is keyed by."""
         reads = {"sft": set(), "rpo": {"tau"}, "dro": {"tau", "value_pooling", "value_detach"}, "kto": {"beta", "kto_kl"},
-                 "qrpo": {"beta"}}
+                 "qrpo": {"beta"}, "reward_aware": {"setting"}}
         return self.model_dump(include={"method", "reduce"} | reads[self.method])
 
 
@@ -196,6 +210,40 @@ class LabConfig(Config):
     workers: int = Field(2, gt=0)  # processes that train side by side
 
 
+class Schedule(Config):
+    """How long and how fast a policy of paper B is trained: at a constant rate, as the paper's."""
+
+    steps: int = Field(50, gt=0)
+    prompts_a_step: int = Field(8, gt=0)
+    learning_rate: float = Field(5e-4, gt=0)
+    evaluate_every: int = Field(10, gt=0)  # steps
+    collapse: float = Field(1.0, gt=0)  # stop when the validation reward is this many standard deviations below the reference's
+
+
+class PaperB(Config):
+    """Paper B's experiments: Tables 2 to 4."""
+
+    size: str = "small"
+    seeds: tuple[int, ...] = (0, 1, 2)
+    processes: int = Field(2, gt=0)  # seeds trained side by side, a core each
+    runs: tuple[str, ...] = ()  # names of paper_b.grid; empty: all
+    prompts: int = Field(200, gt=0)  # of an iteration
+    valid: int = Field(100, gt=1)  # prompts that choose the checkpoint
+    test: int = Field(150, gt=1)  # prompts, in distribution and of each kind out of it
+    k: int = Field(4, ge=2)  # responses a prompt
+    rule: Literal["best_random", "best_worst"] = "best_random"  # how pairs are picked
+    iterations: int = Field(3, ge=1)
+    judge_prompts: int = Field(200, gt=1)  # prompts whose responses the learnt reward model is trained on
+    # Rewards are standardised, η of bwd is a multiple of the suggested one. Chosen by validation reward on seed 7 of the pocket world, which no
+    # table uses: β of 0.03 to 3 (SimPO's 0.5 to 10), rates 2e-4 and 5e-4.
+    kto_beta: float = Field(0.3, gt=0)
+    settings: dict[str, Setting] = {
+        "dpo": Setting("bwd", 0.1, gap=1000.0), "simpo": Setting("bwd", 0.5, gap=1000.0, gamma=0.1, per_token=True),
+        "bwd": Setting("bwd", 0.3), "sqloo": Setting("sqloo", 0.3)}
+    offline: Schedule = Schedule()
+    online: Schedule = Schedule(steps=100)
+
+
 class Profile(Config):
     """Everything a reproduction needs to know."""
 
@@ -213,6 +261,7 @@ class Profile(Config):
     decoding: DecodingConfig
     evaluation: EvaluationConfig
     lab: LabConfig = LabConfig()
+    paper_b: PaperB = PaperB()
 
     def limits(self, size: str) -> dict[str, int]:
         """The size's token limits, as keyword arguments of policy.encode."""
@@ -221,8 +270,8 @@ class Profile(Config):
 
     def training_of(self, size: str) -> TrainingConfig:
         """The schedule with the size's own micro-batch."""
-        micro = self.sizes[size].micro_batch_size
-        return self.training.model_copy(update={"micro_batch_size": micro}) if micro else self.training
+        micro = self.sizes[size].micro_batch_tokens
+        return self.training.model_copy(update={"micro_batch_tokens": micro}) if micro else self.training
 
     def rpo_taus(self, preset: str) -> list[float]:
         """RPO's temperatures under a preset: its own, and for Table IV's presets the grid."""
