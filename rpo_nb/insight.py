@@ -10,9 +10,8 @@ import pandas as pd
 from scipy.special import logsumexp
 from scipy.stats import bootstrap
 
-from rpo_nb import experiment, pocket, policy, references
-from rpo_nb.config import Profile, content_key
-from rpo_nb.generation import generate
+from rpo_nb import experiment, pocket
+from rpo_nb.config import Profile
 
 FRONTIER_TAUS = (100.0, 3.0, 1.5, 1.0, 0.7, 0.5, 0.35, 0.25, 0.15)  # in units of the pocket's reward, 1 to 10
 FRONTIER_PROMPTS, FRONTIER_SAMPLES = 50, 64
@@ -66,20 +65,11 @@ def frontier(profile: Profile, size: str, seed: int) -> pd.DataFrame:
     """The best reward that any policy can have at a KL: the reference tilted by exp(r/τ), by reweighting its own samples.
 
     For each prompt the weights are w = exp(r/τ)/mean exp(r/τ) over many samples; reward = E[w·r], KL = E[w·log w]. With m
-    samples KL cannot exceed log m, so the curve ends there. Columns: tau, reward, kl. Cached by content.
+    samples KL cannot exceed log m, so the curve ends there. Columns: tau, reward, kl. The samples are cached.
     """
-    path = experiment.reference_path(profile, size, seed)
     prompts = list(experiment.splits(profile, seed, size).validation["prompt"])[:FRONTIER_PROMPTS]
-    key = content_key([Path(path).name, prompts, FRONTIER_SAMPLES, profile.decoding.max_new_tokens, references.code_key("insight", "pocket")])
-
-    def make(folder: Path) -> None:
-        model, tokenizer = policy.load_policy(path)
-        repeated = [p for p in prompts for _ in range(FRONTIER_SAMPLES)]
-        texts = generate(model, tokenizer, repeated, decoding=profile.decoding, seed=seed, max_prompt_tokens=profile.data.max_prompt_tokens, batch_size=256)
-        np.save(folder / "rewards.npy", np.array([pocket.score(p, t) for p, t in zip(repeated, texts, strict=True)]).reshape(len(prompts), -1))
-
-    rewards = np.load(references.cached(references.cache_dir() / "frontier" / key, make) / "rewards.npy")
-    return tilt(rewards)
+    samples = experiment.reference_samples(profile, experiment.reference_path(profile, size, seed), prompts, FRONTIER_SAMPLES, seed)
+    return tilt(np.array([[pocket.score(prompt, text) for text in row] for prompt, row in zip(prompts, samples, strict=True)]))
 
 
 def tilt(rewards: np.ndarray, taus: tuple[float, ...] = FRONTIER_TAUS) -> pd.DataFrame:

@@ -159,7 +159,7 @@ def _reward_model(profile: Profile, out: Path, seed: int) -> RewardModel:
     held_out = experiment.splits(profile, seed, size).held_out
     weights = [file_digest(path) for path in sorted(Path(reference).glob("*.safetensors"))] or reference
     key = content_key([weights, _digest(held_out.to_pandas()), settings.judge_comparisons, settings.judge_epochs,
-                       profile.limits(size), references.code_key("judges", "policy"), profile.training.threads, profile.training.bf16, seed])
+                       profile.limits(size), references.code_key("judges", "policy", "prefixes"), profile.training.threads, profile.training.bf16, seed])
     return RewardModel.load(references.cached(
         out / "runs" / "judges" / f"reward_model-seed{seed}-{key}",
         lambda folder: train_reward_model(reference, held_out, config=settings, data=profile.data, seed=seed,

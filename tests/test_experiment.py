@@ -144,6 +144,16 @@ def test_the_tilted_frontier_is_exact_on_a_case_that_can_be_enumerated():
     assert table["reward"][1] == pytest.approx(2.0, abs=1e-4) and table["kl"][1] == pytest.approx(0, abs=1e-6)
 
 
+def test_the_frontier_starts_at_the_references_own_reward_and_rises_with_its_kl(profile):
+    """At the highest temperature nothing is tilted; at the lowest the best samples are all that counts, at a KL of log 64 at most."""
+    curve = insight.frontier(profile, "small", 0)
+    prompts = list(experiment.splits(profile, 0, "small").validation["prompt"])
+    samples = experiment.reference_samples(profile, experiment.reference_path(profile, "small", 0), prompts, insight.FRONTIER_SAMPLES, 0)
+    own = np.mean([pocket.score(prompt, text) for prompt, row in zip(prompts, samples, strict=True) for text in row])
+    assert curve["reward"].iloc[0] == pytest.approx(own, abs=0.1)
+    assert curve["reward"].is_monotonic_increasing and curve["kl"].is_monotonic_increasing and curve["kl"].iloc[-1] <= np.log(64)
+
+
 def test_kl_of_the_reference_is_zero_and_of_others_is_finite(profile, made):
     table = insight.rewards_and_kl(profile, made)
     assert "released" not in set(table["preset"])  # its decoding does not sample from the policy
