@@ -17,7 +17,6 @@ from pathlib import Path
 
 from rpo_nb.config import Profile
 
-EXECUTORS = ("local", "slurm")
 CPUS = 8  # of a job that does not fix its threads: data loading and tokenising beside a GPU
 # Minutes and MB by the kind of a job: of worlds that train on CPU threads, and of models that want a GPU. Generous on purpose:
 # a job that is cut off has to start again. Snakemake's --set-resources and workflow profiles change them, rule by rule.
