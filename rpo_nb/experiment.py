@@ -274,6 +274,14 @@ def chosen_rows(run: Run, prepared: Prepared) -> np.ndarray:
     return np.sort(table.groupby("prompt_id")["reward"].idxmax().to_numpy())
 
 
+def diagnosis(run: Run, prepared: Prepared) -> str:
+    """What is known of an RPO run's targets before it is trained: `partition.diagnostics` as text, a line for each warning."""
+    reduce, tau, estimator = run.recipe["objective"]["reduce"], run.recipe["objective"]["tau"], run.recipe["partition"]
+    found = partition.diagnostics(prepared.ref_logps[reduce], prepared.rewards, np.asarray(prepared.splits.train["prompt_id"]), tau=tau,
+                                  estimator=estimator, reduce=reduce, lengths=[len(completion) for _, completion in prepared.encoded])
+    return f"{estimator}, log-probability {reduce}s, τ = {tau:g}: {partition.summary(found)}"
+
+
 def build_trainer(profile: Profile, run: Run, prepared: Prepared, output_dir: str | Path, *, rewards: np.ndarray | None = None) -> Any:
     """The PolicyTrainer of a run, seeded, not started. rewards: others than the data's (for noise experiments)."""
     from transformers import set_seed
@@ -322,6 +330,8 @@ def train(profile: Profile, run: Run, prepared: Prepared, out: Path) -> None:
     main = trainer.accelerator.is_main_process
     if main:
         write_json(folder / "recipe.json", run.recipe)
+        if run.method == "rpo":
+            print(f"{run.method} {run.size} seed {run.seed}, {diagnosis(run, prepared)}")
     checkpoint = last_checkpoint(folder / "trainer")
     clock = Elapsed(checkpoint)
     trainer.add_callback(clock)

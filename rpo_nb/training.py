@@ -87,7 +87,11 @@ def _kto(objective: Objective, out: dict, batch: dict, kl: Any) -> Tensor:
     return objectives.kto(out["logps"], batch["ref_logps"], batch["desirable"], kl, beta=objective.beta)
 
 
-LOSSES = {"sft": _sft, "rpo": _rpo, "dro": _dro, "kto": _kto}
+def _qrpo(objective: Objective, out: dict, batch: dict, kl: Any) -> Tensor:
+    return objectives.qrpo(out["logps"], batch["ref_logps"], batch["rewards"], batch["ref_rewards"], beta=objective.beta)
+
+
+LOSSES = {"sft": _sft, "rpo": _rpo, "dro": _dro, "kto": _kto, "qrpo": _qrpo}
 
 
 def mismatched_rows(prompt_ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
