@@ -234,9 +234,10 @@ def _trainer(net: RewardNet, examples: list[dict[str, list]], pad_id: int, *, ou
     arguments = TrainingArguments(
         output_dir=output_dir, seed=seed, num_train_epochs=epochs, per_device_train_batch_size=prompts,
         gradient_accumulation_steps=step // prompts, learning_rate=RECIPE["learning_rate"],
-        warmup_steps=int(RECIPE["warmup_share"] * -(-len(examples) // step) * epochs), weight_decay=RECIPE["weight_decay"], max_grad_norm=1.0,
+        warmup_steps=int(RECIPE["warmup_share"] * (-(-len(examples) // step) * epochs)), weight_decay=RECIPE["weight_decay"], max_grad_norm=1.0,
         save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True, remove_unused_columns=False,
         dataloader_pin_memory=False, bf16=bf16, use_cpu=not torch.cuda.is_available())
+    arguments._n_gpu = min(1, arguments.n_gpu)  # on several GPUs Trainer would split a batch row by row, and the pairs would point elsewhere
     trainer = _OverComparisons(model=net, args=arguments, train_dataset=examples, data_collator=lambda batch: _batch(batch, pad_id))
     trainer.remove_callback(PrinterCallback)
     return trainer
