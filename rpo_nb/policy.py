@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rpo_nb import checks, hub
 from rpo_nb.prefixes import (
-    IGNORE, buckets, causal_states, core_of, decoder_states, encoder_states, joined, overhead, read_prompts, reads_cache, shift_right)
+    IGNORE, buckets, causal_states, core_of, decoder_states, encoder_states, joined, overhead, read_prompts, shift_right, worth_keeping)
 
 LOGITS_AT_ONCE = 2**24  # of the vocabulary projection: 64 MB in float32
 
@@ -235,14 +235,14 @@ def grouped_logps(model: nn.Module, batch: dict[str, Tensor], *, reduce: str, ex
     computed; exact_padding: all at once, padded as the batch is. Gradients are those of `sequence_logps` on whole rows.
     """
     ids, mask, group = batch["input_ids"], batch["attention_mask"], batch["group"]
-    shared = len(ids) < len(group) or "mismatched" in batch
-    if not (model.config.is_encoder_decoder or (shared and reads_cache(model))):
-        return _whole_rows(model, batch, reduce, exact_padding)
     wanted = {name: batch[name] for name in ("labels", "mismatched") if name in batch}
+    keep = worth_keeping(model, len(ids), len(wanted) * len(group), ids.shape[1])
+    if not (keep or model.config.is_encoder_decoder):
+        return _whole_rows(model, batch, reduce, exact_padding)
     states, logps = [], {name: [] for name in wanted}
     for prompts, width in _buckets(model, mask, exact_padding):
         rows, place = _rows_of(prompts, group, len(ids))
-        read = read_prompts(model, ids[prompts, :width], mask[prompts, :width], shared=shared)
+        read = read_prompts(model, ids[prompts, :width], mask[prompts, :width], keep=keep)
         states.append((prompts, nn.functional.pad(read.states, (0, 0, 0, ids.shape[1] - width))))
         for name, labels in wanted.items():
             with torch.set_grad_enabled(torch.is_grad_enabled() and name == "labels"):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 IGNORE = -100  # transformers' label for "no loss here"
 # What one more pass through a layer of width d costs besides its arithmetic is this over d², in tokens: the launching of its
 # operations. Measured on two CPU cores; on a GPU, where nobody measured it yet, what 10 µs an operation at 300 TFLOP/s make.
-LAUNCH = {"cpu": 7e5, "cuda": 5e9}
+LAUNCH = {"cpu": 1e6, "cuda": 5e9}
 
 
 def core_of(model: nn.Module) -> nn.Module:
@@ -70,10 +70,18 @@ class Read:
     hidden: Callable[[Tensor, Tensor], Tensor]
 
 
-def read_prompts(model: nn.Module, ids: Tensor, mask: Tensor, *, shared: bool) -> Read:
-    """Pass the prompts [U, S], padded on the right. shared: several completions go on from each. Raises ValueError for a causal
-    model that would have to pass whole rows: nothing of its prompts is then kept."""
-    if shared and reads_cache(model):
+def worth_keeping(model: nn.Module, prompts: int, rows: int, width: int) -> bool:
+    """Whether keeping the keys and values of prompts of `width` tokens for so many completions costs less than it saves: of a
+    causal model the prompts' tokens that are not passed again, of a T5, whose encoder is shared anyhow, the projection of its
+    states in the cross-attention, about a sixth of a decoder layer's work."""
+    saved = (rows - prompts) * width / (6 if core_of(model).config.is_encoder_decoder else 1)
+    return saved > overhead(model) and reads_cache(model)
+
+
+def read_prompts(model: nn.Module, ids: Tensor, mask: Tensor, *, keep: bool) -> Read:
+    """Pass the prompts [U, S], padded on the right. keep: their keys and values, see `worth_keeping`; a causal model's must be, since
+    without them it passes whole rows (ValueError)."""
+    if keep:
         return _kept(model, ids, mask)
     if not core_of(model).config.is_encoder_decoder:
         raise ValueError("a causal model that keeps no prompts reads whole rows; use `joined` and `causal_states`")
@@ -83,9 +91,9 @@ def read_prompts(model: nn.Module, ids: Tensor, mask: Tensor, *, shared: bool) -
 
 def completion_states(model: nn.Module, ids: Tensor, mask: Tensor, group: Tensor, labels: Tensor) -> Tensor:
     """The states [n, T, d] that predict the labels [n, T] of completions of prompts [U, S], group [n] row → prompt."""
-    shared = len(ids) < len(group)
-    if core_of(model).config.is_encoder_decoder or (shared and reads_cache(model)):
-        return read_prompts(model, ids, mask, shared=shared).hidden(group, labels)
+    keep = worth_keeping(model, len(ids), len(group), ids.shape[1])
+    if keep or core_of(model).config.is_encoder_decoder:
+        return read_prompts(model, ids, mask, keep=keep).hidden(group, labels)
     return _by_whole_rows(model, ids, mask, group, labels)
 
 

@@ -101,9 +101,8 @@ def test_a_causal_models_activations_are_what_autograd_keeps_and_checkpointing_s
     batch = {"rows": 4, "prompts": 2, "prompt_tokens": 70, "completion_tokens": 50}  # 2 × 70 + 4 × 50 tokens, as three whole rows have nearly
     policy.set_dropout(model, 0.0)
     ids, group, labels = torch.zeros(2, 70, dtype=torch.long), torch.tensor([0, 0, 1, 1]), torch.zeros(4, 50, dtype=torch.long)
-    real = really_saved(model, lambda: prefixes.read_prompts(model, ids, torch.ones_like(ids), shared=True).hidden(group, labels))
+    real = really_saved(model, lambda: prefixes.read_prompts(model, ids, torch.ones_like(ids), keep=True).hidden(group, labels))
     planned = costs.activations(model.config, TrainingConfig(), **batch)
-    print(real, planned)
     assert planned == pytest.approx(real, rel=0.3)  # the prompts' keys and values copied to their rows are left out
     assert costs.activations(model.config, TrainingConfig(gradient_checkpointing=True), **batch) < planned / 4
     assert costs.activations(model.config, TrainingConfig(bf16=True), **batch) < planned

@@ -52,13 +52,14 @@ def flat_gradient(model, value):
     return torch.cat([g.flatten() for g in torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)])
 
 
-@pytest.mark.parametrize("launch", [0.0, 1e4, 1e12])  # every row in a bucket of its own, some together, all in one
+@pytest.mark.parametrize("launch, keep", [(0.0, True), (1e4, True), (1e12, True), (1e4, False)])  # 0: every row in a bucket of its own; 1e12: one
 @pytest.mark.parametrize("lora", [False, True])
-def test_grouped_equals_ungrouped_with_gradients_in_float64(pair, launch, lora, monkeypatch):
+def test_grouped_equals_ungrouped_with_gradients_in_float64(pair, launch, keep, lora, monkeypatch):
     """Losses and gradients of prompts read once are those of whole rows read one by one, whatever the buckets."""
     import copy
 
     monkeypatch.setitem(prefixes.LAUNCH, "cpu", launch)
+    monkeypatch.setattr(policy, "worth_keeping", lambda *args: keep)
     model = copy.deepcopy(pair[0])
     if lora:
         model = policy.add_lora(model, 4)
@@ -79,7 +80,9 @@ def test_grouped_equals_ungrouped_with_gradients_in_float64(pair, launch, lora, 
     assert float(theirs.norm()) > 0 and float((ours - theirs).norm()) < 1e-6 * float(theirs.norm())
 
 
-def test_mismatched_completions_are_scored_beside_without_gradient(pair):
+@pytest.mark.parametrize("keep", [True, False])
+def test_mismatched_completions_are_scored_beside_without_gradient(pair, keep, monkeypatch):
+    monkeypatch.setattr(policy, "worth_keeping", lambda *args: keep)
     model, _ = pair
     batch, rows = batch_of(pair)
     others = [rows[i][1] for i in (1, 2, 3, 0)]
@@ -97,7 +100,7 @@ def test_prompts_with_one_completion_each_and_models_without_a_cache_give_the_sa
     whole = policy.sequence_logps(model, *expanded(model, rows), reduce="sum")
     torch.testing.assert_close(policy.grouped_logps(model, policy.collate(rows[1:], pad_id=0), reduce="sum").logps, whole[1:], rtol=1e-5, atol=1e-5)
     usual = policy.grouped_logps(model, batch, reduce="sum")
-    monkeypatch.setattr(policy, "reads_cache", lambda _: False)
+    monkeypatch.setitem(prefixes.LAUNCH, "cpu", 0.0)  # worth it at any size, but impossible
     monkeypatch.setattr(prefixes, "reads_cache", lambda _: False)
     without = policy.grouped_logps(model, batch | {"mismatched": batch["labels"]}, reduce="sum")
     torch.testing.assert_close(without.logps, whole, rtol=1e-5, atol=1e-5)
