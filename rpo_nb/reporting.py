@@ -45,7 +45,7 @@ METHOD_NAMES = {"reference": "reference", "sft": "SFT", "best_of_k": "best-of-K 
                 "qrpo": "QRPO", "rpo_authors": "RPO, the authors' checkpoint"}
 PAPER_SIZES = {"small": "Small", "large": "Large", "xl": "XL"}
 PAPER_BASELINES = {"reference": "SFT", "sft": "SFT", "kto": "KTO", "dro": "DRO"}  # the paper's SFT is one of our two
-WALL_CLOCK = ("timings", "table1_timings")  # files that differ from run to run: never in results.parquet or the page
+WALL_CLOCK = ("timings", "table1_timings", "paper_b_timings")  # files that differ from run to run: never in results.parquet or the page
 PRESET_FIELDS = {  # one sentence a field of config.Preset
     "reduce": "A completion's log-probability: over its tokens, the sum (the paper's formula) or the mean (the authors' code).",
     "partition": "Estimator of the log-partition: eq. 19 weighs completions by reference probability, leave-one-out does not.",
@@ -206,6 +206,7 @@ def long_format(tables: dict[str, pd.DataFrame], profile: Profile, paper: str = 
             if base != "table2":
                 rows = rows.assign(value=frame["win_rate"], metric="win_rate/" + frame["judge"], seeds=len(profile.seeds))
         else:
+            frame = frame.rename(columns={"mean": "value"})  # paper B's tables are long already
             rows = _stacked(frame) if "value" in frame else _melt(frame)
         parts.append(rows.assign(paper="B" if name.startswith("paper_b") else paper, table=name, profile=profile.name))
     if not parts:

@@ -20,23 +20,12 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from rpo_nb import checks, objectives
+from rpo_nb.config import Setting
 
 SURE = 1000.0  # δ* = ∞: float64's exp(−1000) is 0, so the target is exactly one-hot
 RULES = ("best_random", "best_worst")
 HINGE = 1e-12  # temperature at which SLiC's hinge is computed as a limit
 DRAWS = ((0.05, 0), (0.3, 1), (1.0, 2), (2.0, 3))  # (β, seed) of the random tensors that Table 1 compares on
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One member of the framework: D[a ‖ b] with a = β·(log πθ − log πref) and b = η·r."""
-
-    distance: str  # of objectives.DISTANCES
-    beta: float = 0.1
-    eta: float = 1.0
-    gap: float | None = None  # δ*: b of the preferred completion over the others', whatever the rewards; SURE is ∞
-    gamma: float = 0.0  # margin: taken off the preferred completion's implicit reward
-    per_token: bool = False  # log-probabilities are per token and there is no reference (SimPO)
 
 
 def explicit_rewards(rewards: Tensor, setting: Setting) -> Tensor:
@@ -55,6 +44,24 @@ def framework_loss(policy_logps: Tensor, ref_logps: Tensor, rewards: Tensor, set
     """D[a ‖ b] of each prompt. [..., K] each -> [...]"""
     return objectives.reward_aware(implicit_rewards(policy_logps, ref_logps, setting), explicit_rewards(rewards, setting),
                                    distance=setting.distance)
+
+
+def tuple_losses(policy_logps: Tensor, ref_logps: Tensor, rewards: Tensor, group: Tensor, setting: Setting) -> Tensor:
+    """The loss of each row's tuple, [n] each -> [n]: so the mean over rows is the mean over tuples, each weighted by its size.
+
+    group [n]: the number of the row's tuple; the rows of a tuple stand in their order, the preferred one first. A tuple of one row,
+    which compares nothing, is a ValueError.
+    """
+    policy, ref, reward = checks.rows(policy_logps=policy_logps, ref_logps=ref_logps, rewards=rewards)
+    order = group.argsort(stable=True)
+    sizes = torch.bincount(group)
+    starts = sizes.cumsum(0) - sizes
+    losses = torch.zeros_like(policy)
+    for size in sizes[sizes > 0].unique().tolist():
+        rows = order[starts[sizes == size, None] + torch.arange(size, device=group.device)]  # [tuples, K]
+        found = framework_loss(policy[rows], ref[rows], reward[rows], setting)
+        losses = losses.index_copy(0, rows.reshape(-1), found.repeat_interleave(size))
+    return losses
 
 
 def _first(like: Tensor) -> Tensor:

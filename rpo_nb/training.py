@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from rpo_nb import objectives
+from rpo_nb import objectives, reward_aware
 from rpo_nb.config import Objective, TrainingConfig
 from rpo_nb.policy import collate, grouped_logps
 from rpo_nb.store import finished, write_json
@@ -91,7 +91,11 @@ def _qrpo(objective: Objective, out: dict, batch: dict, kl: Any) -> Tensor:
     return objectives.qrpo(out["logps"], batch["ref_logps"], batch["rewards"], batch["ref_rewards"], beta=objective.beta)
 
 
-LOSSES = {"sft": _sft, "rpo": _rpo, "dro": _dro, "kto": _kto, "qrpo": _qrpo}
+def _reward_aware(objective: Objective, out: dict, batch: dict, kl: Any) -> Tensor:
+    return reward_aware.tuple_losses(out["logps"], batch["ref_logps"], batch["rewards"], batch["group"], objective.setting)
+
+
+LOSSES = {"sft": _sft, "rpo": _rpo, "dro": _dro, "kto": _kto, "qrpo": _qrpo, "reward_aware": _reward_aware}
 
 
 def mismatched_rows(prompt_ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

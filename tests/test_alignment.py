@@ -1,0 +1,224 @@
+"""Paper B's trainings on tiny models: tuples, sampling, the probe, the best checkpoint, what happens to one that diverges."""
+
+import copy
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from rpo_nb import paper_b, paper_b_tables, pocket, policy, reward_aware
+from rpo_nb.alignment import Probe, Reader, Sampler, Standardised, align, groups_of, make_alignment_trainer, measures, respond
+from rpo_nb.config import Objective, PaperB, Schedule, Setting, load_profile
+from rpo_nb.reward_aware import framework_loss, tuple_losses, tuples
+
+PROMPTS = ["write about a red lamp", "please write about the boat", "two chair in the garden", "a kind book", "the small cat", "old rope"]
+SCHEDULE = Schedule(steps=4, prompts_a_step=3, learning_rate=1e-3, evaluate_every=2)
+BWD = Objective(method="reward_aware", setting=Setting("bwd", 0.5, 2.0))
+
+
+def length(prompts, completions):
+    """A reward that needs no world: words of the completion."""
+    return np.array([len(text.split()) for text in completions], float)
+
+
+@pytest.fixture(scope="module")
+def calm(tiny_t5):
+    """A T5 as T5 initialises itself, its reader, and scored responses of its own."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    model = T5ForConditionalGeneration(T5Config(**{**tiny_t5[0].config.to_dict(), "initializer_factor": 1.0, "dropout_rate": 0.0})).eval()
+    reader = Reader(tiny_t5[1], max_prompt_tokens=16, max_new_tokens=6)
+    return model.requires_grad_(False), reader, respond(model, model, PROMPTS, 3, length, reader, seed=1)
+
+
+def make(calm, tmp_path, *, objective=BWD, online=False, score=length, schedule=SCHEDULE, floor=-math.inf, k=3):
+    model, reader, data = calm
+    probe = Probe(PROMPTS, {"length": length, "minus": lambda p, c: -length(p, c)}, reader, model, seed=3,
+                  baseline=reader.sample(model, PROMPTS, 1, 3))
+    return make_alignment_trainer(
+        copy.deepcopy(model).requires_grad_(True), reader, objective, schedule, probe=probe, watched="length", floor=floor, output_dir=tmp_path, seed=0,
+        groups=None if online else groups_of(data, tuples(data.prompt_ids, data.rewards, k=k), objective, reader=reader, reference=model),
+        sampler=Sampler(PROMPTS, score, reader, model, k, seed=5) if online else None)
+
+
+def test_tuples_of_different_sizes_are_compared_each_by_itself():
+    g = torch.Generator().manual_seed(0)
+    policy_logps, ref, rewards = (torch.randn(8, generator=g, dtype=torch.float64) for _ in range(3))
+    group, setting = torch.tensor([0, 2, 0, 1, 1, 2, 1, 2]), Setting("bwd", 0.3, gap=2.0)
+    losses = tuple_losses(policy_logps, ref, rewards, group, setting)
+    for rows in ([0, 2], [3, 4, 6], [1, 5, 7]):
+        torch.testing.assert_close(losses[rows], framework_loss(policy_logps[rows], ref[rows], rewards[rows], setting).expand(len(rows)))
+    with pytest.raises(ValueError, match="two or more"):
+        tuple_losses(policy_logps, ref, rewards, torch.tensor([0, 0, 0, 0, 0, 0, 0, 1]), setting)
+
+
+@pytest.mark.parametrize("setting", [Setting("bwd", 0.5, 2.0), Setting("sqloo", 0.5), Setting("bwd", 0.5, gap=reward_aware.SURE, gamma=0.2, per_token=True)])
+def test_a_step_on_tuples_is_the_mean_over_tuples(calm, tmp_path, setting):
+    model, _, data = calm
+    trainer = make(calm, tmp_path, objective=Objective(method="reward_aware", reduce="mean" if setting.per_token else "sum", setting=setting))
+    trainer.model.eval()
+    with torch.no_grad():
+        loss = trainer.compute_loss(trainer.model, trainer.batch(trainer.train_dataset))
+    rows = tuples(data.prompt_ids, data.rewards, k=3)
+    logps = torch.from_numpy(data.ref_logps / data.tokens if setting.per_token else data.ref_logps)[rows]  # the policy is the reference yet
+    expected = framework_loss(logps, logps, torch.from_numpy(data.rewards)[rows], setting).mean()
+    assert float(loss) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_ktos_pairs_are_read_by_the_reference_once(calm, tmp_path):
+    trainer = make(calm, tmp_path, objective=Objective(method="kto", beta=0.5), k=2)
+    assert all(group["desirable"] == [1.0, 0.0] for group in trainer.train_dataset)
+    batch = trainer.batch(trainer.train_dataset)
+    with torch.no_grad():
+        found = trainer.model.eval()(**batch)["mismatched_logps"]
+    torch.testing.assert_close(found, batch["mismatched_ref_logps"].float(), rtol=0, atol=1e-3)
+    align(trainer)
+    assert len(trainer.curve) == 2
+
+
+def test_online_steps_read_the_policys_own_samples(calm, tmp_path):
+    model, reader, _ = calm
+    trainer = make(calm, tmp_path, online=True)
+    groups = trainer.sampler(trainer.model.policy, [4, 1], 7, BWD)
+    again = make(calm, tmp_path, online=True).sampler(trainer.model.policy, [4, 1], 7, BWD)
+    assert groups == again and [len(g["rows"]) for g in groups] == [3, 3]
+    texts = [reader.tokenizer.decode(c, skip_special_tokens=True) for g in groups for _, c in g["encoded"]]
+    assert [r for g in groups for r in g["rewards"]] == length(None, texts).tolist() and len(set(texts)) > 1
+    sums, _ = policy.score_completions(model, reader.tokenizer, [pair for g in groups for pair in g["encoded"]])
+    np.testing.assert_allclose([x for g in groups for x in g["ref_logps"]], sums.numpy(), rtol=1e-5)
+    outcome = align(trainer)
+    assert outcome["steps"] == 4 and set(outcome["seconds"]) == {"training", "sampling", "scoring"} and min(outcome["seconds"].values()) > 0
+    assert [row["step"] for row in trainer.curve] == [2, 4] and all(row["n"] == len(PROMPTS) for row in trainer.curve)
+
+
+def test_online_training_raises_its_reward(calm, tmp_path):
+    """Half of the words come early in the alphabet at first; a few steps make them more, and leave the reference behind."""
+    def early(prompts, completions):
+        return np.array([sum(word[0] < "l" for word in text.split()) for text in completions], float)
+
+    schedule = SCHEDULE.model_copy(update={"steps": 12, "evaluate_every": 12, "prompts_a_step": 6, "learning_rate": 1e-2})
+    trainer = make(calm, tmp_path, online=True, score=early, schedule=schedule, k=4, objective=Objective(method="reward_aware", setting=Setting("sqloo", 0.1)))
+    before = early(None, calm[1].sample(calm[0], PROMPTS, 8, 9)).mean()
+    align(trainer)
+    assert early(None, calm[1].sample(trainer.model.policy, PROMPTS, 8, 9)).mean() > before + 0.5 and trainer.curve[-1]["kl"] > 0
+
+
+def test_the_best_checkpoint_by_validation_reward_remains(calm, tmp_path):
+    schedule = SCHEDULE.model_copy(update={"steps": 8, "evaluate_every": 1, "learning_rate": 1e-2})
+    trainer = make(calm, tmp_path, online=True, schedule=schedule)
+    outcome = align(trainer)
+    best = max(trainer.curve, key=lambda row: row["length"])
+    assert outcome["best"] == best["length"] and trainer.curve[outcome["best_step"] - 1]["length"] == best["length"]
+    assert trainer.probe.answers(trainer.model.policy)["length"].mean() == best["length"]
+
+
+def test_a_collapsed_reward_stops_the_training_and_says_why(calm, tmp_path):
+    trainer = make(calm, tmp_path, online=True, floor=1e6)
+    outcome = align(trainer)
+    assert outcome["steps"] == 2 and "step 2: the validation length is" in outcome["reason"] and outcome["best_step"] == 2
+
+
+def test_a_value_that_is_not_finite_ends_an_online_training_with_its_last_good_checkpoint(calm, tmp_path):
+    calls = []
+
+    def breaks(prompts, completions):
+        calls.append(1)
+        return length(prompts, completions) * (math.nan if len(calls) > 3 else 1.0)
+
+    outcome = align(make(calm, tmp_path / "a", online=True, score=breaks))
+    assert outcome["best_step"] == 2 and "rewards is nan" in outcome["reason"] and "\n" not in outcome["reason"]
+    calls += [1, 1, 1]
+    with pytest.raises(ValueError, match="rewards is nan"):  # before the first checkpoint there is nothing to keep
+        align(make(calm, tmp_path / "b", online=True, score=breaks))
+
+
+def test_no_tuple_is_refused(calm, tmp_path):
+    with pytest.raises(ValueError, match="no tuple to train on"):
+        make_alignment_trainer(calm[0], calm[1], BWD, SCHEDULE, probe=None, watched="length", output_dir=tmp_path, seed=0, groups=[])
+
+
+def test_measures_by_hand():
+    answers = pd.DataFrame({"policy_logp": [-1.0, -3.0], "ref_logp": [-2.0, -7.0], "tokens": [2, 4], "a": [5.0, 7.0], "a_baseline": [5.0, 3.0],
+                            "b": [1.0, 1.0], "b_baseline": [9.0, 9.0]})
+    found = measures(answers, ["a", "b"])
+    assert found["a"] == 6 and found["b"] == 1 and found["win_rate"] == 0.75 and found["kl"] == 2.5 and found["entropy"] == 2 and found["tokens"] == 3
+    half = 12.706204736 * np.std([1, 4], ddof=1) / math.sqrt(2)  # Student's t, one degree of freedom
+    assert (found["kl_low"], found["kl_high"]) == pytest.approx((2.5 - half, 2.5 + half))
+    assert Standardised(length, 2.0, 4.0)(["x"], ["a b c d"]) == [0.5]
+
+
+# The pocket experiments -----------------------------------------------------------------------------------------------------
+
+def test_prompts_in_and_out_of_distribution_are_what_their_names_say():
+    config = PaperB(prompts=30, valid=20, test=25, iterations=2)
+    found = paper_b.prompts_of(config, 3)
+    assert {name: len(prompts) for name, prompts in found.items()} == {
+        "train_1": 30, "train_2": 30, "synthetic": 30, "valid": 20, "test": 25, "ood_values": 25, "ood_combinations": 25}
+    every = [prompt for prompts in found.values() for prompt in prompts]
+    assert len(set(every)) == len(every) and found == paper_b.prompts_of(config, 3) != paper_b.prompts_of(config, 4)
+    wishes = {name: [pocket.parse(prompt) for prompt in prompts] for name, prompts in found.items()}
+    seen = [w for name in ("train_1", "train_2", "synthetic", "valid", "test") for w in wishes[name]]
+    unseen = paper_b.UNSEEN
+    assert not any(w.object in unseen["object"] or w.place in unseen["place"] for w in seen)
+    assert all(w.object in unseen["object"] or w.place in unseen["place"] for w in wishes["ood_values"])
+    pairs = {(w.colour, w.object) for w in seen}
+    assert not any((w.colour, w.object) in pairs or w.object in unseen["object"] or w.place in unseen["place"] for w in wishes["ood_combinations"])
+    assert all(paper_b.is_synthetic(prompt) for prompt in found["synthetic"])
+
+
+def test_the_grid_names_what_the_tables_need_and_runs_follow_those_they_start_from():
+    grid = paper_b.grid(PaperB())
+    names = [run.name for run in grid]
+    assert len(set(names)) == len(names) == 23 and names[0] == "sft"
+    assert all(names.index(run.start) < names.index(run.name) for run in grid if run.start)
+    some = paper_b.grid(PaperB(runs=("dpo-iteration3",)))
+    assert [run.name for run in some] == ["sft", "dpo", "dpo-iteration2", "dpo-iteration3"] and some[-1].iteration == 3
+    with pytest.raises(ValueError, match="'ppo' is unknown"):
+        paper_b.grid(PaperB(runs=("ppo",)))
+
+
+def frame(values, seeds=(0, 1, 2)):
+    """results of runs whose rewards are given, plus a little a seed."""
+    rows = [{"run": run, "seed": seed, "split": split, "truth": value + 0.1 * seed, "learnt": 0.0, "win_rate": 0.5 + value / 100, "kl": 1.0}
+            for run, value in values.items() for seed in seeds for split in paper_b.SPLITS]
+    return pd.DataFrame(rows)
+
+
+def test_tables_have_the_papers_columns_and_numbers_beside():
+    results = frame({run.name: 5.0 + i for i, run in enumerate(paper_b.grid(PaperB()))})
+    two, three, four = paper_b_tables.table2(results, PaperB()), paper_b_tables.table3(results), paper_b_tables.table4(results, PaperB())
+    for table in (two, three, four):
+        assert {"metric", "prompts", "mean", "ci_low", "ci_high", "seeds", "published"} <= set(table) and (table["seeds"] == 3).all()
+    assert len(two) == 12 * 2 * 3 and len(three) == 2 * 2 * 4 and len(four) == 3 * 4 * 2 * 4
+    cell = two.query("loss == 'rpo-bwd' and k == '4' and responses == 'Online' and rm == 'Learnt' and metric == 'win_rate' and prompts == 'test'").iloc[0]
+    assert (cell["published"], cell["published_ci"]) == ("57.3", "1.6") and cell["mean"] == pytest.approx(50 + 5 + list(
+        run.name for run in paper_b.grid(PaperB())).index("online-bwd-learnt"))
+    first = two.query("loss == 'dpo' and metric == 'avg_reward' and prompts == 'test'").iloc[0]
+    assert first["mean"] == pytest.approx(6.1) and first["ci_high"] - first["mean"] == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-4)
+    assert four.query("training == 'Online RPO-bwd' and iteration == '3' and metric == 'avg_reward' and prompts == 'test'")["published"].item() == "6.056"
+    gains = paper_b_tables.bridge(results, PaperB())
+    assert gains["log_z"].tolist()[0] == "cancelled (sqloo)" and gains["gain"].notna().sum() == 4
+
+
+def test_verdicts_follow_the_differences_and_their_intervals():
+    curves = pd.DataFrame({"run": "dpo", "seed": 0, "step": [0, 1], "truth": [1.0, 2.0], "learnt": 0.0, "kl": 0.0})
+    flat = {run.name: 5.0 for run in paper_b.grid(PaperB())}
+    results = frame(flat | {"online-bwd-truth": 8.0, "online-sqloo-truth": 9.0})
+    found = paper_b_tables.verdicts(results, curves, PaperB()).set_index("learning")["verdict"]
+    assert found["online, bwd does better than sqloo"] == "is reversed"
+    assert found["online does better than offline with the true judge (bwd)"] == "holds"
+    noisy = frame(flat)
+    noisy.loc[(noisy["run"] == "kto") & (noisy["seed"] == 0), "truth"] -= 3
+    told = paper_b_tables.verdicts(noisy, curves, PaperB()).set_index("learning").loc["offline, they do better than KTO"]
+    assert told["verdict"] == "not decided" and "+1.00 [" in told["sentence"]
+    alone = paper_b_tables.verdicts(frame(flat, seeds=(0,)), curves, PaperB())
+    assert set(alone["verdict"]) == {"one seed: not decided"}
+
+
+def test_a_world_without_a_ground_truth_is_refused(tmp_path):
+    profile = load_profile("smollm")
+    with pytest.raises(ValueError, match="known ground truth"):
+        paper_b.ensure(profile, tmp_path)
