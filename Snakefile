@@ -38,6 +38,10 @@ def done(job):
     return touch(f"runs/jobs/{job}.done")
 
 
+LAB_TABLES = [file for name in ("partition_bias", "partition_ablation", "regime_map", "low_data") for file in table(name)[:1]] \
+    if profile.pocket_world else []
+
+
 rule all:
     input:
         expand("runs/jobs/{job}.done", job=batch.jobs(profile)),
@@ -165,8 +169,32 @@ rule temperature:
         RUN + SOURCE
 
 
+if profile.pocket_world:
+
+    rule lab:  # after judges: it asks the reward model that they trained
+        input:
+            generations(),
+            table("table3"),
+        output:
+            LAB_TABLES,
+            update(verdicts("partition_ablation")),
+            done(batch.LAB),
+        params:
+            **batch.params(batch.LAB, profile),
+        threads: min(profile.lab.workers, batch.parallel_jobs(profile))  # it trains in so many processes
+        resources:
+            **cluster.resources("training", profile) | {"cpus_per_task": profile.lab.workers},
+        log:
+            f"notebooks/{batch.LAB}.ipynb",
+        benchmark:
+            f"runs/jobs/{batch.LAB}.tsv"
+        shell:
+            RUN + SOURCE
+
+
 rule report:
     input:
+        LAB_TABLES,
         "data/summary.csv",
         table("table1"),
         "tables/metrics.csv",

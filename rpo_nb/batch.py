@@ -34,6 +34,7 @@ MARK = "RPO_NB_OUTPUT"  # in the environment of every process of a reproduction:
 STATE = ".snakemake"
 LOG = Path("runs") / "snakemake.log"
 ON_SLURM = Path(STATE) / "rpo_nb.slurm"  # there since the first start on Slurm
+LAB = "07_partition_lab"  # only where the ground truth is known
 TABLES = ("04_table2_metrics", "05_table3_judges", "06_table4_temperature", "09_report")
 READ_BY = {  # the fields of a preset that change a policy, by method; sft and best_of_k read none
     "kto": ("reduce", "kto_beta", "kto_kl", "dropout", "max_grad_norm", "weight_decay"),
@@ -47,7 +48,7 @@ HUB_ID = r"[\w-][\w.-]*/[\w.-]+"
 def jobs(profile: Profile) -> list[str]:
     """The name of every job: its notebook, and for training the size and the seed."""
     training = [f"03_train-{size}-seed{seed}" for size in profile.sizes for seed in profile.seeds]
-    return ["01_data_prep", "02_rpo_derivation", *training, *TABLES]
+    return ["01_data_prep", "02_rpo_derivation", *training, *([LAB] if profile.pocket_world else []), *TABLES]
 
 
 def params(notebook: str, profile: Profile) -> dict[str, str]:

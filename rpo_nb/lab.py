@@ -287,6 +287,15 @@ def measure(studies: Sequence[Study], out: str | Path, *, workers: int = 1, prog
     return pd.concat([_rows(study, i, spec, out) for study in studies for i, spec in enumerate(study.specs)], ignore_index=True)
 
 
+def prepared(studies: Sequence[Study]) -> dict[tuple[str, int], Prepared]:
+    """Each study's training rows, their rewards and reference log-probabilities, by (name, seed); no reference stays in memory."""
+    out = {}
+    for study in studies:
+        out[study.name, study.seed] = found = experiment.prepare(study.profile, study.size, study.seed)
+        found.release()
+    return out
+
+
 def _rows(study: Study, place: int, spec: Spec, out: Path) -> pd.DataFrame:
     stored = json.loads(study.file(spec, out).read_text(encoding="utf-8"))
     prompts, texts = study.prompts, stored["completions"]

@@ -11,6 +11,7 @@ import pandas as pd
 
 from rpo_nb import experiment, judging, partition, table1
 from rpo_nb.config import Profile
+from rpo_nb.experiment import Prepared
 from rpo_nb.lab import MAP_KEYS, Spec, Study
 from rpo_nb.truth import mean_interval
 
@@ -36,12 +37,12 @@ def summarise(rows: pd.DataFrame, studies: Sequence[Study]) -> pd.DataFrame:
     return pd.DataFrame(out)
 
 
-def regimes(studies: Sequence[Study], out: str | Path) -> pd.DataFrame:
-    """What each regime is, mean over seeds: regime, data (mean reward of the training rows), k, and log-probabilities of the reference a
+def regimes(studies: Sequence[Study], held: dict[tuple[str, int], Prepared], out: str | Path) -> pd.DataFrame:
+    """What each regime is (held: `lab.prepared`), mean over seeds: regime, data (mean reward of the training rows), k, and log-probabilities of the reference a
     token: logp (of the rows), own_logp (of its own texts), above_log_k (share of rows above −log K)."""
     rows = []
     for study in studies:
-        prepared = experiment.prepare(study.profile, study.size, study.seed)
+        prepared = held[study.name, study.seed]
         ids = np.asarray(prepared.splits.train["prompt_id"])
         found = partition.diagnostics(prepared.ref_logps["mean"], prepared.rewards, ids, tau=1.0, reduce="mean")
         own = json.loads(study.file(Spec("reference"), Path(out)).read_text(encoding="utf-8"))
@@ -117,14 +118,14 @@ def duels(rows: pd.DataFrame, studies: Sequence[Study], pairs: Sequence[tuple[Sp
     return pd.DataFrame(out, columns=["study", "first", "second", "difference", "low", "high", "outcome"])
 
 
-def pulls(studies: Sequence[Study], spec: Spec, out: str | Path) -> pd.DataFrame:
+def pulls(studies: Sequence[Study], held: dict[tuple[str, int], Prepared], spec: Spec, out: str | Path) -> pd.DataFrame:
     """Where training took the rows of a policy whose log-probabilities are means: study; log-probability a token of the rows above
     (good) and below (bad) the mean reward, _before and _after training; minus_log_k. Means over seeds."""
     rows = []
     for study in studies:
         if spec in study.specs:
             history = pd.read_csv(study.cell(spec).run.folder(Path(out)) / "history.csv").iloc[-1]
-            prepared = experiment.prepare(study.profile, study.size, study.seed)
+            prepared = held[study.name, study.seed]
             logps, good = prepared.ref_logps["mean"], prepared.rewards >= prepared.rewards.mean()
             k = len(logps) / len(set(prepared.splits.train["prompt_id"]))
             rows.append({"study": study.name, "good_before": logps[good].mean(), "bad_before": logps[~good].mean(),

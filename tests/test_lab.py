@@ -107,7 +107,7 @@ def test_qrpo_and_the_reference_are_made_and_measured_once(profile, tmp_path, ca
     before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.json")}
     pd.testing.assert_frame_equal(lab.measure([study], tmp_path, progress=False), rows)
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.json")} == before
-    described = lab_tables.regimes([study], tmp_path)
+    described = lab_tables.regimes([study], lab.prepared([study]), tmp_path)
     table = lab_tables.regime_map(rows, [study], described)
     assert {"regime", "gap", "tau", "method", "preset", "estimator", "reward", "win_rate", "kl", "broken", "seeds"} <= set(table.columns)
     assert table["gap"].iloc[0] == pytest.approx(described["data"].iloc[0] - rows[rows["spec"].eq(0)]["reward"].mean())
