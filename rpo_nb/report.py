@@ -40,6 +40,13 @@ CAPTIONS = {  # figure file -> caption, in the order of the page; any other figu
     "data_sparsity": "Share of prompts with fewer than k completions.",
     "estimators": "Error of log Ẑ by estimator and by completions per prompt, in a language small enough to enumerate.",
     "targets": "RPO's targets at the first step, preset by preset (top), and what they are about (bottom).",
+    "lab_bias": "Bias of V̂ at τ = 1 by completions per prompt: where Z can be enumerated (left) and in the pocket world (right).",
+    "lab_error": "Which estimator has the smallest error, by completions per prompt and τ.",
+    "lab_ablation": "How often the normalised loss is preferred over V̂ = 0, with 95 % intervals.",
+    "lab_map": "Gain in mean reward over the reference by regime and policy; framed: the best of a regime and those level with it.",
+    "lab_duels": "RPO in three readings against its rivals in the same reading, regime by regime.",
+    "lab_log_k": "Where training as released takes the rows' log-probability a token: towards −log K, whatever the reward.",
+    "lab_low_data": "The same budget of rows as K completions of fewer prompts: reward, and variance of the first gradient.",
     "learning_curves": "Training loss by optimiser step; lines are means over seeds, bands run from the least to the most.",
     "reward_kl": "Mean reward against KL(policy ‖ reference); the line is the reference tilted by exp(r/β), the best possible.",
 }

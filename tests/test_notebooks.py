@@ -21,7 +21,7 @@ def notebook(request):
 
 
 def test_the_set_is_complete():
-    assert [p.stem[:2] for p in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06", "08", "09"]
+    assert [p.stem[:2] for p in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06", "07", "08", "09"]
 
 
 def test_it_is_committed_without_outputs_in_short_cells(notebook):
