@@ -233,9 +233,9 @@ def _stacked(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _melt(frame: pd.DataFrame) -> pd.DataFrame:
-    """Any table to row, column, metric, value: key columns (text, tau, seed) make the row."""
+    """Any table to row, column, metric, value: key columns (text, tau, seed, k) make the row."""
     numeric = [c for c in frame.columns if pd.api.types.is_numeric_dtype(frame[c]) and not pd.api.types.is_bool_dtype(frame[c])]
-    values = [c for c in numeric if c not in ("tau", "seed", "step", "beta")]
+    values = [c for c in numeric if c not in ("tau", "seed", "step", "beta", "k")]
     keys = [c for c in frame.columns if c not in values and c != "preset"]
     wide = frame[values].assign(row=_joined(frame, keys), preset=frame["preset"] if "preset" in frame else "")
     return wide.melt(["row", "preset"], var_name="column").assign(metric=lambda d: d["column"])
