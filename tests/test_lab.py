@@ -113,6 +113,13 @@ def test_qrpo_and_the_reference_are_made_and_measured_once(profile, tmp_path, ca
     assert table["gap"].iloc[0] == pytest.approx(described["data"].iloc[0] - rows[rows["spec"].eq(0)]["reward"].mean())
 
 
+def test_qrpo_is_a_method_of_the_grid():
+    grid = config.load_profile("smoke", sizes="small", seeds="0", methods="qrpo,rpo")
+    runs = {cell.preset: cell.run for cell in experiment.cells(grid) if cell.method == "qrpo"}
+    assert runs["paper"].key == runs["fixed"].key != runs["released"].key and runs["paper"].recipe["objective"] == {"method": "qrpo", "reduce": "sum", "beta": 0.3}
+    assert "qrpo" not in config.load_profile("smoke").methods
+
+
 def test_qrpo_outside_the_pocket_world_is_refused(profile):
     other = profile.model_copy(update={"data": profile.data.model_copy(update={"source": "mine.jsonl"})})
     with pytest.raises(ValueError, match="only the pocket world's checker can score; leave qrpo out of methods"):
