@@ -103,6 +103,7 @@ class TrainingConfig(Config):
     lora_rank: int = Field(16, gt=0)
     quantize: Literal["none", "4bit"] = "none"  # QLoRA: the frozen weights in 4 bits (bitsandbytes, a CUDA GPU)
     gradient_checkpointing: bool = False  # less memory, about a third more time
+    liger: bool = False  # Liger's fused kernel projects to the vocabulary (liger-kernel, a CUDA GPU)
     save_steps: int = Field(0, ge=0)  # 0: only the finished policy is kept
     logging_steps: int = Field(10, gt=0)
     report_to: tuple[str, ...] = ("tensorboard",)
@@ -226,6 +227,7 @@ class PaperB(Config):
     size: str = "small"
     seeds: tuple[int, ...] = (0, 1, 2)
     processes: int = Field(2, gt=0)  # seeds trained side by side, a core each
+    reproduce: bool = True  # a part of `make reproduce` where the ground truth is known
     runs: tuple[str, ...] = ()  # names of paper_b.grid; empty: all
     prompts: int = Field(200, gt=0)  # of an iteration
     valid: int = Field(100, gt=1)  # prompts that choose the checkpoint
@@ -233,7 +235,8 @@ class PaperB(Config):
     k: int = Field(4, ge=2)  # responses a prompt
     rule: Literal["best_random", "best_worst"] = "best_random"  # how pairs are picked
     iterations: int = Field(3, ge=1)
-    judge_prompts: int = Field(200, gt=1)  # prompts whose responses the learnt reward model is trained on
+    judge_pairs: int = Field(200, gt=1)  # what the learnt reward model is trained on: the first pairs of the preference data
+    etas: tuple[float, ...] = (0.3, 3.0)  # η's sweep, as multiples of the suggested one
     # Rewards are standardised, η of bwd is a multiple of the suggested one. Chosen by validation reward on seed 7 of the pocket world, which no
     # table uses: β of 0.03 to 3 (SimPO's 0.5 to 10), rates 2e-4 and 5e-4.
     kto_beta: float = Field(0.3, gt=0)

@@ -311,7 +311,7 @@ def build_trainer(profile: Profile, run: Run, prepared: Prepared, output_dir: st
                            log_partition=log_z[rows], desirable=(rewards >= rewards.mean())[rows], **more)
     config = profile.training_of(run.size)
     model, _ = policy.load_policy(prepared.path, dropout=steps["dropout"], bf16=half(config), quantize=config.quantize,
-                                  lora_rank=config.lora_rank if config.lora else 0, gradient_checkpointing=config.gradient_checkpointing)
+                                  lora_rank=config.lora_rank if config.lora else 0, gradient_checkpointing=config.gradient_checkpointing, liger=config.liger)
     prepared.release()
     return make_trainer(model, prepared.tokenizer, groups, objective, config=config, output_dir=output_dir, seed=run.seed,
                         max_grad_norm=steps["max_grad_norm"], weight_decay=steps["weight_decay"])

@@ -33,13 +33,13 @@ def device() -> torch.device:
 
 
 def load_policy(path: str | Path, *, dropout: float = 0.0, bf16: bool = False, lora_rank: int = 0, quantize: str = "none",
-                gradient_checkpointing: bool = False, base: str | Path = "") -> tuple[nn.Module, Any]:
+                gradient_checkpointing: bool = False, liger: bool = False, base: str | Path = "") -> tuple[nn.Module, Any]:
     """A model and its tokenizer from a folder or hub id, safetensors only, no remote code.
 
     dropout: rate set in every dropout layer (0: log-ratios are exactly 0 before the first step). bf16: hold the weights in
     bfloat16; for weights that are not trained only, updates of 1e-4 would be lost in its 8 bits. lora_rank: above 0 wraps the
     model with peft; the reference is then the same model with its adapter switched off. quantize "4bit": the weights in
-    NF4 (QLoRA; bitsandbytes and a CUDA GPU). base: of a folder that holds an adapter only, the model it was trained on, where
+    NF4 (QLoRA; bitsandbytes and a CUDA GPU). liger: see `use_liger`. base: of a folder that holds an adapter only, the model it was trained on, where
     that is another place than the adapter says. Raises ValueError with the remedy when the model cannot be found.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
@@ -72,6 +72,8 @@ def load_policy(path: str | Path, *, dropout: float = 0.0, bf16: bool = False, l
         model = PeftModel.from_pretrained(model, adapter)
     elif lora_rank:
         model = add_lora(model, lora_rank)
+    if liger:
+        use_liger(model)
     return model, tokenizer
 
 
@@ -176,12 +178,46 @@ def completion_logps(model: nn.Module, hidden: Tensor, labels: Tensor) -> Tensor
     def project(part: Tensor, targets: Tensor) -> Tensor:
         return token_logps(head(part * factor if factor != 1 else part), targets)
 
-    if len(chosen) <= rows:
+    if core_of(model) in _LIGER:
+        values = -_LIGER[core_of(model)](chosen * factor, head.weight, wanted, bias=head.bias, reduction="none")
+    elif len(chosen) <= rows:
         values = project(chosen, wanted)
     else:
         values = torch.cat([checkpoint(project, part, targets, use_reentrant=False)
                             for part, targets in zip(chosen.split(rows), wanted.split(rows), strict=True)])
     return values.new_zeros(labels.shape).masked_scatter(keep, values)
+
+
+_LIGER: WeakKeyDictionary = WeakKeyDictionary()  # models whose projection is Liger's kernel
+
+
+def use_liger(model: nn.Module) -> None:
+    """Let Liger's fused kernel project the completions of a model to the vocabulary, on a CUDA GPU.
+
+    Tried first on a few random states: ValueError when its log-probabilities or, as in versions before 0.8.2, its gradients are
+    not ours, and without GPU or package.
+    """
+    if not torch.cuda.is_available():
+        raise ValueError("training.liger is true, which needs a CUDA GPU; set it to false")
+    if find_spec("liger_kernel") is None:
+        raise ValueError("training.liger is true, which needs liger-kernel; pip install 'liger-kernel>=0.8.2'")
+    from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
+
+    core, head = core_of(model), _head(model)[0]
+    place = {"device": head.weight.device, "dtype": head.weight.dtype}
+    states = torch.randn(2, 8, head.weight.shape[1], generator=torch.Generator().manual_seed(0)).to(**place).requires_grad_()
+    labels = torch.arange(16, device=head.weight.device).reshape(2, 8)
+    found = []
+    for kernel in (None, liger_fused_linear_cross_entropy):
+        if kernel:
+            _LIGER[core] = kernel
+        logps = completion_logps(model, states, labels)
+        found.append((logps.detach(), torch.autograd.grad((logps * torch.linspace(-1, 2, 16, device=logps.device).view(2, 8)).sum(), states)[0]))
+    if not all(torch.allclose(ours.float(), theirs.float(), rtol=2e-2, atol=2e-2 * float(ours.abs().max()))
+               for ours, theirs in zip(*found, strict=True)):
+        del _LIGER[core]
+        raise ValueError("training.liger is true, but this liger-kernel gives other log-probabilities or gradients; "
+                         "pip install -U 'liger-kernel>=0.8.2' or set it to false")
 
 
 _HEADS: WeakKeyDictionary = WeakKeyDictionary()
@@ -375,7 +411,8 @@ def score_completions(model: nn.Module, tokenizer: Any, rows: Sequence[tuple[lis
                       tokens_at_once: int = 32768) -> tuple[Tensor, Tensor]:
     """Sum of the completion's log-probabilities [n] and its number of tokens [n], in length-sorted batches; no gradient.
 
-    bf16: compute as a training step in bf16 does. tokens_at_once: padded tokens of prompt and completion in one batch. Raises ValueError naming the row when a log-probability is not finite.
+    bf16: compute as a training step in bf16 does. tokens_at_once: padded tokens of prompt and completion in one batch. Raises
+    ValueError naming the row when a log-probability is not finite.
     """
     order = sorted(range(len(rows)), key=lambda i: (len(rows[i][0]), rows[i][0], len(rows[i][1])), reverse=True)  # equal prompts together
     sums = torch.empty(len(rows), dtype=torch.float32)

@@ -116,7 +116,8 @@ def prompt_groups(encoded: Sequence[tuple[list[int], list[int]]], prompt_ids: Se
     """Rows to one item a prompt: its ids, its completions, and of each completion its row number and the given fields.
 
     fields: one value a row, or one list of m values a row; rewards, ref_logps, log_partition and desirable are 0 when left out.
-    mismatched: the completion of another prompt that each row is scored with beside its own, with the fields mismatched_ref_logps and mismatched_real.
+    mismatched: the completion of another prompt that each row is scored with beside its own, with the fields
+    mismatched_ref_logps and mismatched_real.
     """
     fields = {name: np.zeros(len(encoded)) for name in ROW_FIELDS} | {name: np.asarray(values) for name, values in fields.items()}
     groups: dict[int, dict] = {}

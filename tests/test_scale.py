@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -194,6 +195,37 @@ def test_four_bits_without_a_gpu_are_refused(pair, tmp_path):
         pytest.skip("there is a GPU here")
     with pytest.raises(ValueError, match="training.quantize is '4bit', which needs a CUDA GPU"):
         policy.quantization("4bit")
+
+
+def liger_like(right: bool):
+    """A stand-in with the kernel's signature; right=False scales every gradient by the first token's, as liger-kernel 0.8.1 did."""
+    def kernel(states, weight, target, bias=None, reduction="mean"):
+        assert reduction == "none"
+        losses = torch.nn.functional.cross_entropy(torch.nn.functional.linear(states, weight, bias).float(), target, reduction="none")
+        if not right:
+            losses = losses.detach() + (losses - losses.detach()).sum() * torch.nn.functional.one_hot(torch.tensor(0), len(losses))
+        return losses
+    return kernel
+
+
+def test_a_fused_projection_gives_the_same_numbers_and_a_wrong_one_is_refused(pair, monkeypatch):
+    model, batch = pair[0], batch_of(*pair)
+    with pytest.raises(ValueError, match="training.liger is true, which needs (a CUDA GPU|liger-kernel)"):
+        policy.use_liger(model)
+    usual = policy.grouped_logps(model, batch, reduce="sum").logps
+    functional = types.ModuleType("liger_kernel.transformers.functional")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(policy, "find_spec", lambda name: name)
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers.functional", functional)
+    functional.liger_fused_linear_cross_entropy = liger_like(right=False)
+    with pytest.raises(ValueError, match="this liger-kernel gives other log-probabilities or gradients"):
+        policy.use_liger(model)
+    functional.liger_fused_linear_cross_entropy = liger_like(right=True)
+    policy.use_liger(model)
+    calls = []
+    policy._LIGER[model] = lambda *args, **more: calls.append(1) or functional.liger_fused_linear_cross_entropy(*args, **more)
+    torch.testing.assert_close(policy.grouped_logps(model, batch, reduce="sum").logps, usual)
+    assert calls
 
 
 # ---- models by name ---------------------------------------------------------------------------------------------------
