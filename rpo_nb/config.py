@@ -192,7 +192,7 @@ class LabConfig(Config):
     """The partition lab, notebook 07: only where the ground truth is known."""
 
     size: str = ""  # of its policies; "": the first
-    regimes: tuple[str, ...] = ("on_policy", "stronger", "much_stronger", "weak_reference", "narrow_reference")  # keys of lab.REGIMES
+    regimes: tuple[str, ...] = ("on_policy", "stronger", "much_stronger", "weak_reference", "narrow_reference", "narrow_much_stronger")  # of lab.REGIMES
     taus: tuple[float, ...] = (0.1, 0.3, 1.0)  # of RPO and DRO
     betas: tuple[float, ...] = (0.1, 0.3, 1.0)  # of QRPO; KTO has those of at least 0.3
     estimators: tuple[str, ...] = ("empirical", "monte_carlo", "leave_one_out", "none")  # of RPO, of partition.ESTIMATORS

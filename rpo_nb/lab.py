@@ -38,6 +38,7 @@ REGIMES = {
     "much_stronger": Regime("house", "much_stronger"),
     "weak_reference": Regime("weak", "stronger"),
     "narrow_reference": Regime("narrow", "stronger"),
+    "narrow_much_stronger": Regime("narrow", "much_stronger"),  # as Flan-T5 stands to UltraFeedback: surprised by all, worse than most
 }
 WORDS = {"empirical": "eq. 19", "monte_carlo": "Monte Carlo", "self_normalised": "self-normalised", "leave_one_out": "leave-one-out",
          "none": "V̂ = 0", "pooled": "pooled"}
