@@ -134,7 +134,7 @@ class EvaluationConfig(Config):
     judge_comparisons: int = Field(2000, gt=0)  # what the reward model is trained on, at most
     judge_epochs: int = Field(2, gt=0)
     judge_size: str = "small"  # the reward model starts from this size's reference
-    generation_batch_size: int = Field(128, gt=0)
+    generation_batch_size: int = Field(256, gt=0)  # prompts at a time; a float32 text does not depend on it
     table1_batches: int = Field(16, gt=1)  # mini-batches whose gradients Table I compares; fewer than 8 give no interval
     authors: bool = False  # also evaluate the authors' published checkpoints, as the method rpo_authors
 
@@ -192,7 +192,8 @@ class LabConfig(Config):
     """The partition lab, notebook 07: only where the ground truth is known."""
 
     size: str = ""  # of its policies; "": the first
-    regimes: tuple[str, ...] = ("on_policy", "stronger", "much_stronger", "weak_reference", "narrow_reference", "narrow_much_stronger")  # of lab.REGIMES
+    regimes: tuple[str, ...] = (  # keys of lab.REGIMES
+        "on_policy", "stronger", "much_stronger", "weak_reference", "narrow_reference", "narrow_much_stronger")
     taus: tuple[float, ...] = (0.1, 0.3, 1.0)  # of RPO and DRO
     betas: tuple[float, ...] = (0.1, 0.3, 1.0)  # of QRPO; KTO has those of at least 0.3
     estimators: tuple[str, ...] = ("empirical", "monte_carlo", "leave_one_out", "none")  # of RPO, of partition.ESTIMATORS
