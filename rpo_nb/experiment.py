@@ -28,7 +28,7 @@ from rpo_nb.config import AUTHORS, METHODS, DecodingConfig, Objective, Preset, P
 from rpo_nb.generation import generate, released_decoding
 from rpo_nb.store import atomic_write, packed, room_for, unpacked, write_json
 
-CODE = ("pocket", "policy", "partition", "objectives", "checks", "training", "references")  # what a trained policy depends on
+CODE = ("pocket", "policy", "prefixes", "partition", "objectives", "checks", "training", "references")  # what a trained policy depends on
 QRPO_SAMPLES = 16  # of the reference for a prompt
 SHARED_STEPS = {"dropout": 0.0, "max_grad_norm": 1.0, "weight_decay": 0.01}  # of the baselines, which no preset touches
 atexit.register(gc.freeze)  # the interpreter's last collections, over all that torch and transformers made, took 2 s of every kernel
@@ -155,7 +155,7 @@ def feedback(profile: Profile, seed: int, size: str | None = None) -> tuple[Any,
 def reference_samples(profile: Profile, path: str, prompts: Sequence[str], k: int, seed: int) -> list[list[str]]:
     """k completions of the reference at `path` for each prompt, decoded as the profile says. Cached by content."""
     key = content_key([Path(path).name, list(prompts), k, seed, profile.decoding.key(), profile.data.max_prompt_tokens,
-                       references.code_key("generation", "policy")])
+                       references.code_key("generation", "policy", "prefixes")])
 
     def make(folder: Path) -> None:
         model, tokenizer = policy.load_policy(path)
@@ -370,7 +370,7 @@ def completions(profile: Profile, cell: Cell, prepared: Prepared, out: Path, *, 
     prompts = list(prompts) or data.conversations(prepared.splits.validation)
     if file.is_file():
         stored = json.loads(file.read_text(encoding="utf-8"))
-        if stored["prompts"] == content_key(prompts):
+        if stored["prompts"] == content_key([prompts, references.code_key("generation")]):
             return stored["completions"]
     training, limit = profile.training, profile.limits(cell.size)["max_prompt_tokens"]
     model, tokenizer = prepared.reference, prepared.tokenizer
@@ -385,7 +385,7 @@ def completions(profile: Profile, cell: Cell, prepared: Prepared, out: Path, *, 
     with policy.adapter_off(model) if hasattr(model, "disable_adapter") else nullcontext(prepared.reference) as reference:
         theirs = policy.score_completions(reference, tokenizer, encoded, bf16=training.bf16)[0].tolist()
     mine = policy.score_completions(model, tokenizer, encoded, bf16=training.bf16)[0].tolist()
-    write_json(file, {"prompts": content_key(prompts), "completions": texts, "policy_logps": mine, "ref_logps": theirs})
+    write_json(file, {"prompts": content_key([prompts, references.code_key("generation")]), "completions": texts, "policy_logps": mine, "ref_logps": theirs})
     return texts
 
 
