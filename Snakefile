@@ -41,6 +41,8 @@ def done(job):
 LAB_TABLES = [file for name in ("partition_bias", "partition_ablation", "regime_map", "low_data") for file in table(name)[:1]] \
     if profile.pocket_world else []
 
+PAPER_B_TABLES = expand("tables/paper_b_table{i}.csv", i=[1, 2, 3, 4]) if batch.PAPER_B in batch.jobs(profile) else []
+
 
 rule all:
     input:
@@ -192,9 +194,31 @@ if profile.pocket_world:
             RUN + SOURCE
 
 
+if PAPER_B_TABLES:
+
+    rule paper_b:
+        input:
+            generations([profile.paper_b.size], SEEDS[:1]) if profile.paper_b.size in SIZES else [],  # its references are there then
+        output:
+            PAPER_B_TABLES,
+            done(batch.PAPER_B),
+        params:
+            **batch.params(batch.PAPER_B, profile),
+        threads: min(profile.paper_b.processes, batch.parallel_jobs(profile))  # it trains in so many processes
+        resources:
+            **cluster.resources("training", profile) | {"cpus_per_task": profile.paper_b.processes},
+        log:
+            f"notebooks/{batch.PAPER_B}.ipynb",
+        benchmark:
+            f"runs/jobs/{batch.PAPER_B}.tsv"
+        shell:
+            RUN + SOURCE
+
+
 rule report:
     input:
         LAB_TABLES,
+        PAPER_B_TABLES,
         "data/summary.csv",
         table("table1"),
         "tables/metrics.csv",

@@ -7,7 +7,6 @@ a power cut), the same command goes on: a job is done when its marker says so, a
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import signal
@@ -28,6 +27,7 @@ from rpo_nb import cluster
 from rpo_nb.config import Profile, content_key, write_profile
 from rpo_nb.manifest import JOBS, write_manifest
 from rpo_nb.progress import Progress
+from rpo_nb.store import file_digest
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "RPO_NB_OUTPUT"  # in the environment of every process of a reproduction: how a later start finds what is left of it
@@ -35,6 +35,7 @@ STATE = ".snakemake"
 LOG = Path("runs") / "snakemake.log"
 ON_SLURM = Path(STATE) / "rpo_nb.slurm"  # there since the first start on Slurm
 LAB = "07_partition_lab"  # only where the ground truth is known
+PAPER_B = "08_reward_aware"  # there too, and where paper_b.reproduce is on
 TABLES = ("04_table2_metrics", "05_table3_judges", "06_table4_temperature", "09_report")
 READ_BY = {  # the fields of a preset that change a policy, by method; sft and best_of_k read none
     "kto": ("reduce", "kto_beta", "kto_kl", "dropout", "max_grad_norm", "weight_decay"),
@@ -48,7 +49,8 @@ HUB_ID = r"[\w-][\w.-]*/[\w.-]+"
 def jobs(profile: Profile) -> list[str]:
     """The name of every job: its notebook, and for training the size and the seed."""
     training = [f"03_train-{size}-seed{seed}" for size in profile.sizes for seed in profile.seeds]
-    return ["01_data_prep", "02_rpo_derivation", *training, *([LAB] if profile.pocket_world else []), *TABLES]
+    known = [LAB, *([PAPER_B] if profile.paper_b.reproduce else [])] if profile.pocket_world else []
+    return ["01_data_prep", "02_rpo_derivation", *training, *known, *TABLES]
 
 
 def params(notebook: str, profile: Profile) -> dict[str, str]:
@@ -71,11 +73,7 @@ def _digest(path: str | Path) -> str:
     if path.is_dir():
         files = [file for file in sorted(path.rglob("*")) if file.is_file()]
         return content_key([[file.relative_to(path).as_posix(), _digest(file)] for file in files])
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return file_digest(path)
 
 
 def stage(profile: Profile, out: Path) -> Profile:

@@ -82,6 +82,7 @@ class Run:
     online: bool = False
     judge: str = TRUTH  # whose rewards it is trained on
     prompts: str = "train_1"
+    eta: float = 1.0  # times the suggested η
     start: str = ""  # the run it goes on from, whose policy is also its reference; "": the reference
 
     @property
@@ -90,12 +91,13 @@ class Run:
 
 
 def grid(config: PaperB) -> list[Run]:
-    """Every policy of Tables 2 to 4 and of the bridge to paper A, or config.runs and those they start from; a run comes after the
+    """Every policy of Tables 2 to 4, of η's sweep and of the bridge to paper A, or config.runs and those they start from; a run comes after the
     one it starts from. The first is the reference, "sft", which is not trained."""
     runs = [Run("sft", "", 2), Run("dpo", "dpo", 2), Run("simpo", "simpo", 2), Run("kto", "kto", 2)]
     runs += [Run(f"{loss}-k{k}", loss, k) for loss in ("bwd", "sqloo") for k in (2, config.k)]
     runs += [Run(f"online-{loss}-{judge}", loss, config.k, online=True, judge=judge) for judge in (TRUTH, LEARNT) for loss in ("bwd", "sqloo")]
     runs.append(Run("dpo-synthetic", "dpo", 2, prompts="synthetic"))
+    runs += [Run(f"bwd-k{config.k}-eta{eta:g}", "bwd", config.k, eta=eta) for eta in config.etas]
     for first, setting, k, online in (("dpo", "dpo", 2, False), (f"bwd-k{config.k}", "bwd", config.k, False),
                                       (f"online-bwd-{TRUTH}", "bwd", config.k, True)):
         start = first
@@ -172,7 +174,7 @@ class World:
 
     @cached_property
     def reward_model(self) -> Any:
-        """The learnt judge: Bradley and Terry's model of pairs among the reference's responses to the first prompts, no others."""
+        """The learnt judge: Bradley and Terry's model of the preference data, the first pairs that DPO is trained on and no others."""
         import datasets
 
         from rpo_nb import judges
@@ -180,9 +182,9 @@ class World:
         folder = self.out / "runs" / "paper_b" / f"reward_model-seed{self.seed}-{self.key()}"
         if not folder.is_dir():
             data = self.responses("train_1", "")
-            few = data.prompt_ids < self.config.judge_prompts
-            rows = datasets.Dataset.from_dict({"prompt_id": data.prompt_ids[few], "prompt": np.array(data.prompts)[few],
-                                               "completion": np.array(data.completions)[few], "reward": data.rewards[few]})
+            rows = tuples(data.prompt_ids, data.rewards, k=2, rule=self.config.rule, seed=self.seed)[: self.config.judge_pairs].reshape(-1)
+            rows = datasets.Dataset.from_dict({"prompt_id": data.prompt_ids[rows], "prompt": [data.prompts[i] for i in rows],
+                                               "completion": [data.completions[i] for i in rows], "reward": data.rewards[rows]})
             judges.train_reward_model(self.path, rows, config=self.profile.evaluation, data=self.profile.data, seed=self.seed,
                                       threads=self.profile.training.threads).save(folder)
         return judges.RewardModel.load(folder)
@@ -312,7 +314,7 @@ def _objective(config: PaperB, run: Run, eta: float) -> Objective:
         return Objective(method="rpo", tau=config.settings["sqloo"].beta / config.settings["sqloo"].eta)
     setting: Setting = config.settings[run.setting]
     if setting.distance in ("bwd", "fwd") and setting.gap is None:
-        setting = replace(setting, eta=setting.eta * eta)
+        setting = replace(setting, eta=setting.eta * run.eta * eta)
     return Objective(method="reward_aware", reduce="mean" if setting.per_token else "sum", setting=setting)
 
 

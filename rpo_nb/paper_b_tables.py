@@ -91,6 +91,17 @@ def table4(results: pd.DataFrame, config: PaperB) -> pd.DataFrame:
     return pd.DataFrame(rows).drop(columns="published_ci", errors="ignore")
 
 
+def eta_sweep(results: pd.DataFrame, config: PaperB) -> pd.DataFrame:
+    """Offline bwd at multiples of the suggested η: mean test reward, KL, entropy."""
+    rows = []
+    for eta in sorted({1.0, *config.etas}):
+        run = f"bwd-k{config.k}" + ("" if eta == 1 else f"-eta{eta:g}")
+        if _present(results, run):
+            mean = results.query("run == @run and split == 'test'")[["kl", "entropy"]].mean()
+            rows.append({"eta": f"{eta:g} × suggested", **_cell(results, run, "test", "avg_reward"), **mean.to_dict()})
+    return pd.DataFrame(rows).drop(columns=["published", "published_ci"], errors="ignore")
+
+
 def bridge(results: pd.DataFrame, config: PaperB) -> pd.DataFrame:
     """Paper A's RPO against sqloo on the same tuples, steps and strength of the KL term: the squared distance with log Z estimated
     (each Ẑ) or cancelled. gain: sqloo's mean reward less the estimate's, seed by seed."""
@@ -108,6 +119,8 @@ def bridge(results: pd.DataFrame, config: PaperB) -> pd.DataFrame:
 
 def wide(table: pd.DataFrame) -> pd.DataFrame:
     """One of the tables as read: a line a policy, a column a metric and prompts, the paper's number beside."""
+    if table.empty:
+        return table
     keys = [c for c in table.columns if c not in ("metric", "prompts", "mean", "ci_low", "ci_high", "seeds", "published", "published_ci")]
     digits = np.where(table["metric"].eq("win_rate"), 1, 2)
     ours = [f"{m:.{d}f}" + ("" if np.isnan(low) else f" [{low:.{d}f}, {high:.{d}f}]")

@@ -348,6 +348,7 @@ TEX = str.maketrans({
     "\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "τ": r"$\tau$", "π": r"$\pi$", "ρ": r"$\rho$",
     "φ": r"$\phi$", "θ": r"$\theta$", "Ẑ": r"$\hat{Z}$", "×": r"$\times$", "≤": r"$\le$", "≥": r"$\ge$",
+    "β": r"$\beta$", "γ": r"$\gamma$", "δ": r"$\delta$", "η": r"$\eta$", "²": "$^2$", "½": r"$\tfrac12$", "≻": r"$\succ$", "→": r"$\to$",
     "−": "$-$", "∞": r"$\infty$", "–": "--",
 })
 

@@ -172,7 +172,7 @@ def test_prompts_in_and_out_of_distribution_are_what_their_names_say():
 def test_the_grid_names_what_the_tables_need_and_runs_follow_those_they_start_from():
     grid = paper_b.grid(PaperB())
     names = [run.name for run in grid]
-    assert len(set(names)) == len(names) == 23 and names[0] == "sft"
+    assert len(set(names)) == len(names) == 25 and names[0] == "sft"
     assert all(names.index(run.start) < names.index(run.name) for run in grid if run.start)
     some = paper_b.grid(PaperB(runs=("dpo-iteration3",)))
     assert [run.name for run in some] == ["sft", "dpo", "dpo-iteration2", "dpo-iteration3"] and some[-1].iteration == 3
@@ -199,6 +199,7 @@ def test_tables_have_the_papers_columns_and_numbers_beside():
     first = two.query("loss == 'dpo' and metric == 'avg_reward' and prompts == 'test'").iloc[0]
     assert first["mean"] == pytest.approx(6.1) and first["ci_high"] - first["mean"] == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-4)
     assert four.query("training == 'Online RPO-bwd' and iteration == '3' and metric == 'avg_reward' and prompts == 'test'")["published"].item() == "6.056"
+    assert paper_b_tables.eta_sweep(results.assign(entropy=1.0), PaperB())["eta"].tolist() == ["0.3 × suggested", "1 × suggested", "3 × suggested"]
     gains = paper_b_tables.bridge(results, PaperB())
     assert gains["log_z"].tolist()[0] == "cancelled (sqloo)" and gains["gain"].notna().sum() == 4
 
