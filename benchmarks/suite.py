@@ -150,18 +150,19 @@ def scoring(settings: Settings) -> Found:
 
 
 def padding(settings: Settings) -> Found:
-    """Positions that the trainer's forward passes take in beyond the real tokens, each prompt counted once."""
+    """Positions that the trainer's forward passes take in beyond those that have to be read: each prompt once and of each
+    completion all but the last token, for T5 a start token a prompt."""
     ratios, details = [], []
-    for shape in ("T5, tiny", "Llama, tiny"):  # what is counted does not depend on the width
+    for shape in ("T5, thin", "Llama, thin"):
         case = Case(shape, real_lengths(8 if settings.quick else 128), 32)
         with tempfile.TemporaryDirectory() as folder:
             trainer = ours(case, "rpo", folder)
             counted = CountedPositions(trainer.model.policy)
             trainer.train()
-        real = sum(p + sum(c) for p, c in case.lengths)
+        real = sum(p + sum(n - 1 for n in c) + case.config.is_encoder_decoder for p, c in case.lengths)
         name = f"padding, {_kind(shape)}, real lengths"
-        ratios.append(Ratio(name, "the real tokens, each prompt once", counted.count / real - 1, np.nan, np.nan, 0.05, 1))
-        details += [detail(name, "taken in", "tokens", counted.count), detail(name, "real", "tokens", real)]
+        ratios.append(Ratio(name, "the tokens to be read, each prompt once", counted.count / real - 1, np.nan, np.nan, 0.05, 1))
+        details += [detail(name, "taken in", "tokens", counted.count), detail(name, "to be read", "tokens", real)]
     return ratios, details
 
 
@@ -242,12 +243,13 @@ def _parameters(shape: str) -> int:
 # 6: memory --------------------------------------------------------------------------------------------------------------------
 
 def memory(settings: Settings) -> Found:
-    """Peak memory of a training, weights and optimiser included, and of the vocabulary projection alone; a process each."""
-    ratios, details = [], []
+    """Peak memory of a training, weights and optimiser included, and of the vocabulary projection alone; a process each, three
+    repetitions at most since a peak hardly varies."""
+    ratios, details, repetitions = [], [], min(3, settings.repetitions)
     for shape, sides in ((FLAN_SMALL, ("rpo", "plain")), (LLAMA, ("rpo", "kto", "plain", "trl"))):
         shape = _shape(shape, settings)
         peaks = interleaved({side: lambda side=side: measuring.fresh("benchmarks.memory", "training", shape, side)["mib"] for side in sides},
-                            settings.repetitions, warm_up=False)
+                            repetitions, warm_up=False)
         name = f"peak memory, {_kind(shape)}"
         ratios.append(ratio(f"{name}: RPO", "plain SFT", peaks["rpo"], peaks["plain"]))
         if "trl" in sides:
@@ -256,7 +258,7 @@ def memory(settings: Settings) -> Found:
     for shape in (FLAN_SMALL, "HuggingFaceTB/SmolLM2-135M-Instruct"):
         name = f"vocabulary projection, width of {'SmolLM2-135M' if 'Smol' in shape else 'Flan-T5-Small'}"
         found: dict[str, list[dict]] = {"pieces": [], "full": []}
-        for _ in range(settings.repetitions):
+        for _ in range(repetitions):
             for way in found:
                 found[way].append(measuring.fresh("benchmarks.memory", "projection", shape, way, "4" if settings.quick else "16"))
         peaks = {way: np.array([one["mib"] for one in many]) for way, many in found.items()}

@@ -38,6 +38,10 @@ SHAPES: dict[str, dict[str, Any]] = {
                     "num_attention_heads": 4, "num_key_value_heads": 2},
     "T5, 4M": {"model_type": "t5", "vocab_size": 4096, "d_model": 256, "d_kv": 64, "d_ff": 512, "num_layers": 2, "num_decoder_layers": 2,
                "num_heads": 4, "feed_forward_proj": "gated-gelu"},
+    # Flan-T5-Small's width, which decides how rows are put together, and little else: for counting positions
+    "T5, thin": {"model_type": "t5", "vocab_size": 128, "d_model": 512, "d_kv": 8, "d_ff": 8, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 1},
+    "Llama, thin": {"model_type": "llama", "vocab_size": 128, "hidden_size": 512, "head_dim": 8, "intermediate_size": 8, "num_hidden_layers": 1,
+                    "num_attention_heads": 1, "num_key_value_heads": 1},
     # the axis of model sizes; the vocabulary grows with the model so that the projection's share stays what it is in Flan-T5-Small
     **{f"T5, axis {d}": {"model_type": "t5", "vocab_size": 32 * d, "d_model": d, "d_kv": 32, "d_ff": 2 * d, "num_layers": layers,
                          "num_decoder_layers": layers, "num_heads": d // 32} for d, layers in ((64, 2), (128, 3), (256, 4), (448, 8))},
