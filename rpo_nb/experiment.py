@@ -82,8 +82,8 @@ def recipe(profile: Profile, preset: Preset, method: str, size: str, tau: float 
         steps = {name: getattr(preset, name) for name in SHARED_STEPS}
     return Run(method, size, seed, {
         "method": method, "objective": objective.read_fields(), "partition": preset.partition if method == "rpo" else None, "steps": steps,
-        "training": profile.training.model_dump(mode="json", exclude={"report_to", "logging_steps", "save_steps"}), "seed": seed,
-        "model": profile.sizes[size].model_dump(mode="json"), "data": profile.data.model_dump(mode="json") | {"source": source_key(profile.data.source)},
+        "training": profile.training.model_dump(mode="json", exclude={"report_to", "logging_steps", "save_steps", "micro_batch_tokens"}), "seed": seed,
+        "model": profile.sizes[size].model_dump(mode="json", exclude={"micro_batch_tokens"}), "data": profile.data.model_dump(mode="json") | {"source": source_key(profile.data.source)},
         "code": references.code_key(*CODE)})
 
 

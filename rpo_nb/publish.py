@@ -207,7 +207,7 @@ def card(chosen: Chosen, repo: str, *, base: str, licence: str) -> str:
     return str(ModelCard.from_template(
         metadata, template_path=str(TEMPLATE), chosen=chosen, repo=repo, base=base, data=data, metrics=metrics, done=done,
         repository=REPOSITORY, preset=profile.presets[chosen.preset].model_dump(), training=recipe["training"],
-        steps=recipe["steps"], micro=recipe["model"].get("micro_batch_tokens") or recipe["training"]["micro_batch_tokens"],
+        steps=recipe["steps"], micro=profile.training_of(chosen.size).micro_batch_tokens,
         manifest=manifest, hardware=_hardware(manifest, f"03_train-{chosen.size}-seed{chosen.seed}"),
         recipe=yaml.safe_dump(recipe, sort_keys=True, allow_unicode=True),
         other_code=_trained_by_other_code(chosen), wins=_rows(chosen, "table3"), temperatures=_rows(chosen, "table4"),

@@ -309,11 +309,11 @@ def policies(out):
 
 def test_two_processes_train_the_same_policies_as_one(reproduction, tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*train_command(reproduction, tmp_path, *launch), "--set", "methods=sft,rpo,dro"]
+    command = [*train_command(reproduction, tmp_path, *launch), "--set", "methods=sft,rpo,dro,kto training.micro_batch_tokens=300"]  # and in several passes a step
     done = subprocess.run(command, cwd=ROOT, env=reproduction.env | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0 and "3 policies trained by 2 processes" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and "4 policies trained by 2 processes" in done.stdout, done.stdout + done.stderr
     one, two = policies(reproduction.out), policies(tmp_path)
-    assert len(two) == 3 and set(two) <= set(one)
+    assert len(two) == 4 and set(two) <= set(one)
     for name, state in two.items():
         for key, tensor in state.items():
             torch.testing.assert_close(tensor, one[name][key], rtol=1e-4, atol=2e-6, msg=lambda m: f"{name} {key}: {m}")
