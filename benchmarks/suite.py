@@ -150,8 +150,10 @@ def scoring(settings: Settings) -> Found:
 
 
 def padding(settings: Settings) -> Found:
-    """Positions that the trainer's forward passes take in beyond those that have to be read: each prompt once and of each
-    completion all but the last token, for T5 a start token a prompt."""
+    """Positions that the trainer's forward passes take in beyond those that have to be read.
+
+    These are each prompt once and of each completion all but the last token, for T5 a start token a prompt.
+    """
     ratios, details = [], []
     for shape in ("T5, thin", "Llama, thin"):
         case = Case(shape, real_lengths(8 if settings.quick else 128), 32)
@@ -243,8 +245,10 @@ def _parameters(shape: str) -> int:
 # 6: memory --------------------------------------------------------------------------------------------------------------------
 
 def memory(settings: Settings) -> Found:
-    """Peak memory of a training, weights and optimiser included, and of the vocabulary projection alone; a process each, three
-    repetitions at most since a peak hardly varies."""
+    """Peak memory of a training, weights and optimiser included, and of the vocabulary projection alone; a process each.
+
+    Three repetitions at most, since a peak hardly varies.
+    """
     ratios, details, repetitions = [], [], min(3, settings.repetitions)
     for shape, sides in ((FLAN_SMALL, ("rpo", "plain")), (LLAMA, ("rpo", "kto", "plain", "trl"))):
         shape = _shape(shape, settings)
