@@ -152,7 +152,7 @@ def advise(arguments: argparse.Namespace) -> int:
     profile = _profile(arguments)
     size, seed = next(iter(profile.sizes)), profile.seeds[0]
     print(f"{Path(profile.data.source).name}, reference {size} of profile {profile.name}, seed {seed}", flush=True)
-    print(adviser.advise(profile, size, seed))
+    print(adviser.advise(profile, size, seed, results_dir(profile)))
     return 0
 
 

@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rpo_nb import experiment, partition, policy
+from rpo_nb import data, experiment, judging, policy
 from rpo_nb.config import Profile
 from rpo_nb.generation import generate
+from rpo_nb.judges import Judge
 from rpo_nb.reporting import METHOD_NAMES, number, read_table
 
 TABLES = Path(__file__).resolve().parent.parent / "results" / "pocket" / "tables"
-OWN = 64  # texts of the reference that are compared with the data
+COMPARED = 100  # rows that are compared with the reference's own texts
 SPARSE = 0.5  # share of prompts with one completion from which the low-data study decides
 MOST_BROKEN = 0.05  # more broken texts than the reference has: such a policy is not recommended
 
@@ -29,15 +30,14 @@ class Data:
     """What the advice depends on."""
 
     completions: float  # mean K
-    single_share: float
+    single_share: float  # of the prompts have one completion
     logp: float  # mean log πref of the data, a token
-    own_logp: float  # of the reference's own texts
-    above_log_k: float  # share of rows
+    wins: float  # % of the data's completions over the reference's own for the same prompts, by a judge
 
     @property
-    def surprise(self) -> float:
-        """How much less likely the data are than the reference's own texts, nats a token."""
-        return self.own_logp - self.logp
+    def above_log_k(self) -> float:
+        """How far the data lie above −log K a token; the authors' setting pulls them there."""
+        return self.logp + math.log(max(self.completions, 1.0))
 
 
 @dataclass(frozen=True)
@@ -59,25 +59,23 @@ class Advice:
         return ", ".join(filter(None, parts))
 
 
-def look(profile: Profile, size: str, seed: int) -> tuple[Data, list[str]]:
-    """The data of a profile under its reference, and the diagnostics of each preset as lines of text."""
+def look(profile: Profile, size: str, seed: int, judge: Judge) -> tuple[Data, list[str]]:
+    """The data of a profile under its reference, by a judge, and the diagnostics of each preset as lines of text."""
     prepared = experiment.prepare(profile, size, seed)
-    ids = np.asarray(prepared.splits.train["prompt_id"])
-    lengths = np.array([len(completion) for _, completion in prepared.encoded])
-    lines = []
+    train, runs = prepared.splits.train, {}
     for name, preset in profile.presets.items():
-        found = partition.diagnostics(prepared.ref_logps[preset.reduce], prepared.rewards, ids, tau=preset.rpo_tau,
-                                      estimator=preset.partition, reduce=preset.reduce, lengths=lengths)
-        lines.append(f"preset {name} ({preset.partition}, {preset.reduce}, τ = {preset.rpo_tau:g}): {partition.summary(found)}")
-    means = partition.diagnostics(prepared.ref_logps["mean"], prepared.rewards, ids, tau=1.0, reduce="mean")
-    prompts = list(dict.fromkeys(prepared.splits.train["prompt"]))[:OWN]
-    limits = profile.limits(size)
-    texts = generate(prepared.reference, prepared.tokenizer, prompts, decoding=profile.decoding, seed=seed,
-                     max_prompt_tokens=limits["max_prompt_tokens"], batch_size=profile.evaluation.generation_batch_size)
-    own = policy.encode(prepared.tokenizer, prompts, texts, **limits)
-    sums, tokens = policy.score_completions(prepared.reference, prepared.tokenizer, own, bf16=profile.training.bf16)
-    return Data(means["completions"].double().mean().item(), means["single_share"], float(prepared.ref_logps["mean"].mean()),
-                float((sums / tokens).mean()), means["above_log_k_share"]), lines
+        runs[name] = experiment.recipe(profile, preset, "rpo", size, preset.rpo_tau, seed)
+    lines = [f"preset {name}: {experiment.diagnosis(run, prepared)}" for name, run in runs.items()]
+    counts = pd.Series(train["prompt_id"]).value_counts()
+    drawn = np.random.default_rng(seed).permutation(len(train))[:COMPARED]
+    prompts, theirs = ([train[column][i] for i in drawn] for column in ("prompt", "completion"))
+    asked = [data.conversations(train)[i] for i in drawn]
+    with policy.autocast(profile.training.bf16):
+        own = generate(prepared.reference, prepared.tokenizer, asked, decoding=profile.decoding, seed=seed,
+                       max_prompt_tokens=profile.limits(size)["max_prompt_tokens"], batch_size=profile.evaluation.generation_batch_size)
+    answers = [{"first": 100.0, "second": 0.0}.get(a, np.nan) for a in judge.compare(prompts, theirs, own)]
+    answers += [{"first": 0.0, "second": 100.0}.get(a, np.nan) for a in judge.compare(prompts, own, theirs)]
+    return Data(float(counts.mean()), float((counts == 1).mean()), float(prepared.ref_logps["mean"].mean()), float(np.nanmean(answers))), lines
 
 
 def evidence(folder: Path | str = TABLES) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -90,29 +88,28 @@ def evidence(folder: Path | str = TABLES) -> tuple[pd.DataFrame, pd.DataFrame]:
     return read_table(folder / "regime_map.csv"), read_table(folder / "low_data.csv")
 
 
-def nearest(table: pd.DataFrame, data: Data) -> str:
-    """The lab's regime that is most like these data: by how surprising they are next to the reference's own texts, and by where their
-    log-probability a token lies against −log K."""
+def nearest(table: pd.DataFrame, mine: Data) -> str:
+    """The lab's regime that is most like these data: by how often they beat the reference's own texts, and by where their
+    log-probability a token lies against −log K. 10 points of the first count as much as half a nat of the second."""
     about = table.drop_duplicates("regime").set_index("regime")
-    distance = ((about["own_logp"] - about["logp"] - data.surprise) ** 2
-                + (about["logp"] + np.log(about["k"]) - (data.logp + math.log(max(data.completions, 1)))) ** 2)
+    distance = ((about["data_wins"] - mine.wins) / 10) ** 2 + ((about["logp"] + np.log(about["k"]) - mine.above_log_k) / 0.5) ** 2
     return str(distance.idxmin())
 
 
-def recommend(table: pd.DataFrame, low: pd.DataFrame, data: Data) -> Advice:
+def recommend(table: pd.DataFrame, low: pd.DataFrame, mine: Data) -> Advice:
     """The policy of the nearest regime (with mostly one completion a prompt, of the low-data study at K = 1) that has the best reward;
     of those whose interval reaches the best one's, the nearest to the reference. Only what any user can train counts: QRPO needs
     rewards of the reference's own texts.
     """
-    if data.single_share > SPARSE:
+    if mine.single_share > SPARSE:
         k = int(low["k"].min())
         cells, where = low[low["k"].eq(k)], f"the low-data study at K = {k}"
-        reasons = [f"{data.single_share:.0%} of the prompts have one completion."]
+        reasons = [f"{mine.single_share:.0%} of the prompts have one completion."]
     else:
-        regime = nearest(table, data)
+        regime = nearest(table, mine)
         cells, where = table[table["regime"].eq(regime)], f"the regime {regime}"
-        reasons = [f"The data are {data.surprise:+.2f} nats a token less likely than the reference's own texts, at {data.logp:.2f} a token "
-                   f"(−log K is {-math.log(max(data.completions, 1)):.2f}); the nearest of the lab's regimes is {regime}."]
+        reasons = [f"The data beat the reference's own texts in {mine.wins:.0f} % of comparisons and lie {abs(mine.above_log_k):.2f} nats a token "
+                   f"{'above' if mine.above_log_k > 0 else 'below'} −log K; the nearest of the lab's regimes is {regime}."]
     reference = cells[cells["method"].eq("reference")].iloc[0]
     open_to_all = cells[~cells["method"].isin(["reference", "qrpo"])]
     sound = open_to_all[open_to_all["broken"] <= reference["broken"] + MOST_BROKEN]
@@ -148,9 +145,12 @@ def _cell(row: pd.Series) -> str:
             f"{number(row['win_rate'], 0)} % over the reference, KL {number(row['kl'], 1)}")
 
 
-def advise(profile: Profile, size: str, seed: int, tables: Path | str = TABLES) -> str:
-    """Diagnostics and recommendation as text."""
+def advise(profile: Profile, size: str, seed: int, out: Path, tables: Path | str = TABLES) -> str:
+    """Diagnostics and recommendation as text. out: the profile's results, where a learnt judge is kept."""
     table, low = evidence(tables)
-    data, lines = look(profile, size, seed)
-    advice = recommend(table, low, data)
-    return "\n".join([*lines, "", f"Recommended: {advice.settings()}", *(f"- {reason}" for reason in advice.reasons)])
+    judge = judging.judges_for(profile, out, seed)[0]
+    found, lines = look(profile, size, seed, judge)
+    advice = recommend(table, low, found)
+    told = f"Judge of the data against the reference's own texts: {judge.name}." + (
+        "" if judge.name == "checker" else " It was learnt from held-out rows and is no ground truth.")
+    return "\n".join([*lines, told, "", f"Recommended: {advice.settings()}", *(f"- {reason}" for reason in advice.reasons)])

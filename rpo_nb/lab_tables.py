@@ -38,8 +38,9 @@ def summarise(rows: pd.DataFrame, studies: Sequence[Study]) -> pd.DataFrame:
 
 
 def regimes(studies: Sequence[Study], held: dict[tuple[str, int], Prepared], out: str | Path) -> pd.DataFrame:
-    """What each regime is (held: `lab.prepared`), mean over seeds: regime, data (mean reward of the training rows), k, and log-probabilities of the reference a
-    token: logp (of the rows), own_logp (of its own texts), above_log_k (share of rows above −log K)."""
+    """What each regime is (held: `lab.prepared`), mean over seeds: regime, data (mean reward of the training rows), data_wins (% of the rows
+    over the reference's own texts for their prompts, ties half), k, and log-probabilities of the reference a token: logp (of the rows),
+    own_logp (of its own texts), above_log_k (share of rows above −log K)."""
     rows = []
     for study in studies:
         prepared = held[study.name, study.seed]
@@ -47,20 +48,22 @@ def regimes(studies: Sequence[Study], held: dict[tuple[str, int], Prepared], out
         found = partition.diagnostics(prepared.ref_logps["mean"], prepared.rewards, ids, tau=1.0, reduce="mean")
         own = json.loads(study.file(Spec("reference"), Path(out)).read_text(encoding="utf-8"))
         tokens = [len(ids) + 1 for ids in prepared.tokenizer(own["completions"], add_special_tokens=False)["input_ids"]]
-        rows.append({"regime": study.name, "data": np.mean(prepared.splits.train["reward"]), "k": found["completions"].double().mean().item(),
+        ahead = np.sign(prepared.rewards[:, None] - experiment.reference_rewards(study.profile, prepared, study.seed))
+        rows.append({"regime": study.name, "data": np.mean(prepared.splits.train["reward"]), "data_wins": 50 * (1 + ahead.mean()),
+                     "k": found["completions"].double().mean().item(),
                      "logp": prepared.ref_logps["mean"].mean(), "own_logp": np.divide(own["ref_logps"], tokens).mean(),
                      "above_log_k": found["above_log_k_share"]})
     return pd.DataFrame(rows).groupby("regime", sort=False).mean().reset_index()
 
 
 def regime_map(rows: pd.DataFrame, studies: Sequence[Study], described: pd.DataFrame) -> pd.DataFrame:
-    """regime_map.csv: `summarise` with, of each regime, gap (mean reward of the data minus that of the reference's own texts), k, logp,
-    own_logp and above_log_k of `regimes`."""
+    """regime_map.csv: `summarise` with, of each regime, gap (mean reward of the data minus that of the reference's own texts), data_wins,
+    k, logp, own_logp and above_log_k of `regimes`."""
     table = summarise(rows, studies).rename(columns={"study": "regime"})
     own = table[table["method"].eq("reference")].set_index("regime")["reward"]
     about = described.set_index("regime")
     table.insert(1, "gap", table["regime"].map(about["data"] - own))
-    return table.assign(**{name: table["regime"].map(about[name]) for name in ("k", "logp", "own_logp", "above_log_k")})
+    return table.assign(**{name: table["regime"].map(about[name]) for name in ("data_wins", "k", "logp", "own_logp", "above_log_k")})
 
 
 def ablation(rows: pd.DataFrame, studies: Sequence[Study], profile: Profile, out: Path) -> pd.DataFrame:
