@@ -11,6 +11,7 @@ import inspect
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,6 +94,7 @@ class Spec:
                 "tau": np.nan if self.tau is None else self.tau, "policy": self.words}
 
 
+@cache
 def presets() -> dict[str, Preset]:
     """The three readings of the paper as presets.yaml has them, whatever a profile chose of them."""
     return load_profile("pocket").presets
@@ -111,12 +113,13 @@ class Study:
     specs: tuple[Spec, ...]
     disturbance: str = ""  # of the rewards, a key of DISTURBANCES
 
-    @property
+    @cached_property
     def prompts(self) -> list[str]:
         """What every policy is asked: prompts of nobody's data, the same for all studies of a seed."""
         return pocket.make_prompts(self.profile.lab.prompts, rng=np.random.default_rng([self.seed, 9]))
 
     def cell(self, spec: Spec) -> Cell:
+        """The policy's column of completions, sampled at temperature 1."""
         run = spec.run(self.profile, self.size, self.seed)
         if run is not None and self.disturbance:
             source = inspect.getsource(DISTURBANCES[self.disturbance])
@@ -125,10 +128,12 @@ class Study:
         return Cell("lab", spec.method, self.size, spec.tau, self.seed, decoding, run)
 
     def file(self, spec: Spec, out: Path) -> Path:
+        """Where its completions are kept."""
         return experiment.completions_file(self.profile, self.cell(spec), out, self.asked)
 
-    @property
+    @cached_property
     def asked(self) -> str:
+        """What names these prompts beside a policy."""
         return f"lab{content_key(self.prompts)[:8]}-"
 
 
@@ -217,15 +222,13 @@ def robustness_studies(profile: Profile) -> list[Study]:
 
 
 def _noise(rewards: np.ndarray, g: np.random.Generator) -> np.ndarray:
-    """As much noise as signal, on one scale again, as a trainer would put it."""
-    noisy = rewards + g.normal(size=rewards.shape)
-    return (noisy - noisy.mean()) / noisy.std()
+    """As much noise as signal."""
+    return rewards + g.normal(size=rewards.shape)
 
 
 def _heavy_tails(rewards: np.ndarray, g: np.random.Generator) -> np.ndarray:
-    """Noise of Student's t with 1.5 degrees of freedom, whose variance is infinite; then on one scale."""
-    noisy = rewards + 0.3 * g.standard_t(1.5, size=rewards.shape)
-    return (noisy - noisy.mean()) / noisy.std()
+    """Noise of Student's t with 1.5 degrees of freedom, whose variance is infinite."""
+    return rewards + 0.3 * g.standard_t(1.5, size=rewards.shape)
 
 
 def _scale(rewards: np.ndarray, g: np.random.Generator) -> np.ndarray:
@@ -238,13 +241,14 @@ DISTURBANCES: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]]
 
 
 def disturbed(study: Study, prepared: Prepared) -> Prepared:
-    """The study's rewards. What QRPO compares with comes from the same rater, so it is disturbed alike."""
+    """The study's rewards, standardised again as a trainer would (but for "scale"). What QRPO compares with comes from the same rater,
+    so it is disturbed alike."""
     if not study.disturbance:
         return prepared
     change, g = DISTURBANCES[study.disturbance], np.random.default_rng([study.seed, 8])
     own = experiment.reference_rewards(study.profile, prepared, study.seed)
     both = change(np.column_stack([prepared.rewards, own]), g)
-    if study.disturbance != "scale":  # on the scale of the training rows alone
+    if study.disturbance != "scale":
         both = (both - both[:, 0].mean()) / both[:, 0].std()
     return replace(prepared, rewards=both[:, 0], ref_rewards=both[:, 1:])
 
