@@ -195,11 +195,11 @@ def work(case: Case) -> float:
 
 def size(settings: Settings) -> Found:
     """How seconds grow with rows, completions, length and model, beside how the needed arithmetic grows: fitted exponents."""
-    quick, small, llama = settings.quick, "T5, axis 64", LLAMA
+    quick, small = settings.quick, "T5, axis 64"
     grids: list[tuple[str, str, list[tuple[float, Case]]]] = []
     rows = (32, 64, 128) if quick else (100, 316, 1000, 3160, 10000)
     grids.append(("rows", "T5", [(4 * (n // 4), Case(_shape(small, settings), [(16, [16] * 4)] * (n // 4), 32)) for n in rows]))
-    for shape in ("T5, 4M", llama):
+    for shape in ("T5, 4M", "Llama, 4M"):
         each = {"prompt": 64, "completion": 64}
         grids.append(("completions a prompt", _kind(shape), [(k, _even(shape, settings, prompts=2, completions=k, **each))
                                                              for k in ((1, 2, 4) if quick else (1, 2, 4, 8, 16))]))
@@ -214,7 +214,7 @@ def size(settings: Settings) -> Found:
         with tempfile.TemporaryDirectory() as folder:
             if axis == "rows":  # everything a run does, set-up included
                 sides = {str(x): seconds_of(lambda case=case: _run_ours(case, copy.deepcopy(case.model))) for x, case in grid}
-                seconds = interleaved(sides, 1 if quick else 3)
+                seconds = interleaved(sides, 1 if quick else 3, warm_up=quick)
                 needed = [(x, work(case) * x / case.batch) for x, case in grid]
             else:
                 seconds = interleaved({str(x): Stepper(case, "rpo", f"{folder}/{x}") for x, case in grid}, settings.repetitions)

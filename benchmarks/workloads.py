@@ -38,6 +38,8 @@ SHAPES: dict[str, dict[str, Any]] = {
                     "num_attention_heads": 4, "num_key_value_heads": 2},
     "T5, 4M": {"model_type": "t5", "vocab_size": 4096, "d_model": 256, "d_kv": 64, "d_ff": 512, "num_layers": 2, "num_decoder_layers": 2,
                "num_heads": 4, "feed_forward_proj": "gated-gelu"},
+    "Llama, 4M": {"model_type": "llama", "vocab_size": 4096, "hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 4,
+                  "num_attention_heads": 4, "num_key_value_heads": 4, "tie_word_embeddings": True},
     # Flan-T5-Small's width, which decides how rows are put together, and little else: for counting positions
     "T5, thin": {"model_type": "t5", "vocab_size": 128, "d_model": 512, "d_kv": 8, "d_ff": 8, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 1},
     "Llama, thin": {"model_type": "llama", "vocab_size": 128, "hidden_size": 512, "head_dim": 8, "intermediate_size": 8, "num_hidden_layers": 1,
