@@ -77,8 +77,20 @@ def sft(settings: Settings) -> Found:
             name = f"RPO step, {_kind(shape)}, {label}"
             seconds, noted = _steps(name, _even(shape, settings, **sizes), ("rpo", "plain"), settings)
             ratios.append(ratio(name, baseline, seconds["rpo"], seconds["plain"], goal))
-            details += noted
+            details += [*noted, least(name, _even(shape, settings, **sizes))]
     return ratios, details
+
+
+def least(name: str, case: Case) -> Detail:
+    """The matrix products that a step cannot do without (`work`) over those of plain fine-tuning, which passes every row whole and,
+    where the model is causal, projects its prompt to the vocabulary, too."""
+    from rpo_nb import costs
+    from rpo_nb.config import TrainingConfig
+
+    rows = Case(case.shape, [(prompt, [answer]) for prompt, answers in case.lengths for answer in answers], case.batch)
+    projected = 0 if case.config.is_encoder_decoder else sum(prompt for prompt, _ in rows.lengths) * case.batch / len(rows.lengths)
+    plain = work(rows) + 6 * costs.parameters(case.config, TrainingConfig()).head * projected
+    return Detail(name, "least", "of plain SFT's arithmetic", work(case) / plain, np.nan, np.nan, 1)
 
 
 def methods(settings: Settings) -> Found:
