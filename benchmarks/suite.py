@@ -130,14 +130,15 @@ def _run_ours(case: Case, model: torch.nn.Module) -> None:
 def run(settings: Settings) -> Found:
     """Our whole run over the released scripts' way of working, on lengths of real feedback."""
     from benchmarks import released
+    from rpo_nb import experiment
 
     prompts, length = (2, 64) if settings.quick else (16, 512)
     case = Case(_shape("T5, 4M", settings), real_lengths(prompts, limit=length), min(32, 4 * prompts))
     model, rewards = case.model, case.rewards.tolist()
-    seconds = interleaved({
-        "ours": seconds_of(lambda: _run_ours(case, copy.deepcopy(model))),
-        "theirs": seconds_of(lambda: released.train(copy.deepcopy(model), case.encoded, case.prompt_ids, rewards, length=length)),
-    }, settings.repetitions, warm_up=settings.quick)
+    sides = {"ours": seconds_of(lambda: _run_ours(case, copy.deepcopy(model))),
+             "theirs": seconds_of(lambda: released.train(copy.deepcopy(model), case.encoded, case.prompt_ids, rewards, length=length))}
+    with experiment.quick_collections():  # both as the kit trains: garbage collection passes over what the imports made
+        seconds = interleaved(sides, settings.repetitions, warm_up=settings.quick)
     name, real = "reference pass and an epoch of RPO, T5, real lengths", sum(len(p) + len(c) for p, c in case.encoded)
     return ([ratio(name, f"the same as the released scripts go about it, padded to {length}", seconds["ours"], seconds["theirs"], 1 / 8)],
             [*(detail(name, side, "seconds", numbers) for side, numbers in seconds.items()),

@@ -58,7 +58,7 @@ def test_grouped_equals_ungrouped_with_gradients_in_float64(pair, launch, keep, 
     """Losses and gradients of prompts read once are those of whole rows read one by one, whatever the buckets."""
     import copy
 
-    monkeypatch.setitem(prefixes.LAUNCH, "cpu", launch)
+    monkeypatch.setitem(prefixes.LAUNCH, "cpu", (launch, 0.0))
     monkeypatch.setattr(policy, "worth_keeping", lambda *args: keep)
     model = copy.deepcopy(pair[0])
     if lora:
@@ -100,7 +100,7 @@ def test_prompts_with_one_completion_each_and_models_without_a_cache_give_the_sa
     whole = policy.sequence_logps(model, *expanded(model, rows), reduce="sum")
     torch.testing.assert_close(policy.grouped_logps(model, policy.collate(rows[1:], pad_id=0), reduce="sum").logps, whole[1:], rtol=1e-5, atol=1e-5)
     usual = policy.grouped_logps(model, batch, reduce="sum")
-    monkeypatch.setitem(prefixes.LAUNCH, "cpu", 0.0)  # worth it at any size, but impossible
+    monkeypatch.setitem(prefixes.LAUNCH, "cpu", (0.0, 0.0))  # worth it at any size, but impossible
     monkeypatch.setattr(prefixes, "reads_cache", lambda _: False)
     without = policy.grouped_logps(model, batch | {"mismatched": batch["labels"]}, reduce="sum")
     torch.testing.assert_close(without.logps, whole, rtol=1e-5, atol=1e-5)
