@@ -42,12 +42,12 @@ def merge(file: Path, rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
 
 
 def write(folder: Path, benchmark: str, ratios: Sequence[Ratio], details: Sequence[Detail], where: str) -> pd.DataFrame:
-    """Merge what a benchmark found into <folder>/results.csv, by name and machine, and <folder>/details.csv, by benchmark, name
+    """Merge what a benchmark found into <folder>/results.csv, by name, baseline and machine, and <folder>/details.csv, by benchmark, name
     and machine. Returns the new rows of results.csv."""
     rows = pd.DataFrame([[r.name, r.baseline, *(round(x, 4) for x in (r.ratio, r.low, r.high, r.goal)), r.n, where] for r in ratios],
                         columns=COLUMNS)
     if ratios:
-        merge(folder / "results.csv", rows, ["name", "machine"])
+        merge(folder / "results.csv", rows, ["name", "baseline", "machine"])
     if details:
         found = pd.DataFrame([[benchmark, d.name, d.what, d.quantity, *(float(f"{x:.5g}") for x in (d.value, d.low, d.high)), d.n, where]
                               for d in details], columns=DETAILS)

@@ -106,6 +106,8 @@ def test_merging_replaces_rows_of_the_same_name_and_machine_in_their_place(tmp_p
     table = pd.read_csv(tmp_path / "results.csv")
     assert list(zip(table["name"], table["machine"], table["ratio"], strict=True)) == [("x", "here", 3), ("y", "here", 2), ("x", "there", 4)]
     assert pd.read_csv(tmp_path / "details.csv")["value"].tolist() == [9]  # a benchmark's details are replaced as one
+    assert len(tables.write(tmp_path, "two", [Ratio("x", "another", 5.0, 5.0, 5.0, math.nan, 5)], [], "here")) == 1
+    assert len(pd.read_csv(tmp_path / "results.csv")) == 4  # another baseline is another row
 
 
 def test_the_table_marks_a_missed_goal_and_keeps_machines_apart():
@@ -125,7 +127,7 @@ def test_marks_must_be_there_once():
 @pytest.mark.parametrize("name", tables.READMES)
 def test_the_readmes_say_what_results_csv_says(name):
     results = pd.read_csv(tables.HERE / "results.csv")
-    assert list(results.columns) == tables.COLUMNS and not results.duplicated(["name", "machine"]).any()
+    assert list(results.columns) == tables.COLUMNS and not results.duplicated(["name", "baseline", "machine"]).any()
     assert not results["machine"].str.contains("quick").any()
     text = (tables.ROOT / name).read_text(encoding="utf-8")
     assert text == tables.filled(text, tables.markdown(results, only_goals=tables.READMES[name])), "run tables.fill_readmes()"
