@@ -236,7 +236,8 @@ class PaperB(Config):
     k: int = Field(4, ge=2)  # responses a prompt
     rule: Literal["best_random", "best_worst"] = "best_random"  # how pairs are picked
     iterations: int = Field(3, ge=1)
-    judge_pairs: int = Field(200, gt=1)  # what the learnt reward model is trained on: the first pairs of the preference data
+    judge_prompts: int = Field(200, gt=1)  # whose responses the learnt reward models compare: the first of the preference data
+    judge_epochs: int = Field(6, gt=0)  # of the reward model that is a linear head; the kit's own judge has evaluation.judge_epochs
     etas: tuple[float, ...] = (0.3, 3.0)  # η's sweep, as multiples of the suggested one
     # Rewards are standardised, η of bwd is a multiple of the suggested one. Chosen by validation reward on seed 7 of the pocket world, which no
     # table uses: β of 0.03 to 3 (SimPO's 0.5 to 10), rates 2e-4 and 5e-4.

@@ -26,7 +26,7 @@ from rpo_nb.reward_aware import suggested_eta, tuples
 from rpo_nb.store import atomic_write, packed, unpacked, write_json
 
 CODE = (*experiment.CODE, "reward_aware", "alignment", "generation", "judges", "paper_b")
-TRUTH, LEARNT = "truth", "learnt"
+TRUTH, LEARNT, GATED = "truth", "learnt", "gated"  # the judges a run may be trained on
 SPLITS = ("valid", "test", "ood_values", "ood_combinations")
 # Out of distribution: objects and places that no training prompt has, and a quarter of the pairs of colour and object.
 # The reference has seen them all in its demonstrations: they are new to the preference training only.
@@ -46,27 +46,25 @@ def kind_of(prompt: str) -> str:
 
 
 def is_synthetic(prompt: str) -> bool:
-    """Of a narrow writer of prompts, who knows one of the three wordings and half of the objects: Table 3's other source."""
-    return prompt.startswith("Write ") and pocket.OBJECTS.index(pocket.parse(prompt).object) < len(pocket.OBJECTS) // 2
+    """In distribution, and of a narrow writer of prompts, who knows one of the three wordings and half of the objects: Table 3's other
+    source."""
+    narrow = prompt.startswith("Write ") and pocket.OBJECTS.index(pocket.parse(prompt).object) < len(pocket.OBJECTS) // 2
+    return narrow and kind_of(prompt) == "train"
 
 
 def prompts_of(config: PaperB, seed: int) -> dict[str, list[str]]:
-    """Prompts of each use, all different: train_1 … train_n (one an iteration), synthetic, valid, test, ood_values, ood_combinations."""
-    wanted = {f"train_{i + 1}": config.prompts for i in range(config.iterations)} | {"synthetic": config.prompts, "valid": config.valid,
-                                                                                   **{split: config.test for split in SPLITS[1:]}}
-    found: dict[str, list[str]] = {name: [] for name in wanted}
-    rng = np.random.default_rng([seed, 8])
-    seen: set[str] = set()
-    while any(len(found[name]) < n for name, n in wanted.items()):
-        for prompt in pocket.make_prompts(500, rng=rng):
-            if prompt in seen:
-                continue
-            kind = kind_of(prompt)
-            uses = [kind] if kind != "train" else [name for name in wanted if not name.startswith("ood")]
-            open_to = [name for name in uses if len(found[name]) < wanted[name] and (name != "synthetic" or is_synthetic(prompt))]
-            if open_to:
-                found["synthetic" if "synthetic" in open_to else open_to[0]].append(prompt)
-                seen.add(prompt)
+    """Prompts of each use, all different: train_1 … train_n (one an iteration), valid, test, ood_values, ood_combinations, synthetic."""
+    wanted = {f"train_{i + 1}": config.prompts for i in range(config.iterations)} | {"valid": config.valid, **dict.fromkeys(SPLITS[1:], config.test),
+                                                                                   "synthetic": config.prompts}
+    rng, seen = np.random.default_rng([seed, 8]), set()
+    found: dict[str, list[str]] = {}
+    for name, number in wanted.items():
+        kind = name if name.startswith("ood") else "train"
+        found[name] = []
+        while len(found[name]) < number:
+            fresh = [p for p in pocket.make_prompts(500, rng=rng) if p not in seen and (is_synthetic(p) if name == "synthetic" else kind_of(p) == kind)]
+            found[name] += fresh[: number - len(found[name])]
+            seen.update(found[name])
     return found
 
 
@@ -85,10 +83,6 @@ class Run:
     eta: float = 1.0  # times the suggested η
     start: str = ""  # the run it goes on from, whose policy is also its reference; "": the reference
 
-    @property
-    def iteration(self) -> int:
-        return int(self.prompts.rpartition("_")[2]) if self.prompts.startswith("train_") else 1
-
 
 def grid(config: PaperB) -> list[Run]:
     """Every policy of Tables 2 to 4, of η's sweep and of the bridge to paper A, or config.runs and those they start from; a run comes after the
@@ -96,7 +90,7 @@ def grid(config: PaperB) -> list[Run]:
     runs = [Run("sft", "", 2), Run("dpo", "dpo", 2), Run("simpo", "simpo", 2), Run("kto", "kto", 2)]
     runs += [Run(f"{loss}-k{k}", loss, k) for loss in ("bwd", "sqloo") for k in (2, config.k)]
     runs += [Run(f"online-{loss}-{judge}", loss, config.k, online=True, judge=judge) for judge in (TRUTH, LEARNT) for loss in ("bwd", "sqloo")]
-    runs.append(Run("dpo-synthetic", "dpo", 2, prompts="synthetic"))
+    runs += [Run(f"online-bwd-{GATED}", "bwd", config.k, online=True, judge=GATED), Run("dpo-synthetic", "dpo", 2, prompts="synthetic")]
     runs += [Run(f"bwd-k{config.k}-eta{eta:g}", "bwd", config.k, eta=eta) for eta in config.etas]
     for first, setting, k, online in (("dpo", "dpo", 2, False), (f"bwd-k{config.k}", "bwd", config.k, False),
                                       (f"online-bwd-{TRUTH}", "bwd", config.k, True)):
@@ -124,6 +118,8 @@ class World:
     seed: int
     out: Path
     data: dict[tuple[str, str], Responses] = field(default_factory=dict)  # (prompts, start) -> responses, truth's rewards, raw
+    learnt: dict[str, Any] = field(default_factory=dict)  # reward models that are loaded
+    baselines: dict[str, list[str]] = field(default_factory=dict)  # the reference's answers to the prompts of each probe
     config: PaperB = field(init=False)
 
     def __post_init__(self) -> None:
@@ -147,57 +143,51 @@ class World:
     def prompts(self) -> dict[str, list[str]]:
         return prompts_of(self.config, self.seed)
 
-    @cached_property
-    def probe(self) -> Probe:
-        """Looks at the prompts of every evaluation at once, in the order of SPLITS; the first config.valid of them choose."""
-        prompts = [prompt for split in SPLITS for prompt in self.prompts[split]]
-        return Probe(prompts, self.judges, self.reader, self.loaded[0], self.draw("test"), self.reader.sample(self.loaded[0], prompts, 1, self.draw("test")))
-
-    @cached_property
-    def start_level(self) -> pd.DataFrame:
-        """The reference's answers to the validation prompts, as a probe gives them."""
-        return self.validation.answers(self.loaded[0])
-
-    @cached_property
-    def validation(self) -> Probe:
-        """Looks at the validation prompts."""
-        prompts = self.prompts["valid"]
-        return Probe(prompts, self.judges, self.reader, self.loaded[0], self.draw("valid"), self.reader.sample(self.loaded[0], prompts, 1, self.draw("valid")))
-
     def draw(self, name: str) -> int:
         """The seed of the samples of a set of prompts."""
         return alignment.hash_seed(self.seed, list(self.prompts).index(name))
 
-    @cached_property
-    def judges(self) -> dict[str, alignment.Score]:
-        return {TRUTH: truth, LEARNT: self.reward_model.score}
-
-    @cached_property
-    def reward_model(self) -> Any:
-        """The learnt judge: Bradley and Terry's model of the preference data, the first pairs that DPO is trained on and no others."""
+    def reward_model(self, judge: str) -> Any:
+        """A learnt judge: Bradley and Terry's model of comparisons among the reference's responses to the first prompts, no others.
+        LEARNT is a linear head on the reference, GATED the kit's own `judges.RewardNet`, which reads its log-probabilities too."""
         import datasets
 
         from rpo_nb import judges
 
-        folder = self.out / "runs" / "paper_b" / f"reward_model-seed{self.seed}-{self.key()}"
-        if not folder.is_dir():
-            data = self.responses("train_1", "")
-            rows = tuples(data.prompt_ids, data.rewards, k=2, rule=self.config.rule, seed=self.seed)[: self.config.judge_pairs].reshape(-1)
-            rows = datasets.Dataset.from_dict({"prompt_id": data.prompt_ids[rows], "prompt": [data.prompts[i] for i in rows],
-                                               "completion": [data.completions[i] for i in rows], "reward": data.rewards[rows]})
-            judges.train_reward_model(self.path, rows, config=self.profile.evaluation, data=self.profile.data, seed=self.seed,
-                                      threads=self.profile.training.threads).save(folder)
-        return judges.RewardModel.load(folder)
+        folder = self.out / "runs" / "paper_b" / f"reward_model-{judge}-seed{self.seed}-{self.key()}"
+        if judge not in self.learnt and not folder.is_dir():
+            data, epochs = self.responses("train_1", ""), self.config.judge_epochs if judge == LEARNT else self.profile.evaluation.judge_epochs
+            few = np.flatnonzero(data.prompt_ids < self.config.judge_prompts)
+            rows = datasets.Dataset.from_dict({"prompt_id": data.prompt_ids[few], "prompt": [data.prompts[i] for i in few],
+                                               "completion": [data.completions[i] for i in few], "reward": data.rewards[few]})
+            judges.train_reward_model(self.path, rows, config=self.profile.evaluation.model_copy(update={"judge_epochs": epochs}),
+                                      data=self.profile.data, seed=self.seed, threads=self.profile.training.threads, gated=judge == GATED).save(folder)
+        if judge not in self.learnt:
+            self.learnt[judge] = judges.RewardModel.load(folder)
+        return self.learnt[judge]
+
+    def judge(self, name: str) -> alignment.Score:
+        return truth if name == TRUTH else self.reward_model(name).score
+
+    def probe(self, purpose: str, judge: str) -> Probe:
+        """Looks at the validation prompts ("valid", which choose the checkpoint) or at all that are evaluated ("final", in the order of
+        SPLITS), by the truth and by a learnt judge: the run's own, or LEARNT."""
+        prompts = [prompt for split in (SPLITS if purpose == "final" else ("valid",)) for prompt in self.prompts[split]]
+        seed = self.draw("test" if purpose == "final" else "valid")
+        if purpose not in self.baselines:
+            self.baselines[purpose] = self.reader.sample(self.loaded[0], prompts, 1, seed)
+        return Probe(prompts, {TRUTH: truth, LEARNT: self.judge(LEARNT if judge == TRUTH else judge)}, self.reader, self.loaded[0], seed,
+                     self.baselines[purpose])
 
     def scale(self, judge: str) -> tuple[Standardised, float]:
         """A judge in standard deviations of its rewards of the reference's responses, and the η that the gaps of their pairs suggest:
         the same for every run, so that an iteration goes on with the reward it began with."""
         data = self.responses("train_1", "")
-        raw = data.rewards if judge == TRUTH else self.judges[judge](data.prompts, data.completions)
+        raw = data.rewards if judge == TRUTH else self.judge(judge)(data.prompts, data.completions)
         mean, std = float(np.mean(raw)), float(np.std(raw))
         rewards = (raw - mean) / std
         pairs = tuples(data.prompt_ids, rewards, k=2, rule=self.config.rule, seed=self.seed)
-        return Standardised(self.judges[judge], mean, std), suggested_eta(rewards[pairs[:, 0]] - rewards[pairs[:, 1]])
+        return Standardised(self.judge(judge), mean, std), suggested_eta(rewards[pairs[:, 0]] - rewards[pairs[:, 1]])
 
     def folder(self, run: Run) -> Path:
         return self.out / "runs" / "paper_b" / f"{run.name}-seed{self.seed}-{self.key(run)}"
@@ -216,7 +206,7 @@ class World:
 
     def key(self, run: Run | None = None) -> str:
         """What names a policy: everything it depends on, those it starts from included."""
-        shared = [self.config.model_dump(mode="json", exclude={"seeds", "processes"}), self.profile.sizes[self.config.size].model_dump(mode="json"),
+        shared = [self.config.model_dump(mode="json", exclude={"seeds", "processes", "runs", "etas", "reproduce"}), self.profile.sizes[self.config.size].model_dump(mode="json"),
                   self.profile.data.model_dump(mode="json"), self.profile.decoding.model_dump(mode="json"), self.profile.training.threads,
                   self.profile.evaluation.model_dump(mode="json", include={"judge_comparisons", "judge_epochs"}), references.code_key(*CODE)]
         return content_key([*shared, self.seed, *([vars(run)] if run else [])])
@@ -271,7 +261,7 @@ def train(world: World, run: Run) -> None:
     shutil.rmtree(folder, ignore_errors=True)  # what an interrupted training left
     folder.mkdir(parents=True)
     if not run.setting:
-        _write_answers(world, world.loaded[0], folder)
+        _write_answers(world, run, world.loaded[0], folder)
         write_json(folder / "done.json", {})
         return
     set_seed(world.seed)
@@ -286,14 +276,16 @@ def train(world: World, run: Run) -> None:
         data = world.responses(run.prompts, run.start)
         groups, sampler = _groups(world, replace(data, rewards=judge(data.prompts, data.completions)), objective, run), None
     schedule = config.online if run.online else config.offline
-    level = world.start_level[TRUTH]
+    probe = world.probe("valid", run.judge)
+    start_level = probe.answers(world.loaded[0])
+    level = start_level[TRUTH]
     trainer = alignment.make_alignment_trainer(
-        model, world.reader, objective, schedule, probe=world.validation, watched=TRUTH, output_dir=folder / "trainer", seed=world.seed,
+        model, world.reader, objective, schedule, probe=probe, watched=TRUTH, output_dir=folder / "trainer", seed=world.seed,
         floor=float(level.mean() - schedule.collapse * level.std()),
         groups=groups, sampler=sampler, micro_batch_tokens=world.profile.training.micro_batch_tokens)
     outcome = alignment.align(trainer)
-    start_row = {"step": 0, **measures(world.start_level, list(world.judges))}
-    _write_answers(world, trainer.model.policy, folder)
+    start_row = {"step": 0, **measures(start_level, [TRUTH, LEARNT])}
+    _write_answers(world, run, trainer.model.policy, folder)
     trainer.model.policy.save_pretrained(folder / "policy")
     world.reader.tokenizer.save_pretrained(folder / "policy")
     atomic_write(folder / "curve.csv", pd.DataFrame([start_row, *trainer.curve]).to_csv(index=False, lineterminator="\n"))
@@ -301,8 +293,8 @@ def train(world: World, run: Run) -> None:
     write_json(folder / "done.json", outcome | {"rewards": [judge.mean, judge.std], "eta": objective.setting.eta if objective.setting else None})
 
 
-def _write_answers(world: World, model: Any, folder: Path) -> None:
-    answers = world.probe.answers(model)
+def _write_answers(world: World, run: Run, model: Any, folder: Path) -> None:
+    answers = world.probe("final", run.judge).answers(model)
     atomic_write(folder / "answers.jsonl.gz", packed(answers.assign(split=np.repeat(SPLITS, [len(world.prompts[split]) for split in SPLITS]))))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -16,9 +17,9 @@ from matplotlib.figure import Figure
 
 from rpo_nb import objectives
 from rpo_nb.alignment import mean_interval
-from rpo_nb.config import PaperB
+from rpo_nb.config import PaperB, Profile
 from rpo_nb.figures import STYLE
-from rpo_nb.paper_b import BRIDGE, LEARNT, SPLITS, TRUTH
+from rpo_nb.paper_b import BRIDGE, GATED, LEARNT, SPLITS, TRUTH, World
 from rpo_nb.reporting import published_numbers
 from rpo_nb.reward_aware import SURE
 
@@ -89,6 +90,20 @@ def table4(results: pd.DataFrame, config: PaperB) -> pd.DataFrame:
                 rows += [{"training": name, "iteration": str(i), **_cell(results, this, split, metric, line.get(metric, {}).get(PAPER_PROMPTS[split]))}
                          for metric in METRICS for split in SPLITS]
     return pd.DataFrame(rows).drop(columns="published_ci", errors="ignore")
+
+
+def reward_models(profile: Profile, out: str | Path, results: pd.DataFrame) -> pd.DataFrame:
+    """The learnt judges: accuracy on held-out comparisons, and the mean true test reward of online bwd trained on each, and on the truth."""
+    rows = []
+    for judge in (TRUTH, LEARNT, GATED):
+        run = f"online-bwd-{judge}"
+        if not _present(results, run):
+            continue
+        held_out = [] if judge == TRUTH else [World(profile, seed, Path(out)).reward_model(judge).held_out["correct"] for seed in profile.paper_b.seeds]
+        mean, low, high = mean_interval([correct.mean() for correct in held_out]) if held_out else (np.nan,) * 3
+        rows.append({"judge": judge, **_cell(results, run, "test", "avg_reward"), "accuracy": mean, "accuracy_low": low, "accuracy_high": high,
+                     "comparisons": sum(map(len, held_out)) if held_out else np.nan})
+    return pd.DataFrame(rows).drop(columns=["published", "published_ci"], errors="ignore")
 
 
 def eta_sweep(results: pd.DataFrame, config: PaperB) -> pd.DataFrame:
@@ -176,25 +191,34 @@ def verdicts(results: pd.DataFrame, curves: pd.DataFrame, config: PaperB) -> pd.
         inside = low <= 0 <= high
         verdict = ("not told apart" if inside else "differs") if kind == "same" else ("holds" if low > 0 else "is reversed" if high < 0 else "not decided")
         rows.append((learning, verdict, told))
-    hacked = hacking(curves)
-    if len(hacked):
-        rows.append(("with a learnt reward model, the policy hacks the reward", "seen" if (hacked["loss_of_truth"] > 0).any() else "not seen",
-                     "; ".join(f"{r.run}, seed {r.seed}: the learnt reward rose by {r.gain_of_learnt:.2f} between step {r.peak} and {r.last}, "
-                               f"the truth fell by {r.loss_of_truth:.2f}" for r in hacked.itertuples())))
+    rows += [(f"with a learnt reward model, the policy hacks the reward ({run})", *_hacked(found)) for run, found in hacking(curves).groupby("run", sort=False)]
     return pd.DataFrame(rows, columns=["learning", "verdict", "sentence"])
 
 
 def hacking(curves: pd.DataFrame) -> pd.DataFrame:
-    """Trainings on the learnt reward: run, seed, peak (step of the best true reward), last, gain_of_learnt and loss_of_truth from
-    the one to the other, where the truth fell while the learnt reward rose; loss_of_truth 0 where it did not."""
+    """Trainings on the learnt reward: run, seed; learnt_gain and truth_gain, the change of the validation rewards from the reference to
+    the last step; truth_late, that of the truth from the middle of the training to its end."""
     rows = []
     for (run, seed), curve in curves[curves["run"].str.endswith(LEARNT)].groupby(["run", "seed"], sort=False):
-        curve = curve.sort_values("step")
-        top, end = curve.loc[curve[TRUTH].idxmax()], curve.iloc[-1]
-        gain, loss = float(end[LEARNT] - top[LEARNT]), float(top[TRUTH] - end[TRUTH])
-        rows.append({"run": run, "seed": seed, "peak": int(top["step"]), "last": int(end["step"]), "gain_of_learnt": gain,
-                     "loss_of_truth": loss if gain > 0 else 0.0})
-    return pd.DataFrame(rows)
+        curve = curve.sort_values("step").reset_index(drop=True)
+        first, last = curve.iloc[0], curve.iloc[-1]
+        middle = curve.loc[(curve["step"] - last["step"] / 2).abs().idxmin()]
+        rows.append({"run": run, "seed": seed, "learnt_gain": float(last[LEARNT] - first[LEARNT]), "truth_gain": float(last[TRUTH] - first[TRUTH]),
+                     "truth_late": float(last[TRUTH] - middle[TRUTH])})
+    return pd.DataFrame(rows, columns=["run", "seed", "learnt_gain", "truth_gain", "truth_late"])
+
+
+def _hacked(found: pd.DataFrame) -> tuple[str, str]:
+    """Verdict and sentence: hacked when the learnt reward rose on average and the truth fell, over the whole training or its second
+    half, by more than the interval over seeds."""
+    (learnt, *_), whole, late = (mean_interval(found[name]) for name in ("learnt_gain", "truth_gain", "truth_late"))
+    told = (f"the learnt reward rose by {learnt:+.2f}, the truth by {whole[0]:+.2f} [{whole[1]:+.2f}, {whole[2]:+.2f}] over the training, "
+            f"by {late[0]:+.2f} [{late[1]:+.2f}, {late[2]:+.2f}] in its second half; {len(found)} seeds")
+    if len(found) < FEWEST:
+        return "one seed: not decided", told
+    if learnt > 0 and min(whole[2], late[2]) < 0:
+        return "seen", told
+    return ("gains vanish" if whole[1] <= 0 <= whole[2] else "not seen"), told
 
 
 def stability(curves: pd.DataFrame) -> pd.DataFrame:
@@ -285,10 +309,10 @@ def figure3(results: pd.DataFrame, config: PaperB) -> Figure:
 def figure4(curves: pd.DataFrame) -> Figure:
     """Reward hacking: the learnt reward the policy is trained on, and the ground truth, each in standard deviations of itself
     from the first evaluation, by step; bands from the least to the most over seeds."""
-    runs = [f"online-{loss}-{LEARNT}" for loss in ("bwd", "sqloo")]
+    runs = [*(f"online-{loss}-{LEARNT}" for loss in ("bwd", "sqloo")), f"online-bwd-{GATED}"]
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9.2, 3.4), layout="constrained")
-        for axis, run in zip(figure.subplots(1, 2, sharey=True), runs):
+        figure = Figure(figsize=(12, 3.4), layout="constrained")
+        for axis, run in zip(figure.subplots(1, 3, sharey=True), runs):
             rows = curves[curves["run"].eq(run)]
             for colour, name, label in ((COLOURS[1], LEARNT, "learnt reward"), (COLOURS[0], TRUTH, "ground truth")):
                 scale = rows[name].std() if len(rows) > 1 else math.nan

@@ -47,6 +47,10 @@ CAPTIONS = {  # figure file -> caption, in the order of the page; any other figu
     "lab_duels": "RPO in three readings against its rivals in the same reading, regime by regime.",
     "lab_log_k": "Where training as released takes the rows' log-probability a token: towards −log K, whatever the reward.",
     "lab_low_data": "The same budget of rows as K completions of fewer prompts: reward, and variance of the first gradient.",
+    "paper_b_figure1": "Paper B, Figure 1. Validation reward by step, offline (left) and online (right); bands: least to most over seeds.",
+    "paper_b_figure2": "Paper B, Figure 2. Online bwd and sqloo with the true judge: reward, and KL to the reference.",
+    "paper_b_figure3": "Paper B, Figure 3. Reward by iteration, in and out of distribution, with 95 % intervals over seeds.",
+    "paper_b_figure4": "Paper B, Figure 4. The learnt reward that a policy is trained on, and the ground truth.",
     "learning_curves": "Training loss by optimiser step; lines are means over seeds, bands run from the least to the most.",
     "reward_kl": "Mean reward against KL(policy ‖ reference); the line is the reference tilted by exp(r/β), the best possible.",
 }

@@ -315,8 +315,9 @@ def tuples(prompt_ids: Sequence[int], rewards: Sequence[float], *, k: int, rule:
     if not np.isfinite(values).all():
         raise ValueError(f"rewards is {values[~np.isfinite(values)][0]} at row {int(np.flatnonzero(~np.isfinite(values))[0])}; drop that row first")
     rng, found = np.random.default_rng([seed, k]), []
-    for prompt in np.unique(ids):
-        rows = rng.permutation(np.flatnonzero(ids == prompt))  # shuffled once: a stable sort then takes equals at random
+    order = np.argsort(ids, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(ids[order])) + 1):  # prompt by prompt
+        rows = rng.permutation(rows)  # shuffled once: a stable sort then takes equals at random
         ranked = rows[np.argsort(-values[rows], kind="stable")]
         best, others = ranked[0], ranked[1:]
         lower = others[values[others] < values[best]]

@@ -172,10 +172,10 @@ def test_prompts_in_and_out_of_distribution_are_what_their_names_say():
 def test_the_grid_names_what_the_tables_need_and_runs_follow_those_they_start_from():
     grid = paper_b.grid(PaperB())
     names = [run.name for run in grid]
-    assert len(set(names)) == len(names) == 25 and names[0] == "sft"
+    assert len(set(names)) == len(names) == 26 and names[0] == "sft"
     assert all(names.index(run.start) < names.index(run.name) for run in grid if run.start)
     some = paper_b.grid(PaperB(runs=("dpo-iteration3",)))
-    assert [run.name for run in some] == ["sft", "dpo", "dpo-iteration2", "dpo-iteration3"] and some[-1].iteration == 3
+    assert [run.name for run in some] == ["sft", "dpo", "dpo-iteration2", "dpo-iteration3"] and some[-1].prompts == "train_3"
     with pytest.raises(ValueError, match="'ppo' is unknown"):
         paper_b.grid(PaperB(runs=("ppo",)))
 
@@ -219,7 +219,36 @@ def test_verdicts_follow_the_differences_and_their_intervals():
     assert set(alone["verdict"]) == {"one seed: not decided"}
 
 
+def test_hacking_is_a_learnt_reward_that_rises_while_the_truth_falls():
+    def curves(truths):
+        return pd.concat([pd.DataFrame({"run": "online-bwd-learnt", "seed": seed, "step": [0, 10, 20], "truth": np.array(truths) + 0.01 * seed * np.arange(3),
+                                        "learnt": [0.0, 1.0, 2.0]}) for seed in range(3)])
+
+    for truths, verdict in (([5, 7, 6], "seen"), ([5, 4, 4.5], "seen"), ([5, 6, 7], "not seen"), ([5, 5, 5.0], "gains vanish")):
+        assert paper_b_tables._hacked(paper_b_tables.hacking(curves(truths)))[0] == verdict
+    assert paper_b_tables.hacking(curves([5, 7, 6])).iloc[0].tolist()[2:] == [2.0, 1.0, -1.0]
+    flat = paper_b_tables.hacking(curves([5, 5, 5.0])).assign(truth_gain=[-1, 0.0, 1.0], truth_late=[-1, 0.0, 1.0])
+    assert paper_b_tables._hacked(flat)[0] == "gains vanish" and paper_b_tables._hacked(flat.head(1))[0] == "one seed: not decided"
+
+
 def test_a_world_without_a_ground_truth_is_refused(tmp_path):
     profile = load_profile("smollm")
     with pytest.raises(ValueError, match="known ground truth"):
         paper_b.ensure(profile, tmp_path)
+
+
+def test_a_reward_model_may_be_a_linear_head_alone_and_survives_its_folder(tiny_t5, tmp_path):
+    from rpo_nb.judges import RewardModel, RewardNet
+
+    model, tokenizer = tiny_t5
+    torch.manual_seed(0)
+    judge = RewardModel(RewardNet(copy.deepcopy(model), gated=False), tokenizer, {"max_prompt_tokens": 9, "max_completion_tokens": 9, "gated": False})
+    assert set(judge.net.heads) == {"linear"}
+    got = judge.score(["write about the boat"], ["the boat lies"])
+    ids, completion = policy.encode(tokenizer, ["write about the boat"], ["the boat lies"], max_prompt_tokens=9, max_completion_tokens=9)[0]
+    with torch.no_grad():
+        hidden = model(input_ids=torch.tensor([ids]), decoder_input_ids=torch.tensor([[0, *completion]]), output_hidden_states=True)
+        last = hidden.decoder_hidden_states[-1][0]
+        assert got[0] == pytest.approx(float(judge.net.heads["linear"](torch.cat([last[-1], last[1:].mean(0)]))), rel=1e-4)
+    judge.save(tmp_path / "judge")
+    assert RewardModel.load(tmp_path / "judge").score(["write about the boat"], ["the boat lies"])[0] == pytest.approx(got[0], rel=1e-6)
