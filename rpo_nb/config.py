@@ -22,7 +22,6 @@ from rpo_nb.store import atomic_write
 
 REPOSITORY = "https://github.com/rpo-nb/rpo_nb"  # the one place that knows where the package is installed from
 PROFILE_DIR = Path(__file__).parent / "profiles"
-SIZES = ("small", "large", "xl")
 AUTHORS = "rpo_authors"  # the paper's authors' published checkpoint: evaluated (evaluation.authors), never trained
 METHODS = ("reference", "sft", "best_of_k", "kto", "dro", "rpo", "qrpo", AUTHORS)
 PRESETS = ("paper", "released", "fixed")

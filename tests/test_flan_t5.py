@@ -23,9 +23,11 @@ def flan_t5(folder, tokenizer):
     from transformers import T5Config, T5ForConditionalGeneration
 
     torch.manual_seed(0)
-    T5ForConditionalGeneration(T5Config(
+    model = T5ForConditionalGeneration(T5Config(
         vocab_size=len(tokenizer), d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu",
-        tie_word_embeddings=False, dropout_rate=0.1, decoder_start_token_id=0)).save_pretrained(folder)
+        tie_word_embeddings=False, dropout_rate=0.1, decoder_start_token_id=0))
+    model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight) * 0.05)  # transformers 5 ties the head of a fresh T5
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
