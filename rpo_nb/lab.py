@@ -10,8 +10,10 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -258,7 +260,9 @@ def disturbed(study: Study, prepared: Prepared) -> Prepared:
 def make(study: Study, out: Path) -> int:
     """Train and ask what is missing of a study; returns how many policies were trained."""
     from tqdm import tqdm
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # of every model that is read or written
     experiment.torch_threads(study.profile)
     missing = [spec for spec in study.specs if not study.file(spec, out).is_file()]
     if not missing:
@@ -267,7 +271,7 @@ def make(study: Study, out: Path) -> int:
     reference = loaded.reference
     prepared = disturbed(study, loaded)
     made = 0
-    with experiment.quick_collections():
+    with experiment.quick_collections(), redirect_stdout(StringIO()):  # the notebook prints the diagnostics, regime by regime
         for cell in map(study.cell, missing):
             if cell.run is not None:
                 made += experiment.train_runs(study.profile, [cell.run], prepared, out, tqdm(disable=True))
