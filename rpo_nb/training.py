@@ -305,6 +305,7 @@ def make_trainer(model: nn.Module, tokenizer: Any, groups: list[dict], objective
         logging_steps=min(config.logging_steps, steps), report_to=list(config.report_to), disable_tqdm=True, remove_unused_columns=False,
         save_strategy="steps" if config.save_steps else "no", save_steps=config.save_steps or 500, save_total_limit=1,
         seed=seed, data_seed=seed, use_cpu=on_cpu, dataloader_pin_memory=False, label_names=["labels"], ddp_broadcast_buffers=False)
+    arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs are for several processes: Trainer alone would split a batch by its rows
     trainer = PolicyTrainer(
         model=PolicyWithValue(model, objective), args=arguments, train_dataset=groups, objective=objective, pad_id=tokenizer.pad_token_id,
         micro_batch_tokens=config.micro_batch_tokens, optimizers=optimizers, callbacks=list(callbacks))
