@@ -8,6 +8,7 @@ cannot do so (gradient checkpointing, an architecture without such a cache) ever
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -150,35 +151,39 @@ _READS: WeakKeyDictionary = WeakKeyDictionary()
 
 
 def reads_cache(model: nn.Module) -> bool:
-    """Whether completions of this model can go on from kept keys and values: tried once a model against whole rows.
+    """Whether completions of this model can go on from kept keys and values: tried once a model against whole rows, and told where not.
 
-    Never while gradient checkpointing trains: transformers then keeps none.
+    Never of a recurrent model, whose state is not one of keys and values, nor while gradient checkpointing trains: transformers
+    then keeps none.
     """
     core = core_of(model)
     if core.training and any(getattr(module, "gradient_checkpointing", False) for module in core.modules()):
         return False
     if core not in _READS:
-        size, training = core.get_input_embeddings().weight.shape[0], core.training
-        ids = (torch.arange(6, device=core.device).reshape(2, 3) + 3) % size
-        mask = torch.tensor([[1, 1, 1], [1, 1, 0]], device=core.device)
-        group, labels = torch.tensor([0, 0, 1], device=core.device), torch.tensor([[1, 2], [2, 1], [2, IGNORE]], device=core.device) % size
-        core.eval()
-        try:
-            with torch.no_grad():
-                if core.config.is_encoder_decoder:
-                    whole = decoder_states(core, encoder_states(core, ids, mask)[group], mask[group], labels)
-                else:
-                    whole = _by_whole_rows(core, ids, mask, group, labels)
-                ours, real = _kept(core, ids, mask).hidden(group, labels), labels != IGNORE
-                near = 2e-2 * float(whole.nan_to_num().abs().max())  # broken weights are the row's error, told where it is scored
-                _READS[core] = torch.allclose(ours[real].float(), whole[real].float(), rtol=0, atol=near, equal_nan=True)
-                reason = "its cache gives other states"
-        except (TypeError, AttributeError, NotImplementedError) as error:  # what a model without such a cache raises
-            _READS[core], reason = False, f"{type(error).__name__}: {error}"
-        core.train(training)
+        takes = inspect.signature(core.get_decoder().forward).parameters
+        needed = {"past_key_values"} | (set() if core.config.is_encoder_decoder else {"position_ids"})
+        _READS[core] = not getattr(core, "_is_stateful", False) and needed <= set(takes) and _same_states(core)
         if not _READS[core]:
-            warnings.warn(f"{type(core).__name__} reads every prompt again for each of its completions, slower but to the same numbers: {reason}")
+            warnings.warn(f"{type(core).__name__} reads every prompt again for each of its completions, slower but to the same numbers: "
+                          "it has no cache of keys and values that they could go on from")
     return _READS[core]
+
+
+@torch.no_grad()
+def _same_states(core: nn.Module) -> bool:
+    """Whether a few completions that go on from kept prompts have the states of whole rows."""
+    size, training, place = core.get_input_embeddings().weight.shape[0], core.training, {"device": core.device}
+    ids, mask = (torch.arange(6, **place).reshape(2, 3) + 3) % size, torch.tensor([[1, 1, 1], [1, 1, 0]], **place)
+    group, labels = torch.tensor([0, 0, 1], **place), torch.tensor([[1, 2], [2, 1], [2, IGNORE]], **place)
+    core.eval()
+    if core.config.is_encoder_decoder:
+        whole = decoder_states(core, encoder_states(core, ids, mask)[group], mask[group], labels)
+    else:
+        whole = _by_whole_rows(core, ids, mask, group, labels)
+    ours, real = _kept(core, ids, mask).hidden(group, labels), labels != IGNORE
+    core.train(training)
+    near = 2e-2 * float(whole.nan_to_num().abs().max())  # broken weights are the row's error, told where it is scored
+    return torch.allclose(ours[real].float(), whole[real].float(), rtol=0, atol=near, equal_nan=True)
 
 
 def buckets(lengths: Sequence[int], overhead: float) -> list[list[int]]:

@@ -109,18 +109,24 @@ def test_prompts_with_one_completion_each_and_models_without_a_cache_give_the_sa
     torch.testing.assert_close(without.states[real], usual.states[real], rtol=1e-4, atol=1e-4)  # what a value network reads
 
 
-def test_a_model_whose_cache_cannot_be_read_says_so(tiny_llama, monkeypatch):
+def test_a_model_without_a_cache_of_keys_and_values_says_so(tiny_llama):
+    from transformers import MambaConfig, MambaForCausalLM
+
+    torch.manual_seed(0)
+    model = MambaForCausalLM(MambaConfig(vocab_size=len(tiny_llama[1]), hidden_size=16, num_hidden_layers=1, state_size=4, tie_word_embeddings=True)).eval()
+    with pytest.warns(UserWarning, match="MambaForCausalLM reads every prompt again for each of its completions"):
+        assert prefixes.reads_cache(model) is False
+    assert prefixes.reads_cache(model) is False  # and is not asked again
+
+
+def test_a_cache_that_gives_other_states_is_not_used(tiny_llama, monkeypatch):
     import copy
 
     model = copy.deepcopy(tiny_llama[0])
-
-    def refuses(*args):
-        raise TypeError("forward() got an unexpected keyword argument 'past_key_values'")
-
-    monkeypatch.setattr(prefixes, "_kept", refuses)
-    with pytest.warns(UserWarning, match="LlamaForCausalLM reads every prompt again for each of its completions.*past_key_values"):
+    honest = prefixes._of_rows
+    monkeypatch.setattr(prefixes, "_of_rows", lambda cache, group: honest(cache, group.flip(0)))  # the keys of other prompts
+    with pytest.warns(UserWarning, match="LlamaForCausalLM reads every prompt again"):
         assert prefixes.reads_cache(model) is False
-    assert prefixes.reads_cache(model) is False  # and is not asked again
 
 
 def test_exact_padding_computes_the_batch_as_it_is_padded(tiny_t5):
