@@ -10,7 +10,6 @@ Every policy is looked at by the same `Probe`: sampled answers to fixed prompts,
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -25,14 +24,13 @@ from scipy import stats
 from torch import Tensor, nn
 from transformers import PrinterCallback, TrainingArguments
 
-from rpo_nb import policy
+from rpo_nb import checks, policy
 from rpo_nb.config import DecodingConfig, Objective, Schedule
 from rpo_nb.generation import generate
 from rpo_nb.training import PolicyTrainer, PolicyWithValue, Step, mismatched_rows, prompt_groups
 
 Score = Callable[[Sequence[str], Sequence[str]], np.ndarray]  # (prompts, completions) -> rewards [n], float64
 SAMPLED = DecodingConfig(temperature=1.0, top_k=0, top_p=1.0)  # samples of the policy itself: what KL and entropy are means over
-NOT_FINITE = re.compile(r"\bnan\b|\binf\b|not finite", re.IGNORECASE)
 
 
 @dataclass
@@ -202,8 +200,8 @@ def hash_seed(*numbers: int) -> int:
 class AlignmentTrainer(PolicyTrainer):
     """PolicyTrainer whose evaluation samples the policy, and whose batches it may sample itself (online)."""
 
-    def __init__(self, *args, probe: Probe, watched: str, floor: float, sampler: Sampler | None = None, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, *, probe: Probe, watched: str, floor: float, sampler: Sampler | None = None, **kwargs):
+        super().__init__(**kwargs)
         self.probe, self.watched, self.floor, self.sampler = probe, watched, floor, sampler
         self.reason = ""  # why it stopped before its last step
         self.curve: list[dict[str, float]] = []  # one row an evaluation
@@ -274,8 +272,8 @@ def align(trainer: AlignmentTrainer) -> dict[str, Any]:
     """
     try:
         trainer.train()
-    except (ValueError, RuntimeError) as error:
-        if not NOT_FINITE.search(str(error)) or not trainer.state.best_model_checkpoint:
+    except checks.NotFinite as error:
+        if not trainer.state.best_model_checkpoint:
             raise
         trainer.reason = f"step {trainer.state.global_step}: {error}"
         trainer._load_best_model()

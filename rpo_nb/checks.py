@@ -46,6 +46,10 @@ def same_shape(**tensors: Tensor) -> None:
                              "give them row for row")
 
 
+class NotFinite(ValueError):
+    """A number that is nan or infinite: bad input, or a training that has diverged."""
+
+
 def finite(**tensors: Tensor) -> None:
     """ValueError names the first argument and row that holds a nan or an infinity."""
     flat = [tensor.detach().reshape(-1) for tensor in tensors.values()]
@@ -56,7 +60,7 @@ def finite(**tensors: Tensor) -> None:
         if len(bad):
             place = bad[0].tolist()
             where = "".join([f"row {place[0]}", *(f", column {i}" for i in place[1:])])
-            raise ValueError(f"{name} is {tensor[tuple(place)].item()} at {where}; drop or repair that row first")
+            raise NotFinite(f"{name} is {tensor[tuple(place)].item()} at {where}; drop or repair that row first")
 
 
 def number(name: str, value, *, above: float = -math.inf) -> float:

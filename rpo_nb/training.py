@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from rpo_nb import objectives, reward_aware
+from rpo_nb import checks, objectives, reward_aware
 from rpo_nb.config import Objective, TrainingConfig
 from rpo_nb.policy import collate, grouped_logps
 from rpo_nb.store import finished, write_json
@@ -179,8 +179,9 @@ class Step:
 class PolicyTrainer(Trainer):
     """transformers' Trainer with our losses. The loss of a step is the mean over its rows, whatever its micro-batches."""
 
-    def __init__(self, *args, objective: Objective, pad_id: int, micro_batch_tokens: int, **kwargs):
-        super().__init__(*args, data_collator=Step, **kwargs)  # training_step forms the micro-batches
+    def __init__(self, *, args: TrainingArguments, objective: Objective, pad_id: int, micro_batch_tokens: int, **kwargs):
+        args._n_gpu = min(1, args.n_gpu)  # several GPUs are for several processes: Trainer alone would split a batch by its rows
+        super().__init__(args=args, data_collator=Step, **kwargs)  # training_step forms the micro-batches
         self.objective, self.micro_batch_tokens = objective, micro_batch_tokens
         self.collate = GroupCollator(pad_id)
         self.model_accepts_loss_kwargs = True  # the loss below is already divided by the rows of the whole step
@@ -218,10 +219,11 @@ class PolicyTrainer(Trainer):
         try:
             losses = LOSSES[self.objective.method](self.objective, out, inputs, z0)
         except ValueError as error:
-            raise ValueError(f"step {self.state.global_step}: {error} (training rows {inputs['rows'].tolist()})") from error
+            raise type(error)(f"step {self.state.global_step}: {error} (training rows {inputs['rows'].tolist()})") from error
         if not bool(losses.isfinite().all()):
             bad = inputs["rows"][~losses.isfinite()].tolist()
-            raise ValueError(f"step {self.state.global_step}: the loss of training row {bad[0]} is not finite; lower the learning rate or drop that row")
+            raise checks.NotFinite(f"step {self.state.global_step}: the loss of training row {bad[0]} is not finite; lower the learning rate "
+                                   "or drop that row")
         self.watch(out, inputs)
         rows = len(losses) if num_items_in_batch is None else num_items_in_batch
         loss = losses.sum() / rows * (self.args.world_size if num_items_in_batch is not None else 1)
@@ -305,7 +307,6 @@ def make_trainer(model: nn.Module, tokenizer: Any, groups: list[dict], objective
         logging_steps=min(config.logging_steps, steps), report_to=list(config.report_to), disable_tqdm=True, remove_unused_columns=False,
         save_strategy="steps" if config.save_steps else "no", save_steps=config.save_steps or 500, save_total_limit=1,
         seed=seed, data_seed=seed, use_cpu=on_cpu, dataloader_pin_memory=False, label_names=["labels"], ddp_broadcast_buffers=False)
-    arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs are for several processes: Trainer alone would split a batch by its rows
     trainer = PolicyTrainer(
         model=PolicyWithValue(model, objective), args=arguments, train_dataset=groups, objective=objective, pad_id=tokenizer.pad_token_id,
         micro_batch_tokens=config.micro_batch_tokens, optimizers=optimizers, callbacks=list(callbacks))
