@@ -142,7 +142,8 @@ def run(settings: Settings) -> Found:
     name, real = "reference pass and an epoch of RPO, T5, real lengths", sum(len(p) + len(c) for p, c in case.encoded)
     return ([ratio(name, f"the same as the released scripts go about it, padded to {length}", seconds["ours"], seconds["theirs"], 1 / 8)],
             [*(detail(name, side, "seconds", numbers) for side, numbers in seconds.items()),
-             detail(name, "real tokens of all rows", "tokens", real), detail(name, "padded to the maximum", "tokens", 2 * length * len(case.encoded))])
+             detail(name, "real tokens of all rows", "tokens", real),
+             detail(name, "padded to the maximum", "tokens", 2 * length * len(case.encoded))])
 
 
 def scoring(settings: Settings) -> Found:

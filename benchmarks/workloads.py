@@ -33,7 +33,8 @@ LENGTHS = Path(__file__).with_name("lengths.csv")
 SHAPES: dict[str, dict[str, Any]] = {
     "Llama, 6 layers": {"model_type": "llama", "vocab_size": 32000, "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 6,
                         "num_attention_heads": 8, "num_key_value_heads": 8, "tie_word_embeddings": True, "max_position_embeddings": 2048},
-    "T5, tiny": {"model_type": "t5", "vocab_size": 128, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4},
+    "T5, tiny": {"model_type": "t5", "vocab_size": 128, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_decoder_layers": 2,
+                 "num_heads": 4},
     "Llama, tiny": {"model_type": "llama", "vocab_size": 128, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
                     "num_attention_heads": 4, "num_key_value_heads": 2},
     "T5, 4M": {"model_type": "t5", "vocab_size": 4096, "d_model": 256, "d_kv": 64, "d_ff": 512, "num_layers": 2, "num_decoder_layers": 2,
@@ -41,7 +42,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "Llama, 4M": {"model_type": "llama", "vocab_size": 4096, "hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 4,
                   "num_attention_heads": 4, "num_key_value_heads": 4, "tie_word_embeddings": True},
     # Flan-T5-Small's width, which decides how rows are put together, and little else: for counting positions
-    "T5, thin": {"model_type": "t5", "vocab_size": 128, "d_model": 512, "d_kv": 8, "d_ff": 8, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 1},
+    "T5, thin": {"model_type": "t5", "vocab_size": 128, "d_model": 512, "d_kv": 8, "d_ff": 8, "num_layers": 1, "num_decoder_layers": 1,
+                 "num_heads": 1},
     "Llama, thin": {"model_type": "llama", "vocab_size": 128, "hidden_size": 512, "head_dim": 8, "intermediate_size": 8, "num_hidden_layers": 1,
                     "num_attention_heads": 1, "num_key_value_heads": 1},
     # the axis of model sizes; the vocabulary grows with the model so that the projection's share stays what it is in Flan-T5-Small
@@ -204,7 +206,8 @@ def trl_kto(case: Case, folder: str | Path) -> Trainer:
     rows = Dataset.from_dict({"prompt": [f"{text(p)} " for p, _ in case.encoded], "completion": [text(c) for _, c in case.encoded],
                               "label": (case.rewards >= case.rewards.mean()).tolist()})
     trainer = KTOTrainer(model=copy.deepcopy(case.model), train_dataset=rows, processing_class=words,
-                         args=_arguments(KTOConfig, case, folder, beta=1.0, precompute_ref_log_probs=True, gradient_checkpointing=False, max_length=None))
+                         args=_arguments(KTOConfig, case, folder, beta=1.0, precompute_ref_log_probs=True, gradient_checkpointing=False,
+                                         max_length=None))
     theirs = [(row["prompt_ids"], row["completion_ids"]) for row in trainer.train_dataset]
     if theirs != [(list(p), list(c)) for p, c in case.encoded]:
         raise ValueError("TRL's KTOTrainer tokenised the rows otherwise than we did, so the two sides would not do equal work")

@@ -1,4 +1,7 @@
-"""The command line: python -m rpo_nb reproduce | plan | train | report | judge | publish | data | bench. Heavy imports wait until a command needs them."""
+"""The command line: python -m rpo_nb reproduce | plan | train | report | judge | publish | data | advise | bench.
+
+Heavy imports wait until a command needs them.
+"""
 
 from __future__ import annotations
 
@@ -160,7 +163,8 @@ def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     main = argparse.ArgumentParser(prog="python -m rpo_nb", description="The papers' tables, reproduced.")
     main.add_argument("--version", action="version", version=__version__)
-    commands = main.add_subparsers(dest="command", required=True, metavar="reproduce | plan | train | report | judge | publish | data | advise | bench")
+    commands = main.add_subparsers(dest="command", required=True,
+                                   metavar="reproduce | plan | train | report | judge | publish | data | advise | bench")
 
     profile = argparse.ArgumentParser(add_help=False)
     profile.add_argument("--profile", default="", help="a name or a YAML file; default RPO_NB_PROFILE, else pocket")

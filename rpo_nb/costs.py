@@ -89,7 +89,8 @@ def device(name: str = "") -> Device:
         return Device(told, probe(where, torch.bfloat16), fp32, copy_rate(where), memory, source)
     import psutil
 
-    return Device(f"CPU ({torch.get_num_threads()} threads)", probe(where, torch.bfloat16), fp32, copy_rate(where), psutil.virtual_memory().total, source)
+    return Device(f"CPU ({torch.get_num_threads()} threads)", probe(where, torch.bfloat16), fp32, copy_rate(where),
+                  psutil.virtual_memory().total, source)
 
 
 def probe(where: torch.device, dtype: torch.dtype, seconds: float = 2.0, size: int = 1024) -> float:

@@ -78,12 +78,14 @@ def recipe(profile: Profile, preset: Preset, method: str, size: str, tau: float 
         objective, steps = Objective(method="sft", reduce="mean"), SHARED_STEPS
     else:
         objective = Objective(method=method, reduce=preset.reduce, tau=tau or 1.0, kto_kl=preset.kto_kl,
-                              beta=preset.qrpo_beta if method == "qrpo" else preset.kto_beta, value_pooling=preset.value_pooling, value_detach=preset.value_detach)
+                              beta=preset.qrpo_beta if method == "qrpo" else preset.kto_beta, value_pooling=preset.value_pooling,
+                              value_detach=preset.value_detach)
         steps = {name: getattr(preset, name) for name in SHARED_STEPS}
     return Run(method, size, seed, {
         "method": method, "objective": objective.read_fields(), "partition": preset.partition if method == "rpo" else None, "steps": steps,
-        "training": profile.training.model_dump(mode="json", exclude={"report_to", "logging_steps", "save_steps", "micro_batch_tokens"}), "seed": seed,
-        "model": profile.sizes[size].model_dump(mode="json", exclude={"micro_batch_tokens"}), "data": profile.data.model_dump(mode="json") | {"source": source_key(profile.data.source)},
+        "training": profile.training.model_dump(mode="json", exclude={"report_to", "logging_steps", "save_steps", "micro_batch_tokens"}),
+        "seed": seed, "model": profile.sizes[size].model_dump(mode="json", exclude={"micro_batch_tokens"}),
+        "data": profile.data.model_dump(mode="json") | {"source": source_key(profile.data.source)},
         "code": references.code_key(*CODE)})
 
 
@@ -146,8 +148,8 @@ def feedback(profile: Profile, seed: int, size: str | None = None) -> tuple[Any,
         def sample(prompts: list[str], k: int) -> list[list[str]]:
             return reference_samples(profile, path, prompts, k, seed)
 
-    rows = pocket.make_feedback((config.prompts or 0) + config.validation + config.held_out, completions_per_prompt=config.completions_per_prompt or 4,
-                                rater_offset=config.rater_offset, seed=seed, sample=sample,
+    rows = pocket.make_feedback((config.prompts or 0) + config.validation + config.held_out, rater_offset=config.rater_offset, seed=seed,
+                                completions_per_prompt=config.completions_per_prompt or 4, sample=sample,
                                 writers=pocket.WRITERS.get(config.regime, pocket.SYSTEMS))
     return data.load_feedback(rows, config=config, return_report=True)
 
@@ -311,7 +313,8 @@ def build_trainer(profile: Profile, run: Run, prepared: Prepared, output_dir: st
                            log_partition=log_z[rows], desirable=(rewards >= rewards.mean())[rows], **more)
     config = profile.training_of(run.size)
     model, _ = policy.load_policy(prepared.path, dropout=steps["dropout"], bf16=half(config), quantize=config.quantize,
-                                  lora_rank=config.lora_rank if config.lora else 0, gradient_checkpointing=config.gradient_checkpointing, liger=config.liger)
+                                  lora_rank=config.lora_rank if config.lora else 0, gradient_checkpointing=config.gradient_checkpointing,
+                                  liger=config.liger)
     prepared.release()
     return make_trainer(model, prepared.tokenizer, groups, objective, config=config, output_dir=output_dir, seed=run.seed,
                         max_grad_norm=steps["max_grad_norm"], weight_decay=steps["weight_decay"])
@@ -364,8 +367,8 @@ def completions_file(profile: Profile, cell: Cell, out: Path, asked: str = "") -
 
 
 def completions(profile: Profile, cell: Cell, prepared: Prepared, out: Path, *, asked: str = "", prompts: Sequence[str] = ()) -> list[str]:
-    """The cell's completions of the validation prompts (or of `prompts`, which `asked` names); generated once a (policy, decoding) and kept beside the policy,
-    with both log-probabilities, from which KL(policy ‖ reference) is estimated."""
+    """The cell's completions of the validation prompts (or of `prompts`, which `asked` names); generated once a (policy, decoding) and kept
+    beside the policy, with both log-probabilities, from which KL(policy ‖ reference) is estimated."""
     file = completions_file(profile, cell, out, asked)
     prompts = list(prompts) or data.conversations(prepared.splits.validation)
     if file.is_file():
@@ -385,7 +388,8 @@ def completions(profile: Profile, cell: Cell, prepared: Prepared, out: Path, *, 
     with policy.adapter_off(model) if hasattr(model, "disable_adapter") else nullcontext(prepared.reference) as reference:
         theirs = policy.score_completions(reference, tokenizer, encoded, bf16=training.bf16)[0].tolist()
     mine = policy.score_completions(model, tokenizer, encoded, bf16=training.bf16)[0].tolist()
-    write_json(file, {"prompts": content_key([prompts, references.code_key("generation")]), "completions": texts, "policy_logps": mine, "ref_logps": theirs})
+    write_json(file, {"prompts": content_key([prompts, references.code_key("generation")]), "completions": texts, "policy_logps": mine,
+                      "ref_logps": theirs})
     return texts
 
 
@@ -515,7 +519,8 @@ def _write_generations(profile: Profile, mine: list[Cell], prepared: Prepared, o
     first = mine[0]
     file = generations_file(out, first.preset, first.size, first.seed)
     known = {(c.method, c.tau): c for c in mine}
-    for method, tau in ({(m, None if np.isnan(t) else t) for m, t in read_rows(file)[["method", "tau"]].itertuples(index=False)} if file.is_file() else ()):
+    written = read_rows(file)[["method", "tau"]].itertuples(index=False) if file.is_file() else ()
+    for method, tau in {(m, None if np.isnan(t) else t) for m, t in written}:
         if (method, tau) not in known and method in METHODS and method != AUTHORS:
             run = None if method == "reference" else recipe(profile, profile.presets[first.preset], method, first.size, tau, first.seed)
             preset = profile.presets[first.preset]

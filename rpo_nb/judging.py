@@ -58,8 +58,8 @@ def make_pairs(generations: pd.DataFrame, profile: Profile, *, table: str) -> pd
     """RPO's completion beside each baseline's for the same preset, size, seed and prompt.
 
     generations: the columns of design.md. table: "table3" (RPO at its preset's own τ against every baseline) or "table4" (RPO at
-    every τ of the profile, and at the preset's own, against reference, sft and best_of_k, in profile.table4_presets). Returns KEYS (tau is RPO's), prompt,
-    method_completion, baseline_completion. Raises ValueError when a baseline answers other prompts than RPO.
+    every τ of the profile, and at the preset's own, against reference, sft and best_of_k, in profile.table4_presets). Returns KEYS (tau is
+    RPO's), prompt, method_completion, baseline_completion. Raises ValueError when a baseline answers other prompts than RPO.
     """
     if table not in BASELINES:
         raise ValueError(f"table is {table!r}; it must be one of {', '.join(BASELINES)}")
@@ -143,7 +143,7 @@ def judges_for(profile: Profile, out: str | Path, seed: int) -> list[Judge]:
             raise ValueError(f"evaluation.judges has 'checker', which knows only the pocket world, but data.source is "
                              f"{profile.data.source!r}; use reward_model")
         elif name == "reward_model":
-            bench.append(_reward_model(profile, Path(out), seed))
+            bench.append(reward_model(profile, Path(out), seed))
         elif name in described:
             bench.append(llm_judges.build(name, described[name]))
         else:
@@ -152,14 +152,16 @@ def judges_for(profile: Profile, out: str | Path, seed: int) -> list[Judge]:
     return bench
 
 
-def _reward_model(profile: Profile, out: Path, seed: int) -> RewardModel:
+def reward_model(profile: Profile, out: Path, seed: int) -> RewardModel:
+    """The judge that learnt from the held-out feedback, trained once and kept in <out>/runs/judges/."""
     settings = profile.evaluation
     size = settings.judge_size if settings.judge_size in profile.sizes else next(iter(profile.sizes))
     reference = experiment.reference_path(profile, size, seed)
     held_out = experiment.splits(profile, seed, size).held_out
     weights = [file_digest(path) for path in sorted(Path(reference).glob("*.safetensors"))] or reference
     key = content_key([weights, _digest(held_out.to_pandas()), settings.judge_comparisons, settings.judge_epochs,
-                       profile.limits(size), references.code_key("judges", "policy", "prefixes"), profile.training.threads, profile.training.bf16, seed])
+                       profile.limits(size), references.code_key("judges", "policy", "prefixes"), profile.training.threads,
+                       profile.training.bf16, seed])
     return RewardModel.load(references.cached(
         out / "runs" / "judges" / f"reward_model-seed{seed}-{key}",
         lambda folder: train_reward_model(reference, held_out, config=settings, data=profile.data, seed=seed,
@@ -294,8 +296,9 @@ def quality(verdicts: pd.DataFrame, pairs: pd.DataFrame, bench: Mapping[int, Seq
     verdicts, nulls: counts. identical: share of pairs whose two texts are the same. first: share of all answers on two different
     texts for the one shown first. flips, ties: shares of the verdicts, flips_differing of those on two different texts.
     flips_to_first: share of flips that the completion shown first won (½ is no position bias; 1 for a pointwise judge, whose flips are exact
-    ties). longer: share of decided verdicts for the completion with more words. agreement: with the checker where it decides (a tie agrees by half); held_out: a learnt judge's accuracy on comparisons it was not trained on; both with their
-    95 % bootstrap interval over prompts, held_out_n comparisons.
+    ties). longer: share of decided verdicts for the completion with more words. agreement: with the checker where it decides (a tie agrees
+    by half); held_out: a learnt judge's accuracy on comparisons it was not trained on; both with their 95 % bootstrap interval over prompts,
+    held_out_n comparisons.
     """
     if verdicts.empty:
         return pd.DataFrame(columns=QUALITY)

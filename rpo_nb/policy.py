@@ -427,5 +427,6 @@ def score_completions(model: nn.Module, tokenizer: Any, rows: Sequence[tuple[lis
     model.train(training)
     bad = (~sums.isfinite()).nonzero()
     if len(bad):
-        raise checks.NotFinite(f"row {int(bad[0])}: its log-probability under the model is {float(sums[bad[0]])}; check the model's weights and dtype")
+        raise checks.NotFinite(f"row {int(bad[0])}: its log-probability under the model is {float(sums[bad[0]])}; check the model's weights and "
+                               "dtype")
     return sums, torch.tensor([len(c) for _, c in rows])

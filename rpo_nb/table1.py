@@ -51,7 +51,8 @@ def measure(profile: Profile, size: str, seed: int) -> pd.DataFrame:
     Costs, under the first preset (they hardly depend on it): trainable parameters; networks in memory while training
     (the reference's log-probabilities are cached, those of KTO's mismatched pairs too); FLOPs a step, forward
     and backward, counted by torch; seconds a step, the median wall clock of training, the optimiser's part included.
-    Steadiness of the mini-batch gradient g, under each preset of Table IV, at the start and after as many steps as there are mini-batches (evaluation.table1_batches):
+    Steadiness of the mini-batch gradient g, under each preset of Table IV, at the start and after as many steps as there are mini-batches
+    (evaluation.table1_batches):
     gradient variance, E‖g − G‖² / ‖G‖² around its expectation G, both estimated without bias, jackknife interval; and the mean
     of ‖g′ − g‖ / ‖g‖, bootstrap interval, where g′ has N(0, 0.5²) added to the standardised rewards ("under reward noise"), or
     all rewards 0 ("without the reward": how much of g the reward accounts for, at the start only), or is cut off from V_φ

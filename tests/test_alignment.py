@@ -39,7 +39,8 @@ def make(calm, tmp_path, *, objective=BWD, online=False, score=length, schedule=
     probe = Probe(PROMPTS, {"length": length, "minus": lambda p, c: -length(p, c)}, reader, model, seed=3,
                   baseline=reader.sample(model, PROMPTS, 1, 3))
     return make_alignment_trainer(
-        copy.deepcopy(model).requires_grad_(True), reader, objective, schedule, probe=probe, watched="length", floor=floor, output_dir=tmp_path, seed=0,
+        copy.deepcopy(model).requires_grad_(True), reader, objective, schedule, probe=probe, watched="length", floor=floor,
+        output_dir=tmp_path, seed=0,
         groups=None if online else groups_of(data, tuples(data.prompt_ids, data.rewards, k=k), objective, reader=reader, reference=model),
         sampler=Sampler(PROMPTS, score, reader, model, k, seed=5) if online else None)
 
@@ -55,7 +56,8 @@ def test_tuples_of_different_sizes_are_compared_each_by_itself():
         tuple_losses(policy_logps, ref, rewards, torch.tensor([0, 0, 0, 0, 0, 0, 0, 1]), setting)
 
 
-@pytest.mark.parametrize("setting", [Setting("bwd", 0.5, 2.0), Setting("sqloo", 0.5), Setting("bwd", 0.5, gap=reward_aware.SURE, gamma=0.2, per_token=True)])
+@pytest.mark.parametrize("setting", [Setting("bwd", 0.5, 2.0), Setting("sqloo", 0.5),
+                                     Setting("bwd", 0.5, gap=reward_aware.SURE, gamma=0.2, per_token=True)])
 def test_a_step_on_tuples_is_the_mean_over_tuples(calm, tmp_path, setting):
     model, _, data = calm
     trainer = make(calm, tmp_path, objective=Objective(method="reward_aware", reduce="mean" if setting.per_token else "sum", setting=setting))
@@ -100,7 +102,8 @@ def test_online_training_raises_its_reward(calm, tmp_path):
         return np.array([sum(word[0] < "l" for word in text.split()) for text in completions], float)
 
     schedule = SCHEDULE.model_copy(update={"steps": 12, "evaluate_every": 12, "prompts_a_step": 6, "learning_rate": 1e-2})
-    trainer = make(calm, tmp_path, online=True, score=early, schedule=schedule, k=4, objective=Objective(method="reward_aware", setting=Setting("sqloo", 0.1)))
+    objective = Objective(method="reward_aware", setting=Setting("sqloo", 0.1))
+    trainer = make(calm, tmp_path, online=True, score=early, schedule=schedule, k=4, objective=objective)
     before = early(None, calm[1].sample(calm[0], PROMPTS, 8, 9)).mean()
     align(trainer)
     assert early(None, calm[1].sample(trainer.model.policy, PROMPTS, 8, 9)).mean() > before + 0.5 and trainer.curve[-1]["kl"] > 0
@@ -193,12 +196,14 @@ def test_tables_have_the_papers_columns_and_numbers_beside():
     for table in (two, three, four):
         assert {"metric", "prompts", "mean", "ci_low", "ci_high", "seeds", "published"} <= set(table) and (table["seeds"] == 3).all()
     assert len(two) == 12 * 2 * 3 and len(three) == 2 * 2 * 4 and len(four) == 3 * 4 * 2 * 4
-    cell = two.query("loss == 'rpo-bwd' and k == '4' and responses == 'Online' and rm == 'Learnt' and metric == 'win_rate' and prompts == 'test'").iloc[0]
+    cell = two.query("loss == 'rpo-bwd' and k == '4' and responses == 'Online' and rm == 'Learnt' and metric == 'win_rate' and "
+                     "prompts == 'test'").iloc[0]
     assert (cell["published"], cell["published_ci"]) == ("57.3", "1.6") and cell["mean"] == pytest.approx(50 + 5 + list(
         run.name for run in paper_b.grid(PaperB())).index("online-bwd-learnt"))
     first = two.query("loss == 'dpo' and metric == 'avg_reward' and prompts == 'test'").iloc[0]
     assert first["mean"] == pytest.approx(6.1) and first["ci_high"] - first["mean"] == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-4)
-    assert four.query("training == 'Online RPO-bwd' and iteration == '3' and metric == 'avg_reward' and prompts == 'test'")["published"].item() == "6.056"
+    third = four.query("training == 'Online RPO-bwd' and iteration == '3' and metric == 'avg_reward' and prompts == 'test'")
+    assert third["published"].item() == "6.056"
     assert paper_b_tables.eta_sweep(results.assign(entropy=1.0), PaperB())["eta"].tolist() == ["0.3 × suggested", "1 × suggested", "3 × suggested"]
     gains = paper_b_tables.bridge(results, PaperB())
     assert gains["log_z"].tolist()[0] == "cancelled (sqloo)" and gains["gain"].notna().sum() == 4
@@ -221,8 +226,8 @@ def test_verdicts_follow_the_differences_and_their_intervals():
 
 def test_hacking_is_a_learnt_reward_that_rises_while_the_truth_falls():
     def curves(truths):
-        return pd.concat([pd.DataFrame({"run": "online-bwd-learnt", "seed": seed, "step": [0, 10, 20], "truth": np.array(truths) + 0.01 * seed * np.arange(3),
-                                        "learnt": [0.0, 1.0, 2.0]}) for seed in range(3)])
+        return pd.concat([pd.DataFrame({"run": "online-bwd-learnt", "seed": seed, "step": [0, 10, 20],
+                                        "truth": np.array(truths) + 0.01 * seed * np.arange(3), "learnt": [0.0, 1.0, 2.0]}) for seed in range(3)])
 
     for truths, verdict in (([5, 7, 6], "seen"), ([5, 4, 4.5], "seen"), ([5, 6, 7], "not seen"), ([5, 5, 5.0], "gains vanish")):
         assert paper_b_tables._hacked(paper_b_tables.hacking(curves(truths)))[0] == verdict

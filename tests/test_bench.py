@@ -88,8 +88,8 @@ def test_the_work_of_a_step_is_near_what_torch_counts(shape):
     model = fresh(case.config)
     model.set_attn_implementation("eager")  # fused attention is not counted on a CPU
     (prompt, completion), = case.encoded
-    ids, labels = ([prompt], [completion]) if case.config.is_encoder_decoder else ([prompt + completion], [[policy.IGNORE] * len(prompt) + completion])
-    ids, labels = torch.tensor(ids), torch.tensor(labels)
+    joined = prompt + completion, [policy.IGNORE] * len(prompt) + completion
+    ids, labels = (torch.tensor([row]) for row in ((prompt, completion) if case.config.is_encoder_decoder else joined))
     policy.sequence_logps(model, ids, torch.ones_like(ids), labels, reduce="sum")  # the first also looks at the head
     with FlopCounterMode(display=False) as counter:
         policy.sequence_logps(model, ids, torch.ones_like(ids), labels, reduce="sum").sum().backward()
@@ -111,7 +111,8 @@ def test_merging_replaces_rows_of_the_same_name_and_machine_in_their_place(tmp_p
 
 
 def test_the_table_marks_a_missed_goal_and_keeps_machines_apart():
-    rows = pd.DataFrame([["x", "b", 0.5, 0.4, 0.6, 0.7, 5, "m"], ["y", "b", 0.8, 0.7, 0.9, 0.7, 5, "m"], ["z", "b", 3.0, np.nan, np.nan, np.nan, 1, "k"]],
+    rows = pd.DataFrame([["x", "b", 0.5, 0.4, 0.6, 0.7, 5, "m"], ["y", "b", 0.8, 0.7, 0.9, 0.7, 5, "m"],
+                         ["z", "b", 3.0, np.nan, np.nan, np.nan, 1, "k"]],
                         columns=tables.COLUMNS)
     text = tables.markdown(rows)
     assert "| x | b | **0.50** | 0.40 to 0.60, n = 5 | 0.70 |" in text and "| 0.70, missed |" in text and text.count("missed") == 1

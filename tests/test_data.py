@@ -732,7 +732,8 @@ def test_defects_of_two_splits_name_the_split():
 def openbmb(instruction, source):
     """A row as openbmb/UltraFeedback has it."""
     aspects = ("instruction_following", "honesty", "truthfulness", "helpfulness")
-    return {"source": source, "instruction": instruction, "models": ["alpaca-7b", "gpt-4"], "correct_answers": ["None"], "incorrect_answers": ["None"],
+    return {"source": source, "instruction": instruction, "models": ["alpaca-7b", "gpt-4"],
+            "correct_answers": ["None"], "incorrect_answers": ["None"],
             "completions": [{"annotations": {a: {"Rating": str(rating), "Rationale": "Because."} for a in aspects}, "critique": "Fine.",
                              "custom_system_prompt": "Be honest.", "fine-grained_score": float(rating), "model": model,
                              "overall_score": score, "principle": "honesty", "response": f"{model} on {instruction}"}
@@ -784,7 +785,8 @@ def hub_errors():
         "gated, as datasets tells it": (told(f"{gated} You must be authenticated to access it."), told, "gated and you are not logged in"),
         "gated, not accepted": (refused(403, "GatedRepo"), errors.GatedRepoError, "your account has no access.*; accept its terms at https"),
         "wrong token": (refused(401, message="Invalid credentials in Authorization header"), errors.HfHubHTTPError, "refuses the token"),
-        "offline": (errors.OfflineModeIsEnabled("Cannot reach https://huggingface.co: offline mode is enabled."), None, "cannot be reached.*; check the network"),
+        "offline": (errors.OfflineModeIsEnabled("Cannot reach https://huggingface.co: offline mode is enabled."), None,
+                    "cannot be reached.*; check the network"),
         "not in the cache": (errors.LocalEntryNotFoundError("Cannot find the requested files in the disk cache"), None, "cannot be reached"),
         "no connection": (ConnectionError("Couldn't reach 'some/data' on the Hub (ConnectError)"), None, "cannot be reached.*local folder"),
         "server down": (refused(503), errors.HfHubHTTPError, "503"),

@@ -24,7 +24,8 @@ def made(profile, tmp_path_factory):
 
 def test_cells_of_different_presets_share_a_run_only_if_every_field_agrees(profile):
     cells = {(c.preset, c.method, c.tau): c for c in experiment.cells(profile)}
-    assert cells["paper", "sft", None].run == cells["released", "sft", None].run and cells["paper", "sft", None].run.key == cells["fixed", "sft", None].run.key
+    paper, released, fixed = (cells[preset, "sft", None].run for preset in config.PRESETS)
+    assert paper == released and paper.key == fixed.key
     keys = [cells[preset, "rpo", profile.presets[preset].rpo_tau].run.key for preset in config.PRESETS]
     assert len(set(keys)) == 3
     assert len({c.run.key for c in cells.values() if c.run}) == len(experiment.plan(profile))
@@ -66,7 +67,8 @@ def test_done_work_is_skipped_and_the_files_keep_their_bytes(profile, made, caps
 
 def test_a_narrower_call_keeps_the_other_methods_rows(profile, made):
     before = {f.name: f.read_bytes() for f in (made / "generations").iterdir()}
-    experiment.ensure_runs(config.load_profile("smoke", sizes="small", seeds="0", methods="rpo,kto", taus="1.0", preset="paper"), made, progress=False)
+    narrower = config.load_profile("smoke", sizes="small", seeds="0", methods="rpo,kto", taus="1.0", preset="paper")
+    experiment.ensure_runs(narrower, made, progress=False)
     assert {f.name: f.read_bytes() for f in (made / "generations").iterdir()} == before
 
 
@@ -127,7 +129,8 @@ def test_a_cached_log_probability_that_is_not_the_models_is_refused(profile, tmp
 
 
 def test_on_policy_completions_are_the_references_own(tmp_path):
-    profile = config.load_profile("smoke", sizes="small", seeds="0", **{"data.regime": "on_policy", "data.prompts": 8, "data.validation": 4, "data.held_out": 0})
+    few = {"data.regime": "on_policy", "data.prompts": 8, "data.validation": 4, "data.held_out": 0}
+    profile = config.load_profile("smoke", sizes="small", seeds="0", **few)
     parts = experiment.splits(profile, 0)
     assert set(parts.train["model"]) == {"reference"} and parts.train.num_rows > 8
     on = experiment.prepare(profile, "small", 0).ref_logps["sum"].mean()
@@ -165,7 +168,8 @@ def test_kl_of_the_reference_is_zero_and_of_others_is_finite(profile, made):
 def test_users_own_text_gets_a_tokenizer_and_a_reference_from_its_held_out_part(tmp_path):
     words = "why how when sky sea tree blue green deep old because of the a it is".split()
     rng = np.random.default_rng(0)
-    rows = [{"prompt": f"{' '.join(rng.choice(words, 5))} {i}?", "completion": " ".join(rng.choice(words, 6)) + ".", "reward": float(rng.integers(1, 11))}
+    rows = [{"prompt": f"{' '.join(rng.choice(words, 5))} {i}?", "completion": " ".join(rng.choice(words, 6)) + ".",
+             "reward": float(rng.integers(1, 11))}
             for i in range(40) for _ in range(3)]
     file = tmp_path / "own.jsonl"
     file.write_text("\n".join(json.dumps(r) for r in rows), encoding="utf-8")

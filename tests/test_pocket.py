@@ -92,14 +92,18 @@ def test_feedback_is_seeded_and_the_rater_offset_shifts_whole_prompts():
 
 
 def test_on_policy_feedback_is_what_the_sampler_gives():
-    rows = pocket.make_feedback(3, completions_per_prompt=2, sample=lambda prompts, k: [[f"{i} {j}" for j in range(k)] for i, _ in enumerate(prompts)])
+    def sample(prompts, k):
+        return [[f"{i} {j}" for j in range(k)] for i, _ in enumerate(prompts)]
+
+    rows = pocket.make_feedback(3, completions_per_prompt=2, sample=sample)
     assert [[c["response"] for c in r["completions"]] for r in rows] == [["0 0", "0 1"], ["1 0", "1 1"], ["2 0", "2 1"]]
     with pytest.raises(ValueError, match="completions_per_prompt is 9"):
         pocket.make_feedback(1, completions_per_prompt=9)
 
 
 def test_regimes_differ_in_who_writes_and_references_in_whom_they_learn_from():
-    quality = {regime: np.mean([pocket.score(r["instruction"], c["response"]) for r in pocket.make_feedback(200, writers=writers) for c in r["completions"]])
+    quality = {regime: np.mean([pocket.score(r["instruction"], c["response"]) for r in pocket.make_feedback(200, writers=writers)
+                                for c in r["completions"]])
                for regime, writers in pocket.WRITERS.items()}
     taught = {name: pocket.demonstrations(300, seed=0, demonstrator=name) for name in pocket.DEMONSTRATORS}
     score = {name: np.mean([pocket.score(*pair) for pair in pairs]) for name, pairs in taught.items()}
@@ -117,7 +121,7 @@ def test_a_broken_text_is_one_that_is_no_text(text, is_broken):
 
 def test_the_tokenizer_is_lossless_on_the_worlds_texts_and_knows_every_word():
     tokenizer = pocket.make_tokenizer()
-    pairs = pocket.demonstrations(200, seed=3) + [(p, c["response"]) for p, r in ((r["instruction"], r) for r in pocket.make_feedback(50)) for c in r["completions"]]
+    pairs = pocket.demonstrations(200, seed=3) + [(r["instruction"], c["response"]) for r in pocket.make_feedback(50) for c in r["completions"]]
     for text in (t for pair in pairs for t in pair):
         ids = tokenizer(text)["input_ids"]
         assert ids[-1] == tokenizer.eos_token_id and tokenizer.unk_token_id not in ids

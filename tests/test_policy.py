@@ -113,7 +113,8 @@ def test_a_model_without_a_cache_of_keys_and_values_says_so(tiny_llama):
     from transformers import MambaConfig, MambaForCausalLM
 
     torch.manual_seed(0)
-    model = MambaForCausalLM(MambaConfig(vocab_size=len(tiny_llama[1]), hidden_size=16, num_hidden_layers=1, state_size=4, tie_word_embeddings=True)).eval()
+    config = MambaConfig(vocab_size=len(tiny_llama[1]), hidden_size=16, num_hidden_layers=1, state_size=4, tie_word_embeddings=True)
+    model = MambaForCausalLM(config).eval()
     with pytest.warns(UserWarning, match="MambaForCausalLM reads every prompt again for each of its completions"):
         assert prefixes.reads_cache(model) is False
     assert prefixes.reads_cache(model) is False  # and is not asked again

@@ -309,7 +309,8 @@ def policies(out):
 
 def test_two_processes_train_the_same_policies_as_one(reproduction, tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*train_command(reproduction, tmp_path, *launch), "--set", "methods=sft,rpo,dro,kto training.micro_batch_tokens=300"]  # and in several passes a step
+    passes = "training.micro_batch_tokens=300"  # and in several passes a step
+    command = [*train_command(reproduction, tmp_path, *launch), "--set", f"methods=sft,rpo,dro,kto {passes}"]
     done = subprocess.run(command, cwd=ROOT, env=reproduction.env | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 0 and "4 policies trained by 2 processes" in done.stdout, done.stdout + done.stderr
     one, two = policies(reproduction.out), policies(tmp_path)

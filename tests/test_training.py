@@ -205,7 +205,8 @@ def test_lora_trains_adapters_only_and_leaves_the_base_alone(tiny_t5, tmp_path):
 
 def test_fp16_an_unknown_method_and_an_empty_data_set_are_refused(tiny_t5, tmp_path):
     with pytest.raises(ValueError, match="fp16 is refused.*bf16"):
-        make_trainer(copy.deepcopy(tiny_t5[0]).half(), tiny_t5[1], [{"rows": [0]}], Objective(method="sft"), config=CONFIG, output_dir=tmp_path, seed=0)
+        make_trainer(copy.deepcopy(tiny_t5[0]).half(), tiny_t5[1], [{"rows": [0]}], Objective(method="sft"), config=CONFIG,
+                     output_dir=tmp_path, seed=0)
     with pytest.raises(ValueError, match="'sft', 'kto', 'dro', 'rpo'"):
         Objective(method="ppo")
     with pytest.raises(ValueError, match="no training row left"):
