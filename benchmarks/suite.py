@@ -306,15 +306,21 @@ def gpu(settings: Settings) -> Found:
 
 # 7, and what surrounds a run --------------------------------------------------------------------------------------------------
 
+OTHER_STAGES = ("07_partition_lab", "08_reward_aware")  # of a reproduction: the goal is one for paper A's tables
+
+
 def reproduction(settings: Settings) -> Found:
-    """The committed pocket reproduction, from its manifest."""
+    """Paper A's tables in the committed pocket reproduction, from its manifest: their jobs' seconds over the cores that ran them."""
     manifest = json.loads((ROOT / "results" / "pocket" / "manifest.json").read_text(encoding="utf-8"))
-    seconds, name = manifest["seconds"], f"pocket reproduction, end to end, on {manifest['hardware']['cores']} cores"
+    seconds, cores = manifest["seconds"], manifest["hardware"]["cores"]
     stages: dict[str, float] = {}
     for job, took in seconds["jobs"].items():
         stages[job.partition("-")[0]] = stages.get(job.partition("-")[0], 0.0) + took
-    return ([Ratio(name, "10 minutes", seconds["wall"] / 600, np.nan, np.nan, 0.6, 1)],
-            [detail(name, "all, as a clock shows", "seconds", seconds["wall"]),
+    name = f"pocket reproduction of Tables I to IV, its jobs' seconds over {cores} cores"
+    tables_only = sum(took for stage, took in stages.items() if stage not in OTHER_STAGES) / cores
+    return ([Ratio(name, "10 minutes", tables_only / 600, np.nan, np.nan, 0.6, 1)],
+            [detail(name, f"Tables I to IV, jobs added up over {cores} cores", "seconds", tables_only),
+             detail(name, "everything, as a clock shows", "seconds", seconds["wall"]),
              *(detail(name, f"{stage}, its jobs added up", "seconds", took) for stage, took in stages.items())])
 
 
