@@ -1,7 +1,7 @@
 """The benchmarks: they run, their tables merge, their fits are right, and the READMEs say what results.csv says."""
 
+import json
 import math
-import re
 
 import numpy as np
 import pandas as pd
@@ -167,16 +167,26 @@ def test_real_lengths_are_of_four_completions_and_within_the_limit():
     assert lengths == real_lengths(50, limit=100) != real_lengths(50, limit=100, seed=1)
 
 
-def test_a_benchmark_without_timing_runs_by_name_and_an_unknown_one_is_refused(tmp_path):
-    assert suite.bench(["reproduction"], output=tmp_path) == tmp_path
-    row = pd.read_csv(tmp_path / "results.csv").iloc[0]
-    seconds = pd.read_csv(tmp_path / "details.csv").set_index("what")["value"]
-    counted = [f"{stage}, its jobs added up" for stage in ("01_data_prep", "02_rpo_derivation", "03_train", "04_table2_metrics",
-                                                          "05_table3_judges", "06_table4_temperature", "09_report")]
-    cores = int(re.search(r"over (\d+) cores", row["name"])[1])
-    assert row["ratio"] == pytest.approx(seconds[counted].sum() / cores / 600, abs=1e-3) and row["goal"] == 0.6
-    assert set(seconds.index) - set(counted) >= {"everything, as a clock shows", "07_partition_lab, its jobs added up",
-                                                 "08_reward_aware, its jobs added up"}
+def test_the_reproductions_minutes_are_those_of_the_papers_tables_and_never_of_a_cache(tmp_path, monkeypatch, capsys):
+    jobs = {"01_data_prep": 10.0, "03_train-small-seed0": 200.0, "03_train-small-seed1": 100.0, "07_partition_lab": 500.0, "09_report": 50.0}
+    trained = tmp_path / "results" / "pocket" / "tables" / "timings.csv"
+    trained.parent.mkdir(parents=True)
+    manifest = {"seconds": {"jobs": jobs, "wall": 450.0}, "hardware": {"cores": 2}}
+    (tmp_path / "results" / "pocket" / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    monkeypatch.setattr(suite, "ROOT", tmp_path)
+    trained.write_text("seconds\n150\n100\n")
+    assert suite.bench(["reproduction"], output=tmp_path / "fresh") == tmp_path / "fresh"
+    row = pd.read_csv(tmp_path / "fresh" / "results.csv").iloc[0]
+    assert row["ratio"] == 0.3 and row["goal"] == 0.6 and row["name"].endswith("its jobs' seconds over 2 cores")
+    seconds = pd.read_csv(tmp_path / "fresh" / "details.csv").set_index("what")["value"]
+    assert seconds["07_partition_lab, its jobs added up"] == 500 and seconds["03_train, its jobs added up"] == 300
+    assert seconds["everything, as a clock shows"] == 450
+    trained.write_text("seconds\n250\n100\n")
+    suite.bench(["reproduction"], output=tmp_path / "cached")
+    assert "came from a cache" in capsys.readouterr().out and not (tmp_path / "cached").exists()
+
+
+def test_an_unknown_benchmark_is_refused():
     with pytest.raises(ValueError, match="no benchmark speed; there are sft, "):
         suite.bench(["speed"])
     with pytest.raises(ValueError, match="--repetitions is 0"):
