@@ -198,7 +198,7 @@ if PAPER_B_TABLES:
 
     rule paper_b:
         input:
-            generations([profile.paper_b.size], SEEDS[:1]) if profile.paper_b.size in SIZES else [],  # its references are there then
+            generations([profile.paper_b.size or SMALLEST], SEEDS[:1]),  # its reference is there then
         output:
             PAPER_B_TABLES,
             done(batch.PAPER_B),

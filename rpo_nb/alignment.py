@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,16 +42,21 @@ class Reader:
     max_new_tokens: int
     batch_size: int = 256  # completions generated at once
     bf16: bool = False
+    conversations: Mapping[str, policy.Prompt] = field(default_factory=dict)  # what is asked for a prompt's text, where it is more than that
+    engine: str = "transformers"  # who samples: of generation.ENGINES
+
+    def asked(self, prompts: Sequence[str]) -> list[policy.Prompt]:
+        return [self.conversations.get(prompt, prompt) for prompt in prompts]
 
     def sample(self, model: nn.Module, prompts: Sequence[str], k: int, seed: int) -> list[str]:
         """k completions of each prompt, those of a prompt together. [prompts·k]"""
         decoding = SAMPLED.model_copy(update={"max_new_tokens": self.max_new_tokens})
         with policy.autocast(self.bf16):
-            return generate(model, self.tokenizer, [p for p in prompts for _ in range(k)], decoding=decoding, seed=seed,
-                            max_prompt_tokens=self.max_prompt_tokens, batch_size=self.batch_size)
+            return generate(model, self.tokenizer, [p for p in self.asked(prompts) for _ in range(k)], decoding=decoding, seed=seed,
+                            max_prompt_tokens=self.max_prompt_tokens, batch_size=self.batch_size, engine=self.engine)
 
     def encode(self, prompts: Sequence[str], completions: Sequence[str]) -> list[tuple[list[int], list[int]]]:
-        return policy.encode(self.tokenizer, prompts, completions, max_prompt_tokens=self.max_prompt_tokens,
+        return policy.encode(self.tokenizer, self.asked(prompts), completions, max_prompt_tokens=self.max_prompt_tokens,
                              max_completion_tokens=self.max_new_tokens + 1)
 
     def logps(self, model: nn.Module | None, adapted: nn.Module | None, encoded: Sequence[tuple[list[int], list[int]]]) -> tuple[Tensor, Tensor]:

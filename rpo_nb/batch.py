@@ -35,7 +35,7 @@ STATE = ".snakemake"
 LOG = Path("runs") / "snakemake.log"
 ON_SLURM = Path(STATE) / "rpo_nb.slurm"  # there since the first start on Slurm
 LAB = "07_partition_lab"  # only where the ground truth is known
-PAPER_B = "08_reward_aware"  # there too, and where paper_b.reproduce is on
+PAPER_B = "08_reward_aware"  # where paper_b.reproduce is on
 TABLES = ("04_table2_metrics", "05_table3_judges", "06_table4_temperature", "09_report")
 READ_BY = {  # the fields of a preset that change a policy, by method; sft and best_of_k read none
     "kto": ("reduce", "kto_beta", "kto_kl", "dropout", "max_grad_norm", "weight_decay"),
@@ -49,8 +49,8 @@ HUB_ID = r"[\w-][\w.-]*/[\w.-]+"
 def jobs(profile: Profile) -> list[str]:
     """The name of every job: its notebook, and for training the size and the seed."""
     training = [f"03_train-{size}-seed{seed}" for size in profile.sizes for seed in profile.seeds]
-    known = [LAB, *([PAPER_B] if profile.paper_b.reproduce else [])] if profile.pocket_world else []
-    return ["01_data_prep", "02_rpo_derivation", *training, *known, *TABLES]
+    more = [LAB] * profile.pocket_world + [PAPER_B] * profile.paper_b.reproduce
+    return ["01_data_prep", "02_rpo_derivation", *training, *more, *TABLES]
 
 
 def params(notebook: str, profile: Profile) -> dict[str, str]:
@@ -62,9 +62,9 @@ def params(notebook: str, profile: Profile) -> dict[str, str]:
 
 
 def local_files(profile: Profile) -> list[str]:
-    """The profile's feedback when it is a file or a folder, else nothing."""
-    source = profile.data.source
-    return [] if profile.pocket_world or not Path(source).exists() else [source]
+    """The feedback that the profile names where it is a file or a folder."""
+    named = [] if profile.pocket_world else [profile.data.source, profile.paper_b.ood]
+    return [source for source in named if source and Path(source).exists()]
 
 
 def _digest(path: str | Path) -> str:
@@ -102,8 +102,9 @@ def stage(profile: Profile, out: Path) -> Profile:
     evaluation = evaluation.model_copy(update={"llm_judges": judges})
     if _is_path(evaluation.bertscore):
         evaluation = evaluation.model_copy(update={"bertscore": _link(evaluation.bertscore, out, "bertscore")})
-    data = profile.data.model_copy(update={"source": linked})
-    return profile.model_copy(update={"data": data, "sizes": sizes, "evaluation": evaluation})
+    data, ood = profile.data.model_copy(update={"source": linked}), profile.paper_b.ood
+    paper_b = profile.paper_b.model_copy(update={"ood": _link(ood, out, "ood") if ood and Path(ood).expanduser().exists() else ood})
+    return profile.model_copy(update={"data": data, "sizes": sizes, "evaluation": evaluation, "paper_b": paper_b})
 
 
 def _is_path(value: str) -> bool:

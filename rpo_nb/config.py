@@ -224,10 +224,12 @@ class Schedule(Config):
 class PaperB(Config):
     """Paper B's experiments: Tables 2 to 4."""
 
-    size: str = "small"
+    size: str = ""  # of its policies; "": the first
     seeds: tuple[int, ...] = (0, 1, 2)
     processes: int = Field(2, gt=0)  # seeds trained side by side, a core each
-    reproduce: bool = True  # a part of `make reproduce` where the ground truth is known
+    reproduce: bool = False  # a part of `make reproduce`
+    responses: Literal["reference", "feedback"] = "reference"  # what is offline at first: the reference's responses, or the feedback's rows
+    ood: str = ""  # another feedback source, whose prompts are asked, too; the pocket makes its own
     runs: tuple[str, ...] = ()  # names of paper_b.grid; empty: all
     prompts: int = Field(200, gt=0)  # of an iteration
     valid: int = Field(100, gt=1)  # prompts that choose the checkpoint
@@ -260,6 +262,7 @@ class Profile(Config):
     seeds: tuple[int, ...] = (0, 1)
     presets: dict[str, Preset]
     table4_presets: tuple[str, ...] = ("paper", "fixed")
+    generation: Literal["transformers", "vllm"] = "transformers"  # who samples the policies: vLLM is faster, on a CUDA GPU
     data: DataConfig
     training: TrainingConfig
     decoding: DecodingConfig
@@ -363,6 +366,8 @@ def load_profile(
     unknown = [m for m in profile.methods if m not in METHODS[:-1]]
     if unknown:
         raise ValueError(f"methods: {unknown[0]!r} is unknown; the methods are {', '.join(METHODS[:-1])}")
+    if profile.paper_b.size and profile.paper_b.size not in profile.sizes:
+        raise ValueError(f"paper_b.size: {profile.paper_b.size!r} is not in profile {profile.name!r}; it has {', '.join(profile.sizes)}")
     if any(t <= 0 for t in profile.taus):
         raise ValueError("taus: a temperature must be above 0")
     return profile

@@ -62,6 +62,8 @@ def _wanted(profile: Profile) -> dict[tuple[str, str], list[str]]:
 
     if not profile.pocket_world and not Path(profile.data.source).expanduser().is_file():
         want(profile.data.source, "feedback", "dataset")
+    if profile.paper_b.reproduce and profile.paper_b.ood and not Path(profile.paper_b.ood).expanduser().is_file():
+        want(profile.paper_b.ood, "prompts out of distribution", "dataset")
     for size, model in profile.sizes.items():
         if model.id != "pocket":
             want(model.id, f"policy {size}")

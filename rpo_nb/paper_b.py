@@ -1,8 +1,9 @@
-"""Paper B's experiments on the pocket world: which policies its Tables 2 to 4 and Figures 1 to 4 need, and what they gave.
+"""Paper B's experiments: which policies its Tables 2 to 4 and Figures 1 to 4 need, and what they gave.
 
 `ensure(profile, out)` trains what is missing, one folder a policy under <out>/runs/paper_b/; `load(profile, out)` reads what is
-there; `table2` to `table4` and `verdicts` are pure frames to frames. The ground truth is the pocket's checker, as the paper's is
-a judge model; the preference data are the reference's own responses, scored by it.
+there. The ground truth is the pocket's checker. For a user's feedback a judge model stands for it, as in the paper: the reward
+model that learnt from the held-out feedback, which no policy and no other judge has seen. The preference data are the
+reference's own responses scored by it, or the feedback itself with its own scores (paper_b.responses).
 """
 
 from __future__ import annotations
@@ -22,12 +23,15 @@ import torch
 from rpo_nb import alignment, experiment, partition, pocket, policy, references
 from rpo_nb.alignment import Probe, Reader, Responses, Sampler, Standardised, measures
 from rpo_nb.config import Objective, PaperB, Profile, Setting, content_key
+from rpo_nb.data import conversations, load_feedback
 from rpo_nb.reward_aware import suggested_eta, tuples
+from rpo_nb.splits import group_key
 from rpo_nb.store import atomic_write, packed, unpacked, write_json
+from rpo_nb.training import save_policy
 
 CODE = (*experiment.CODE, "reward_aware", "alignment", "generation", "judges", "paper_b")
 TRUTH, LEARNT, GATED = "truth", "learnt", "gated"  # the judges a run may be trained on
-SPLITS = ("valid", "test", "ood_values", "ood_combinations")
+SPLITS = ("valid", "test", "ood_values", "ood_combinations", "ood")  # those a world has; "ood" is of a user's feedback
 # Out of distribution: objects and places that no training prompt has, and a quarter of the pairs of colour and object.
 # The reference has seen them all in its demonstrations: they are new to the preference training only.
 UNSEEN = {"object": ("piano", "barrel", "wagon"), "place": ("on the roof", "at the station")}
@@ -53,9 +57,10 @@ def is_synthetic(prompt: str) -> bool:
 
 
 def prompts_of(config: PaperB, seed: int) -> dict[str, list[str]]:
-    """Prompts of each use, all different: train_1 … train_n (one an iteration), valid, test, ood_values, ood_combinations, synthetic."""
-    wanted = {f"train_{i + 1}": config.prompts for i in range(config.iterations)} | {"valid": config.valid, **dict.fromkeys(SPLITS[1:], config.test),
-                                                                                   "synthetic": config.prompts}
+    """The pocket's prompts of each use, all different: train_1 … train_n (one an iteration), valid, test, ood_values, ood_combinations,
+    synthetic."""
+    wanted = {f"train_{i + 1}": config.prompts for i in range(config.iterations)}
+    wanted |= {"valid": config.valid, **dict.fromkeys(("test", "ood_values", "ood_combinations"), config.test), "synthetic": config.prompts}
     rng, seen = np.random.default_rng([seed, 8]), set()
     found: dict[str, list[str]] = {}
     for name, number in wanted.items():
@@ -65,6 +70,27 @@ def prompts_of(config: PaperB, seed: int) -> dict[str, list[str]]:
             fresh = [p for p in pocket.make_prompts(500, rng=rng) if p not in seen and (is_synthetic(p) if name == "synthetic" else kind_of(p) == kind)]
             found[name] += fresh[: number - len(found[name])]
             seen.update(found[name])
+    return found
+
+
+def feedback_prompts(profile: Profile, seed: int) -> dict[str, list[str]]:
+    """The same of a user's feedback: train_1 … of the training prompts, valid and test of the validation prompts, in the order in which the
+    splits have them; ood of the feedback that paper_b.ood names. Raises ValueError when there are too few."""
+    config, parts = profile.paper_b, experiment.splits(profile, seed)
+    train, held = (list(dict.fromkeys(part["prompt"])) for part in (parts.train, parts.validation))
+    if len(train) < config.iterations * config.prompts or len(held) < config.valid + 2:
+        raise ValueError(f"paper B asks for {config.iterations} × {config.prompts} training prompts and {config.valid} + {config.test} others, but the "
+                         f"feedback has {len(train)} and {len(held)}; lower paper_b.prompts, iterations, valid or test, or raise data.prompts "
+                         "or data.validation")
+    found = {f"train_{i + 1}": train[i * config.prompts : (i + 1) * config.prompts] for i in range(config.iterations)}
+    found |= {"valid": held[: config.valid], "test": held[config.valid : config.valid + config.test]}
+    if config.ood:
+        known = {group_key(prompt) for prompt in (*train, *held, *parts.held_out["prompt"])}
+        others = load_feedback(config.ood, config=profile.data.model_copy(update={"validation_split": ""}))["prompt"]
+        fresh = [prompt for prompt in dict.fromkeys(others) if group_key(prompt) not in known]
+        if not fresh:
+            raise ValueError(f"paper_b.ood, {Path(config.ood).name!r}, has no prompt that the feedback lacks; give another source")
+        found["ood"] = fresh[: config.test]
     return found
 
 
@@ -84,13 +110,14 @@ class Run:
     start: str = ""  # the run it goes on from, whose policy is also its reference; "": the reference
 
 
-def grid(config: PaperB) -> list[Run]:
+def grid(config: PaperB, *, synthetic: bool = True) -> list[Run]:
     """Every policy of Tables 2 to 4, of η's sweep and of the bridge to paper A, or config.runs and those they start from; a run comes after the
-    one it starts from. The first is the reference, "sft", which is not trained."""
+    one it starts from. The first is the reference, "sft", which is not trained. synthetic: whether there are synthetic prompts."""
     runs = [Run("sft", "", 2), Run("dpo", "dpo", 2), Run("simpo", "simpo", 2), Run("kto", "kto", 2)]
     runs += [Run(f"{loss}-k{k}", loss, k) for loss in ("bwd", "sqloo") for k in (2, config.k)]
     runs += [Run(f"online-{loss}-{judge}", loss, config.k, online=True, judge=judge) for judge in (TRUTH, LEARNT) for loss in ("bwd", "sqloo")]
-    runs += [Run(f"online-bwd-{GATED}", "bwd", config.k, online=True, judge=GATED), Run("dpo-synthetic", "dpo", 2, prompts="synthetic")]
+    runs += [Run(f"online-bwd-{GATED}", "bwd", config.k, online=True, judge=GATED)]
+    runs += [Run("dpo-synthetic", "dpo", 2, prompts="synthetic")] if synthetic else []
     runs += [Run(f"bwd-k{config.k}-eta{eta:g}", "bwd", config.k, eta=eta) for eta in config.etas]
     for first, setting, k, online in (("dpo", "dpo", 2, False), (f"bwd-k{config.k}", "bwd", config.k, False),
                                       (f"online-bwd-{TRUTH}", "bwd", config.k, True)):
@@ -125,90 +152,160 @@ class World:
     def __post_init__(self) -> None:
         self.config = self.profile.paper_b
 
-    @cached_property
-    def path(self) -> str:
-        return experiment.reference_path(self.profile, self.config.size, self.seed)
+    @property
+    def size(self) -> str:
+        return self.config.size or next(iter(self.profile.sizes))
+
+    @property
+    def runs(self) -> list[Run]:
+        return grid(self.config, synthetic=self.profile.pocket_world)
 
     @cached_property
-    def loaded(self) -> tuple[Any, Any]:
-        model, tokenizer = policy.load_policy(self.path)
-        return model.eval().requires_grad_(False), tokenizer
+    def path(self) -> str:
+        return experiment.reference_path(self.profile, self.size, self.seed)
+
+    @cached_property
+    def reference(self) -> Any:
+        return self.load("")
+
+    def release(self) -> None:
+        """Let the reference go from memory."""
+        self.__dict__.pop("reference", None)
+
+    def load(self, name: str, *, trained: bool = False) -> Any:
+        """The policy of a run, "" the reference. trained: as a training starts from it; with LoRA an adapter on the reference, which goes
+        on from one run to the next."""
+        training = self.profile.training_of(self.size)
+        lora = training.lora_rank if training.lora and trained and not name else 0
+        model, _ = policy.load_policy(self.start(name), bf16=experiment.half(training), quantize=training.quantize, base=self.path, lora_rank=lora,
+                                      gradient_checkpointing=trained and training.gradient_checkpointing, liger=trained and training.liger)
+        if not trained:
+            return model.eval().requires_grad_(False)
+        if training.lora and name:
+            for weight_name, weight in model.named_parameters():
+                weight.requires_grad_("lora_" in weight_name)
+        return model
 
     @cached_property
     def reader(self) -> Reader:
-        return Reader(self.loaded[1], self.profile.data.max_prompt_tokens, self.profile.decoding.max_new_tokens,
-                      self.profile.evaluation.generation_batch_size)
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(self.path)
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        limits, asked = self.profile.limits(self.size), {}
+        if not self.profile.pocket_world:  # a conversation is asked as such, whatever its rendered text
+            for part in (experiment.splits(self.profile, self.seed).train, experiment.splits(self.profile, self.seed).validation):
+                asked |= dict(zip(part["prompt"], conversations(part), strict=True))
+        return Reader(tokenizer, limits["max_prompt_tokens"], self.profile.decoding.max_new_tokens, self.profile.evaluation.generation_batch_size,
+                      bf16=self.profile.training.bf16, conversations=asked)
 
     @cached_property
     def prompts(self) -> dict[str, list[str]]:
-        return prompts_of(self.config, self.seed)
+        return prompts_of(self.config, self.seed) if self.profile.pocket_world else feedback_prompts(self.profile, self.seed)
+
+    @property
+    def splits(self) -> list[str]:
+        """The prompts that policies are evaluated on."""
+        return [split for split in SPLITS if split in self.prompts]
 
     def draw(self, name: str) -> int:
         """The seed of the samples of a set of prompts."""
         return alignment.hash_seed(self.seed, list(self.prompts).index(name))
 
     def reward_model(self, judge: str) -> Any:
-        """A learnt judge: Bradley and Terry's model of comparisons among the reference's responses to the first prompts, no others.
-        LEARNT is a linear head on the reference, GATED the kit's own `judges.RewardNet`, which reads its log-probabilities too."""
+        """A learnt judge: of comparisons among the responses to the first prompts, no others. LEARNT is a linear head on the reference,
+        GATED the kit's own `judges.RewardNet`, which reads its log-probabilities too. TRUTH is that of the held-out feedback (`judging`)."""
         import datasets
 
-        from rpo_nb import judges
+        from rpo_nb import judges, judging
 
+        if judge == TRUTH:
+            return self.learnt.setdefault(judge, judging.reward_model(self.profile, self.out, self.seed))
         folder = self.out / "runs" / "paper_b" / f"reward_model-{judge}-seed{self.seed}-{self.key()}"
         if judge not in self.learnt and not folder.is_dir():
             data, epochs = self.responses("train_1", ""), self.config.judge_epochs if judge == LEARNT else self.profile.evaluation.judge_epochs
             few = np.flatnonzero(data.prompt_ids < self.config.judge_prompts)
             rows = datasets.Dataset.from_dict({"prompt_id": data.prompt_ids[few], "prompt": [data.prompts[i] for i in few],
                                                "completion": [data.completions[i] for i in few], "reward": data.rewards[few]})
+            training = self.profile.training
             judges.train_reward_model(self.path, rows, config=self.profile.evaluation.model_copy(update={"judge_epochs": epochs}),
-                                      data=self.profile.data, seed=self.seed, threads=self.profile.training.threads, gated=judge == GATED).save(folder)
+                                      data=self.profile.data, seed=self.seed, threads=training.threads, bf16=training.bf16,
+                                      gated=judge == GATED).save(folder)
         if judge not in self.learnt:
             self.learnt[judge] = judges.RewardModel.load(folder)
         return self.learnt[judge]
 
     def judge(self, name: str) -> alignment.Score:
-        return truth if name == TRUTH else self.reward_model(name).score
+        return truth if name == TRUTH and self.profile.pocket_world else self.reward_model(name).score
 
-    def probe(self, purpose: str, judge: str) -> Probe:
+    def probe(self, purpose: str, judge: str, *, within: bool = False) -> Probe:
         """Looks at the validation prompts ("valid", which choose the checkpoint) or at all that are evaluated ("final", in the order of
-        SPLITS), by the truth and by a learnt judge: the run's own, or LEARNT."""
-        prompts = [prompt for split in (SPLITS if purpose == "final" else ("valid",)) for prompt in self.prompts[split]]
+        splits), by the truth and by a learnt judge: the run's own, or LEARNT. within: the policy holds the reference (LoRA)."""
+        prompts = [prompt for split in (self.splits if purpose == "final" else ("valid",)) for prompt in self.prompts[split]]
         seed = self.draw("test" if purpose == "final" else "valid")
         if purpose not in self.baselines:
-            self.baselines[purpose] = self.reader.sample(self.loaded[0], prompts, 1, seed)
-        return Probe(prompts, {TRUTH: truth, LEARNT: self.judge(LEARNT if judge == TRUTH else judge)}, self.reader, self.loaded[0], seed,
-                     self.baselines[purpose])
+            self.baselines[purpose] = self.reader.sample(self.reference, prompts, 1, seed)
+        return Probe(prompts, {TRUTH: self.judge(TRUTH), LEARNT: self.judge(LEARNT if judge == TRUTH else judge)}, self.reader,
+                     None if within else self.reference, seed, self.baselines[purpose])
 
     def scale(self, judge: str) -> tuple[Standardised, float]:
         """A judge in standard deviations of its rewards of the reference's responses, and the η that the gaps of their pairs suggest:
         the same for every run, so that an iteration goes on with the reward it began with."""
         data = self.responses("train_1", "")
-        raw = data.rewards if judge == TRUTH else self.judge(judge)(data.prompts, data.completions)
+        raw = self.judge(judge)(data.prompts, data.completions)
         mean, std = float(np.mean(raw)), float(np.std(raw))
-        rewards = (raw - mean) / std
+        return Standardised(self.judge(judge), mean, std), self._eta(data, (raw - mean) / std)
+
+    def offline(self, run: Run) -> tuple[Responses, float]:
+        """The responses an offline run learns from with their rewards, standardised, and the suggested η. The first iteration's rewards are
+        those the data came with: the truth's, or a user's own scores."""
+        data = self.responses(run.prompts, run.start)
+        if run.start or run.prompts != "train_1":
+            judge, eta = self.scale(run.judge)
+            return replace(data, rewards=judge(data.prompts, data.completions)), eta
+        rewards = (data.rewards - np.mean(data.rewards)) / np.std(data.rewards)
+        return replace(data, rewards=rewards), self._eta(data, rewards)
+
+    def _eta(self, data: Responses, rewards: np.ndarray) -> float:
         pairs = tuples(data.prompt_ids, rewards, k=2, rule=self.config.rule, seed=self.seed)
-        return Standardised(self.judge(judge), mean, std), suggested_eta(rewards[pairs[:, 0]] - rewards[pairs[:, 1]])
+        return suggested_eta(rewards[pairs[:, 0]] - rewards[pairs[:, 1]])
 
     def folder(self, run: Run) -> Path:
         return self.out / "runs" / "paper_b" / f"{run.name}-seed{self.seed}-{self.key(run)}"
 
-    def start(self, run: Run) -> str | Path:
-        """The policy a run starts from and is measured against by its loss."""
-        return self.folder(next(r for r in grid(self.config) if r.name == run.start)) / "policy" if run.start else self.path
+    def start(self, name: str) -> str | Path:
+        """The folder of a run's policy, "" the reference's."""
+        return self.folder(next(r for r in self.runs if r.name == name)) / "policy" if name else self.path
 
     def responses(self, prompts: str, start: str) -> Responses:
-        """k responses of the start policy to each prompt, with the truth's rewards."""
+        """k responses of the start policy to each prompt, with the truth's rewards; or the feedback's own rows of the first prompts."""
         if (prompts, start) not in self.data:
-            model = self.loaded[0] if not start else policy.load_policy(self.start(Run("", "", 0, start=start)))[0].eval()
-            self.data[prompts, start] = alignment.respond(model, model, self.prompts[prompts], self.config.k, truth, self.reader,
-                                                          alignment.hash_seed(self.draw(prompts), 1))
+            own = self.config.responses == "feedback" and prompts == "train_1" and not start
+            model = self.load(start) if start else self.reference
+            self.data[prompts, start] = self._feedback(model) if own else alignment.respond(
+                model, model, self.prompts[prompts], self.config.k, self.judge(TRUTH), self.reader, alignment.hash_seed(self.draw(prompts), 1))
         return self.data[prompts, start]
+
+    def _feedback(self, model: Any) -> Responses:
+        """The feedback's rows of the first training prompts, prompt by prompt, with their own scores."""
+        place = {prompt: i for i, prompt in enumerate(self.prompts["train_1"])}
+        rows = experiment.splits(self.profile, self.seed, self.size).train.to_pandas()
+        rows = rows[rows["prompt"].isin(place)].assign(place=lambda r: r["prompt"].map(place)).sort_values("place", kind="stable")
+        texts = rows["prompt"].tolist(), rows["completion"].tolist()
+        most = self.profile.limits(self.size)["max_completion_tokens"]
+        encoded = policy.encode(self.reader.tokenizer, self.reader.asked(texts[0]), texts[1], max_prompt_tokens=self.reader.max_prompt_tokens,
+                                max_completion_tokens=most)
+        sums, tokens = self.reader.logps(model, None, encoded)
+        return Responses(rows["place"].to_numpy(), *texts, rows["reward"].to_numpy(float), encoded, sums.double().numpy(), tokens.numpy())
 
     def key(self, run: Run | None = None) -> str:
         """What names a policy: everything it depends on, those it starts from included."""
-        shared = [self.config.model_dump(mode="json", exclude={"seeds", "processes", "runs", "etas", "reproduce"}), self.profile.sizes[self.config.size].model_dump(mode="json"),
-                  self.profile.data.model_dump(mode="json"), self.profile.decoding.model_dump(mode="json"), self.profile.training.threads,
-                  self.profile.evaluation.model_dump(mode="json", include={"judge_comparisons", "judge_epochs"}), references.code_key(*CODE)]
+        profile, same = self.profile, {"seeds", "processes", "runs", "etas", "reproduce", "size", "ood"}
+        shared = [self.config.model_dump(mode="json", exclude=same), experiment.source_key(self.config.ood), profile.sizes[self.size].model_dump(mode="json", exclude={"micro_batch_tokens"}),
+                  profile.data.model_dump(mode="json") | {"source": experiment.source_key(profile.data.source)}, profile.decoding.model_dump(mode="json"),
+                  profile.training.model_dump(mode="json", include={"threads", "bf16", "lora", "lora_rank", "quantize"}),
+                  profile.evaluation.model_dump(mode="json", include={"judge_comparisons", "judge_epochs", "judge_loss"}), references.code_key(*CODE)]
         return content_key([*shared, self.seed, *([vars(run)] if run else [])])
 
 
@@ -220,19 +317,15 @@ def truth(prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
 # ---- training -----------------------------------------------------------------------------------------------------------------
 
 def ensure(profile: Profile, out: str | Path, *, progress: bool = True) -> None:
-    """Train every policy that is not there yet, the seeds in config.processes processes; say how many were made.
-
-    Raises ValueError for feedback of a world whose ground truth is not known.
-    """
+    """Train every policy that is not there yet, the seeds in config.processes processes; say how many were made."""
     from joblib import Parallel, delayed
 
-    if not profile.pocket_world:
-        raise ValueError(f"paper B's experiments need a known ground truth, which only the pocket world has; profile {profile.name!r} reads "
-                         f"{Path(profile.data.source).name!r}")
+    if not (profile.pocket_world or profile.data.held_out):
+        raise ValueError("paper B needs a judge that stands for the truth: a reward model learnt from held-out feedback; set data.held_out above 0")
     seeds = profile.paper_b.seeds
     jobs = min(profile.paper_b.processes, len(seeds))
     made = Parallel(n_jobs=jobs)(delayed(_ensure_seed)(profile, Path(out), seed, progress and jobs == 1) for seed in seeds)
-    total = len(grid(profile.paper_b)) * len(seeds)
+    total = len(World(profile, 0, Path(out)).runs) * len(seeds)
     print(f"{sum(made)} policies trained, {total - sum(made)} were done already")
 
 
@@ -243,7 +336,7 @@ def _ensure_seed(profile: Profile, out: Path, seed: int, progress: bool) -> int:
     logging.disable_progress_bar()
     experiment.torch_threads(profile)
     world, made = World(profile, seed, out), 0
-    with tqdm(grid(world.config), desc=f"seed {seed}", disable=not progress) as bar:
+    with tqdm(world.runs, desc=f"seed {seed}", disable=not progress) as bar:
         for run in bar:
             bar.set_postfix_str(run.name)
             if not (world.folder(run) / "done.json").is_file():
@@ -261,41 +354,44 @@ def train(world: World, run: Run) -> None:
     shutil.rmtree(folder, ignore_errors=True)  # what an interrupted training left
     folder.mkdir(parents=True)
     if not run.setting:
-        _write_answers(world, run, world.loaded[0], folder)
+        _write_answers(world, run, world.reference, world.probe("final", run.judge), folder)
         write_json(folder / "done.json", {})
         return
     set_seed(world.seed)
-    start = world.start(run)
-    model, _ = policy.load_policy(start)
-    reference = policy.load_policy(start)[0].eval().requires_grad_(False) if run.start else world.loaded[0]
-    judge, eta = world.scale(run.judge)
-    objective = _objective(config, run, eta)
+    training, within = world.profile.training_of(world.size), world.profile.training.lora and not run.start  # the reference is within the policy
+    groups, sampler, judge = None, None, None
     if run.online:
-        groups, sampler = None, Sampler(world.prompts[run.prompts], judge, world.reader, reference, run.k, world.seed)
+        judge, eta = world.scale(run.judge)
+        objective = _objective(config, run, eta)
+        reference = None if within else world.load(run.start) if run.start else world.reference
+        sampler = Sampler(world.prompts[run.prompts], judge, world.reader, reference, run.k, world.seed)
     else:
-        data = world.responses(run.prompts, run.start)
-        groups, sampler = _groups(world, replace(data, rewards=judge(data.prompts, data.completions)), objective, run), None
+        data, eta = world.offline(run)
+        objective = _objective(config, run, eta)
+        groups = _groups(world, data, objective, run)
     schedule = config.online if run.online else config.offline
-    probe = world.probe("valid", run.judge)
-    start_level = probe.answers(world.loaded[0])
-    level = start_level[TRUTH]
+    probe, final = (world.probe(purpose, run.judge, within=within) for purpose in ("valid", "final"))
+    if within:
+        world.release()
+    model = world.load(run.start, trained=True)
+    before = probe.answers(model)
     trainer = alignment.make_alignment_trainer(
         model, world.reader, objective, schedule, probe=probe, watched=TRUTH, output_dir=folder / "trainer", seed=world.seed,
-        floor=float(level.mean() - schedule.collapse * level.std()),
-        groups=groups, sampler=sampler, micro_batch_tokens=world.profile.training.micro_batch_tokens)
+        floor=float(before[TRUTH].mean() - schedule.collapse * before[TRUTH].std()),
+        groups=groups, sampler=sampler, micro_batch_tokens=training.micro_batch_tokens)
     outcome = alignment.align(trainer)
-    start_row = {"step": 0, **measures(start_level, [TRUTH, LEARNT])}
-    _write_answers(world, run, trainer.model.policy, folder)
-    trainer.model.policy.save_pretrained(folder / "policy")
-    world.reader.tokenizer.save_pretrained(folder / "policy")
-    atomic_write(folder / "curve.csv", pd.DataFrame([start_row, *trainer.curve]).to_csv(index=False, lineterminator="\n"))
+    _write_answers(world, run, trainer.model.policy, final, folder)
+    save_policy(trainer, world.reader.tokenizer, folder / "policy", base=world.profile.sizes[world.size].id)
+    curve = pd.DataFrame([{"step": 0, **measures(before, [TRUTH, LEARNT])}, *trainer.curve])
+    atomic_write(folder / "curve.csv", curve.to_csv(index=False, lineterminator="\n"))
     shutil.rmtree(folder / "trainer")  # checkpoints: the best one is policy/
-    write_json(folder / "done.json", outcome | {"rewards": [judge.mean, judge.std], "eta": objective.setting.eta if objective.setting else None})
+    write_json(folder / "done.json", outcome | {"rewards": [judge.mean, judge.std] if judge else None,
+                                                "eta": objective.setting.eta if objective.setting else None})
 
 
-def _write_answers(world: World, run: Run, model: Any, folder: Path) -> None:
-    answers = world.probe("final", run.judge).answers(model)
-    atomic_write(folder / "answers.jsonl.gz", packed(answers.assign(split=np.repeat(SPLITS, [len(world.prompts[split]) for split in SPLITS]))))
+def _write_answers(world: World, run: Run, model: Any, probe: Probe, folder: Path) -> None:
+    splits = np.repeat(world.splits, [len(world.prompts[split]) for split in world.splits])
+    atomic_write(folder / "answers.jsonl.gz", packed(probe.answers(model).assign(split=splits)))
 
 
 def _objective(config: PaperB, run: Run, eta: float) -> Objective:
@@ -312,7 +408,8 @@ def _objective(config: PaperB, run: Run, eta: float) -> Objective:
 
 def _groups(world: World, data: Responses, objective: Objective, run: Run) -> list[dict]:
     rows = tuples(data.prompt_ids, data.rewards, k=run.k, rule=world.config.rule, seed=world.seed)
-    groups = alignment.groups_of(data, rows, objective, reader=world.reader, reference=world.loaded[0])
+    groups = alignment.groups_of(data, rows, objective, reader=world.reader,
+                                  reference=world.reference if objective.method == "kto" else None)
     if objective.method == "rpo":
         log_z = partition.log_partition(torch.from_numpy(data.ref_logps), torch.from_numpy(data.rewards), torch.from_numpy(data.prompt_ids),
                                         tau=objective.tau, estimator=run.setting.removeprefix("rpo-")).numpy()
@@ -330,7 +427,7 @@ def load(profile: Profile, out: str | Path) -> tuple[pd.DataFrame, pd.DataFrame,
     results, curves, costs = [], [], []
     for seed in profile.paper_b.seeds:
         world = World(profile, seed, Path(out))
-        for run in grid(profile.paper_b):
+        for run in world.runs:
             folder = world.folder(run)
             if not (folder / "done.json").is_file():
                 raise ValueError(f"paper B's policy {run.name}, seed {seed}, is not trained; run paper_b.ensure first")
@@ -350,6 +447,6 @@ def write_generations(profile: Profile, out: str | Path) -> None:
     """<out>/generations/paper_b/seed<n>.jsonl.gz: every policy's answers, their scores and log-probabilities; run "sft" is the reference."""
     for seed in profile.paper_b.seeds:
         world = World(profile, seed, Path(out))
-        parts = [pd.DataFrame(unpacked(world.folder(run) / "answers.jsonl.gz")).assign(run=run.name, seed=seed) for run in grid(profile.paper_b)]
+        parts = [pd.DataFrame(unpacked(world.folder(run) / "answers.jsonl.gz")).assign(run=run.name, seed=seed) for run in world.runs]
         columns = ["run", "seed", "split", "prompt", "completion", TRUTH, LEARNT, "policy_logp", "ref_logp", "tokens"]
         atomic_write(Path(out) / "generations" / "paper_b" / f"seed{seed}.jsonl.gz", packed(pd.concat(parts)[columns]))

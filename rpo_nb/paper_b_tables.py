@@ -24,7 +24,7 @@ from rpo_nb.reporting import published_numbers
 from rpo_nb.reward_aware import SURE
 
 METRICS = {"avg_reward": TRUTH, "win_rate": "win_rate"}  # the paper's -> the measure
-PAPER_PROMPTS = {"valid": "lmsys_valid", "test": "lmsys_test", "ood_values": "alpacaeval", "ood_combinations": "alpacaeval"}
+PAPER_PROMPTS = {"valid": "lmsys_valid", "test": "lmsys_test", **dict.fromkeys(("ood_values", "ood_combinations", "ood"), "alpacaeval")}
 FEWEST = 2  # seeds that an interval needs
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6b6b6b", "#000000")
 
@@ -44,6 +44,11 @@ def _present(results: pd.DataFrame, run: str) -> bool:
     return bool(results["run"].eq(run).any())
 
 
+def _splits(results: pd.DataFrame) -> list[str]:
+    """Those of SPLITS that there are."""
+    return [split for split in SPLITS if results["split"].eq(split).any()]
+
+
 def table2(results: pd.DataFrame, config: PaperB) -> pd.DataFrame:
     """Loss, k, responses and rm as in the paper, the 8B numbers beside; average ground-truth reward and win rate (%) over the
     reference, on test prompts and on both kinds out of distribution (both beside AlpacaEval)."""
@@ -60,7 +65,7 @@ def table2(results: pd.DataFrame, config: PaperB) -> pd.DataFrame:
             named = {name: "" if line[name] == "null" else line[name] for name in ("responses", "rm")}
             rows += [{"loss": line["loss"], "k": "" if k == "null" else str(k), **named,
                       **_cell(results, run, split, metric, line[metric].get(PAPER_PROMPTS[split]))}
-                     for metric in METRICS for split in SPLITS[1:]]
+                     for metric in METRICS for split in _splits(results)[1:]]
     return pd.DataFrame(rows)
 
 
@@ -72,7 +77,7 @@ def table3(results: pd.DataFrame) -> pd.DataFrame:
         if _present(results, run):
             rows += [{"training_prompts": "in distribution" if run == "dpo" else "synthetic",
                       **_cell(results, run, split, metric, line[metric].get(PAPER_PROMPTS[split]))}
-                     for metric in METRICS for split in SPLITS]
+                     for metric in METRICS for split in _splits(results)]
     return pd.DataFrame(rows)
 
 
@@ -88,7 +93,7 @@ def table4(results: pd.DataFrame, config: PaperB) -> pd.DataFrame:
             line = printed.get(f"{name}-Iter-{i}", {}) if i else starts[printed[f"{name}-Iter-1"]["base"]]
             if _present(results, this) and _present(results, run):
                 rows += [{"training": name, "iteration": str(i), **_cell(results, this, split, metric, line.get(metric, {}).get(PAPER_PROMPTS[split]))}
-                         for metric in METRICS for split in SPLITS]
+                         for metric in METRICS for split in _splits(results)]
     return pd.DataFrame(rows).drop(columns="published_ci", errors="ignore")
 
 
@@ -294,8 +299,9 @@ def figure3(results: pd.DataFrame, config: PaperB) -> Figure:
     """Mean test reward by iteration, in and out of distribution, with intervals over seeds."""
     table = table4(results, config).query("metric == 'avg_reward' and prompts != 'valid'")
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(11, 3.4), layout="constrained")
-        for axis, (prompts, rows) in zip(figure.subplots(1, 3, sharey=True), table.groupby("prompts", sort=False)):
+        panels = table["prompts"].nunique() or 1
+        figure = Figure(figsize=(11 if panels > 1 else 5, 3.4), layout="constrained")
+        for axis, (prompts, rows) in zip(figure.subplots(1, panels, sharey=True, squeeze=False)[0], table.groupby("prompts", sort=False)):
             for colour, (name, line) in zip(COLOURS, rows.groupby("training", sort=False)):
                 errors = [(line["mean"] - line["ci_low"]).fillna(0), (line["ci_high"] - line["mean"]).fillna(0)]
                 axis.errorbar(line["iteration"].astype(int), line["mean"], errors, color=colour, marker="o", capsize=3, label=name)

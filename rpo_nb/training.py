@@ -258,14 +258,27 @@ class PolicyTrainer(Trainer):
         return self.kl(torch.stack([total for total, _ in sums]).sum(), torch.stack([count for _, count in sums]).sum())
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """A checkpoint's weights. T5's embeddings are one tensor under several names, which safetensors takes as copies only."""
+        """A checkpoint's weights but for frozen ones. T5's embeddings are one tensor under several names, which safetensors takes as copies only."""
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        state, seen = {}, set()
+        state, seen, frozen = {}, set(), self.frozen()
         for name, tensor in (self.model.state_dict() if state_dict is None else state_dict).items():
+            if name in frozen:
+                continue
             state[name] = tensor.clone() if tensor.data_ptr() in seen else tensor.contiguous()
             seen.add(tensor.data_ptr())
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+
+    def frozen(self) -> set[str]:
+        """Names of the weights that are not trained: with LoRA gigabytes that a checkpoint need not repeat."""
+        return {name for name, weight in self.model.named_parameters(remove_duplicate=False) if not weight.requires_grad}
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """transformers warns of every weight a checkpoint lacks; here a trained one that it lacks is an error and a frozen one is as it was."""
+        odd = [*set(load_result.missing_keys) - self.frozen(), *load_result.unexpected_keys]
+        if odd:
+            raise ValueError(f"a checkpoint in {Path(self.args.output_dir).name} is not of this model: {min(odd)!r} is missing or too much; "
+                             "delete that folder and train again")
 
     def watch(self, out: dict[str, Tensor], batch: dict[str, Tensor]) -> None:
         """Log what tells whether the policy moves with the reward: the log-ratio above and below the mean reward."""

@@ -1,18 +1,24 @@
 """Paper B's trainings on tiny models: tuples, sampling, the probe, the best checkpoint, what happens to one that diverges."""
 
 import copy
+import json
 import math
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from rpo_nb import paper_b, paper_b_tables, pocket, policy, reward_aware
+from rpo_nb import experiment, paper_b, paper_b_tables, pocket, policy, reward_aware
 from rpo_nb.alignment import Probe, Reader, Sampler, Standardised, align, groups_of, make_alignment_trainer, measures, respond
 from rpo_nb.config import Objective, PaperB, Schedule, Setting, load_profile
 from rpo_nb.reward_aware import framework_loss, tuple_losses, tuples
 
+WORDS = "the a red green blue small old lamp rope chair boat book stands lies waits in on under near garden kitchen harbour".split()
 PROMPTS = ["write about a red lamp", "please write about the boat", "two chair in the garden", "a kind book", "the small cat", "old rope"]
 SCHEDULE = Schedule(steps=4, prompts_a_step=3, learning_rate=1e-3, evaluate_every=2)
 BWD = Objective(method="reward_aware", setting=Setting("bwd", 0.5, 2.0))
@@ -186,7 +192,7 @@ def test_the_grid_names_what_the_tables_need_and_runs_follow_those_they_start_fr
 def frame(values, seeds=(0, 1, 2)):
     """results of runs whose rewards are given, plus a little a seed."""
     rows = [{"run": run, "seed": seed, "split": split, "truth": value + 0.1 * seed, "learnt": 0.0, "win_rate": 0.5 + value / 100, "kl": 1.0}
-            for run, value in values.items() for seed in seeds for split in paper_b.SPLITS]
+            for run, value in values.items() for seed in seeds for split in paper_b.SPLITS[:4]]
     return pd.DataFrame(rows)
 
 
@@ -236,10 +242,104 @@ def test_hacking_is_a_learnt_reward_that_rises_while_the_truth_falls():
     assert paper_b_tables._hacked(flat)[0] == "gains vanish" and paper_b_tables._hacked(flat.head(1))[0] == "one seed: not decided"
 
 
-def test_a_world_without_a_ground_truth_is_refused(tmp_path):
-    profile = load_profile("smollm")
-    with pytest.raises(ValueError, match="known ground truth"):
-        paper_b.ensure(profile, tmp_path)
+# A user's feedback ----------------------------------------------------------------------------------------------------------
+
+def own_feedback(file, first, prompts=60):
+    """Feedback in the words of the tiny models: longer answers score higher."""
+    rng = np.random.default_rng(first)
+    rows = [{"prompt": f"write about the {rng.choice(WORDS)} {rng.choice(WORDS)} {rng.choice(WORDS)} {rng.choice(WORDS)}",
+             "responses": [{"text": " ".join(rng.choice(WORDS, n)), "reward": float(n + rng.random() / 2)} for n in (1, 3, 5, 7)]} for _ in range(prompts)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def users_world(tmp_path_factory, tiny_llama):
+    """A causal policy with LoRA on feedback that is no pocket's: profile, folder, and what came out."""
+    folder = tmp_path_factory.mktemp("own")
+    model, tokenizer = tiny_llama
+    calm = LlamaForCausalLM(LlamaConfig(**{**model.config.to_dict(), "initializer_range": 0.02}))
+    calm.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    profile = load_profile("smoke", feedback=own_feedback(folder / "own.jsonl", 0), sizes="small", **{
+        "sizes.small.id": str(folder / "model"), "training.lora": True, "training.lora_rank": 4, "data.prompts": 20, "data.validation": 14,
+        "data.held_out": 20, "data.max_completion_tokens": 12, "decoding.max_new_tokens": 8, "paper_b.responses": "feedback", "paper_b.valid": 6,
+        "paper_b.ood": own_feedback(folder / "other.jsonl", 1), "paper_b.runs": ["dpo-iteration2", "kto", "online-bwd-learnt", "online-bwd-truth-iteration2"],
+        "paper_b.offline.learning_rate": 0.05, "paper_b.online.learning_rate": 0.05})
+    paper_b.ensure(profile, folder, progress=False)
+    return profile, folder, paper_b.load(profile, folder)
+
+
+def test_a_users_feedback_makes_paper_bs_tables_with_a_judge_in_the_truths_place(users_world):
+    profile, out, (results, curves, costs) = users_world
+    assert set(results["split"]) == {"valid", "test", "ood"} and np.isfinite(results[["truth", "learnt", "kl"]]).all(axis=None)
+    assert results[results["run"] == "sft"]["kl"].abs().max() < 1e-4 < results[results["run"] != "sft"]["kl"].abs().min()
+    table = paper_b_tables.table2(results, profile.paper_b)
+    assert set(table["loss"]) == {"sft", "dpo", "kto", "rpo-bwd"} and set(table["prompts"]) == {"test", "ood"}
+    assert paper_b_tables.table3(results)["training_prompts"].unique().tolist() == ["in distribution"]
+    assert len(paper_b_tables.table4(results, profile.paper_b)) == 2 * 3 * 2 * 3
+    for figure in (paper_b_tables.figure1(curves, profile.paper_b), paper_b_tables.figure3(results, profile.paper_b), paper_b_tables.figure4(curves)):
+        assert figure.axes
+    assert (costs["steps"] == 2).all()
+
+
+def test_the_feedbacks_own_scores_are_what_the_first_policies_learn_from(users_world):
+    profile, out, _ = users_world
+    world = paper_b.World(profile, 0, out)
+    data = world.responses("train_1", "")
+    own = {(row["prompt"], item["text"]): item["reward"] for row in map(json.loads, Path(profile.data.source).read_text().splitlines()) for item in row["responses"]}
+    assert len(data.rewards) == 4 * len(world.prompts["train_1"]) and [own[key] for key in zip(data.prompts, data.completions)] == data.rewards.tolist()
+    dpo = next(run for run in world.runs if run.name == "dpo")
+    standardised, _ = world.offline(dpo)
+    assert abs(standardised.rewards.mean()) < 1e-9 and standardised.rewards.std() == pytest.approx(1)
+    asked = [set(world.prompts[name]) for name in ("train_1", "train_2", "valid", "test", "ood")]
+    held_out = set(experiment.splits(profile, 0).held_out["prompt"])  # what the judge in the truth's place learnt from
+    assert len(set().union(*asked, held_out)) == sum(map(len, asked)) + len(held_out)
+
+
+def test_an_iteration_goes_on_with_the_adapter_of_the_one_before(users_world):
+    profile, out, _ = users_world
+    world = paper_b.World(profile, 0, out)
+    runs = {run.name: run for run in world.runs}
+    first, second = (load_file(world.folder(runs[name]) / "policy" / "adapter_model.safetensors") for name in ("dpo", "dpo-iteration2"))
+    assert first.keys() == second.keys() and any((first[name] != second[name]).any() for name in first)
+    going = world.load("dpo", trained=True)
+    trained = {name for name, weight in going.named_parameters() if weight.requires_grad}
+    assert trained and all("lora_" in name for name in trained)
+    rows = world.reader.encode(world.prompts["valid"], ["the red lamp"] * 6)
+    torch.testing.assert_close(world.reader.logps(going, None, rows)[0], world.reader.logps(world.load("dpo"), None, rows)[0])
+    curve = pd.read_csv(world.folder(runs["dpo-iteration2"]) / "curve.csv")
+    before = pd.read_csv(world.folder(runs["dpo"]) / "curve.csv")
+    assert curve["truth"].iloc[0] == pytest.approx(before["truth"].iloc[-1]) and curve["kl"].iloc[0] != 0
+
+
+def test_checkpoints_of_an_adapter_hold_the_adapter_alone_and_strange_ones_are_refused(users_world, tmp_path):
+    profile, out, _ = users_world
+    world = paper_b.World(profile, 0, out)
+    run = next(run for run in world.runs if run.name == "dpo")
+    data, eta = world.offline(run)
+    objective = paper_b._objective(profile.paper_b, run, eta)
+    trainer = make_alignment_trainer(world.load("", trained=True), world.reader, objective, SCHEDULE, probe=world.probe("valid", "truth", within=True),
+                                     watched="truth", output_dir=tmp_path, seed=0, groups=paper_b._groups(world, data, objective, run))
+    align(trainer)
+    (file,) = tmp_path.glob("checkpoint-*/model.safetensors")
+    assert set(load_file(file)) == {name for name, weight in trainer.model.named_parameters() if weight.requires_grad}
+    with pytest.raises(ValueError, match="not of this model: 'strange'"):
+        trainer._issue_warnings_after_load(SimpleNamespace(missing_keys=[], unexpected_keys=["strange"]))
+
+
+def test_feedback_that_is_too_small_for_paper_b_is_told(users_world, tmp_path):
+    profile, out, _ = users_world
+    with pytest.raises(ValueError, match="asks for 9 × 8 training prompts"):
+        paper_b.feedback_prompts(profile.model_copy(update={"paper_b": profile.paper_b.model_copy(update={"iterations": 9})}), 0)
+    same = tmp_path / "same.jsonl"
+    same.write_text("".join(json.dumps({"prompt": p, "completion": "a", "reward": 1}) + "\n" for p in experiment.splits(profile, 0).train["prompt"]))
+    with pytest.raises(ValueError, match="has no prompt that the feedback lacks"):
+        paper_b.feedback_prompts(profile.model_copy(update={"paper_b": profile.paper_b.model_copy(update={"ood": str(same)})}), 0)
+    with pytest.raises(ValueError, match="set data.held_out above 0"):
+        paper_b.ensure(profile.model_copy(update={"data": profile.data.model_copy(update={"held_out": 0})}), tmp_path)
+    with pytest.raises(ValueError, match="paper_b.size: 'huge'"):
+        load_profile("smoke", **{"paper_b.size": "huge"})
 
 
 def test_a_reward_model_may_be_a_linear_head_alone_and_survives_its_folder(tiny_t5, tmp_path):
