@@ -12,15 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from datasets import Dataset
 
 from rpo_nb import data, experiment, judging, policy
 from rpo_nb.config import Profile
 from rpo_nb.generation import generate
 from rpo_nb.judges import Judge
+from rpo_nb.lab import REGIMES
 from rpo_nb.reporting import METHOD_NAMES, number, read_table
 
 TABLES = Path(__file__).resolve().parent.parent / "results" / "pocket" / "tables"
 COMPARED = 100  # rows that are compared with the reference's own texts
+ALIKE = 2.0  # distance, see `nearest`, beyond which no regime of the lab is like a user's data
 SPARSE = 0.5  # share of prompts with one completion from which the low-data study decides
 MOST_BROKEN = 0.15  # so many more broken texts than the reference has: such a policy is not recommended
 
@@ -32,7 +35,7 @@ class Data:
     completions: float  # mean K
     single_share: float  # of the prompts have one completion
     logp: float  # mean log πref of the data, a token
-    wins: float  # % of the data's completions over the reference's own for the same prompts, by a judge
+    wins: float  # % of the data's completions over the reference's own for the same prompts, by a judge; NaN without one
 
     @property
     def above_log_k(self) -> float:
@@ -59,14 +62,21 @@ class Advice:
         return ", ".join(filter(None, parts))
 
 
-def look(profile: Profile, size: str, seed: int, judge: Judge) -> tuple[Data, list[str]]:
+def single_share(train: Dataset) -> float:
+    """Share of the prompts of feedback rows that have one completion."""
+    return float((pd.Series(train["prompt_id"]).value_counts() == 1).mean())
+
+
+def look(profile: Profile, size: str, seed: int, judge: Judge | None) -> tuple[Data, list[str]]:
     """The data of a profile under its reference, by a judge, and the diagnostics of each preset as lines of text."""
     prepared = experiment.prepare(profile, size, seed)
     train, runs = prepared.splits.train, {}
     for name, preset in profile.presets.items():
         runs[name] = experiment.recipe(profile, preset, "rpo", size, preset.rpo_tau, seed)
     lines = [f"preset {name}: {experiment.diagnosis(run, prepared)}" for name, run in runs.items()]
-    counts = pd.Series(train["prompt_id"]).value_counts()
+    k, logp = len(train) / len(set(train["prompt_id"])), float(prepared.ref_logps["mean"].mean())
+    if judge is None:
+        return Data(k, single_share(train), logp, math.nan), lines
     drawn = np.random.default_rng(seed).permutation(len(train))[:COMPARED]
     prompts, theirs = ([train[column][i] for i in drawn] for column in ("prompt", "completion"))
     conversations = data.conversations(train)
@@ -76,7 +86,7 @@ def look(profile: Profile, size: str, seed: int, judge: Judge) -> tuple[Data, li
                        max_prompt_tokens=profile.limits(size)["max_prompt_tokens"], batch_size=profile.evaluation.generation_batch_size)
     answers = [{"first": 100.0, "second": 0.0}.get(a, np.nan) for a in judge.compare(prompts, theirs, own)]
     answers += [{"first": 0.0, "second": 100.0}.get(a, np.nan) for a in judge.compare(prompts, own, theirs)]
-    return Data(float(counts.mean()), float((counts == 1).mean()), float(prepared.ref_logps["mean"].mean()), float(np.nanmean(answers))), lines
+    return Data(k, single_share(train), logp, float(np.nanmean(answers))), lines
 
 
 def evidence(folder: Path | str = TABLES) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -89,12 +99,18 @@ def evidence(folder: Path | str = TABLES) -> tuple[pd.DataFrame, pd.DataFrame]:
     return read_table(folder / "regime_map.csv"), read_table(folder / "low_data.csv")
 
 
-def nearest(table: pd.DataFrame, mine: Data) -> str:
-    """The lab's regime that is most like these data: by how often they beat the reference's own texts, and by where their
-    log-probability a token lies against −log K. 10 points of the first count as much as half a nat of the second."""
+def nearest(table: pd.DataFrame, mine: Data) -> tuple[str, float]:
+    """The lab's regime that is most like these data, and its distance: by how often they beat the reference's own texts, and by where
+    their log-probability a token lies against −log K. 10 points of the first count as much as half a nat of the second, 1 each."""
     about = table.drop_duplicates("regime").set_index("regime")
-    distance = ((about["data_wins"] - mine.wins) / 10) ** 2 + ((about["logp"] + np.log(about["k"]) - mine.above_log_k) / 0.5) ** 2
-    return str(distance.idxmin())
+    distance = np.hypot((about["data_wins"] - mine.wins) / 10, (about["logp"] + np.log(about["k"]) - mine.above_log_k) / 0.5)
+    return str(distance.idxmin()), float(distance.min())
+
+
+def _lie(wins: float, above: float) -> str:
+    """Where data lie, on the two axes of `nearest`."""
+    return (f"beat the reference's own texts in {wins:.0f} % of comparisons, and have a log-probability {abs(above):.2f} nats a token "
+            f"{'above' if above > 0 else 'below'} −log K")
 
 
 def recommend(table: pd.DataFrame, low: pd.DataFrame, mine: Data) -> Advice:
@@ -107,25 +123,29 @@ def recommend(table: pd.DataFrame, low: pd.DataFrame, mine: Data) -> Advice:
         cells, where = low[low["k"].eq(k)], f"the low-data study at K = {k}"
         reasons = [f"{mine.single_share:.0%} of the prompts have one completion."]
     else:
-        regime = nearest(table, mine)
+        regime, distance = nearest(table, mine)
         cells, where = table[table["regime"].eq(regime)], f"the regime {regime}"
-        reasons = [f"The data beat the reference's own texts in {mine.wins:.0f} % of comparisons and lie {abs(mine.above_log_k):.2f} nats a token "
-                   f"{'above' if mine.above_log_k > 0 else 'below'} −log K; the nearest of the lab's regimes is {regime}."]
+        theirs = cells.iloc[0]
+        reasons = [f"Your data {_lie(mine.wins, mine.above_log_k)} under the reference. The nearest of the lab's regimes is {regime} "
+                   f"({REGIMES[regime].words}), whose data {_lie(theirs['data_wins'], theirs['logp'] + math.log(theirs['k']))}."]
+        reasons[0] += " No regime is like your data, so what follows is a guess." if distance > ALIKE else ""
     reference = cells[cells["method"].eq("reference")].iloc[0]
     open_to_all = cells[~cells["method"].isin(["reference", "qrpo"]) & ~cells["policy"].str.endswith("as released")]
     sound = open_to_all[open_to_all["broken"] <= reference["broken"] + MOST_BROKEN]
     best = sound.loc[sound["reward"].idxmax()]
     chosen = _nearest_of_the_level(sound, best)
-    reasons.append(f"In {where}: {_cell(chosen)}; the reference has {number(reference['reward'], 2)}. Best there: {_cell(best)}.")
+    reasons.append(f"In {where} the reference has a mean reward of {number(reference['reward'], 2)}; best there: {_cell(best)}" + (
+        "." if chosen.name == best.name else f". Level with it, and nearest to the reference of those that are: {_cell(chosen)}."))
     rpo = sound[sound["method"].eq("rpo")]
     if chosen["method"] != "rpo" and len(rpo):
-        reasons.append(f"RPO at its best there: {_cell(_nearest_of_the_level(rpo, rpo.loc[rpo['reward'].idxmax()]))}.")
+        reasons.append(f"RPO, chosen alike: {_cell(_nearest_of_the_level(rpo, rpo.loc[rpo['reward'].idxmax()]))}.")
     imitation = cells[cells["method"].isin(["sft", "best_of_k"])]
     if len(imitation):
-        reasons.append(f"Imitation for comparison: {'; '.join(_cell(row) for _, row in imitation.iterrows())}.")
+        reasons.append(f"Imitation of the same completions: {'; '.join(_cell(row) for _, row in imitation.iterrows())}.")
     literal = cells[cells["method"].eq("rpo") & cells["preset"].isin(["paper", "released"])]
-    reasons += [f"As the paper writes it or its code does: {'; '.join(_cell(row) for _, row in literal.iterrows())}."] if len(literal) else []
-    reasons.append("Measured on a small T5 in the pocket world, rewards from 1 to 10; check a recommendation on held-out prompts of your own.")
+    reasons += [f"RPO as published, as written or as its code does: {'; '.join(_cell(row) for _, row in literal.iterrows())}."] if len(literal) else []
+    reasons.append(f"Each number is of {chosen['n']} texts over {chosen['seeds']} seeds, [95 % interval], of a small T5 in the pocket world, rewards "
+                   "from 1 to 10; check a recommendation on held-out prompts of your own.")
     return Advice(chosen["method"], _text(chosen["estimator"]), _text(chosen["reduce"]), None if pd.isna(chosen["tau"]) else float(chosen["tau"]),
                   tuple(reasons))
 
@@ -147,10 +167,15 @@ def _cell(row: pd.Series) -> str:
 
 def advise(profile: Profile, size: str, seed: int, out: Path, tables: Path | str = TABLES) -> str:
     """Diagnostics and recommendation as text. out: the profile's results, where a learnt judge is kept."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # of every model that is read or written
     table, low = evidence(tables)
-    judge = judging.judges_for(profile, out, seed)[0]
+    sparse = single_share(experiment.splits(profile, seed, size).train) > SPARSE
+    judge = None if sparse else judging.judges_for(profile, out, seed)[0]  # one completion a prompt teaches no judge, and none is asked
     found, lines = look(profile, size, seed, judge)
     advice = recommend(table, low, found)
-    told = f"Judge of the data against the reference's own texts: {judge.name}." + (
-        "" if judge.name == "checker" else " It was learnt from held-out rows and is no ground truth.")
-    return "\n".join([*lines, told, "", f"Recommended: {advice.settings()}", *(f"- {reason}" for reason in advice.reasons)])
+    if judge is not None:
+        lines.append(f"Judge of the data against the reference's own texts: {judge.name}." + (
+            " It was learnt from held-out rows and is no ground truth." if judge.name == "reward_model" else ""))
+    return "\n".join([*lines, "", f"Recommended: {advice.settings()}", *(f"- {reason}" for reason in advice.reasons)])

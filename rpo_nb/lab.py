@@ -33,15 +33,17 @@ class Regime(NamedTuple):
 
     demonstrator: str  # whom the reference has learnt from, a key of pocket.DEMONSTRATORS
     writers: str  # of the data, DataConfig.regime
+    words: str
 
 
 REGIMES = {
-    "on_policy": Regime("house", "on_policy"),
-    "stronger": Regime("house", "stronger"),
-    "much_stronger": Regime("house", "much_stronger"),
-    "weak_reference": Regime("weak", "stronger"),
-    "narrow_reference": Regime("narrow", "stronger"),
-    "narrow_much_stronger": Regime("narrow", "much_stronger"),  # as Flan-T5 stands to UltraFeedback: surprised by all, worse than most
+    "on_policy": Regime("house", "on_policy", "completions of the reference itself"),
+    "stronger": Regime("house", "stronger", "better writers, whose words the reference knows"),
+    "much_stronger": Regime("house", "much_stronger", "much better writers, whose words the reference knows"),
+    "weak_reference": Regime("weak", "stronger", "better writers, and a reference that is weaker than the other ones"),
+    "narrow_reference": Regime("narrow", "stronger", "better writers, whose words the reference has hardly seen"),
+    # as Flan-T5 stands to UltraFeedback: surprised by all, worse than most
+    "narrow_much_stronger": Regime("narrow", "much_stronger", "much better writers, whose words the reference has hardly seen"),
 }
 WORDS = {"empirical": "eq. 19", "monte_carlo": "Monte Carlo", "self_normalised": "self-normalised", "leave_one_out": "leave-one-out",
          "none": "V̂ = 0", "pooled": "pooled"}
@@ -166,7 +168,7 @@ def map_specs(profile: Profile) -> tuple[Spec, ...]:
     out = [Spec("reference"), Spec("sft"), Spec("best_of_k")]
     out += [Spec("kto", beta) for beta in lab.betas if beta >= 0.3]
     out += [Spec("dro", tau) for tau in lab.taus]
-    out += [Spec("rpo", tau, "sum", estimator) for estimator in lab.estimators for tau in lab.taus if estimator != "none" or tau == 1]
+    out += [Spec("rpo", tau, "sum", estimator) for estimator in lab.estimators for tau in lab.taus]
     out += [Spec("rpo", tau, "mean", estimator) for estimator in lab.estimators if estimator in ("empirical", "monte_carlo")
             for tau in lab.taus if tau == 1 or estimator == "monte_carlo" and 0.3 <= tau < 1]
     out += [Spec("qrpo", beta) for beta in lab.betas]
