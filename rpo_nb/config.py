@@ -368,6 +368,10 @@ def load_profile(
         raise ValueError(f"methods: {unknown[0]!r} is unknown; the methods are {', '.join(METHODS[:-1])}")
     if profile.paper_b.size and profile.paper_b.size not in profile.sizes:
         raise ValueError(f"paper_b.size: {profile.paper_b.size!r} is not in profile {profile.name!r}; it has {', '.join(profile.sizes)}")
+    repeats = ["decoding"] * bool(profile.decoding.no_repeat_ngram_size) + [n for n, p in profile.presets.items() if p.decoding == "released"]
+    if profile.generation == "vllm" and repeats:
+        raise ValueError(f"generation is 'vllm', which has no no_repeat_ngram_size, but {repeats[0]!r} sets it; choose presets without it "
+                         "(preset=paper,fixed) or set generation to transformers")
     if any(t <= 0 for t in profile.taus):
         raise ValueError("taus: a temperature must be above 0")
     return profile

@@ -25,7 +25,7 @@ import torch
 
 from rpo_nb import checks, data, partition, pocket, policy, references
 from rpo_nb.config import AUTHORS, METHODS, DecodingConfig, Objective, Preset, Profile, TrainingConfig, content_key
-from rpo_nb.generation import generate, released_decoding
+from rpo_nb.generation import ENGINES, generate, ready, released_decoding
 from rpo_nb.store import atomic_write, packed, room_for, unpacked, write_json
 
 CODE = ("pocket", "policy", "prefixes", "partition", "objectives", "checks", "training", "references")  # what a trained policy depends on
@@ -358,7 +358,8 @@ def train(profile: Profile, run: Run, prepared: Prepared, out: Path) -> None:
 def completions_file(profile: Profile, cell: Cell, out: Path, asked: str = "") -> Path:
     """Where a cell's completions are kept: beside its policy, or in a folder of the reference's own. asked: "" for the validation
     prompts, else what names others."""
-    file = f"completions-{asked}{cell.decoding.key()}.json"
+    engine = "" if profile.generation == "transformers" else f"{profile.generation}-"  # never one engine's texts for another's
+    file = f"completions-{engine}{asked}{cell.decoding.key()}.json"
     if cell.run is not None:
         return cell.run.folder(out) / file
     key = recipe(profile, next(iter(profile.presets.values())), "sft", cell.size, None, cell.seed).key  # same data, same reference
@@ -371,9 +372,10 @@ def completions(profile: Profile, cell: Cell, prepared: Prepared, out: Path, *, 
     beside the policy, with both log-probabilities, from which KL(policy ‖ reference) is estimated."""
     file = completions_file(profile, cell, out, asked)
     prompts = list(prompts) or data.conversations(prepared.splits.validation)
+    made_from = content_key([prompts, references.code_key("generation", *ENGINES[profile.generation])])
     if file.is_file():
         stored = json.loads(file.read_text(encoding="utf-8"))
-        if stored["prompts"] == content_key([prompts, references.code_key("generation")]):
+        if stored["prompts"] == made_from:
             return stored["completions"]
     training, limit = profile.training, profile.limits(cell.size)["max_prompt_tokens"]
     model, tokenizer = prepared.reference, prepared.tokenizer
@@ -383,12 +385,12 @@ def completions(profile: Profile, cell: Cell, prepared: Prepared, out: Path, *, 
     with policy.autocast(training.bf16), checks.memory_advice(f"generating with {cell.method} {cell.size}",
                                                               "lower evaluation.generation_batch_size"):
         texts = generate(model, tokenizer, prompts, decoding=cell.decoding, seed=cell.seed, max_prompt_tokens=limit,
-                         batch_size=profile.evaluation.generation_batch_size)
+                         batch_size=profile.evaluation.generation_batch_size, engine=profile.generation)
     encoded = policy.encode(tokenizer, prompts, texts, max_prompt_tokens=limit, max_completion_tokens=10**6)
     with policy.adapter_off(model) if hasattr(model, "disable_adapter") else nullcontext(prepared.reference) as reference:
         theirs = policy.score_completions(reference, tokenizer, encoded, bf16=training.bf16)[0].tolist()
     mine = policy.score_completions(model, tokenizer, encoded, bf16=training.bf16)[0].tolist()
-    write_json(file, {"prompts": content_key([prompts, references.code_key("generation")]), "completions": texts, "policy_logps": mine,
+    write_json(file, {"prompts": made_from, "completions": texts, "policy_logps": mine,
                       "ref_logps": theirs})
     return texts
 
@@ -455,6 +457,7 @@ def _ensure_size(profile: Profile, mine: list[Cell], out: Path, bar: Any) -> int
         bar.update(len({c.run.key for c in mine if c.run}) + len({(c.run.key if c.run else c.model, c.decoding.key()) for c in mine}))
         return 0
     prepared = prepare(profile, size, seed)
+    ready(profile.generation, prepared.reference)
     with quick_collections():
         made = train_runs(profile, [c.run for c in mine if c.run is not None], prepared, out, bar)
         seen = set()

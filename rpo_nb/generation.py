@@ -17,6 +17,8 @@ from torch.nn.utils.rnn import pad_sequence
 from .config import METHODS, DecodingConfig
 from .policy import encode
 
+ENGINES = {"transformers": (), "vllm": ("vllm_engine",)}  # names of Profile.generation, and the modules beside this one that its texts depend on
+
 
 def released_decoding(method: str, decoding: DecodingConfig) -> DecodingConfig:
     """How the authors' code decodes a method: KTO greedily, the others by sampling (so its Table II compares unlike things).
@@ -32,15 +34,18 @@ def released_decoding(method: str, decoding: DecodingConfig) -> DecodingConfig:
 
 
 def generate(model: nn.Module, tokenizer: Any, prompts: Sequence[str], *, decoding: DecodingConfig, seed: int,
-             max_prompt_tokens: int, batch_size: int) -> list[str]:
+             max_prompt_tokens: int, batch_size: int, engine: str = "transformers") -> list[str]:
     """One completion a prompt, in the prompts' order, special tokens and outer white space removed; an empty one is "".
 
     T5-like and causal models (left padding there). Prompts are encoded as for training, sorted by length, `batch_size` rows at
     a time; a prompt given K times is read once a batch and gets K samples. Each row draws from a random stream of its own,
     named by the seed, the prompt's tokens and how many equal prompts stand before it: the text depends on neither the batch
     size nor the other prompts (in float32, but for rounding; bfloat16 rounds too coarsely for that). The caller's random state
-    is left untouched, and so is whether the model is training. Raises ValueError naming the prompt that has no token.
+    is left untouched, and so is whether the model is training. engine: one of ENGINES; "vllm" (see `vllm_engine`) forms its own
+    batches and gives other texts. Raises ValueError naming the prompt that has no token, and for an unknown engine.
     """
+    if engine not in ENGINES:
+        raise ValueError(f"generation is {engine!r}, which is unknown; it must be one of {', '.join(ENGINES)}")
     rows = encode(tokenizer, prompts, [""] * len(prompts), max_prompt_tokens=max_prompt_tokens, max_completion_tokens=1)
     encoded = [tuple(ids) for ids, _ in rows]
     empty = next((i for i, ids in enumerate(encoded) if not ids), None)
@@ -51,6 +56,12 @@ def generate(model: nn.Module, tokenizer: Any, prompts: Sequence[str], *, decodi
     for ids in encoded:
         occurrence.append(before[ids])
         before[ids] += 1
+    if engine == "vllm" and prompts:
+        from .vllm_engine import sample
+
+        seeds = [row_name(seed, ids, n) % 2**63 for ids, n in zip(encoded, occurrence, strict=True)]
+        new = sample(model, tokenizer, encoded, seeds, decoding=decoding, max_prompt_tokens=max_prompt_tokens)
+        return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)]
     order = sorted(range(len(prompts)), key=lambda i: (-len(encoded[i]), encoded[i]))  # the longest first: memory shows at once
     texts = [""] * len(prompts)
     with _generating(model) as core:
@@ -64,12 +75,25 @@ def generate(model: nn.Module, tokenizer: Any, prompts: Sequence[str], *, decodi
     return texts
 
 
+def ready(engine: str, model: nn.Module) -> None:
+    """Raise now, before hours of training, what `generate` would raise about this engine and model."""
+    if engine == "vllm":
+        from . import vllm_engine
+
+        vllm_engine.ready(model)
+
+
+def row_name(seed: int, ids: Sequence[int], occurrence: int) -> int:
+    """128 bits that name one sample: of the prompt with these token ids, the occurrence-th among its equals."""
+    return int.from_bytes(hashlib.sha256(repr((seed, tuple(ids), occurrence)).encode()).digest()[:16], "little")
+
+
 def row_stream(seed: int, ids: Sequence[int], occurrence: int, device: torch.device) -> np.random.Generator | torch.Generator:
-    """The random numbers of one sample: of the prompt with these token ids, the occurrence-th among its equals.
+    """The random numbers of one sample, by its `row_name`.
 
     NumPy's where the processor draws (four times as fast as torch's there), torch's on a GPU: one a device, not the same texts.
     """
-    name = int.from_bytes(hashlib.sha256(repr((seed, tuple(ids), occurrence)).encode()).digest()[:16], "little")
+    name = row_name(seed, ids, occurrence)
     if device.type == "cpu":
         return np.random.Generator(np.random.SFC64(name))
     return torch.Generator(device).manual_seed(name % 2**63)
