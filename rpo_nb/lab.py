@@ -225,6 +225,13 @@ def robustness_studies(profile: Profile) -> list[Study]:
             for name in ("", *profile.lab.disturbances) for seed in seeds_of(profile)]
 
 
+def policies(profile: Profile) -> int:
+    """How many policies notebook 07 trains beside those of the grid."""
+    studies = [*map_studies(profile), *ablation_studies(profile), *low_data_studies(profile), *robustness_studies(profile)]
+    wanted = {study.cell(spec).run.key for study in studies for spec in study.specs if spec.method != "reference"}
+    return len(wanted - {run.key for run in experiment.plan(profile)})
+
+
 def _noise(rewards: np.ndarray, g: np.random.Generator) -> np.ndarray:
     """As much noise as signal."""
     return rewards + g.normal(size=rewards.shape)

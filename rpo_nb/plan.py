@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rpo_nb import costs, data, experiment, hub, judging, needs, policy, references, tokens
+from rpo_nb import costs, data, experiment, hub, judging, lab, needs, policy, references, tokens
 from rpo_nb.config import ModelConfig, Profile, TrainingConfig
 from rpo_nb.costs import Device, Parameters
 from rpo_nb.data import Splits
@@ -283,6 +283,8 @@ def make_plan(profile: Profile, out: str | Path, *, device: Device) -> dict[str,
     downloads = {need.name: needs.download(need) for need in looked}
     unknown = [name for name, size in downloads.items() if size is None]
     notes += [f"Not in the sums, because their size is not known: {', '.join(unknown)}."] if unknown else []
+    if profile.pocket_world:
+        notes.append(f"Not in the sums: the {lab.policies(profile):,} policies more that notebook 07 trains, {profile.lab.workers} at a time.")
     prepared = sum(downloads[need.name] or 0 for need in looked if need.kind == "dataset")  # once more, as Arrow
     fetched = sum(size or 0 for size in downloads.values())
     disks = needs.disks(out, sum(made["disk"] or 0 for made in sizes), fetched, prepared)

@@ -75,6 +75,11 @@ def test_the_labs_policies_are_those_of_the_grid_where_they_agree(profile):
     assert len(set(everywhere)) == len(everywhere)
 
 
+def test_the_plan_names_the_labs_own_policies(profile):
+    # of the map KTO β 0.3, QRPO and eq. 19 with means; of the ablation V̂ = 0 twice and leave-one-out with means; of low data all five
+    assert lab.policies(profile) == 11
+
+
 def test_low_data_keeps_the_budget_and_disturbed_rewards_are_another_run(profile):
     for k in (1, 4):
         parts = experiment.splits(lab.low_data(profile, k), 0)
