@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from scipy import stats
 from torch import Tensor, nn
-from transformers import PrinterCallback, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from rpo_nb import checks, policy
 from rpo_nb.config import DecodingConfig, Objective, Schedule
@@ -202,6 +202,19 @@ def hash_seed(*numbers: int) -> int:
 
 # ---- training ---------------------------------------------------------------------------------------------------------------
 
+class StepClock(TrainerCallback):
+    """Seconds of all optimiser steps, from the batch to the updated weights; evaluations are not in them."""
+
+    def __init__(self):
+        self.seconds = self.started = 0.0
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.started = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.seconds += time.perf_counter() - self.started
+
+
 class AlignmentTrainer(PolicyTrainer):
     """PolicyTrainer whose evaluation samples the policy, and whose batches it may sample itself (online)."""
 
@@ -210,7 +223,8 @@ class AlignmentTrainer(PolicyTrainer):
         self.probe, self.watched, self.floor, self.sampler = probe, watched, floor, sampler
         self.reason = ""  # why it stopped before its last step
         self.curve: list[dict[str, float]] = []  # one row an evaluation
-        self.training_seconds = 0.0
+        self.clock = StepClock()
+        self.add_callback(self.clock)
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor | None:
         if self.sampler is None:
@@ -222,10 +236,7 @@ class AlignmentTrainer(PolicyTrainer):
         if self.sampler is not None:
             net = self.accelerator.unwrap_model(model).policy
             inputs = Step(self.sampler(net, [item["index"] for item in inputs.items], self.state.global_step, self.objective))
-        started = time.perf_counter()
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        self.training_seconds += time.perf_counter() - started
-        return loss
+        return super().training_step(model, inputs, num_items_in_batch)
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
         """The probe's measures of the policy as it is; stops a training whose reward has collapsed."""
@@ -283,6 +294,7 @@ def align(trainer: AlignmentTrainer) -> dict[str, Any]:
         trainer.reason = f"step {trainer.state.global_step}: {error}"
         trainer._load_best_model()
     best = trainer.state.best_model_checkpoint or ""
-    seconds = {"training": trainer.training_seconds, **(trainer.sampler.seconds if trainer.sampler else {})}
+    before = trainer.sampler.seconds if trainer.sampler else {}
+    seconds = {"training": trainer.clock.seconds - sum(before.values()), **before}
     return {"steps": trainer.state.global_step, "best_step": int(best.rpartition("-")[2] or 0), "best": trainer.state.best_metric,
             "reason": trainer.reason, "seconds": seconds}

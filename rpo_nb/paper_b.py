@@ -198,7 +198,7 @@ class World:
             for part in (experiment.splits(self.profile, self.seed).train, experiment.splits(self.profile, self.seed).validation):
                 asked |= dict(zip(part["prompt"], conversations(part), strict=True))
         return Reader(tokenizer, limits["max_prompt_tokens"], self.profile.decoding.max_new_tokens, self.profile.evaluation.generation_batch_size,
-                      bf16=self.profile.training.bf16, conversations=asked)
+                      bf16=self.profile.training.bf16, conversations=asked, engine=self.profile.generation)
 
     @cached_property
     def prompts(self) -> dict[str, list[str]]:
@@ -306,7 +306,7 @@ class World:
                   profile.data.model_dump(mode="json") | {"source": experiment.source_key(profile.data.source)}, profile.decoding.model_dump(mode="json"),
                   profile.training.model_dump(mode="json", include={"threads", "bf16", "lora", "lora_rank", "quantize"}),
                   profile.evaluation.model_dump(mode="json", include={"judge_comparisons", "judge_epochs", "judge_loss"}), references.code_key(*CODE)]
-        return content_key([*shared, self.seed, *([vars(run)] if run else [])])
+        return content_key([*shared, profile.generation, self.seed, *([vars(run)] if run else [])])
 
 
 def truth(prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
@@ -336,7 +336,7 @@ def _ensure_seed(profile: Profile, out: Path, seed: int, progress: bool) -> int:
     logging.disable_progress_bar()
     experiment.torch_threads(profile)
     world, made = World(profile, seed, out), 0
-    with tqdm(world.runs, desc=f"seed {seed}", disable=not progress) as bar:
+    with experiment.quick_collections(), tqdm(world.runs, desc=f"seed {seed}", disable=not progress) as bar:
         for run in bar:
             bar.set_postfix_str(run.name)
             if not (world.folder(run) / "done.json").is_file():
