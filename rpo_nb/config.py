@@ -132,6 +132,8 @@ class EvaluationConfig(Config):
     published_judges: dict[str, str] = {}  # our judge -> the paper's judge whose number stands beside it
     judge_comparisons: int = Field(2000, gt=0)  # what the reward model is trained on, at most
     judge_epochs: int = Field(2, gt=0)
+    judge_loss: Literal["bradley_terry", "regression"] = "bradley_terry"  # of the reward model: comparisons, or the rewards themselves
+    judge_lora_rank: int = Field(0, ge=0)  # of the reward model; 0 trains all its weights, in float32
     judge_size: str = "small"  # the reward model starts from this size's reference
     generation_batch_size: int = Field(256, gt=0)  # prompts at a time; a float32 text does not depend on it
     table1_batches: int = Field(16, gt=1)  # mini-batches whose gradients Table I compares; fewer than 8 give no interval

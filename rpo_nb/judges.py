@@ -1,8 +1,8 @@
 """Judges: who says which of two completions answers a prompt better.
 
 `Checker` asks the pocket's ground truth; `RewardModel` is a small learnt judge, trained on held-out comparisons with
-Bradley-Terry (as paper B's section 4.1 learns its reward model). Both are pointwise: they score one completion at a time and
-prefer the higher score, so they can change their answer with the order of presentation only on an exact tie.
+Bradley-Terry (as paper B's section 4.1 learns its reward model), or on their rewards by regression. Both are pointwise: they score
+one completion at a time and prefer the higher score, so they can change their answer with the order only on an exact tie.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from rpo_nb.config import DataConfig, EvaluationConfig, content_key
 from rpo_nb.policy import collate, completion_logps, encode, load_policy
-from rpo_nb.prefixes import IGNORE, completion_states
+from rpo_nb.prefixes import IGNORE, completion_states, core_of
 from rpo_nb.store import finished
 
 Answer = Literal["first", "second"] | None  # None: the judge could not say
@@ -107,30 +107,37 @@ class RewardNet(nn.Module):
     h are the last hidden states of the policy it starts from, over the completion and its end token; gate = softplus of a
     linear map of the states before and after reading y_t. A policy that follows instructions already finds the word that
     misses the prompt improbable; the gate learns how much each such surprise costs. On the pocket's held-out comparisons the
-    head alone reaches 69 %, with the gated sum 89 %. gated=False: the head alone, as reward models usually are.
+    head alone reaches 69 %, with the gated sum 89 %. gated=False: the head alone, as reward models usually are. intercept: the
+    linear head has one, for scores that are rewards; comparisons say nothing of it. The heads are float32 whatever the policy is.
     """
 
-    def __init__(self, policy: nn.Module, gated: bool = True) -> None:
+    def __init__(self, policy: nn.Module, gated: bool = True, intercept: bool = False) -> None:
         super().__init__()
-        self.policy = policy
+        self.policy, self.half = policy, core_of(policy).dtype == torch.bfloat16
         width = getattr(policy.config, "hidden_size", None) or policy.config.d_model
         gate = {"gate": nn.Linear(2 * width, 1)} if gated else {}
-        self.heads = nn.ModuleDict(gate | {"linear": nn.Linear(2 * width, 1, bias=False)})
+        self.heads = nn.ModuleDict(gate | {"linear": nn.Linear(2 * width, 1, bias=intercept)})
+        if gated and intercept:  # nearly closed: from a score of tens of nats, a step of the learning rate at a time, it hardly learns
+            nn.init.constant_(self.heads["gate"].bias, -5.0)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, group: Tensor,
-                pairs: Tensor | None = None) -> dict[str, Tensor]:
-        """A batch of `policy.collate`: scores [n]; with pairs [m, 2] (rows of winner and loser) also their mean loss."""
+                pairs: Tensor | None = None, rewards: Tensor | None = None) -> dict[str, Tensor]:
+        """A batch of `policy.collate`: scores [n]; with pairs [m, 2] (rows of winner and loser) also their mean loss, with rewards [n]
+        the mean squared error."""
         # one place more than the completion has: the state after its last token
         hidden = completion_states(self.policy, input_ids, attention_mask, group, nn.functional.pad(labels, (0, 1), value=IGNORE))
         real = (labels != IGNORE).unsqueeze(-1)
-        after = hidden[:, 1:]
+        states = hidden.float() if self.half else hidden
+        after = states[:, 1:]
         last = (torch.arange(labels.shape[1], device=labels.device) * real.squeeze(-1)).argmax(1)  # the end token's place
         ends = after[torch.arange(len(after), device=after.device), last]
         mean = (after * real).sum(1) / real.sum(1)
         scores = self.heads["linear"](torch.cat([ends, mean], -1)).squeeze(-1)
         if "gate" in self.heads:
-            gates = nn.functional.softplus(self.heads["gate"](torch.cat([hidden[:, :-1], after], -1)).squeeze(-1))
+            gates = nn.functional.softplus(self.heads["gate"](torch.cat([states[:, :-1], after], -1)).squeeze(-1))
             scores = (gates * completion_logps(self.policy, hidden[:, :-1], labels)).sum(1) + scores
+        if rewards is not None:
+            return {"loss": nn.functional.mse_loss(scores.float(), rewards), "scores": scores}
         if pairs is None:
             return {"scores": scores}
         return {"loss": bradley_terry(scores[pairs[:, 0]] - scores[pairs[:, 1]]).mean(), "scores": scores}
@@ -170,12 +177,18 @@ class RewardModel(Pointwise):
                 start += len(chunk)
         return scores
 
-    def save(self, folder: str | Path) -> None:
-        """Write policy and tokenizer (save_pretrained), heads.safetensors, settings and held-out comparisons; all or nothing."""
+    def save(self, folder: str | Path, *, base: str = "") -> None:
+        """Write policy (of LoRA its adapter) and tokenizer, heads.safetensors, settings and held-out comparisons; all or nothing.
+
+        base: the id an adapter names as the model it belongs to, as `training.save_policy` does; else the path it was loaded from.
+        """
         from safetensors.torch import save_file
 
+        adapters = getattr(self.net.policy, "peft_config", {})
+        for config in adapters.values():
+            config.base_model_name_or_path = base or config.base_model_name_or_path
         with finished(Path(folder)) as temporary:
-            self.net.policy.save_pretrained(temporary)
+            self.net.policy.save_pretrained(temporary, **({"save_embedding_layers": False} if adapters else {}))
             self.tokenizer.save_pretrained(temporary)
             save_file(self.net.heads.state_dict(), temporary / "heads.safetensors")
             text = json.dumps(self.settings, indent=1, sort_keys=True)
@@ -184,16 +197,17 @@ class RewardModel(Pointwise):
                 self.held_out.to_csv(temporary / "held_out.csv", index=False, lineterminator="\n")
 
     @classmethod
-    def load(cls, folder: str | Path) -> RewardModel:
-        """Read what `save` wrote. Raises ValueError when the folder holds no reward model."""
+    def load(cls, folder: str | Path, *, base: str | Path = "") -> RewardModel:
+        """Read what `save` wrote. base: where the model of an adapter is, if not where it says. Raises ValueError when the folder holds
+        no reward model."""
         from safetensors.torch import load_file
 
         folder = Path(folder)
         if not (folder / "reward_model.json").is_file():
             raise ValueError(f"{str(folder)!r} holds no reward model; train one with judges.train_reward_model and save it there")
-        policy, tokenizer = load_policy(folder)
         settings = json.loads((folder / "reward_model.json").read_text(encoding="utf-8"))
-        net = RewardNet(policy, settings.get("gated", True))
+        policy, tokenizer = load_policy(folder, bf16=settings.get("half", False), base=base)
+        net = RewardNet(policy, settings.get("gated", True), settings.get("loss") == "regression")
         net.heads.load_state_dict(load_file(folder / "heads.safetensors"))
         table = folder / "held_out.csv"
         return cls(net.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer, settings, pd.read_csv(table) if table.is_file() else None)
@@ -203,21 +217,35 @@ def train_reward_model(reference_path: str | Path, held_out: Any, *, config: Eva
                        threads: int | None = None, bf16: bool = False, gated: bool = True) -> RewardModel:
     """Learn a judge from comparisons: any two completions of one prompt whose rewards differ.
 
+    config.judge_loss "bradley_terry": from which of two is better. "regression": from the rewards of the completions in the same
+    comparisons, standardised over them; the score estimates that, and the accuracy is told of comparisons all the same.
+
     reference_path: the policy it starts from (T5-like or causal). held_out: a datasets.Dataset with prompt_id, prompt,
     completion, reward; 15 % of its prompts are kept to report the accuracy, the others give up to config.judge_comparisons
-    comparisons, both chosen by seed. bf16: train with computation in bfloat16. gated: see `RewardNet`. Raises ValueError when there is nothing to compare.
+    comparisons, both chosen by seed. bf16: train with computation in bfloat16. gated: see `RewardNet`.
+    config.judge_lora_rank: above 0 an adapter and the heads alone are trained, and the policy's own weights stand in bfloat16 if bf16:
+    for models of billions of weights. Raises ValueError when there is nothing to compare.
     """
     if threads:
         torch.set_num_threads(threads)
     train, report = comparisons(pd.DataFrame(held_out.to_dict()), most=config.judge_comparisons, seed=seed)
-    policy, tokenizer = load_policy(reference_path)
+    rewards = _standardised(held_out, train) if config.judge_loss == "regression" else None
+    lora_rank = config.judge_lora_rank
+    half = bf16 and lora_rank > 0
     settings = {"max_prompt_tokens": data.max_prompt_tokens, "max_completion_tokens": data.max_completion_tokens, "seed": seed,
-                "comparisons": len(train), "epochs": config.judge_epochs, **RECIPE, **({} if gated else {"gated": False})}
+                "comparisons": len(train), "epochs": config.judge_epochs, **RECIPE, **({} if gated else {"gated": False}),
+                **({} if rewards is None else {"loss": config.judge_loss}),
+                **({"lora_rank": lora_rank, "half": half} if lora_rank else {})}
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as scratch:
+        torch.manual_seed(seed)  # an adapter starts at random
+        policy, tokenizer = load_policy(reference_path, lora_rank=lora_rank, bf16=half)
         torch.manual_seed(seed)
-        net = RewardNet(policy, gated)
-        _trainer(net, _examples(train, tokenizer, settings), tokenizer.pad_token_id, output_dir=scratch, seed=seed,
-                 epochs=config.judge_epochs, bf16=bf16).train()
+        net = RewardNet(policy, gated, rewards is not None)
+        trainer = _trainer(net, _examples(train, tokenizer, settings, rewards), tokenizer.pad_token_id, output_dir=scratch, seed=seed,
+                           epochs=config.judge_epochs, bf16=bf16)
+        trainer.train()
+        if half:  # without the training's autocast, as the model that is loaded from its folder scores
+            trainer.accelerator.unwrap_model(net, keep_fp32_wrapper=False)
     judge = RewardModel(net, tokenizer, settings)
     judge.held_out = report.assign(seed=seed, correct=_correct(judge, report))[["seed", "prompt_id", "gap", "correct"]]
     return judge
@@ -226,8 +254,8 @@ def train_reward_model(reference_path: str | Path, held_out: Any, *, config: Eva
 def _trainer(net: RewardNet, examples: list[dict[str, list]], pad_id: int, *, output_dir: str, seed: int, epochs: int, bf16: bool,
              ) -> Trainer:
     """A step reads RECIPE's number of prompts, in as many passes of whole prompts as TOKENS_A_PASS asks for; its loss is the mean
-    over all its comparisons, so the number of passes changes memory and nothing else. A prompt that is longer alone has its
-    layers computed again in the backward pass."""
+    over all its comparisons (by regression over its completions), so the number of passes changes memory and nothing else. A prompt that
+    is longer alone has its layers computed again in the backward pass."""
     step, longest = RECIPE["prompts_a_step"], max(sum(len(p) + len(c) for p, c in example["rows"]) for example in examples)
     prompts = max(n for n in range(1, step + 1) if step % n == 0 and (n == 1 or n * longest <= TOKENS_A_PASS))  # of one pass
     if longest > TOKENS_A_PASS:
@@ -245,15 +273,20 @@ def _trainer(net: RewardNet, examples: list[dict[str, list]], pad_id: int, *, ou
 
 
 class _OverComparisons(Trainer):
-    """The loss of a step is the mean over the comparisons of all its passes, however many each has."""
+    """The loss of a step is the mean over the comparisons (or rewards) of all its passes, however many each has."""
 
     loss_is_scaled_for_ga = True
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> int:
-        return sum(len(batch["pairs"]) for batch in batch_samples)
+        return sum(_terms(batch) for batch in batch_samples)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        return model(**inputs)["loss"] * (len(inputs["pairs"]) / num_items_in_batch)
+        return model(**inputs)["loss"] * (_terms(inputs) / num_items_in_batch)
+
+
+def _terms(batch: dict[str, Tensor]) -> int:
+    """What the loss of a batch is the mean of."""
+    return len(batch["rewards" if "rewards" in batch else "pairs"])
 
 
 def comparisons(rows: pd.DataFrame, *, most: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -281,20 +314,36 @@ def _encoded(tokenizer: Any, rows: Sequence[tuple[str, str]], settings: dict[str
                   max_completion_tokens=settings["max_completion_tokens"])
 
 
-def _examples(table: pd.DataFrame, tokenizer: Any, settings: dict[str, Any]) -> list[dict[str, list]]:
-    """One example a prompt: its distinct completions, read once, and the comparisons between them."""
+def _standardised(held_out: Any, train: pd.DataFrame) -> dict[tuple[str, str], float]:
+    """{(prompt, completion): reward} of the completions in the comparisons, in standard deviations from their mean."""
+    raw = pd.DataFrame(held_out.to_dict()).groupby(["prompt", "completion"])["reward"].mean()  # of a text that was scored twice
+    compared = pd.concat([train[["prompt", side]].set_axis(raw.index.names, axis=1) for side in ("better", "worse")]).drop_duplicates()
+    found = raw[pd.MultiIndex.from_frame(compared)]
+    return ((found - found.mean()) / found.std(ddof=0)).to_dict()
+
+
+def _examples(table: pd.DataFrame, tokenizer: Any, settings: dict[str, Any], rewards: dict[tuple[str, str], float] | None = None,
+              ) -> list[dict[str, list]]:
+    """One example a prompt: its distinct completions, read once, and the comparisons between them, or their rewards."""
     examples = []
     for prompt, group in table.groupby("prompt", sort=True):
         texts = list(dict.fromkeys([*group["better"], *group["worse"]]))
-        pairs = [(texts.index(a), texts.index(b)) for a, b in zip(group["better"], group["worse"], strict=True)]
-        examples.append({"rows": _encoded(tokenizer, [(prompt, text) for text in texts], settings), "pairs": pairs})
+        example = {"rows": _encoded(tokenizer, [(prompt, text) for text in texts], settings)}
+        if rewards is None:
+            example["pairs"] = [(texts.index(a), texts.index(b)) for a, b in zip(group["better"], group["worse"], strict=True)]
+        else:
+            example["rewards"] = [rewards[prompt, text] for text in texts]
+        examples.append(example)
     return examples
 
 
 def _batch(examples: list[dict[str, list]], pad_id: int) -> dict[str, Tensor]:
+    batch = collate([row for e in examples for row in e["rows"]], pad_id=pad_id)
+    if "rewards" in examples[0]:
+        return {**batch, "rewards": torch.tensor([reward for e in examples for reward in e["rewards"]])}
     offsets = np.cumsum([0, *(len(e["rows"]) for e in examples)])
     pairs = [(int(o) + a, int(o) + b) for o, e in zip(offsets[:-1], examples, strict=True) for a, b in e["pairs"]]
-    return {**collate([row for e in examples for row in e["rows"]], pad_id=pad_id), "pairs": torch.tensor(pairs)}
+    return {**batch, "pairs": torch.tensor(pairs)}
 
 
 def _correct(judge: RewardModel, table: pd.DataFrame) -> np.ndarray:

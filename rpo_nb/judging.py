@@ -161,12 +161,13 @@ def reward_model(profile: Profile, out: Path, seed: int) -> RewardModel:
     weights = [file_digest(path) for path in sorted(Path(reference).glob("*.safetensors"))] or reference
     key = content_key([weights, _digest(held_out.to_pandas()), settings.judge_comparisons, settings.judge_epochs,
                        profile.limits(size), references.code_key("judges", "policy", "prefixes"), profile.training.threads,
-                       profile.training.bf16, seed])
+                       profile.training.bf16, seed, *([settings.judge_loss] if settings.judge_loss != "bradley_terry" else []),
+                       *([["lora", settings.judge_lora_rank]] if settings.judge_lora_rank else [])])
     return RewardModel.load(references.cached(
         out / "runs" / "judges" / f"reward_model-seed{seed}-{key}",
         lambda folder: train_reward_model(reference, held_out, config=settings, data=profile.data, seed=seed,
                                           threads=profile.training.threads,
-                                          bf16=profile.training.bf16).save(folder)))
+                                          bf16=profile.training.bf16).save(folder, base=profile.sizes[size].id)), base=reference)
 
 
 def ask(bench: Mapping[int, Sequence[Judge]], pairs: pd.DataFrame, out: str | Path, table: str) -> pd.DataFrame:

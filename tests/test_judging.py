@@ -10,6 +10,7 @@ import json
 import math
 import time
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -555,15 +556,19 @@ def test_training_is_determined_by_the_seed(reference, toy):
     assert torch.equal(state, torch.get_rng_state())  # and the caller's draws are left alone
 
 
-def test_passes_change_the_memory_of_a_step_and_not_its_gradient(reference, monkeypatch, tmp_path):
+@pytest.mark.parametrize("loss", ["bradley_terry", "regression"])
+def test_passes_change_the_memory_of_a_step_and_not_its_gradient(reference, loss, monkeypatch, tmp_path):
     """One pass, four, or one a prompt with its layers computed twice: the first step's gradient and the number of steps."""
     policy, tokenizer = load_policy(reference)
     names = ["a boat", "a lamp", "a chair in the garden", "a rope and a book"]
     table = pd.DataFrame([(f"write {i % 7 * 'very '} about {i}", names[a], names[b]) for i in range(12)
                           for a, b in itertools.combinations(range(2 + i % 3), 2)], columns=["prompt", "better", "worse"])
     settings = {"max_prompt_tokens": DATA.max_prompt_tokens, "max_completion_tokens": DATA.max_completion_tokens}
-    examples = judges._examples(table, tokenizer, settings)
-    assert {len(example["pairs"]) for example in examples} == {1, 3, 6}  # a mean of the passes' means would be another gradient
+    regression = loss == "regression"
+    rewards = {(prompt, name): i % 5 - 2.0 for i, (prompt, name) in enumerate(itertools.product(table["prompt"].unique(), names))}
+    examples = judges._examples(table, tokenizer, settings, rewards if regression else None)
+    terms = {len(example["rewards" if regression else "pairs"]) for example in examples}
+    assert terms == ({2, 3, 4} if regression else {1, 3, 6})  # a mean of the passes' means would be another gradient
     longest = max(sum(len(p) + len(c) for p, c in example["rows"]) for example in examples)
 
     class Gradients(TrainerCallback):
@@ -576,7 +581,7 @@ def test_passes_change_the_memory_of_a_step_and_not_its_gradient(reference, monk
     def first_step(budget):
         monkeypatch.setattr(judges, "TOKENS_A_PASS", budget)
         torch.manual_seed(0)
-        net, seen, passes = RewardNet(copy.deepcopy(policy)), Gradients(), []
+        net, seen, passes = RewardNet(copy.deepcopy(policy), intercept=regression), Gradients(), []
         net.register_forward_hook(lambda *_: passes.append(1))
         trainer = judges._trainer(net, examples, tokenizer.pad_token_id, output_dir=str(tmp_path), seed=3, epochs=1, bf16=False)
         trainer.add_callback(seen)
@@ -590,6 +595,56 @@ def test_passes_change_the_memory_of_a_step_and_not_its_gradient(reference, monk
         assert counts == expected and parts.keys() == whole.keys()
         for name, gradient in whole.items():
             torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("gated", [True, False])
+def test_regression_estimates_the_standardised_reward(reference, toy, gated, tmp_path):
+    config = EvaluationConfig(judge_epochs=8, judge_loss="regression")
+    judge = train_reward_model(reference, toy, config=config, data=DATA, seed=0, threads=1, gated=gated)
+    rewards = np.array(toy["reward"])
+    error = judge.score(toy["prompt"], toy["completion"]) - (rewards - rewards.mean()) / rewards.std()
+    assert np.sqrt((error**2).mean()) < 0.3 and len(judge.held_out) == 9 and judge.held_out["correct"].mean() == 1
+    judge.save(tmp_path / "judge")
+    loaded, fresh = RewardModel.load(tmp_path / "judge"), RewardModel(judge.net, judge.tokenizer, judge.settings)
+    assert loaded.identity == judge.identity and np.array_equal(*(j.score(toy["prompt"], toy["completion"]) for j in (loaded, fresh)))
+
+
+def test_regression_learns_from_the_completions_that_are_compared_and_no_others():
+    rows = pd.DataFrame({"prompt_id": [0, 0, 0, 0, 1], "prompt": ["a"] * 4 + ["b"], "completion": ["x", "y", "z", "x", "x"],
+                         "reward": [9.0, 4.0, 1.0, 7.0, 5.0]})
+    train = pd.DataFrame({"prompt": ["a", "a"], "better": ["x", "x"], "worse": ["y", "y"]})
+    assert judges._standardised(Dataset.from_pandas(rows), train) == {("a", "x"): 1.0, ("a", "y"): -1.0}  # of 8, twice scored, and 4
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_an_adapter_learns_alone_and_its_scores_survive_its_folder(reference, toy, bf16, tmp_path):
+    config, more = EvaluationConfig(judge_epochs=1, judge_comparisons=20, judge_lora_rank=4), {"threads": 1, "bf16": bf16}
+    judge = train_reward_model(reference, toy, config=config, data=DATA, seed=0, **more)
+    own = load_policy(reference, bf16=bf16)[0].state_dict()
+    inside = {name.replace("base_layer.", ""): weight for name, weight in judge.net.policy.get_base_model().state_dict().items()}
+    assert all(torch.equal(inside[name], weight) for name, weight in own.items())
+    adapter = [weight for name, weight in inside.items() if "lora_B" in name]
+    assert adapter and all(weight.abs().max() > 0 and weight.dtype == torch.float32 for weight in (*adapter, *judge.net.heads.parameters()))
+    assert train_reward_model(reference, toy, config=config, data=DATA, seed=0, **more).identity == judge.identity
+    fresh = RewardModel(judge.net, judge.tokenizer, judge.settings).score(toy["prompt"], toy["completion"])
+    for base in ("", "someone/policy"):
+        judge.save(tmp_path / "judge", base=base)
+        assert not (tmp_path / "judge" / "model.safetensors").exists()
+        assert json.loads((tmp_path / "judge" / "adapter_config.json").read_text())["base_model_name_or_path"] == (base or str(reference))
+        loaded = RewardModel.load(tmp_path / "judge", base=str(reference) if base else "")
+        assert loaded.identity == judge.identity and np.array_equal(loaded.score(toy["prompt"], toy["completion"]), fresh)
+        assert next(loaded.net.policy.parameters()).dtype == (torch.bfloat16 if bf16 else torch.float32)
+
+
+def test_a_reward_model_of_another_loss_or_rank_is_another_file(tmp_path, monkeypatch, toy):
+    names = []
+    monkeypatch.setattr(judging.experiment, "reference_path", lambda *_: "some/policy")
+    monkeypatch.setattr(judging.experiment, "splits", lambda *_: SimpleNamespace(held_out=toy))
+    monkeypatch.setattr(judging.references, "cached", lambda folder, make: names.append(folder.name))
+    monkeypatch.setattr(judging.RewardModel, "load", lambda folder, base: None)
+    for overrides in ({}, {"judge_loss": "bradley_terry", "judge_lora_rank": 0}, {"judge_loss": "regression"}, {"judge_lora_rank": 8}):
+        judging.reward_model(load_profile("smoke", **{f"evaluation.{name}": value for name, value in overrides.items()}), tmp_path, 0)
+    assert names[0] == names[1] and len(set(names)) == 3
 
 
 def test_scores_do_not_depend_on_the_batch(trained, toy):

@@ -18,7 +18,8 @@ from rpo_nb.config import DecodingConfig, load_profile
 from rpo_nb.generation import generate, row_name
 
 PROMPTS = ["the red lamp", "please write about the old boat in the harbour.", "a chair", "the red lamp"]
-GREEDY, SAMPLED = DecodingConfig(do_sample=False, max_new_tokens=8), DecodingConfig(max_new_tokens=8, temperature=0.7, top_p=0.9, repetition_penalty=1.1)
+GREEDY = DecodingConfig(do_sample=False, max_new_tokens=8)
+SAMPLED = DecodingConfig(max_new_tokens=8, temperature=0.7, top_p=0.9, repetition_penalty=1.1)
 SHORT = {"max_prompt_tokens": 32, "batch_size": 8}
 
 
@@ -157,7 +158,8 @@ def test_every_row_is_asked_by_its_own_seed_and_ends_where_our_completions_do(vl
     prompts, params, _ = LLM.made[0].calls[-1]
     ids = [tuple(p) for p, _ in policy.encode(tokenizer, PROMPTS, [""] * 4, max_prompt_tokens=32, max_completion_tokens=1)]
     assert [tuple(p["prompt_token_ids"]) for p in prompts] == ids
-    assert [p.seed for p in params] == [row_name(3, i, n) % 2**63 for i, n in zip(ids, (0, 0, 0, 1), strict=True)] and len({p.seed for p in params}) == 4
+    assert [p.seed for p in params] == [row_name(3, i, n) % 2**63 for i, n in zip(ids, (0, 0, 0, 1), strict=True)]
+    assert len({p.seed for p in params}) == 4
     assert {(p.temperature, p.top_p, p.top_k, p.repetition_penalty, p.max_tokens) for p in params} == {(0.7, 0.9, 0, 1.1, 8)}
     assert all(p.stop_token_ids == [tokenizer.eos_token_id] and p.ignore_eos and not p.detokenize for p in params)
     turned = generate(model, tokenizer, PROMPTS[::-1][:2], decoding=SAMPLED, seed=3, engine="vllm", **SHORT)
