@@ -7,7 +7,7 @@ of the GPU:
 - a LoRA policy: an engine of the model it adapts; its adapter is written to a temporary folder whenever its weights changed, and
   the engine reads it under a new name. With its adapter off it is that model alone;
 - any other policy: an engine of its weights as they are now, which are first saved to a temporary folder. Right whatever they were
-  trained to, but an online training builds one a step: minutes for an 8B model, so train it with LoRA.
+  trained to, but an online training builds one a step, which is slow: train with LoRA.
 """
 
 from __future__ import annotations
