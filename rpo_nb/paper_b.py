@@ -319,14 +319,17 @@ def truth(prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
 def ensure(profile: Profile, out: str | Path, *, progress: bool = True) -> None:
     """Train every policy that is not there yet, the seeds in config.processes processes; say how many were made."""
     from joblib import Parallel, delayed
+    from tqdm.auto import tqdm
 
     if not (profile.pocket_world or profile.data.held_out):
         raise ValueError("paper B needs a judge that stands for the truth: a reward model learnt from held-out feedback; set data.held_out above 0")
     seeds = profile.paper_b.seeds
-    jobs = min(profile.paper_b.processes, len(seeds))
-    made = Parallel(n_jobs=jobs)(delayed(_ensure_seed)(profile, Path(out), seed, progress and jobs == 1) for seed in seeds)
+    jobs, made = min(profile.paper_b.processes, len(seeds)), 0
+    work = Parallel(n_jobs=jobs, return_as="generator_unordered")(delayed(_ensure_seed)(profile, Path(out), seed, progress and jobs == 1) for seed in seeds)
+    for trained in tqdm(work, total=len(seeds), desc=f"paper B, seeds, {jobs} at a time", disable=not progress or jobs == 1):
+        made += trained
     total = len(World(profile, 0, Path(out)).runs) * len(seeds)
-    print(f"{sum(made)} policies trained, {total - sum(made)} were done already")
+    print(f"{made} policies trained, {total - made} were done already")
 
 
 def _ensure_seed(profile: Profile, out: Path, seed: int, progress: bool) -> int:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rpo_nb import costs, data, experiment, hub, judging, lab, needs, policy, references, tokens
+from rpo_nb import costs, data, experiment, hub, judging, lab, needs, paper_b, policy, references, tokens
 from rpo_nb.config import ModelConfig, Profile, TrainingConfig
 from rpo_nb.costs import Device, Parameters
 from rpo_nb.data import Splits
@@ -285,6 +285,9 @@ def make_plan(profile: Profile, out: str | Path, *, device: Device) -> dict[str,
     notes += [f"Not in the sums, because their size is not known: {', '.join(unknown)}."] if unknown else []
     if profile.pocket_world:
         notes.append(f"Not in the sums: the {lab.policies(profile):,} policies more that notebook 07 trains, {profile.lab.workers} at a time.")
+    if profile.paper_b.reproduce:
+        policies = (len(paper_b.grid(profile.paper_b, synthetic=profile.pocket_world)) - 1) * len(profile.paper_b.seeds)
+        notes.append(f"Not in the sums: the {policies:,} policies of paper B that notebook 08 trains, {profile.paper_b.processes} at a time.")
     prepared = sum(downloads[need.name] or 0 for need in looked if need.kind == "dataset")  # once more, as Arrow
     fetched = sum(size or 0 for size in downloads.values())
     disks = needs.disks(out, sum(made["disk"] or 0 for made in sizes), fetched, prepared)
