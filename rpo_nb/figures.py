@@ -46,6 +46,7 @@ def save(figure: Figure, out: Path | str, name: str) -> Path:
         buffer = io.BytesIO()
         with matplotlib.rc_context(STYLE):
             figure.savefig(buffer, format=kind, dpi=150, metadata=metadata, bbox_inches="tight", pad_inches=0.1)
+        figure.set_layout_engine("none")  # found once, it stands: to find it costs as much as to draw
         path = atomic_write(folder / f"{name}.{kind}", buffer.getvalue())
     return path
 

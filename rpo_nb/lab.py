@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from io import StringIO
@@ -299,7 +299,8 @@ def measure(studies: Sequence[Study], out: str | Path, *, workers: int = 1, prog
     processes = max(1, min(workers, len(left)))
     tasks = joblib.Parallel(n_jobs=processes, return_as="generator_unordered", batch_size=1)(
         joblib.delayed(make)(study, out) for study in sorted(left, key=lambda s: -len(s.specs)))
-    made = sum(tqdm(tasks, total=len(left), desc="studies", disable=not progress or not left))
+    with experiment.quick_collections() if left and processes == 1 else nullcontext():  # once for all studies of this process
+        made = sum(tqdm(tasks, total=len(left), desc="studies", disable=not progress or not left))
     policies = len({study.cell(spec).run.key for study in studies for spec in study.specs if spec.method != "reference"})
     print(f"{made} policies trained, {policies - made} were done already")
     return pd.concat([_rows(study, i, spec, out) for study in studies for i, spec in enumerate(study.specs)], ignore_index=True)

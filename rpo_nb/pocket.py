@@ -253,6 +253,7 @@ def make_feedback(prompts: int, *, completions_per_prompt: int = 4, rater_offset
     return rows
 
 
+@lru_cache(maxsize=8)  # what a reference is named by, so it is asked for again and again
 def demonstrations(n: int, *, seed: int, demonstrator: str = "house") -> list[tuple[str, str]]:
     """n (prompt, completion) pairs: what a reference is instruction-tuned on. demonstrator: a key of DEMONSTRATORS."""
     rng = np.random.default_rng([seed, 0])
