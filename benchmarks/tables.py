@@ -63,7 +63,7 @@ def markdown(results: pd.DataFrame, *, only_goals: bool = False) -> str:
         lines = [f"On {where}:", "", "| cost of | over that of | ratio | of repetitions | goal |", "| --- | --- | --- | --- | --- |"]
         for row in rows.itertuples():
             spread = "" if pd.isna(row.ratio_low) else f"{number(row.ratio_low)} to {number(row.ratio_high)}, n = {row.n}"
-            goal = "" if pd.isna(row.goal) else f"{number(row.goal)}{'' if row.ratio <= row.goal else ', missed'}"
+            goal = "" if pd.isna(row.goal) else f"{row.goal:g}{'' if row.ratio <= row.goal else ', missed'}"
             lines.append(f"| {row.name} | {row.baseline} | **{number(row.ratio)}** | {spread} | {goal} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)

@@ -116,7 +116,7 @@ def test_the_table_marks_a_missed_goal_and_keeps_machines_apart():
                          ["z", "b", 3.0, np.nan, np.nan, np.nan, 1, "k"]],
                         columns=tables.COLUMNS)
     text = tables.markdown(rows)
-    assert "| x | b | **0.50** | 0.40 to 0.60, n = 5 | 0.70 |" in text and "| 0.70, missed |" in text and text.count("missed") == 1
+    assert "| x | b | **0.50** | 0.40 to 0.60, n = 5 | 0.7 |" in text and "| 0.7, missed |" in text and text.count("missed") == 1
     assert "On m:" in text and "On k:" in text and "z" not in tables.markdown(rows, only_goals=True)
 
 
