@@ -62,11 +62,12 @@ def measure(profile: Profile, size: str, seed: int) -> pd.DataFrame:
     prepared = _first_rows(experiment.prepare(profile, size, seed), profile)
     first, presets = next(iter(profile.presets)), profile.table4_presets or tuple(profile.presets)
     rows = []
-    for name in dict.fromkeys([first, *presets]):
-        for method in METHODS:
-            costs, steady = name == first, method in STEADINESS and name in presets
-            if costs or steady:
-                rows += _method(profile, prepared, name, method, size, seed, costs, steady)
+    with experiment.quick_collections():
+        for name in dict.fromkeys([first, *presets]):
+            for method in METHODS:
+                costs, steady = name == first, method in STEADINESS and name in presets
+                if costs or steady:
+                    rows += _method(profile, prepared, name, method, size, seed, costs, steady)
     order = list(dict.fromkeys(row["property"] for row in rows))
     frame = pd.DataFrame(rows).sort_values("property", key=lambda c: c.map(order.index), kind="stable", ignore_index=True)
     return frame[["property", "method", "value", "ci_low", "ci_high", "published", "note"]]
