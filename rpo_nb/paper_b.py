@@ -305,7 +305,8 @@ class World:
         shared = [self.config.model_dump(mode="json", exclude=same), experiment.source_key(self.config.ood), profile.sizes[self.size].model_dump(mode="json", exclude={"micro_batch_tokens"}),
                   profile.data.model_dump(mode="json") | {"source": experiment.source_key(profile.data.source)}, profile.decoding.model_dump(mode="json"),
                   profile.training.model_dump(mode="json", include={"threads", "bf16", "lora", "lora_rank", "quantize"}),
-                  profile.evaluation.model_dump(mode="json", include={"judge_comparisons", "judge_epochs", "judge_loss"}), references.code_key(*CODE)]
+                  profile.evaluation.model_dump(mode="json", include={"judge_comparisons", "judge_epochs", "judge_loss", "judge_lora_rank", "judge_size"}),
+                  references.code_key(*CODE)]
         return content_key([*shared, profile.generation, self.seed, *([vars(run)] if run else [])])
 
 
