@@ -196,7 +196,7 @@ def ablation_studies(profile: Profile) -> list[Study]:
 def low_data_specs(profile: Profile) -> tuple[Spec, ...]:
     """The paper's RPO, the lab's other estimators at the temperature we recommend, and two methods that estimate no partition."""
     fixed = presets()["fixed"]
-    others = [name for name in (*profile.lab.estimators, "pooled") if name != "empirical"]
+    others = [name for name in dict.fromkeys((*profile.lab.estimators, "pooled")) if name != "empirical"]
     return (Spec("reference"), Spec("rpo", presets()["paper"].rpo_tau, "sum", "empirical"),
             *(Spec("rpo", fixed.rpo_tau, "sum", name) for name in others), Spec("dro", fixed.dro_tau), Spec("kto", fixed.kto_beta))
 

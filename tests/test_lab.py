@@ -80,6 +80,14 @@ def test_the_plan_names_the_labs_own_policies(profile):
     assert lab.policies(profile) == 11
 
 
+def test_the_overnight_lab_has_every_policy_once():
+    night = config.load_profile("lab-overnight")
+    studies = [*lab.map_studies(night), *lab.low_data_studies(night), *lab.ablation_studies(night), *lab.robustness_studies(night)]
+    assert all(len(set(study.specs)) == len(study.specs) for study in studies)
+    assert {spec.estimator for spec in lab.low_data_specs(night)} - {""} == set(partition.ESTIMATORS) and lab.policies(night) > 2000
+    assert max(night.lab.bias_ks) <= night.lab.bias_completions
+
+
 def test_low_data_keeps_the_budget_and_disturbed_rewards_are_another_run(profile):
     for k in (1, 4):
         parts = experiment.splits(lab.low_data(profile, k), 0)
