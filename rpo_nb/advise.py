@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset
 
-from rpo_nb import data, experiment, judging, policy
+from rpo_nb import data, experiment, judging, partition, policy
 from rpo_nb.config import Profile
 from rpo_nb.generation import generate
 from rpo_nb.judges import Judge
@@ -129,6 +129,7 @@ def recommend(table: pd.DataFrame, low: pd.DataFrame, mine: Data) -> Advice:
         reasons = [f"Your data {_lie(mine.wins, mine.above_log_k)} under the reference. The nearest of the lab's regimes is {regime} "
                    f"({REGIMES[regime].words}), whose data {_lie(theirs['data_wins'], theirs['logp'] + math.log(theirs['k']))}."]
         reasons[0] += " No regime is like your data, so what follows is a guess." if distance > ALIKE else ""
+        reasons[0] += " The reference cannot write such texts: fine-tune it on them first (SFT) and ask again." if mine.logp < partition.LOST else ""
     reference = cells[cells["method"].eq("reference")].iloc[0]
     open_to_all = cells[~cells["method"].isin(["reference", "qrpo"]) & ~cells["policy"].str.endswith("as released")]
     sound = open_to_all[open_to_all["broken"] <= reference["broken"] + MOST_BROKEN]
@@ -170,6 +171,7 @@ def advise(profile: Profile, size: str, seed: int, out: Path, tables: Path | str
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # of every model that is read or written
+    logging.set_verbosity_error()  # a tokenizer warns of texts that are cut afterwards
     table, low = evidence(tables)
     sparse = single_share(experiment.splits(profile, seed, size).train) > SPARSE
     judge = None if sparse else judging.judges_for(profile, out, seed)[0]  # one completion a prompt teaches no judge, and none is asked
