@@ -144,7 +144,8 @@ def recommend(table: pd.DataFrame, low: pd.DataFrame, mine: Data) -> Advice:
     if len(imitation):
         reasons.append(f"Imitation of the same completions: {'; '.join(_cell(row) for _, row in imitation.iterrows())}.")
     literal = cells[cells["method"].eq("rpo") & cells["preset"].isin(["paper", "released"])]
-    reasons += [f"RPO as published, as written or as its code does: {'; '.join(_cell(row) for _, row in literal.iterrows())}."] if len(literal) else []
+    if len(literal):
+        reasons.append(f"RPO as published, as written or as its code does: {'; '.join(_cell(row) for _, row in literal.iterrows())}.")
     reasons.append(f"Each number is of {chosen['n']} texts over {chosen['seeds']} seeds, [95 % interval], of a small T5 in the pocket world, rewards "
                    "from 1 to 10; check a recommendation on held-out prompts of your own.")
     return Advice(chosen["method"], _text(chosen["estimator"]), _text(chosen["reduce"]), None if pd.isna(chosen["tau"]) else float(chosen["tau"]),

@@ -169,9 +169,11 @@ def cell(regime, method, reward, *, kl=1.0, broken=0.05, estimator="", tau=np.na
 
 
 MAP = pd.DataFrame([
-    cell("stronger", "reference", 5.0), cell("stronger", "kto", 8.0, kl=3, tau=1.0), cell("stronger", "rpo", 7.95, kl=2, tau=0.3, estimator="leave_one_out"),
+    cell("stronger", "reference", 5.0), cell("stronger", "kto", 8.0, kl=3, tau=1.0),
+    cell("stronger", "rpo", 7.95, kl=2, tau=0.3, estimator="leave_one_out"),
     cell("stronger", "dro", 9.0, broken=0.5, tau=1.0), cell("stronger", "qrpo", 9.0, tau=0.3), cell("stronger", "sft", 6.0),
-    cell("narrow_reference", "reference", 5.0, logp=-3.0), cell("narrow_reference", "sft", 7.0, logp=-3.0), cell("narrow_reference", "rpo", 6.0, logp=-3.0, tau=1.0, estimator="empirical")])
+    cell("narrow_reference", "reference", 5.0, logp=-3.0), cell("narrow_reference", "sft", 7.0, logp=-3.0),
+    cell("narrow_reference", "rpo", 6.0, logp=-3.0, tau=1.0, estimator="empirical")])
 LOW = pd.DataFrame([cell("", "reference", 5.0) | {"k": 1}, cell("", "rpo", 6.0, tau=0.3, estimator="pooled") | {"k": 1},
                     cell("", "dro", 5.5, tau=0.3) | {"k": 1}, cell("", "kto", 9.0) | {"k": 8}])
 DATA = advise.Data(completions=4.0, single_share=0.0, logp=-0.85, wins=60.0)
