@@ -231,9 +231,9 @@ class World:
             training = self.profile.training
             judges.train_reward_model(self.path, rows, config=self.profile.evaluation.model_copy(update={"judge_epochs": epochs}),
                                       data=self.profile.data, seed=self.seed, threads=training.threads, bf16=training.bf16,
-                                      gated=judge == GATED).save(folder)
+                                      gated=judge == GATED).save(folder, base=self.profile.sizes[self.size].id)
         if judge not in self.learnt:
-            self.learnt[judge] = judges.RewardModel.load(folder)
+            self.learnt[judge] = judges.RewardModel.load(folder, base=self.path)
         return self.learnt[judge]
 
     def judge(self, name: str) -> alignment.Score:
