@@ -107,6 +107,7 @@ rule derivation:
         "notebooks/02_rpo_derivation.ipynb",
     benchmark:
         "runs/jobs/02_rpo_derivation.tsv"
+    priority: 1  # beside another job of one core, not alone at the end
     shell:
         RUN + SOURCE
 
