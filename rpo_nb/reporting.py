@@ -48,7 +48,7 @@ PAPER_BASELINES = {"reference": "SFT", "sft": "SFT", "kto": "KTO", "dro": "DRO"}
 WALL_CLOCK = ("timings", "table1_timings", "paper_b_timings")  # files that differ from run to run: never in results.parquet or the page
 PRESET_FIELDS = {  # one sentence a field of config.Preset
     "reduce": "A completion's log-probability: over its tokens, the sum (the paper's formula) or the mean (the authors' code).",
-    "partition": "Estimator of the log-partition: eq. 19 weighs completions by reference probability, leave-one-out does not.",
+    "partition": "Estimator of the log-partition: eq. 19, or none, V̂ = 0, which did better in the lab.",
     "rpo_tau": "Temperature of RPO outside Table IV.",
     "dro_tau": "Temperature of DRO.",
     "kto_beta": "Slope of KTO's sigmoid in the log-ratio.",
