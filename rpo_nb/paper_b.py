@@ -67,7 +67,8 @@ def prompts_of(config: PaperB, seed: int) -> dict[str, list[str]]:
         kind = name if name.startswith("ood") else "train"
         found[name] = []
         while len(found[name]) < number:
-            fresh = [p for p in pocket.make_prompts(500, rng=rng) if p not in seen and (is_synthetic(p) if name == "synthetic" else kind_of(p) == kind)]
+            fresh = [p for p in pocket.make_prompts(500, rng=rng)
+                     if p not in seen and (is_synthetic(p) if name == "synthetic" else kind_of(p) == kind)]
             found[name] += fresh[: number - len(found[name])]
             seen.update(found[name])
     return found
@@ -79,8 +80,8 @@ def feedback_prompts(profile: Profile, seed: int) -> dict[str, list[str]]:
     config, parts = profile.paper_b, experiment.splits(profile, seed)
     train, held = (list(dict.fromkeys(part["prompt"])) for part in (parts.train, parts.validation))
     if len(train) < config.iterations * config.prompts or len(held) < config.valid + 2:
-        raise ValueError(f"paper B asks for {config.iterations} × {config.prompts} training prompts and {config.valid} + {config.test} others, but the "
-                         f"feedback has {len(train)} and {len(held)}; lower paper_b.prompts, iterations, valid or test, or raise data.prompts "
+        raise ValueError(f"paper B asks for {config.iterations} × {config.prompts} training prompts and {config.valid} + {config.test} others, "
+                         f"but the feedback has {len(train)} and {len(held)}; lower paper_b.prompts, iterations, valid or test, or raise data.prompts "
                          "or data.validation")
     found = {f"train_{i + 1}": train[i * config.prompts : (i + 1) * config.prompts] for i in range(config.iterations)}
     found |= {"valid": held[: config.valid], "test": held[config.valid : config.valid + config.test]}
@@ -301,12 +302,13 @@ class World:
 
     def key(self, run: Run | None = None) -> str:
         """What names a policy: everything it depends on, those it starts from included."""
-        profile, same = self.profile, {"seeds", "processes", "runs", "etas", "reproduce", "size", "ood"}
-        shared = [self.config.model_dump(mode="json", exclude=same), experiment.source_key(self.config.ood), profile.sizes[self.size].model_dump(mode="json", exclude={"micro_batch_tokens"}),
-                  profile.data.model_dump(mode="json") | {"source": experiment.source_key(profile.data.source)}, profile.decoding.model_dump(mode="json"),
+        profile, config, judges = self.profile, self.config, {"judge_comparisons", "judge_epochs", "judge_loss", "judge_lora_rank", "judge_size"}
+        shared = [config.model_dump(mode="json", exclude={"seeds", "processes", "runs", "etas", "reproduce", "size", "ood"}),
+                  experiment.source_key(config.ood), profile.sizes[self.size].model_dump(mode="json", exclude={"micro_batch_tokens"}),
+                  profile.data.model_dump(mode="json") | {"source": experiment.source_key(profile.data.source)},
+                  profile.decoding.model_dump(mode="json"),
                   profile.training.model_dump(mode="json", include={"threads", "bf16", "lora", "lora_rank", "quantize"}),
-                  profile.evaluation.model_dump(mode="json", include={"judge_comparisons", "judge_epochs", "judge_loss", "judge_lora_rank", "judge_size"}),
-                  references.code_key(*CODE)]
+                  profile.evaluation.model_dump(mode="json", include=judges), references.code_key(*CODE)]
         return content_key([*shared, profile.generation, self.seed, *([vars(run)] if run else [])])
 
 
@@ -326,8 +328,9 @@ def ensure(profile: Profile, out: str | Path, *, progress: bool = True) -> None:
         raise ValueError("paper B needs a judge that stands for the truth: a reward model learnt from held-out feedback; set data.held_out above 0")
     seeds = profile.paper_b.seeds
     jobs, made = min(profile.paper_b.processes, len(seeds)), 0
-    work = Parallel(n_jobs=jobs, return_as="generator_unordered")(delayed(_ensure_seed)(profile, Path(out), seed, progress and jobs == 1) for seed in seeds)
-    for trained in tqdm(work, total=len(seeds), desc=f"paper B, seeds, {jobs} at a time", disable=not progress or jobs == 1):
+    work = [delayed(_ensure_seed)(profile, Path(out), seed, progress and jobs == 1) for seed in seeds]
+    done = Parallel(n_jobs=jobs, return_as="generator_unordered")(work)
+    for trained in tqdm(done, total=len(seeds), desc=f"paper B, seeds, {jobs} at a time", disable=not progress or jobs == 1):
         made += trained
     total = len(World(profile, 0, Path(out)).runs) * len(seeds)
     print(f"{made} policies trained, {total - made} were done already")

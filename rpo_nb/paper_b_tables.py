@@ -92,7 +92,8 @@ def table4(results: pd.DataFrame, config: PaperB) -> pd.DataFrame:
             this = "sft" if i == 0 else run if i == 1 else f"{run}-iteration{i}"
             line = printed.get(f"{name}-Iter-{i}", {}) if i else starts[printed[f"{name}-Iter-1"]["base"]]
             if _present(results, this) and _present(results, run):
-                rows += [{"training": name, "iteration": str(i), **_cell(results, this, split, metric, line.get(metric, {}).get(PAPER_PROMPTS[split]))}
+                rows += [{"training": name, "iteration": str(i),
+                          **_cell(results, this, split, metric, line.get(metric, {}).get(PAPER_PROMPTS[split]))}
                          for metric in METRICS for split in _splits(results)]
     return pd.DataFrame(rows).drop(columns="published_ci", errors="ignore")
 
@@ -104,7 +105,8 @@ def reward_models(profile: Profile, out: str | Path, results: pd.DataFrame) -> p
         run = f"online-bwd-{judge}"
         if not _present(results, run):
             continue
-        held_out = [] if judge == TRUTH else [World(profile, seed, Path(out)).reward_model(judge).held_out["correct"] for seed in profile.paper_b.seeds]
+        held_out = [] if judge == TRUTH else [World(profile, seed, Path(out)).reward_model(judge).held_out["correct"]
+                                              for seed in profile.paper_b.seeds]
         mean, low, high = mean_interval([correct.mean() for correct in held_out]) if held_out else (np.nan,) * 3
         rows.append({"judge": judge, **_cell(results, run, "test", "avg_reward"), "accuracy": mean, "accuracy_low": low, "accuracy_high": high,
                      "comparisons": sum(map(len, held_out)) if held_out else np.nan})
@@ -194,9 +196,11 @@ def verdicts(results: pd.DataFrame, curves: pd.DataFrame, config: PaperB) -> pd.
             continue
         told += f" [{low:+.2f}, {high:+.2f}] over {seeds} seeds"
         inside = low <= 0 <= high
-        verdict = ("not told apart" if inside else "differs") if kind == "same" else ("holds" if low > 0 else "is reversed" if high < 0 else "not decided")
+        same, more = "not told apart" if inside else "differs", "holds" if low > 0 else "is reversed" if high < 0 else "not decided"
+        verdict = same if kind == "same" else more
         rows.append((learning, verdict, told))
-    rows += [(f"with a learnt reward model, the policy hacks the reward ({run})", *_hacked(found)) for run, found in hacking(curves).groupby("run", sort=False)]
+    rows += [(f"with a learnt reward model, the policy hacks the reward ({run})", *_hacked(found))
+             for run, found in hacking(curves).groupby("run", sort=False)]
     return pd.DataFrame(rows, columns=["learning", "verdict", "sentence"])
 
 

@@ -248,7 +248,8 @@ def own_feedback(file, first, prompts=60):
     """Feedback in the words of the tiny models: longer answers score higher."""
     rng = np.random.default_rng(first)
     rows = [{"prompt": f"write about the {rng.choice(WORDS)} {rng.choice(WORDS)} {rng.choice(WORDS)} {rng.choice(WORDS)}",
-             "responses": [{"text": " ".join(rng.choice(WORDS, n)), "reward": float(n + rng.random() / 2)} for n in (1, 3, 5, 7)]} for _ in range(prompts)]
+             "responses": [{"text": " ".join(rng.choice(WORDS, n)), "reward": float(n + rng.random() / 2)} for n in (1, 3, 5, 7)]}
+            for _ in range(prompts)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return str(file)
 
@@ -264,7 +265,8 @@ def users_world(tmp_path_factory, tiny_llama):
     profile = load_profile("smoke", feedback=own_feedback(folder / "own.jsonl", 0), sizes="small", **{
         "sizes.small.id": str(folder / "model"), "training.lora": True, "training.lora_rank": 4, "data.prompts": 20, "data.validation": 14,
         "data.held_out": 20, "data.max_completion_tokens": 12, "decoding.max_new_tokens": 8, "paper_b.responses": "feedback", "paper_b.valid": 6,
-        "paper_b.ood": own_feedback(folder / "other.jsonl", 1), "paper_b.runs": ["dpo-iteration2", "kto", "online-bwd-learnt", "online-bwd-truth-iteration2"],
+        "paper_b.ood": own_feedback(folder / "other.jsonl", 1),
+        "paper_b.runs": ["dpo-iteration2", "kto", "online-bwd-learnt", "online-bwd-truth-iteration2"],
         "paper_b.offline.learning_rate": 0.05, "paper_b.online.learning_rate": 0.05})
     paper_b.ensure(profile, folder, progress=False)
     return profile, folder, paper_b.load(profile, folder)
@@ -287,8 +289,10 @@ def test_the_feedbacks_own_scores_are_what_the_first_policies_learn_from(users_w
     profile, out, _ = users_world
     world = paper_b.World(profile, 0, out)
     data = world.responses("train_1", "")
-    own = {(row["prompt"], item["text"]): item["reward"] for row in map(json.loads, Path(profile.data.source).read_text().splitlines()) for item in row["responses"]}
-    assert len(data.rewards) == 4 * len(world.prompts["train_1"]) and [own[key] for key in zip(data.prompts, data.completions)] == data.rewards.tolist()
+    rows = map(json.loads, Path(profile.data.source).read_text().splitlines())
+    own = {(row["prompt"], item["text"]): item["reward"] for row in rows for item in row["responses"]}
+    assert len(data.rewards) == 4 * len(world.prompts["train_1"])
+    assert [own[key] for key in zip(data.prompts, data.completions)] == data.rewards.tolist()
     dpo = next(run for run in world.runs if run.name == "dpo")
     standardised, _ = world.offline(dpo)
     assert abs(standardised.rewards.mean()) < 1e-9 and standardised.rewards.std() == pytest.approx(1)
@@ -319,8 +323,9 @@ def test_checkpoints_of_an_adapter_hold_the_adapter_alone_and_strange_ones_are_r
     run = next(run for run in world.runs if run.name == "dpo")
     data, eta = world.offline(run)
     objective = paper_b._objective(profile.paper_b, run, eta)
-    trainer = make_alignment_trainer(world.load("", trained=True), world.reader, objective, SCHEDULE, probe=world.probe("valid", "truth", within=True),
-                                     watched="truth", output_dir=tmp_path, seed=0, groups=paper_b._groups(world, data, objective, run))
+    probe = world.probe("valid", "truth", within=True)
+    trainer = make_alignment_trainer(world.load("", trained=True), world.reader, objective, SCHEDULE, probe=probe, watched="truth",
+                                     output_dir=tmp_path, seed=0, groups=paper_b._groups(world, data, objective, run))
     align(trainer)
     (file,) = tmp_path.glob("checkpoint-*/model.safetensors")
     assert set(load_file(file)) == {name for name, weight in trainer.model.named_parameters() if weight.requires_grad}

@@ -116,7 +116,7 @@ def test_over_the_whole_support_every_distance_is_zero_at_the_tilted_policy_alon
 
 @pytest.mark.parametrize("k", [2, 3])
 def test_online_sqloo_is_rloo_in_expectation(k):
-    """Over all K-tuples of a world of 5 completions: E[∇ sqloo] = −β·K²/(K−1)·∇(E[r] − β·KL(πθ ‖ πref)), the gradient RLOO estimates."""
+    """Over all K-tuples of a world of 5 completions: E[∇ sqloo] = −β·K²/(K−1)·∇(E[r] − β·KL(πθ ‖ πref)), RLOO's gradient."""
     logits, ref, reward, beta = random(5).requires_grad_(), random(5, seed=1).log_softmax(-1), random(5, seed=2), 0.4
     logps = logits.log_softmax(-1)
     every = torch.tensor(list(itertools.product(range(5), repeat=k)))
