@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -285,9 +286,9 @@ def _told(profile: Profile, out: Path, before: dict[str, int], started: float, p
 
 
 def units(profile: Profile) -> dict[str, int]:
-    """Job -> its units of work, for the progress bar: itself, and for training each policy.
+    """Job -> its units of work, for the progress bar: itself, and each policy that it trains.
 
-    Counted as `experiment.plan` does, but without its import of torch; presets that read a method alike share its policy.
+    The grid's are counted as `experiment.plan` does, but without its import of torch; presets that read a method alike share its policy.
     """
     policies = set()
     for name, preset in profile.presets.items():
@@ -296,15 +297,27 @@ def units(profile: Profile) -> dict[str, int]:
             more = profile.taus if method == "rpo" and name in profile.table4_presets else ()
             policies |= {(method, tau, read_alike) for tau in (preset.rpo_tau if method == "rpo" else None, *more)}
     trained = sum(method != "reference" for method, *_ in policies)
-    return {job: 1 + trained if job.startswith("03_train") else 1 for job in jobs(profile)}
+    more = _own_policies(profile.model_dump_json()) if {LAB, PAPER_B} & set(jobs(profile)) else {}
+    return {job: 1 + (trained if job.startswith("03_train") else more.get(job, 0)) for job in jobs(profile)}
+
+
+@lru_cache(maxsize=2)
+def _own_policies(profile: str) -> dict[str, int]:
+    """How many policies notebooks 07 and 08 train, asked of a process of its own: this one does without torch."""
+    code = ("import sys; from rpo_nb import batch, lab, paper_b; from rpo_nb.config import Profile; "
+            "p = Profile.model_validate_json(sys.stdin.read()); print(lab.policies(p) if batch.LAB in batch.jobs(p) else 0, paper_b.policies(p))")
+    found = subprocess.run([sys.executable, "-c", code], input=profile, capture_output=True, text=True, check=True, cwd=ROOT).stdout.split()
+    return dict(zip((LAB, PAPER_B), map(int, found), strict=True))
 
 
 def done_units(profile: Profile, out: Path) -> int:
     """The units of work that are done: all of a finished job, of one that trains its finished policies."""
-    finished, total = _finished(profile, out), 0
-    for job, size in units(profile).items():
-        trained = len(list((out / "runs").glob(f"*{job.removeprefix('03_train')}-*/done.json"))) if size > 1 else 0
-        total += size if job in finished else min(trained, size - 1)
+    finished, sizes, total = _finished(profile, out), units(profile), 0
+    grid = sum(size - 1 for job, size in sizes.items() if job.startswith("03_train"))
+    for job, size in sizes.items():
+        folder = f"*{job.removeprefix('03_train')}-*" if job.startswith("03_train") else "paper_b/*" if job == PAPER_B else "*"
+        trained = len(list((out / "runs").glob(f"{folder}/done.json"))) - (grid if job == LAB else 0) if size > 1 else 0
+        total += size if job in finished else min(max(trained, 0), size - 1)
     return total
 
 

@@ -80,8 +80,8 @@ def feedback_prompts(profile: Profile, seed: int) -> dict[str, list[str]]:
     config, parts = profile.paper_b, experiment.splits(profile, seed)
     train, held = (list(dict.fromkeys(part["prompt"])) for part in (parts.train, parts.validation))
     if len(train) < config.iterations * config.prompts or len(held) < config.valid + 2:
-        raise ValueError(f"paper B asks for {config.iterations} × {config.prompts} training prompts and {config.valid} + {config.test} others, "
-                         f"but the feedback has {len(train)} and {len(held)}; lower paper_b.prompts, iterations, valid or test, or raise data.prompts "
+        raise ValueError(f"paper B asks for {config.iterations} × {config.prompts} training prompts and {config.valid} + {config.test} "
+                         f"others, but the feedback has {len(train)} and {len(held)}; lower paper_b.prompts, iterations, valid or test, or raise data.prompts "
                          "or data.validation")
     found = {f"train_{i + 1}": train[i * config.prompts : (i + 1) * config.prompts] for i in range(config.iterations)}
     found |= {"valid": held[: config.valid], "test": held[config.valid : config.valid + config.test]}
@@ -134,6 +134,11 @@ def grid(config: PaperB, *, synthetic: bool = True) -> list[Run]:
     for run in reversed(runs):
         wanted |= {run.start} if run.name in wanted else set()
     return [run for run in runs if run.name in wanted or run.name == "sft"]
+
+
+def policies(profile: Profile) -> int:
+    """How many policies notebook 08 trains."""
+    return (len(grid(profile.paper_b, synthetic=profile.pocket_world)) - 1) * len(profile.paper_b.seeds)
 
 
 # ---- what the runs of a seed share --------------------------------------------------------------------------------------------

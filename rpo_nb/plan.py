@@ -286,8 +286,8 @@ def make_plan(profile: Profile, out: str | Path, *, device: Device) -> dict[str,
     if profile.pocket_world:
         notes.append(f"Not in the sums: the {lab.policies(profile):,} policies more that notebook 07 trains, {profile.lab.workers} at a time.")
     if profile.paper_b.reproduce:
-        policies = (len(paper_b.grid(profile.paper_b, synthetic=profile.pocket_world)) - 1) * len(profile.paper_b.seeds)
-        notes.append(f"Not in the sums: the {policies:,} policies of paper B that notebook 08 trains, {profile.paper_b.processes} at a time.")
+        notes.append(f"Not in the sums: the {paper_b.policies(profile):,} policies of paper B that notebook 08 trains, "
+                     f"{profile.paper_b.processes} at a time.")
     prepared = sum(downloads[need.name] or 0 for need in looked if need.kind == "dataset")  # once more, as Arrow
     fetched = sum(size or 0 for size in downloads.values())
     disks = needs.disks(out, sum(made["disk"] or 0 for made in sizes), fetched, prepared)

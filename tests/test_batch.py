@@ -246,11 +246,12 @@ def test_no_path_of_this_machine_stands_in_a_staged_profile(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["pocket", "smoke"])
-def test_progress_counts_the_policies_that_the_grid_plans(name):
-    from rpo_nb import experiment
+def test_progress_counts_the_policies_of_the_grid_the_lab_and_paper_b(name):
+    from rpo_nb import experiment, lab, paper_b
 
     profile = config.load_profile(name)
-    assert sum(batch.units(profile).values()) - len(batch.jobs(profile)) == len(experiment.plan(profile))
+    trained = len(experiment.plan(profile)) + lab.policies(profile) + paper_b.policies(profile)
+    assert sum(batch.units(profile).values()) - len(batch.jobs(profile)) == trained
 
 
 def test_progress_line():
