@@ -309,7 +309,7 @@ class World:
         """What names a policy: everything it depends on, those it starts from included."""
         profile, config, judges = self.profile, self.config, {"judge_comparisons", "judge_epochs", "judge_loss", "judge_lora_rank", "judge_size"}
         shared = [config.model_dump(mode="json", exclude={"seeds", "processes", "runs", "etas", "reproduce", "size", "ood"}),
-                  experiment.source_key(config.ood), profile.sizes[self.size].model_dump(mode="json", exclude={"micro_batch_tokens"}),
+                  config.ood and experiment.source_key(config.ood), profile.sizes[self.size].model_dump(mode="json", exclude={"micro_batch_tokens"}),
                   profile.data.model_dump(mode="json") | {"source": experiment.source_key(profile.data.source)},
                   profile.decoding.model_dump(mode="json"),
                   profile.training.model_dump(mode="json", include={"threads", "bf16", "lora", "lora_rank", "quantize"}),

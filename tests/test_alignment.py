@@ -333,6 +333,21 @@ def test_checkpoints_of_an_adapter_hold_the_adapter_alone_and_strange_ones_are_r
         trainer._issue_warnings_after_load(SimpleNamespace(missing_keys=[], unexpected_keys=["strange"]))
 
 
+def test_a_policys_name_depends_on_the_source_of_prompts_and_on_nothing_that_lies_around(users_world, tmp_path, monkeypatch):
+    def key(profile):
+        return paper_b.World(profile, 0, tmp_path).key()
+
+    monkeypatch.chdir(tmp_path)
+    profile = load_profile("smoke")
+    before = key(profile)
+    (tmp_path / "note.txt").write_text("new")
+    experiment.source_key.cache_clear()
+    assert key(profile) == before
+    other = own_feedback(tmp_path / "ood.jsonl", 2)
+    with_ood = profile.model_copy(update={"paper_b": profile.paper_b.model_copy(update={"ood": other})})
+    assert key(with_ood) != before
+
+
 def test_feedback_that_is_too_small_for_paper_b_is_told(users_world, tmp_path):
     profile, out, _ = users_world
     with pytest.raises(ValueError, match="asks for 9 × 8 training prompts"):
