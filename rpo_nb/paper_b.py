@@ -81,8 +81,8 @@ def feedback_prompts(profile: Profile, seed: int) -> dict[str, list[str]]:
     train, held = (list(dict.fromkeys(part["prompt"])) for part in (parts.train, parts.validation))
     if len(train) < config.iterations * config.prompts or len(held) < config.valid + 2:
         raise ValueError(f"paper B asks for {config.iterations} × {config.prompts} training prompts and {config.valid} + {config.test} "
-                         f"others, but the feedback has {len(train)} and {len(held)}; lower paper_b.prompts, iterations, valid or test, or raise data.prompts "
-                         "or data.validation")
+                         f"others, but the feedback has {len(train)} and {len(held)}; lower paper_b.prompts, iterations, valid or test, or raise "
+                         "data.prompts or data.validation")
     found = {f"train_{i + 1}": train[i * config.prompts : (i + 1) * config.prompts] for i in range(config.iterations)}
     found |= {"valid": held[: config.valid], "test": held[config.valid : config.valid + config.test]}
     if config.ood:
@@ -194,17 +194,12 @@ class World:
 
     @cached_property
     def reader(self) -> Reader:
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(self.path)
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
         limits, asked = self.profile.limits(self.size), {}
         if not self.profile.pocket_world:  # a conversation is asked as such, whatever its rendered text
             for part in (experiment.splits(self.profile, self.seed).train, experiment.splits(self.profile, self.seed).validation):
                 asked |= dict(zip(part["prompt"], conversations(part), strict=True))
-        return Reader(tokenizer, limits["max_prompt_tokens"], self.profile.decoding.max_new_tokens, self.profile.evaluation.generation_batch_size,
-                      bf16=self.profile.training.bf16, conversations=asked, engine=self.profile.generation)
+        return Reader(policy.load_tokenizer(self.path), limits["max_prompt_tokens"], self.profile.decoding.max_new_tokens,
+                      self.profile.evaluation.generation_batch_size, bf16=self.profile.training.bf16, conversations=asked, engine=self.profile.generation)
 
     @cached_property
     def prompts(self) -> dict[str, list[str]]:
@@ -337,8 +332,7 @@ def ensure(profile: Profile, out: str | Path, *, progress: bool = True) -> None:
     done = Parallel(n_jobs=jobs, return_as="generator_unordered")(work)
     for trained in tqdm(done, total=len(seeds), desc=f"paper B, seeds, {jobs} at a time", disable=not progress or jobs == 1):
         made += trained
-    total = len(World(profile, 0, Path(out)).runs) * len(seeds)
-    print(f"{made} policies trained, {total - made} were done already")
+    print(f"{made} policies trained, {policies(profile) - made} were done already")
 
 
 def _ensure_seed(profile: Profile, out: Path, seed: int, progress: bool) -> int:
@@ -353,7 +347,7 @@ def _ensure_seed(profile: Profile, out: Path, seed: int, progress: bool) -> int:
             bar.set_postfix_str(run.name)
             if not (world.folder(run) / "done.json").is_file():
                 train(world, run)
-                made += 1
+                made += bool(run.setting)
     return made
 
 

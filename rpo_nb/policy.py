@@ -42,7 +42,7 @@ def load_policy(path: str | Path, *, dropout: float = 0.0, bf16: bool = False, l
     NF4 (QLoRA; bitsandbytes and a CUDA GPU). liger: see `use_liger`. base: of a folder that holds an adapter only, the model it was trained on, where
     that is another place than the adapter says. Raises ValueError with the remedy when the model cannot be found.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     path = str(path)
     adapter = path if (Path(path) / "adapter_config.json").is_file() else ""
@@ -52,7 +52,7 @@ def load_policy(path: str | Path, *, dropout: float = 0.0, bf16: bool = False, l
 
             path = str(base) or PeftConfig.from_pretrained(adapter).base_model_name_or_path
         config = AutoConfig.from_pretrained(path)
-        tokenizer = AutoTokenizer.from_pretrained(adapter or path)
+        tokenizer = load_tokenizer(adapter or path)
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         model = auto.from_pretrained(path, dtype=torch.bfloat16 if bf16 else torch.float32, use_safetensors=True,
                                      **quantization(quantize))
@@ -60,8 +60,6 @@ def load_policy(path: str | Path, *, dropout: float = 0.0, bf16: bool = False, l
         found = hub.problem(error, path)
         raise ValueError(f"model {path!r} could not be loaded: {found.reason}; {found.remedy}") from error
     set_dropout(model, dropout)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
     if quantize == "none":
         model = model.to(device())
     if gradient_checkpointing:
@@ -75,6 +73,16 @@ def load_policy(path: str | Path, *, dropout: float = 0.0, bf16: bool = False, l
     if liger:
         use_liger(model)
     return model, tokenizer
+
+
+def load_tokenizer(path: str | Path) -> Any:
+    """A policy's tokenizer; one without a padding token pads with the end token."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def quantization(kind: str) -> dict[str, Any]:
