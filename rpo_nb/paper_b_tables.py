@@ -26,6 +26,7 @@ from rpo_nb.reward_aware import SURE
 METRICS = {"avg_reward": TRUTH, "win_rate": "win_rate"}  # the paper's -> the measure
 PAPER_PROMPTS = {"valid": "lmsys_valid", "test": "lmsys_test", **dict.fromkeys(("ood_values", "ood_combinations", "ood"), "alpacaeval")}
 FEWEST = 2  # seeds that an interval needs
+BESIDE = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}  # of a legend: "best" still covers bands and error bars
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6b6b6b", "#000000")
 
 
@@ -250,14 +251,14 @@ def _lines(axis: object, curves: pd.DataFrame, runs: dict[str, str], y: str, sty
             axis.fill_between(rows.index, rows["min"], rows["max"], color=colour, alpha=0.15, linewidth=0)
 
 
-def _panels(draw: Sequence[tuple[dict[str, str], str, str]], curves: pd.DataFrame, width: float = 4.6) -> Figure:
+def _panels(draw: Sequence[tuple[dict[str, str], str, str]], curves: pd.DataFrame, width: float = 5.6) -> Figure:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width * len(draw), 3.4), layout="constrained")
         for axis, (runs, y, label) in zip(figure.subplots(1, len(draw), squeeze=False)[0], draw):
             _lines(axis, curves, runs, y)
             axis.set(xlabel="optimiser step", ylabel=label)
             if axis.lines:
-                axis.legend()
+                axis.legend(**BESIDE)
         return figure
 
 
@@ -312,7 +313,7 @@ def figure3(results: pd.DataFrame, config: PaperB) -> Figure:
             axis.set(title=prompts.replace("_", " "), xlabel="iteration", xticks=range(config.iterations + 1))
         figure.axes[0].set_ylabel("mean ground-truth reward")
         if len(table):
-            figure.axes[0].legend()
+            figure.axes[-1].legend(**BESIDE)
         return figure
 
 
