@@ -85,7 +85,7 @@ def test_everything_the_package_imports_is_declared():
     top = metadata.packages_distributions()
     everything = project()["dependencies"] + [text for extra in project()["optional-dependencies"].values() for text in extra]
     names = {canonicalize_name(Requirement(text).name) for text in everything}
-    for path in (ROOT / "rpo_nb").glob("*.py"):
+    for path in (ROOT / "rpo_nb").rglob("*.py"):
         for module in _imports(path) - {"rpo_nb", "benchmarks"} - set(sys.stdlib_module_names):  # benchmarks: those of the clone
             found = {canonicalize_name(d) for d in top.get(module, [module])}  # of an extra that is not here, by its own name
             assert found & names, f"{path.name} imports {module}, which pyproject does not name"
