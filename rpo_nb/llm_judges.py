@@ -244,8 +244,8 @@ class LocalJudge(LanguageModelJudge):
         super().__init__(name, settings)
         self.folder = references.resolve(settings.model)
         try:
-            self.config = AutoConfig.from_pretrained(self.folder)
-            self.tokenizer = AutoTokenizer.from_pretrained(self.folder)
+            self.config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
+            self.tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
         except (OSError, ValueError) as error:
             reason, remedy = hub.problem(error, settings.model)
             raise ValueError(f"judge {name!r}: model {settings.model!r} could not be loaded: {reason}; {remedy} "

@@ -71,7 +71,7 @@ def _reader(path: Path) -> Any:
 
 def _hub(name: str, split: str) -> datasets.Dataset:
     try:
-        return datasets.load_dataset(name, split=split)
+        return datasets.load_dataset(name, split=split, trust_remote_code=False)
     except Exception as error:  # the hub client raises its own, its transport's and the operating system's errors
         reason, remedy = hub.problem(error, name, kind="dataset")
         raise ValueError(f"feedback {name!r} is no file or folder here, and the hub did not give its split {split!r} ({reason}); "
@@ -91,6 +91,9 @@ def _folder(path: Path, split: str, report: Report, second: bool) -> Iterator[tu
 def _files(path: Path, split: str, report: Report) -> Iterator[tuple[int, Any]]:
     """Rows of a folder in the hub's layout. datasets says which files are the split's; they are read by our own readers, so
     that a faulty line costs no more than itself."""
+    script = next(path.glob("*.py"), None)
+    if script:  # datasets before 4 would run it
+        raise ValueError(f"folder {report.name!r} brings code of its own ({script.name}), which is never run here; give its data")
     try:
         found = datasets.load_dataset_builder(str(path)).config.data_files or {}
     except (FileNotFoundError, ValueError, datasets.exceptions.DatasetsError) as error:
