@@ -35,6 +35,7 @@ RECIPE = {"learning_rate": 1e-3, "prompts_a_step": 8, "warmup_share": 0.1, "weig
 REPORT_SHARE = 0.15  # of the held-out prompts: not trained on, they measure the reward model's accuracy
 TOKENS_A_PASS = 2048  # prompt and completion tokens of one training pass: what bounds its memory; a step takes as many as it needs
 TOKENS_SCORED_AT_ONCE = 32768  # the same of one batch without gradients
+CALLS_KEPT = 8  # of a judge by scores: a training looks again and again at the same baseline
 
 
 class Judge(Protocol):
@@ -49,31 +50,48 @@ class Judge(Protocol):
 
 class Pointwise(ABC):
     """A judge by scores: the first completion unless the second scores strictly higher, so that an exact tie changes its
-    answer with the order and is counted as a tie. Scores are kept per distinct (prompt, completion)."""
+    answer with the order and is counted as a tie.
+
+    The scores of a call are made together, whatever was scored before: a batch's composition moves a score in its seventh
+    digit, so it depends on the texts that are asked about and on nothing else. The last few calls are kept.
+    """
 
     name: str
     identity: str
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, str], float] = {}
+        self._calls: dict[tuple[tuple[str, str], ...], dict[tuple[str, str], float]] = {}
 
     @abstractmethod
     def _score(self, rows: list[tuple[str, str]]) -> Sequence[float]:
         """The scores of distinct (prompt, completion) rows, in their order."""
 
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
-        """Scores [n], float64. Raises ValueError naming the prompt whose score is not finite."""
+        """Scores [n], float64; the same texts in any order have the same scores. Raises ValueError naming the prompt whose score
+        is not finite."""
         rows = list(zip(prompts, completions, strict=True))
-        new = sorted(set(rows) - self._known.keys())  # sorted: a batch depends on the texts, not on the order asked
-        for row, score in zip(new, self._score(new) if new else (), strict=True):
-            if not np.isfinite(score):
-                raise ValueError(f"judge {self.name!r} scored {score} on the prompt {row[0][:80]!r}; check its weights or scores")
-            self._known[row] = float(score)
-        return np.array([self._known[row] for row in rows])
+        distinct = tuple(sorted(set(rows)))
+        scores = self._calls.pop(distinct, None)
+        if scores is None:
+            scores = {}
+            for row, score in zip(distinct, self._score(list(distinct)) if distinct else (), strict=True):
+                if not np.isfinite(score):
+                    raise ValueError(f"judge {self.name!r} scored {score} on the prompt {row[0][:80]!r}; check its weights or "
+                                     "scores")
+                scores[row] = float(score)
+        self._calls[distinct] = scores
+        if len(self._calls) > CALLS_KEPT:
+            self._calls.pop(next(iter(self._calls)))
+        return np.array([scores[row] for row in rows])
 
     def compare(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> list[Answer]:
         """See `Judge.compare`."""
-        return ["second" if better else "first" for better in self.score(prompts, second) > self.score(prompts, first)]
+        return ["second" if better else "first" for better in np.greater(*_both(self, prompts, second, first))]
+
+
+def _both(judge: Pointwise, prompts: Sequence[str], one: Sequence[str], other: Sequence[str]) -> np.ndarray:
+    """Scores [2, n] of two completions of each prompt, asked in one call: equal texts have equal scores."""
+    return judge.score([*prompts, *prompts], [*one, *other]).reshape(2, -1)
 
 
 class Checker(Pointwise):
@@ -348,5 +366,5 @@ def _batch(examples: list[dict[str, list]], pad_id: int) -> dict[str, Tensor]:
 
 def _correct(judge: RewardModel, table: pd.DataFrame) -> np.ndarray:
     """1 where the judge prefers the truly better completion, ½ where its scores are equal, else 0."""
-    margin = judge.score(table["prompt"], table["better"]) - judge.score(table["prompt"], table["worse"])
+    margin = np.subtract(*_both(judge, table["prompt"], table["better"], table["worse"]))
     return np.where(margin > 0, 1.0, np.where(margin == 0, 0.5, 0.0))
