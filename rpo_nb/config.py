@@ -336,15 +336,16 @@ def load_profile(
 ) -> Profile:
     """Read a profile and narrow it to the notebook parameters that are not empty.
 
-    name: a file of ``rpo_nb/profiles`` or a path to a YAML file. feedback: a source that replaces the profile's own
-    (the profile's ``feedback_overrides`` then apply). overrides: dotted keys, e.g. ``{"training.epochs": 2}``.
-    Raises ValueError with one sentence that names the key.
+    name: a file of ``rpo_nb/profiles`` or a path to a YAML file. feedback (or data.source): another
+    source than the profile's own (its ``feedback_overrides`` then apply). overrides: dotted keys,
+    e.g. ``{"training.epochs": 2}``. Raises ValueError with one sentence that names the key.
     """
     name = name or default_profile()
     raw = settings.with_presets(settings.read_profile(name))
     extra = raw.pop("feedback_overrides", {})
-    if feedback and feedback != raw["data"].get("source"):
-        overrides = {"data.source": str(feedback)} | extra | overrides
+    source = feedback or overrides.get("data.source", "")
+    if source and source != raw["data"].get("source"):
+        overrides = extra | overrides | {"data.source": str(source)}
     for dotted, value in overrides.items():
         settings.set_dotted(raw, dotted, value)
     if lora not in (None, ""):
