@@ -36,7 +36,7 @@ test: $(READY)
 
 lab: $(READY)
 	@$(RUN) -c 'import jupyterlab' 2>/dev/null || $(RUN) -m pip install --quiet -c requirements.lock jupyterlab
-	@cd notebooks && ../$(RUN) -m jupyter lab
+	@cd notebooks && ../$(RUN) -m jupyter lab $(ARGS)
 
 setup: $(READY)
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -226,7 +227,9 @@ def run(profile: Profile, out: Path, *, cores: int | None = None, only: Sequence
         if any((out / STATE / "locks").glob("*")):  # of a start that was killed: we hold the lock that counts
             subprocess.run(_snakemake(out, "--unlock"), env=env, check=True, capture_output=True)
         if dry_run:
-            options += ["--dry-run", "--quiet", "host", "--config", f"profile={STATE}/dry-run.yaml"]
+            if not metadata.version("snakemake").startswith("7."):  # Snakemake 7, on Python 3.10, names no host
+                options += ["--quiet", "host"]
+            options += ["--dry-run", "--config", f"profile={STATE}/dry-run.yaml"]
             return subprocess.run(_snakemake(out, *options, "--", *targets), env=env).returncode
         if not only or not (out / "manifest.json").is_file():  # else it tells of what made the rest
             write_manifest(profile, out, afresh=not _finished(profile, out))
