@@ -1,4 +1,4 @@
-"""Names and files from outside: what may become part of a path or a command, and how a profile's file is read.
+"""Names from outside: what may become part of a path or a command.
 
 A profile may come from a stranger. Its names (of itself, of sizes, presets and judges) become file names, rules of the workflow
 and arguments of commands, so they are letters, digits, "_", "." and "-" alone. A user's own file may have any name: what is made
@@ -13,13 +13,11 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import yaml
 from pydantic import AfterValidator
 
 NAME = re.compile(r"\w[\w.-]{0,63}")  # no leading "." (hidden, or a way out) and no "-" (an option)
-MOST_BYTES = 1 << 20  # of a profile; ours have 3 kB
 ENDINGS = (".jsonl.gz", ".jsonl", ".json", ".parquet", ".csv", ".tsv", ".ndjson", ".txt", ".gz", ".xz", ".zip")
 
 
@@ -56,31 +54,3 @@ def readable(source: str) -> str:
         link = Path(folder) / f"feedback{ending(source)}"
         link.symlink_to(os.path.abspath(os.path.expanduser(source)))
         return str(link)
-
-
-def read_mapping(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises ValueError with one sentence for whatever else is in it."""
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise ValueError(f"it has more than {MOST_BYTES >> 20} MiB")
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except RecursionError:
-        raise _no_profile(path, "it is nested too deep") from None
-    except UnicodeDecodeError:
-        raise _no_profile(path, "it is not UTF-8") from None
-    except (yaml.YAMLError, ValueError, OSError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or getattr(error, "strerror", None) or str(error).split("\n")[0]
-        raise _no_profile(path, f"{reason}{where}") from None
-    if not isinstance(found, dict):
-        raise _no_profile(path, "it is empty" if found is None else f"it holds a {type(found).__name__}")
-    wrong = next((key for key in found if not isinstance(key, str)), None)
-    if wrong is not None:
-        raise _no_profile(path, f"the key {wrong!r} is no text")
-    return found
-
-
-def _no_profile(path: Path, reason: str) -> ValueError:
-    return ValueError(f"profile {path.name!r} cannot be read ({reason}); give a YAML file of keys and values, as those of "
-                      "rpo_nb/profiles are")
