@@ -129,7 +129,8 @@ def test_a_cached_log_probability_that_is_not_the_models_is_refused(profile, tmp
 
 
 def test_on_policy_completions_are_the_references_own(tmp_path):
-    few = {"data.regime": "on_policy", "data.prompts": 8, "data.validation": 4, "data.held_out": 0}
+    few = {"data.regime": "on_policy", "data.prompts": 8, "data.validation": 4, "data.held_out": 0,
+           "evaluation.judges": ["checker"]}
     profile = config.load_profile("smoke", sizes="small", seeds="0", **few)
     parts = experiment.splits(profile, 0)
     assert set(parts.train["model"]) == {"reference"} and parts.train.num_rows > 8
@@ -140,7 +141,8 @@ def test_on_policy_completions_are_the_references_own(tmp_path):
 
 def test_rows_are_not_compared_with_themselves(monkeypatch):
     """QRPO's reference rewards are of other samples than the on-policy completions: else q is 1/32 too high on average."""
-    few = {"data.regime": "on_policy", "data.prompts": 8, "data.validation": 4, "data.held_out": 0}
+    few = {"data.regime": "on_policy", "data.prompts": 8, "data.validation": 4, "data.held_out": 0,
+           "evaluation.judges": ["checker"]}
     profile = config.load_profile("smoke", sizes="small", seeds="0", **few)
     prepared, drawn = experiment.prepare(profile, "small", 0), {}
     plain = experiment.reference_samples

@@ -454,9 +454,7 @@ def test_measure_scores_every_cell_of_the_profile_and_no_other():
     assert found[found.metric == "lost"][["value", "reason"]].iloc[0].isna().tolist() == [True, False]
 
 
-def test_a_table_of_numbers_alone_has_rows_without_a_name(tmp_path):
+def test_a_table_of_numbers_alone_has_rows_without_a_name():
     """No key column: as many empty names as rows, under every pandas."""
-    profile = config.load_profile("smoke")
-    reporting.write_table(pd.DataFrame({"value": [1.5, 2.5]}), tmp_path, "paper_b_numbers")
-    long = reporting.gather(tmp_path, profile)
+    long = reporting.long_format({"paper_b_numbers": pd.DataFrame({"value": [1.5, 2.5]})}, config.load_profile("smoke"))
     assert long["row"].tolist() == ["", ""] and long["value"].tolist() == [1.5, 2.5]
