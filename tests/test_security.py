@@ -128,6 +128,7 @@ def test_a_data_sets_own_code_is_never_run(tmp_path):
     folder = tmp_path / "feedback"
     folder.mkdir()
     (folder / "train.jsonl").write_text('{"prompt": "p", "completion": "c", "reward": 1}\n')
+    (folder / "README.md").write_text("---\nconfigs:\n- config_name: a\n  data_files: train.jsonl\n---\n")
     (folder / "feedback.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
     with pytest.raises(ValueError, match="code of its own .feedback.py., which is never run"):
         data.load_feedback(str(folder))
