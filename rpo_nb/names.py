@@ -18,7 +18,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 NAME = re.compile(r"\w[\w.-]{0,63}")  # no leading "." (hidden, or a way out) and no "-" (an option)
-ENDINGS = (".jsonl.gz", ".jsonl", ".json", ".parquet", ".csv", ".tsv", ".ndjson", ".txt", ".gz", ".xz", ".zip")
+ENDING = re.compile(r"(\.(jsonl?|ndjson|parquet|csv|tsv))?\.[a-z0-9]{1,8}$", re.ASCII)  # the last, with what is packed in it
 
 
 def check_name(text: str) -> str:
@@ -38,8 +38,9 @@ def plain_name(path: str | Path) -> str:
 
 
 def ending(path: str | Path) -> str:
-    """The ending that says how a file is read, in lower case; "" where it is none of ENDINGS."""
-    return next((known for known in ENDINGS if Path(path).name.lower().endswith(known)), "")
+    """The ending that says how a file is read, in lower case (".jsonl.gz"); "" where there is none."""
+    found = ENDING.search(Path(path).name.lower())
+    return found[0] if found else ""
 
 
 def readable(source: str) -> str:

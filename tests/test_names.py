@@ -155,7 +155,7 @@ def test_the_key_of_a_run_does_not_know_the_name_of_the_file(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "plain", "end"), [
-    ("mine.jsonl", "mine", ".jsonl"), ("Mine.v1.JSONL.GZ", "Mine", ".jsonl.gz"), ("<b>.csv", "b", ".csv"), ("...", "feedback", ""),
+    ("mine.jsonl", "mine", ".jsonl"), ("Mine.v1.JSONL.GZ", "Mine", ".jsonl.gz"), ("a.csv.bz2", "a", ".csv.bz2"), ("<b>.csv", "b", ".csv"), ("...", "feedback", ""),
     ("{}", "feedback", ""), ("a b.parquet", "a_b", ".parquet"), ("folder", "folder", "")])
 def test_plain_names(name, plain, end):
     assert (plain_name(name), ending(name)) == (plain, end)
