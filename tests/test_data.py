@@ -774,14 +774,14 @@ def test_a_folder_with_data_parquet_has_its_splits(tmp_path):
 
 def hub_errors():
     """The errors that huggingface_hub and datasets really raise, made by the library from an HTTP response."""
-    import httpx2
+    from conftest import hub_http
     from huggingface_hub import errors
     from huggingface_hub.utils import hf_raise_for_status
 
     def refused(status, code="", message=""):
-        request = httpx2.Request("GET", "https://huggingface.co/api/datasets/some/data")
+        request = hub_http().Request("GET", "https://huggingface.co/api/datasets/some/data")
         try:
-            hf_raise_for_status(httpx2.Response(status, headers={"X-Error-Code": code, "X-Error-Message": message}, request=request))
+            hf_raise_for_status(hub_http().Response(status, headers={"X-Error-Code": code, "X-Error-Message": message}, request=request))
         except errors.HfHubHTTPError as error:
             return error
 
