@@ -7,7 +7,6 @@ import gzip
 import hashlib
 import json
 import os
-import resource
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -38,6 +37,8 @@ def room_for(path: Path | str) -> Iterator[None]:
         raise
     except Exception as error:
         number, free = getattr(error, "errno", None), _free_mib(Path(path))
+        import resource  # not on Windows
+
         limited = resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
         torchs = "inline_container.cc" in str(error) and (limited or free < 16)  # torch.save does not say why it failed
         if number not in FULL and not torchs and not any(word in str(error) for word in FULL_WORDS):
