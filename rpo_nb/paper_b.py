@@ -264,7 +264,8 @@ class World:
         if run.start or run.prompts != "train_1":
             judge, eta = self.scale(run.judge)
             return replace(data, rewards=judge(data.prompts, data.completions)), eta
-        rewards = (data.rewards - np.mean(data.rewards)) / np.std(data.rewards)
+        mean, std = mean_and_std(data.rewards, data.weights)
+        rewards = (data.rewards - mean) / std
         return replace(data, rewards=rewards), self._eta(data, rewards)
 
     def _eta(self, data: Responses, rewards: np.ndarray) -> float:
@@ -290,14 +291,16 @@ class World:
     def _feedback(self, model: Any) -> Responses:
         """The feedback's rows of the first training prompts, prompt by prompt, with their own scores."""
         place = {prompt: i for i, prompt in enumerate(self.prompts["train_1"])}
-        rows = experiment.splits(self.profile, self.seed, self.size).train.to_pandas()
+        train = experiment.splits(self.profile, self.seed, self.size).train
+        rows, weighted = train.to_pandas(), weights_of(train) is not None
         rows = rows[rows["prompt"].isin(place)].assign(place=lambda r: r["prompt"].map(place)).sort_values("place", kind="stable")
         texts = rows["prompt"].tolist(), rows["completion"].tolist()
         most = self.profile.limits(self.size)["max_completion_tokens"]
         encoded = policy.encode(self.reader.tokenizer, self.reader.asked(texts[0]), texts[1], max_prompt_tokens=self.reader.max_prompt_tokens,
                                 max_completion_tokens=most)
         sums, tokens = self.reader.logps(model, None, encoded)
-        return Responses(rows["place"].to_numpy(), *texts, rows["reward"].to_numpy(float), encoded, sums.double().numpy(), tokens.numpy())
+        return Responses(rows["place"].to_numpy(), *texts, rows["reward"].to_numpy(float), encoded, sums.double().numpy(), tokens.numpy(),
+                         rows["weight"].to_numpy(float) if weighted else None)
 
     def key(self, run: Run | None = None) -> str:
         """What names a policy: everything it depends on, those it starts from included."""
