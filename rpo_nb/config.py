@@ -14,8 +14,9 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic.dataclasses import dataclass
 
 from rpo_nb import settings
@@ -69,12 +70,28 @@ class DataConfig(Config):
     held_out: int = Field(0, ge=0)  # prompts kept for the learnt judge (and, off the pocket, a reference from nothing)
     max_prompt_tokens: int = Field(512, gt=0)
     max_completion_tokens: int = Field(512, gt=0)
-    reward_min: float = 1.0  # scores outside are reported and dropped
-    reward_max: float = 10.0
+    reward: str | dict[str, float] = ""  # the column that is the reward, or a weighted sum of several
+    reward_min: float | None = None  # rewards outside are reported and dropped; None: nothing is cut
+    reward_max: float | None = None  # (UltraFeedback's own overall_score goes from 1 to 10 all the same)
+    level_raters: bool = True  # take out each rater's mean and spread before ratings are averaged
+    max_dropped: float = Field(0.05, ge=0, le=1)  # a share; stop if one reason takes more of the rows
     repair_overall_score: bool = True  # UltraFeedback's score-10 fault (OpenBMB/UltraFeedback issue 8)
     strict: bool = False  # stop at the first bad row instead of setting it aside
     regime: Literal["on_policy", "stronger", "much_stronger"] = "stronger"  # pocket only: who wrote the completions
     rater_offset: float = Field(0.0, ge=0)  # pocket only: std of a per-prompt shift of the ratings
+
+    def reward_parts(self) -> dict[str, float]:
+        """The columns of `reward` and their weights in the sum; {} where the source names it."""
+        return dict(self.reward) if isinstance(self.reward, dict) else {self.reward: 1.0} if self.reward else {}
+
+    @field_validator("reward", mode="before")
+    @classmethod
+    def _sum(cls, value: Any) -> Any:
+        """On the command line {a:0.5,b:-1} has no spaces, so that YAML takes "a:0.5" for a name."""
+        if not isinstance(value, dict) or None not in value.values():
+            return value
+        parts = [str(key).rpartition(":") if share is None else (key, ":", share) for key, share in value.items()]
+        return {name or weight: weight if name else 1.0 for name, _, weight in parts}
 
 
 class ModelConfig(Config):
@@ -303,6 +320,11 @@ def content_key(value: Any) -> str:
     """A 16-digit hash of a JSON-able value; floats by their shortest repr, keys sorted."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def hash_seed(*numbers: int) -> int:
+    """One seed of several numbers, the same on every machine."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def default_profile() -> str:

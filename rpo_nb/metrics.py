@@ -199,12 +199,19 @@ class BertScore:
         return greedy_cos_idf(*padded(references), *padded(completions))[2].numpy()
 
 
+class NotInstalled(ImportError):
+    """An optional package is missing; its one sentence is the same on every machine, so tables may say it."""
+
+
 def load_toxicity(source: str) -> tuple[Callable[[list[str]], np.ndarray], str]:
     """(texts -> probability of being toxic [n], what it is): "packaged" alt-profanity-check, "hub" evaluate's toxicity.
 
-    Raises OSError when the hub's model is not there, ImportError when a package is not.
+    Raises OSError when the hub's model is not there, ImportError (NotInstalled for the optional package) when a package is not.
     """
     if source == "packaged":
+        if importlib.util.find_spec("profanity_check") is None:
+            raise NotInstalled("alt-profanity-check, which is optional, is not installed; pip install its release that has the "
+                               "number of your scikit-learn")
         from sklearn.exceptions import InconsistentVersionWarning
 
         with warnings.catch_warnings():
