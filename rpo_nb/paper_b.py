@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -82,6 +83,10 @@ def feedback_prompts(profile: Profile, seed: int) -> dict[str, list[str]]:
         raise ValueError(f"paper B asks for {config.iterations} × {config.prompts} training prompts and {config.valid} + {config.test} "
                          f"others, but the feedback has {len(train)} and {len(held)}; lower paper_b.prompts, iterations, valid or test, or raise "
                          "data.prompts or data.validation")
+    most = max(Counter(parts.train["prompt_id"]).values())
+    if config.responses == "feedback" and most < config.k:
+        raise ValueError(f"paper_b.k is {config.k}, but no prompt of the feedback has more than {most} completions; set paper_b.k to {most} "
+                         "(pairs have 2), or paper_b.responses to reference")
     found = {f"train_{i + 1}": train[i * config.prompts : (i + 1) * config.prompts] for i in range(config.iterations)}
     found |= {"valid": held[: config.valid], "test": held[config.valid : config.valid + config.test]}
     if config.ood:
@@ -114,7 +119,7 @@ def grid(config: PaperB, *, synthetic: bool = True) -> list[Run]:
     """Every policy of Tables 2 to 4, of η's sweep and of the bridge to paper A, or config.runs and those they start from; a run comes after the
     one it starts from. The first is the reference, "sft", which is not trained. synthetic: whether there are synthetic prompts."""
     runs = [Run("sft", "", 2), Run("dpo", "dpo", 2), Run("simpo", "simpo", 2), Run("kto", "kto", 2)]
-    runs += [Run(f"{loss}-k{k}", loss, k) for loss in ("bwd", "sqloo") for k in (2, config.k)]
+    runs += [Run(f"{loss}-k{k}", loss, k) for loss in ("bwd", "sqloo") for k in dict.fromkeys((2, config.k))]
     runs += [Run(f"online-{loss}-{judge}", loss, config.k, online=True, judge=judge) for judge in (TRUTH, LEARNT) for loss in ("bwd", "sqloo")]
     runs += [Run(f"online-bwd-{GATED}", "bwd", config.k, online=True, judge=GATED)]
     runs += [Run("dpo-synthetic", "dpo", 2, prompts="synthetic")] if synthetic else []
