@@ -16,6 +16,7 @@ import yaml
 
 from rpo_nb import __version__
 from rpo_nb.config import Profile, default_profile, load_profile, results_dir
+from rpo_nb.names import readable
 
 PARAMETERS = ("feedback", "sizes", "methods", "taus", "seeds", "preset", "lora")
 SET_HELP = """a notebook parameter (sizes, methods, taus, seeds, preset, lora, feedback) or a dotted key of the profile, e.g.
@@ -40,6 +41,8 @@ def _profile(arguments: argparse.Namespace) -> Profile:
     chosen = settings(arguments.set)
     if arguments.feedback:
         chosen["feedback"] = arguments.feedback
+    if chosen.get("feedback"):
+        chosen["feedback"] = readable(str(chosen["feedback"]))
     return load_profile(arguments.profile or default_profile(), **chosen)
 
 
@@ -115,7 +118,7 @@ def data(arguments: argparse.Namespace) -> int:
 
     config = _profile(arguments).data
     config = config.model_copy(update={"strict": arguments.strict})
-    feedback, report = reader.load_feedback(arguments.source, config=config, return_report=True)
+    feedback, report = reader.load_feedback(readable(arguments.source), config=config, return_report=True)
     print(reader.summarise(feedback).to_string())
     print(reader.summarise_report(report).to_string() if report else "nothing to report")
     if arguments.output:

@@ -28,13 +28,14 @@ from filelock import FileLock, Timeout
 from rpo_nb import cluster
 from rpo_nb.config import Profile, content_key, write_profile
 from rpo_nb.manifest import JOBS, write_manifest
+from rpo_nb.names import ending
 from rpo_nb.progress import Progress
 from rpo_nb.store import digest_of
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "RPO_NB_OUTPUT"  # in the environment of every process of a reproduction: how a later start finds what is left of it
 STATE = ".snakemake"
-INPUTS = "inputs"  # links to the files and folders of the user's own
+INPUTS = "inputs"  # links to what a user's profile names: the workflow sees plain names only
 LOG = Path("runs") / "snakemake.log"
 ON_SLURM = Path(STATE) / "rpo_nb.slurm"  # there since the first start on Slurm
 LAB = "07_partition_lab"  # only where the ground truth is known
@@ -76,11 +77,10 @@ def stage(profile: Profile, out: Path) -> Profile:
     Raises ValueError when the feedback is neither there nor a hub id.
     """
     source = profile.data.source
-    staged_before = source.startswith(f"{INPUTS}/feedback/") and (out / source).exists()
-    if source == "pocket" or staged_before:
-        linked = source
+    if source == "pocket" or (re.fullmatch(rf"{INPUTS}/feedback/[\w.]+", source) and (out / source).exists()):
+        linked = source  # the second: it was staged before
     elif Path(source).expanduser().exists():
-        linked = _link(source, out, "feedback")
+        linked = _link(source, out, "feedback", f"feedback{ending(source)}")
     elif re.fullmatch(HUB_ID, source) and not re.search(r"\.(jsonl?|gz|csv|parquet)$", source):
         linked = source
     else:
@@ -98,7 +98,7 @@ def stage(profile: Profile, out: Path) -> Profile:
     if _is_path(evaluation.bertscore):
         evaluation = evaluation.model_copy(update={"bertscore": _link(evaluation.bertscore, out, "bertscore")})
     data, ood = profile.data.model_copy(update={"source": linked}), profile.paper_b.ood
-    paper_b = profile.paper_b.model_copy(update={"ood": _link(ood, out, "ood") if ood and Path(ood).expanduser().exists() else ood})
+    paper_b = profile.paper_b.model_copy(update={"ood": _link(ood, out, "ood", f"ood{ending(ood)}") if ood and Path(ood).expanduser().exists() else ood})
     return profile.model_copy(update={"data": data, "sizes": sizes, "evaluation": evaluation, "paper_b": paper_b})
 
 
@@ -107,9 +107,10 @@ def _is_path(value: str) -> bool:
     return os.sep in value and Path(value).expanduser().exists()
 
 
-def _link(source: str, out: Path, use: str) -> str:
+def _link(source: str, out: Path, use: str, name: str = "") -> str:
+    """Link a file or folder, by default under its own name with what a workflow would misread as "_"."""
     target = Path(source).expanduser().resolve()
-    link = out / INPUTS / use / target.name
+    link = out / INPUTS / use / (name or re.sub(r"[^\w.-]+", "_", target.name))
     link.parent.mkdir(parents=True, exist_ok=True)
     link.unlink(missing_ok=True)
     link.symlink_to(target)

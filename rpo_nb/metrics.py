@@ -150,8 +150,9 @@ class BertScore:
         elif source == "default":
             name = label = lang2model["en"]
             layers = model2layers[name]
-        self.tokenizer = AutoTokenizer.from_pretrained(name)
-        self.model = AutoModel.from_pretrained(name).eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        self.tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        model = AutoModel.from_pretrained(name, use_safetensors=True, trust_remote_code=False)
+        self.model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
         depth = self.model.config.num_hidden_layers
         if layers:
             self.model.encoder.layer = self.model.encoder.layer[:layers]

@@ -225,7 +225,7 @@ def test_a_users_file_is_linked_and_its_place_does_not_matter(tmp_path, monkeypa
         monkeypatch.chdir(folder)
         out = folder / "results"
         profile = batch.stage(config.load_profile("pocket", feedback="mine.jsonl"), out)
-        assert profile.data.source == "inputs/feedback/mine.jsonl"
+        assert profile.data.source == "inputs/feedback/feedback.jsonl"
         assert (out / profile.data.source).read_text() == (folder / "mine.jsonl").read_text()
         assert batch.stage(profile, out) == profile
         keys.add(profile.key())
