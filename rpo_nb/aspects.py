@@ -69,6 +69,6 @@ def table(profile: Profile, out: str | Path, generations: pd.DataFrame) -> tuple
     if not found:
         return pd.DataFrame(columns=COLUMNS), notes
     cell = ["preset", "aspect", "method", "size"]
-    seeds = pd.concat(found).groupby([*cell, "seed"], sort=False)["score"].agg(["mean", "size"]).reset_index()
-    cells = seeds.groupby(cell, sort=False).agg(value=("mean", "mean"), std=("mean", "std"), n=("size", "sum")).reset_index()
+    seeds = pd.concat(found).groupby([*cell, "seed"], sort=False)["score"].agg(mean="mean", n="size").reset_index()
+    cells = seeds.groupby(cell, sort=False).agg(value=("mean", "mean"), std=("mean", "std"), n=("n", "sum")).reset_index()
     return cells[COLUMNS], notes
