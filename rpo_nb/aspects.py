@@ -65,7 +65,8 @@ def table(profile: Profile, out: str | Path, generations: pd.DataFrame) -> tuple
             scores = bench.score(rows["prompt"].tolist(), rows["completion"].tolist())
             found.append(rows[["preset", "method", "size", "seed"]].assign(aspect=aspect, score=scores))
         if right:
-            notes.append(f"{aspect}: its judge is right in {np.mean(right):.0%} of {len(right)} held-out comparisons.")
+            doubt = "" if np.mean(right) > 0.5 else ", not above chance: its numbers prove the path, not quality"
+            notes.append(f"{aspect}: its judge is right in {np.mean(right):.0%} of {len(right)} held-out comparisons{doubt}.")
     if not found:
         return pd.DataFrame(columns=COLUMNS), notes
     cell = ["preset", "aspect", "method", "size"]

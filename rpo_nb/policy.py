@@ -360,7 +360,7 @@ def encode(tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[str]
         return [table[key] for key in keys]
 
     def plain(texts: list[str], limit: int, end: bool) -> list[list[int]]:
-        encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]  # what is too long is cut here
         return [ids[: limit - 1] + [tokenizer.eos_token_id] if end else ids[:limit] for ids in encoded]
 
     def asked(conversations: list[Prompt]) -> list[list[int]]:
@@ -382,7 +382,7 @@ def _messages(prompt: Prompt) -> list[dict[str, str]]:
 def _template_ids(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
     """Ids of a conversation in the chat template, with its opening of the answer."""
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
 
 def _rendered(prompt: Prompt) -> str:
@@ -394,7 +394,7 @@ def _rendered(prompt: Prompt) -> str:
 def _cut_text(tokenizer: Any, prompt: Prompt, limit: int, end: bool) -> list[int]:
     """Ids of a prompt without a template that has more than `limit`, the end token among them where it has one."""
     def ids_of(messages: Prompt) -> list[int]:
-        return tokenizer(_rendered(messages), add_special_tokens=False)["input_ids"]
+        return tokenizer(_rendered(messages), add_special_tokens=False, verbose=False)["input_ids"]
 
     kept = newest_turns(_messages(prompt), lambda some: len(ids_of(some)) <= limit - end)
     return cut_in_the_middle(ids_of(kept), limit - end) + [tokenizer.eos_token_id] * end

@@ -50,7 +50,8 @@ def lengths(tokenizer: Any, rows: datasets.Dataset, limits: Mapping[str, int]) -
             "texts": name, "number": len(chosen), "median": float(np.median(before)), "most": int(before.max()),
             "limit": limits[f"max_{name[:-1]}_tokens"], "cut": int(cut.sum()), "share": float(cut.mean()),
             "lost": int((before - after).sum()), "where": where if cut.any() else "",
-            "first": ", ".join(map(str, ids[chosen[cut]][:NAMED])), "twins": len(tokens) - len(set(tokens))})
+            "first": ", ".join(map(str, list(dict.fromkeys(ids[chosen[cut]].tolist()))[:NAMED])),
+            "twins": len(tokens) - len(set(tokens))})
     return pd.DataFrame(found, columns=columns)
 
 

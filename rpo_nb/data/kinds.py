@@ -11,7 +11,7 @@ import pandas as pd
 PLAIN = {"prompt_id", "prompt", "completion", "reward", "model", "weight", "rater", "ratings", "messages", "split"}
 LABELS = ("The rewards are labels: two values, {low:g} and {high:g}. KTO takes them as they are, {high:g} is desirable; RPO, DRO and "
           "QRPO read them as rewards of two values, so that among completions of one label nothing is better.")
-PAIRS = ("{count:,} pairs have no scores: of two completions of a prompt it is known which is better (1) and which is worse (0). They "
+PAIRS = ("Pairs here have no scores: of two completions of a prompt it is known which is better (1) and which is worse (0). They "
          "cannot tell by how much, nor how good either is: every pair weighs the same, a worse completion of one prompt may be better "
          "than a better one of another, and the size of a reward, of V̂ and of τ has no meaning beyond the order. KTO reads "
          "better as desirable; DPO, SimPO and the other losses of pairs use all there is.")
@@ -36,11 +36,10 @@ def is_labelled(rewards: Sequence[float]) -> bool:
 def kind_notes(feedback: datasets.Dataset, report: Sequence[dict]) -> list[str]:
     """Sentences on labels, pairs, weights and aspects; none for plain rewards. report: of `load_feedback`."""
     rewards, found = np.asarray(feedback["reward"]), []
-    if is_labelled(rewards):
+    if any(row["reason"] == "pair has no scores" for row in report):
+        found.append(PAIRS)
+    elif is_labelled(rewards):
         found.append(LABELS.format(low=rewards.min(), high=rewards.max()))
-    unscored = sum(row["reason"] == "pair has no scores" for row in report)
-    if unscored:
-        found.append(PAIRS.format(count=unscored))
     if (pd.Series(feedback["prompt_id"]).value_counts() == 2).all():
         found.append(SCORED_PAIRS)
     if "weight" in feedback.column_names:
