@@ -34,6 +34,11 @@ def verdicts(name):
     return expand("verdicts/{name}-{judge}.jsonl.gz", name=name, judge=JUDGES)
 
 
+def kept(files):
+    """Files that a job adds to: not deleted before it. Snakemake 7, on Python 3.10, cannot say so: there they are not listed."""
+    return update(files) if "update" in globals() else []
+
+
 def done(job):
     return touch(f"runs/jobs/{job}.done")
 
@@ -138,7 +143,7 @@ rule judges:  # before temperature: of the two, the first trains the reward mode
     output:
         table("judge_quality"),
         table("table3"),
-        update(verdicts("table3")),
+        kept(verdicts("table3")),
         done("05_table3_judges"),
     params:
         **batch.params("05_table3_judges", profile),
@@ -158,7 +163,7 @@ rule temperature:
         generations(),
     output:
         table("table4"),
-        update(verdicts("table4")),
+        kept(verdicts("table4")),
         done("06_table4_temperature"),
     params:
         **batch.params("06_table4_temperature", profile),
@@ -180,7 +185,7 @@ if profile.pocket_world:
             table("table3"),
         output:
             LAB_TABLES,
-            update(verdicts("partition_ablation")),
+            kept(verdicts("partition_ablation")),
             done(batch.LAB),
         params:
             **batch.params(batch.LAB, profile),

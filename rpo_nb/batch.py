@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,12 @@ from rpo_nb import cluster
 from rpo_nb.config import Profile, content_key, write_profile
 from rpo_nb.manifest import JOBS, write_manifest
 from rpo_nb.progress import Progress
-from rpo_nb.store import file_digest
+from rpo_nb.store import digest_of
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "RPO_NB_OUTPUT"  # in the environment of every process of a reproduction: how a later start finds what is left of it
 STATE = ".snakemake"
+INPUTS = "inputs"  # links to the files and folders of the user's own
 LOG = Path("runs") / "snakemake.log"
 ON_SLURM = Path(STATE) / "rpo_nb.slurm"  # there since the first start on Slurm
 LAB = "07_partition_lab"  # only where the ground truth is known
@@ -57,8 +59,8 @@ def jobs(profile: Profile) -> list[str]:
 def params(notebook: str, profile: Profile) -> dict[str, str]:
     """What a job depends on besides its input files, for Snakemake to remember: another key runs the job again."""
     path = ROOT / "notebooks" / f"{notebook}.ipynb"
-    package = [_digest(file) for file in sorted((ROOT / "rpo_nb").rglob("*")) if file.is_file() and file.suffix != ".pyc"]
-    key = content_key([profile.key(), _digest(path), package, *map(_digest, local_files(profile))])
+    package = [digest_of(file) for file in sorted((ROOT / "rpo_nb").rglob("*")) if file.is_file() and file.suffix != ".pyc"]
+    key = content_key([profile.key(), digest_of(path), package, *map(digest_of, local_files(profile))])
     return {"notebook": str(path), "key": key}
 
 
@@ -68,22 +70,14 @@ def local_files(profile: Profile) -> list[str]:
     return [source for source in named if source and Path(source).exists()]
 
 
-def _digest(path: str | Path) -> str:
-    """A hash of a file's bytes; of a folder, of its files' names and bytes."""
-    path = Path(path)
-    if path.is_dir():
-        files = [file for file in sorted(path.rglob("*")) if file.is_file()]
-        return content_key([[file.relative_to(path).as_posix(), _digest(file)] for file in files])
-    return file_digest(path)
-
-
 def stage(profile: Profile, out: Path) -> Profile:
     """Link the local files and folders a profile names into ``<out>/inputs/`` and return the profile that names the links.
 
     Raises ValueError when the feedback is neither there nor a hub id.
     """
     source = profile.data.source
-    if source == "pocket" or (not Path(source).is_absolute() and (out / source).exists()):  # the second: it was staged before
+    staged_before = source.startswith(f"{INPUTS}/feedback/") and (out / source).exists()
+    if source == "pocket" or staged_before:
         linked = source
     elif Path(source).expanduser().exists():
         linked = _link(source, out, "feedback")
@@ -115,7 +109,7 @@ def _is_path(value: str) -> bool:
 
 def _link(source: str, out: Path, use: str) -> str:
     target = Path(source).expanduser().resolve()
-    link = out / "inputs" / use / target.name
+    link = out / INPUTS / use / target.name
     link.parent.mkdir(parents=True, exist_ok=True)
     link.unlink(missing_ok=True)
     link.symlink_to(target)
@@ -125,7 +119,11 @@ def _link(source: str, out: Path, use: str) -> str:
 @contextmanager
 def only_one(out: Path) -> Iterator[None]:
     """Hold the output folder's lock. Raises ValueError when another process holds it; a killed process holds nothing."""
-    (out / STATE).mkdir(parents=True, exist_ok=True)
+    try:
+        (out / STATE).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"the output folder {shown(out)} cannot be made ({error.strerror}); give another "
+                         "--output-dir") from error
     lock = FileLock(out / STATE / "rpo_nb.lock")
     try:
         lock.acquire(timeout=0)
@@ -229,9 +227,12 @@ def run(profile: Profile, out: Path, *, cores: int | None = None, only: Sequence
         if any((out / STATE / "locks").glob("*")):  # of a start that was killed: we hold the lock that counts
             subprocess.run(_snakemake(out, "--unlock"), env=env, check=True, capture_output=True)
         if dry_run:
-            options += ["--dry-run", "--quiet", "host", "--config", f"profile={STATE}/dry-run.yaml"]
+            if not metadata.version("snakemake").startswith("7."):  # Snakemake 7, on Python 3.10, names no host
+                options += ["--quiet", "host"]
+            options += ["--dry-run", "--config", f"profile={STATE}/dry-run.yaml"]
             return subprocess.run(_snakemake(out, *options, "--", *targets), env=env).returncode
-        write_manifest(profile, out, afresh=not _finished(profile, out))
+        if not only or not (out / "manifest.json").is_file():  # else it tells of what made the rest
+            write_manifest(profile, out, afresh=not _finished(profile, out))
         return _watched(_snakemake(out, *options, "--", *targets), profile, out, env, measured=not only, elsewhere=bool(on_slurm))
 
 
@@ -306,8 +307,10 @@ def _own_policies(profile: str) -> dict[str, int]:
     """How many policies notebooks 07 and 08 train, asked of a process of its own: this one does without torch."""
     code = ("import sys; from rpo_nb import batch, lab, paper_b; from rpo_nb.config import Profile; "
             "p = Profile.model_validate_json(sys.stdin.read()); print(lab.policies(p) if batch.LAB in batch.jobs(p) else 0, paper_b.policies(p))")
-    found = subprocess.run([sys.executable, "-c", code], input=profile, capture_output=True, text=True, check=True, cwd=ROOT).stdout.split()
-    return dict(zip((LAB, PAPER_B), map(int, found), strict=True))
+    found = subprocess.run([sys.executable, "-c", code], input=profile, capture_output=True, text=True, cwd=ROOT)
+    if found.returncode:  # a wrong name in paper_b.runs, say: its last line is the one sentence
+        raise ValueError(found.stderr.strip().rpartition("\n")[2].removeprefix("ValueError: "))
+    return dict(zip((LAB, PAPER_B), map(int, found.stdout.split()), strict=True))
 
 
 def done_units(profile: Profile, out: Path) -> int:

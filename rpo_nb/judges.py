@@ -23,12 +23,13 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, TrainingArguments
 
 from rpo_nb.config import DataConfig, EvaluationConfig, content_key
-from rpo_nb.policy import collate, completion_logps, encode, load_policy
 from rpo_nb.forward import IGNORE, core_of, text_config
+from rpo_nb.policy import collate, completion_logps, encode, load_policy
 from rpo_nb.prefixes import completion_states
+from rpo_nb.steps import StepTrainer
 from rpo_nb.store import finished
 
 Answer = Literal["first", "second"] | None  # None: the judge could not say
@@ -36,6 +37,7 @@ RECIPE = {"learning_rate": 1e-3, "prompts_a_step": 8, "warmup_share": 0.1, "weig
 REPORT_SHARE = 0.15  # of the held-out prompts: not trained on, they measure the reward model's accuracy
 TOKENS_A_PASS = 2048  # prompt and completion tokens of one training pass: what bounds its memory; a step takes as many as it needs
 TOKENS_SCORED_AT_ONCE = 32768  # the same of one batch without gradients
+CALLS_KEPT = 8  # of a judge by scores: a training looks again and again at the same baseline
 
 
 class Judge(Protocol):
@@ -50,31 +52,48 @@ class Judge(Protocol):
 
 class Pointwise(ABC):
     """A judge by scores: the first completion unless the second scores strictly higher, so that an exact tie changes its
-    answer with the order and is counted as a tie. Scores are kept per distinct (prompt, completion)."""
+    answer with the order and is counted as a tie.
+
+    The scores of a call are made together, whatever was scored before: a batch's composition moves a score in its seventh
+    digit, so it depends on the texts that are asked about and on nothing else. The last few calls are kept.
+    """
 
     name: str
     identity: str
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, str], float] = {}
+        self._calls: dict[tuple[tuple[str, str], ...], dict[tuple[str, str], float]] = {}
 
     @abstractmethod
     def _score(self, rows: list[tuple[str, str]]) -> Sequence[float]:
         """The scores of distinct (prompt, completion) rows, in their order."""
 
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
-        """Scores [n], float64. Raises ValueError naming the prompt whose score is not finite."""
+        """Scores [n], float64; the same texts in any order have the same scores. Raises ValueError naming the prompt whose score
+        is not finite."""
         rows = list(zip(prompts, completions, strict=True))
-        new = sorted(set(rows) - self._known.keys())  # sorted: a batch depends on the texts, not on the order asked
-        for row, score in zip(new, self._score(new) if new else (), strict=True):
-            if not np.isfinite(score):
-                raise ValueError(f"judge {self.name!r} scored {score} on the prompt {row[0][:80]!r}; check its weights or scores")
-            self._known[row] = float(score)
-        return np.array([self._known[row] for row in rows])
+        distinct = tuple(sorted(set(rows)))
+        scores = self._calls.pop(distinct, None)
+        if scores is None:
+            scores = {}
+            for row, score in zip(distinct, self._score(list(distinct)) if distinct else (), strict=True):
+                if not np.isfinite(score):
+                    raise ValueError(f"judge {self.name!r} scored {score} on the prompt {row[0][:80]!r}; check its weights or "
+                                     "scores")
+                scores[row] = float(score)
+        self._calls[distinct] = scores
+        if len(self._calls) > CALLS_KEPT:
+            self._calls.pop(next(iter(self._calls)))
+        return np.array([scores[row] for row in rows])
 
     def compare(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> list[Answer]:
         """See `Judge.compare`."""
-        return ["second" if better else "first" for better in self.score(prompts, second) > self.score(prompts, first)]
+        return ["second" if better else "first" for better in np.greater(*_both(self, prompts, second, first))]
+
+
+def _both(judge: Pointwise, prompts: Sequence[str], one: Sequence[str], other: Sequence[str]) -> np.ndarray:
+    """Scores [2, n] of two completions of each prompt, asked in one call: equal texts have equal scores."""
+    return judge.score([*prompts, *prompts], [*one, *other]).reshape(2, -1)
 
 
 class Checker(Pointwise):
@@ -253,7 +272,7 @@ def train_reward_model(reference_path: str | Path, held_out: Any, *, config: Eva
 
 
 def _trainer(net: RewardNet, examples: list[dict[str, list]], pad_id: int, *, output_dir: str, seed: int, epochs: int, bf16: bool,
-             ) -> Trainer:
+             ) -> _OverComparisons:
     """A step reads RECIPE's number of prompts, in as many passes of whole prompts as TOKENS_A_PASS asks for; its loss is the mean
     over all its comparisons (by regression over its completions), so the number of passes changes memory and nothing else. A prompt that
     is longer alone has its layers computed again in the backward pass."""
@@ -262,24 +281,26 @@ def _trainer(net: RewardNet, examples: list[dict[str, list]], pad_id: int, *, ou
     if longest > TOKENS_A_PASS:
         net.policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     arguments = TrainingArguments(
-        output_dir=output_dir, seed=seed, num_train_epochs=epochs, per_device_train_batch_size=prompts,
-        gradient_accumulation_steps=step // prompts, learning_rate=RECIPE["learning_rate"],
+        output_dir=output_dir, seed=seed, num_train_epochs=epochs, per_device_train_batch_size=step, learning_rate=RECIPE["learning_rate"],
         warmup_steps=int(RECIPE["warmup_share"] * (-(-len(examples) // step) * epochs)), weight_decay=RECIPE["weight_decay"], max_grad_norm=1.0,
         save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True, remove_unused_columns=False,
         dataloader_pin_memory=False, bf16=bf16, use_cpu=not torch.cuda.is_available())
-    arguments._n_gpu = min(1, arguments.n_gpu)  # on several GPUs Trainer would split a batch row by row, and the pairs would point elsewhere
-    trainer = _OverComparisons(model=net, args=arguments, train_dataset=examples, data_collator=lambda batch: _batch(batch, pad_id))
+    trainer = _OverComparisons(model=net, args=arguments, train_dataset=examples, prompts_a_pass=prompts, pad_id=pad_id)
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-class _OverComparisons(Trainer):
+class _OverComparisons(StepTrainer):
     """The loss of a step is the mean over the comparisons (or rewards) of all its passes, however many each has."""
 
-    loss_is_scaled_for_ga = True
+    def __init__(self, *, prompts_a_pass: int, pad_id: int, **kwargs):
+        super().__init__(**kwargs)
+        self.prompts_a_pass, self.pad_id = prompts_a_pass, pad_id
 
-    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> int:
-        return sum(_terms(batch) for batch in batch_samples)
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        starts = range(0, len(inputs.items), self.prompts_a_pass)
+        passes = [_batch(inputs.items[start : start + self.prompts_a_pass], self.pad_id) for start in starts]
+        return sum(super(_OverComparisons, self).training_step(model, part, sum(map(_terms, passes))) for part in passes)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         return model(**inputs)["loss"] * (_terms(inputs) / num_items_in_batch)
@@ -349,5 +370,5 @@ def _batch(examples: list[dict[str, list]], pad_id: int) -> dict[str, Tensor]:
 
 def _correct(judge: RewardModel, table: pd.DataFrame) -> np.ndarray:
     """1 where the judge prefers the truly better completion, ½ where its scores are equal, else 0."""
-    margin = judge.score(table["prompt"], table["better"]) - judge.score(table["prompt"], table["worse"])
+    margin = np.subtract(*_both(judge, table["prompt"], table["better"], table["worse"]))
     return np.where(margin > 0, 1.0, np.where(margin == 0, 0.5, 0.0))

@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from rpo_nb import hub, sources
+from rpo_nb import hub
+from rpo_nb.data import sources
 from rpo_nb.config import PROFILE_DIR, Profile
 
 SERVER_TIMEOUT = 2.0  # seconds

@@ -23,9 +23,8 @@ import torch
 from rpo_nb import alignment, experiment, partition, pocket, policy, references
 from rpo_nb.alignment import Probe, Reader, Responses, Sampler, Standardised, measures
 from rpo_nb.config import Objective, PaperB, Profile, Setting, content_key
-from rpo_nb.data import conversations, load_feedback
+from rpo_nb.data import conversations, group_key, load_feedback
 from rpo_nb.reward_aware import suggested_eta, tuples
-from rpo_nb.splits import group_key
 from rpo_nb.store import atomic_write, packed, unpacked, write_json
 from rpo_nb.training import save_policy
 

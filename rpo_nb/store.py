@@ -92,6 +92,18 @@ def file_digest(path: Path | str) -> str:
     return digest.hexdigest()
 
 
+def digest_of(path: Path | str) -> str:
+    """What names a file by its bytes, a folder by its files' names and bytes; 64 hexadecimal digits."""
+    path = Path(path)
+    if not path.is_dir():
+        return file_digest(path)
+    digest = hashlib.sha256()
+    for file in sorted(file for file in path.rglob("*") if file.is_file()):
+        name = file.relative_to(path).as_posix()
+        digest.update(f"{len(name)} {name} {file_digest(file)}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
 @contextmanager
 def finished(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder that becomes `folder` when the block ends well: a folder that exists is complete.

@@ -14,7 +14,7 @@ import pytest
 
 from rpo_nb import data, pocket
 from rpo_nb.config import DataConfig
-from rpo_nb.defects import COLUMNS, DEFECTS
+from rpo_nb.data.defects import COLUMNS, DEFECTS
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the messy catalogue, ../shared/data, is not here")

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from rpo_nb import data, data_figures
+from rpo_nb import data
+from rpo_nb.data import figures as data_figures
 from rpo_nb.figures import save
 
 SIZES = (1, 2, 3, 3, 5)  # completions of each prompt

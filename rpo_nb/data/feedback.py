@@ -1,6 +1,6 @@
 """Read, check, repair, split and standardise scalar feedback: completions of a prompt, each with a reward.
 
-`load_feedback` reads any source into one row a completion and reports every defect (`rpo_nb.defects`): what cannot be used is
+`load_feedback` reads any source into one row a completion and reports every defect (`rpo_nb.data.defects`): what cannot be used is
 set aside, what can be meant in one way only is repaired, and everything sound goes on. `split_feedback` follows paper A:
 validation on top-scored rows, rewards standardised over the training split.
 """
@@ -17,21 +17,16 @@ from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
-import pandas as pd
 
-from rpo_nb import sources
 from rpo_nb.config import DataConfig
-from rpo_nb.defects import Report, summarise_report, write_report, write_table
-from rpo_nb.splits import SPLIT, Splits, group_key, split_feedback, standardise
-from rpo_nb.texts import Prompt, read_completion, read_prompt, render, valid_unicode
-
-__all__ = ["Splits", "conversations", "group_key", "load_feedback", "prompt_table", "rank_correlation", "render", "sparsity",
-           "sparsity_warning", "split_feedback", "standardise", "summarise", "summarise_report", "write_report", "write_table"]
+from rpo_nb.data import sources
+from rpo_nb.data.defects import Report
+from rpo_nb.data.splits import SPLIT
+from rpo_nb.data.texts import Prompt, read_completion, read_prompt, valid_unicode
 
 FEATURES = datasets.Features({"prompt_id": datasets.Value("int64"), "prompt": datasets.Value("string"),
                               "completion": datasets.Value("string"), "reward": datasets.Value("float64"),
                               "model": datasets.Value("string")})
-SPARSE = 3  # completions; with fewer, an estimate over the prompt's own completions is mostly noise
 
 
 class Shape(NamedTuple):
@@ -249,48 +244,3 @@ def _one_each(answers: list[Answer], report: Report) -> list[Answer]:
     elif len({answer.reward for answer in kept}) == 1:
         report.add(kept[0].line, "prompt", "all rewards of the prompt are equal")
     return kept
-
-
-def prompt_table(feedback: datasets.Dataset) -> pd.DataFrame:
-    """One row a prompt: prompt_id, completions (how many), best and spread (largest minus smallest reward)."""
-    rewards = feedback.select_columns(["prompt_id", "reward"]).to_pandas().groupby("prompt_id")["reward"]
-    spread = rewards.max() - rewards.min()
-    return pd.DataFrame({"completions": rewards.size(), "best": rewards.max(), "spread": spread}).reset_index()
-
-
-def sparsity(feedback: datasets.Dataset, *, fewer_than: int = SPARSE) -> float:
-    """Share of prompts with fewer than this many completions, 0 to 1."""
-    return float((prompt_table(feedback)["completions"] < fewer_than).mean())
-
-
-def sparsity_warning(feedback: datasets.Dataset) -> str:
-    """One sentence if any prompt has fewer than 3 completions, else ""."""
-    share = sparsity(feedback)
-    if not share:
-        return ""
-    return (f"{share:.1%} of the prompts have fewer than {SPARSE} completions: their log-partition is estimated from next to "
-            "nothing (consider the pooled estimator, or drop them).")
-
-
-def rank_correlation(words: pd.Series, rewards: pd.Series) -> float:
-    """Spearman's correlation of two columns; NaN where one of them is constant."""
-    return words.corr(rewards, method="spearman") if min(words.nunique(), rewards.nunique()) > 1 else math.nan
-
-
-def summarise(feedback: datasets.Dataset) -> pd.DataFrame:
-    """What there is, as rows (quantity, value)."""
-    prompts, frame = prompt_table(feedback), feedback.select_columns(["completion", "reward"]).to_pandas()
-    words = frame["completion"].str.split().str.len()
-    quantities = {
-        "prompts": len(prompts), "completions": len(frame), "models": len(feedback.unique("model")),
-        "completions per prompt, least": prompts["completions"].min(),
-        "completions per prompt, most": prompts["completions"].max(),
-        "share of prompts with fewer than 3 completions": sparsity(feedback),
-        "share of prompts whose rewards are all equal": (prompts["spread"] == 0).mean(),
-        "reward, mean": frame["reward"].mean(), "reward, standard deviation": frame["reward"].std(ddof=0),
-        "reward, least": frame["reward"].min(), "reward, most": frame["reward"].max(),
-        "share of prompts that reach the top reward": (prompts["best"] == prompts["best"].max()).mean(),
-        "words per completion, median": words.median(), "words per completion, 90th percentile": words.quantile(0.9),
-        "rank correlation of length and reward": rank_correlation(words, frame["reward"]),
-    }
-    return pd.DataFrame({"quantity": quantities.keys(), "value": [float(value) for value in quantities.values()]})

@@ -1,7 +1,7 @@
 """Rows of feedback from wherever they lie: the hub, a folder, a file, or memory.
 
 Every reader yields (line, row): the 1-based line of the file, or row of the table, and whatever stood there. What a file
-does to its rows (encoding, line ends, broken JSON) is reported here; what the rows say is checked in `rpo_nb.data`.
+does to its rows (encoding, line ends, broken JSON) is reported here; what the rows say is checked in `rpo_nb.data.feedback`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pyarrow
 import pyarrow.parquet
 
 from rpo_nb import hub
-from rpo_nb.defects import Report
+from rpo_nb.data.defects import Report
 
 REPEATED_KEYS = object()  # key under which an object lists the keys it was given twice; no JSON key can equal it
 SCORE_KEYS = ("reward", "score", "label")  # of flat rows, and so of CSV columns that hold numbers

@@ -1,6 +1,6 @@
 """Texts of feedback: one string, or a conversation in TRL's shape, a list of {role, content} messages.
 
-Every function checks one text, reports what is wrong with it (`rpo_nb.defects`) and returns None if it cannot be used.
+Every function checks one text, reports what is wrong with it (`rpo_nb.data.defects`) and returns None if it cannot be used.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from rpo_nb.defects import Report
+from rpo_nb.data.defects import Report
 
 ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}  # of a message, and how `render` names them
 CHARACTERS_A_TOKEN = 8  # text with more than this many characters for each token allowed is surely cut (English has about 4)

@@ -1,0 +1,16 @@
+"""Read, check, repair, split and standardise scalar feedback: completions of a prompt, each with a reward.
+
+sources (rows of a file) → texts, defects → feedback (one row a completion) → splits · summary · figures.
+"""
+
+from rpo_nb.data.defects import summarise_report, write_report, write_table
+from rpo_nb.data.feedback import FEATURES, conversations, load_feedback
+from rpo_nb.data.splits import SPLIT, Splits, group_key, split_feedback, standardise
+from rpo_nb.data.summary import (SPARSE, prompt_table, rank_correlation, sparsity, sparsity_warning,
+                                 summarise)
+from rpo_nb.data.texts import render
+
+__all__ = ["FEATURES", "SPARSE", "SPLIT", "Splits", "conversations", "group_key", "load_feedback",
+           "prompt_table", "rank_correlation", "render", "sparsity", "sparsity_warning",
+           "split_feedback", "standardise", "summarise", "summarise_report", "write_report",
+           "write_table"]

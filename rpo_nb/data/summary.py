@@ -1,0 +1,55 @@
+"""What there is in feedback that was read: counts, spread, sparsity."""
+
+from __future__ import annotations
+
+import math
+
+import datasets
+import pandas as pd
+
+SPARSE = 3  # completions; with fewer, an estimate over the prompt's own completions is mostly noise
+
+
+def prompt_table(feedback: datasets.Dataset) -> pd.DataFrame:
+    """One row a prompt: prompt_id, completions (how many), best and spread (largest minus smallest reward)."""
+    rewards = feedback.select_columns(["prompt_id", "reward"]).to_pandas().groupby("prompt_id")["reward"]
+    spread = rewards.max() - rewards.min()
+    return pd.DataFrame({"completions": rewards.size(), "best": rewards.max(), "spread": spread}).reset_index()
+
+
+def sparsity(feedback: datasets.Dataset, *, fewer_than: int = SPARSE) -> float:
+    """Share of prompts with fewer than this many completions, 0 to 1."""
+    return float((prompt_table(feedback)["completions"] < fewer_than).mean())
+
+
+def sparsity_warning(feedback: datasets.Dataset) -> str:
+    """One sentence if any prompt has fewer than 3 completions, else ""."""
+    share = sparsity(feedback)
+    if not share:
+        return ""
+    return (f"{share:.1%} of the prompts have fewer than {SPARSE} completions: their log-partition is estimated from next to "
+            "nothing (consider the pooled estimator, or drop them).")
+
+
+def rank_correlation(words: pd.Series, rewards: pd.Series) -> float:
+    """Spearman's correlation of two columns; NaN where one of them is constant."""
+    return words.corr(rewards, method="spearman") if min(words.nunique(), rewards.nunique()) > 1 else math.nan
+
+
+def summarise(feedback: datasets.Dataset) -> pd.DataFrame:
+    """What there is, as rows (quantity, value)."""
+    prompts, frame = prompt_table(feedback), feedback.select_columns(["completion", "reward"]).to_pandas()
+    words = frame["completion"].str.split().str.len()
+    quantities = {
+        "prompts": len(prompts), "completions": len(frame), "models": len(feedback.unique("model")),
+        "completions per prompt, least": prompts["completions"].min(),
+        "completions per prompt, most": prompts["completions"].max(),
+        "share of prompts with fewer than 3 completions": sparsity(feedback),
+        "share of prompts whose rewards are all equal": (prompts["spread"] == 0).mean(),
+        "reward, mean": frame["reward"].mean(), "reward, standard deviation": frame["reward"].std(ddof=0),
+        "reward, least": frame["reward"].min(), "reward, most": frame["reward"].max(),
+        "share of prompts that reach the top reward": (prompts["best"] == prompts["best"].max()).mean(),
+        "words per completion, median": words.median(), "words per completion, 90th percentile": words.quantile(0.9),
+        "rank correlation of length and reward": rank_correlation(words, frame["reward"]),
+    }
+    return pd.DataFrame({"quantity": quantities.keys(), "value": [float(value) for value in quantities.values()]})
