@@ -7,10 +7,12 @@ no end; a completion ends as the model ends its answers.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 Prompt = str | list[dict[str, str]]  # a text, or the messages of a conversation
+MARK = r"<(?!0x)[^<>]+>|\[[^\[\]]+\]"  # a token that looks like one: <…> or […], but no byte
 ANSWER = "Zqx 42"  # stands for an assistant's turn in a chat template that is read
 
 
@@ -103,11 +105,14 @@ def end_of_turn(tokenizer: Any) -> list[int]:
     before = tokenizer(text[:answered], add_special_tokens=False)["input_ids"]
     if text.rfind(ANSWER) < 0 or ids[: len(before)] != before:
         return end
-    marks = {i for i, token in tokenizer.added_tokens_decoder.items() if token.content.strip()}
-    marks = (marks | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id}
+    added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.content.strip()}
+    added = (added | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id}
     tail = ids[len(before) :]
-    last = next((place for place, token in enumerate(tail) if token in marks), None)
-    return end if last is None else tail[: last + 1]
+    for place, (number, token) in enumerate(zip(tail, tokenizer.convert_ids_to_tokens(tail),
+                                                strict=True)):
+        if number in added or (number != tokenizer.unk_token_id and re.fullmatch(MARK, token)):
+            return tail[: place + 1]
+    return end
 
 
 def _templated(tokenizer: Any, conversations: Sequence[Prompt]) -> Iterator[tuple[list[int], int]]:

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 IGNORE = -100  # transformers' label for "no loss here"
+LONGEST_PROBE = 512  # tokens of a prompt that every model is tried on, whatever its windows
 # What an architecture may raise when it is asked for something it has not.
-CANNOT = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError,
-          ValueError)
+CANNOT = (AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError,
+          TypeError, ValueError)
 
 
 def core_of(model: nn.Module) -> nn.Module:
@@ -44,8 +45,12 @@ def states_width(model: nn.Module) -> int:
 
 def narrowest_window(model: nn.Module) -> int | None:
     """The fewest tokens that a layer looks back at, by the configuration; None: all see all."""
-    sizes = [value for name, value in vars(text_config(model)).items()
-             if re.search("window|chunk|local", name) and "layers" not in name
+    configs = [text_config(model)]
+    if core_of(model).config.is_encoder_decoder:
+        configs.append(text_config(model, encoder=True))
+    sizes = [value for config in configs for name, value in vars(config).items()
+             if re.search("window|chunk|local", name)
+             and not re.search("layers|experts|pattern|feed_forward", name)
              and isinstance(value, int) and not isinstance(value, bool) and value > 0]
     return min(sizes, default=None)
 
@@ -212,7 +217,8 @@ def _fitting(core: nn.Module, head: Head) -> float:
                "forward pass")
     try:
         with probing(core):
-            ids, mask, group, labels = probe(core, 5)
+            longest = min(narrowest_window(core) or 2, LONGEST_PROBE) + 3
+            ids, mask, group, labels = probe(core, longest)
             states, real = whole_states(core, ids, mask, group, labels), labels != IGNORE
             theirs = plain_logits(core, ids, mask, group, labels)
             fits = [factor for factor in _factors(core)
