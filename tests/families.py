@@ -287,8 +287,8 @@ def measured(name: str) -> Family:
                 ours, theirs = flat_gradient(model, grouped), flat_gradient(model, plain)
                 found.gradient = float((ours - theirs).norm() / theirs.norm())
                 found.shared = all(prefixes._READS[model].values())
-            model.eval()
-            found.texts, found.way = same_texts(model, tokenizer)
+            if not found.refused:
+                found.texts, found.way = same_texts(model.eval(), tokenizer)
     finally:
         prefixes.overhead, policy.overhead = costs
     ours = (str(w.message) for w in said if str(w.message).startswith(found.model))
@@ -357,8 +357,8 @@ def page(families: list[Family]) -> str:
     lines = []
     for family in families:
         how = "shared prefixes" if family.shared else "whole rows"
-        how = "refused" if family.refused else how
-        lines.append(f"| {family.name} | `{family.model}` | {how} | {family.way or 'in batches'} |\n")
+        cells = ("refused", "") if family.refused else (how, family.way or "in batches")
+        lines.append(f"| {family.name} | `{family.model}` | {cells[0]} | {cells[1]} |\n")
     return HEADER + "".join(lines) + FOOTER
 
 
