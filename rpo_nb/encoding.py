@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
+
+from rpo_nb.fitting import Messages, cut_in_the_middle, cut_template, newest_turns
 
 Prompt = str | list[dict[str, str]]  # a text, or the messages of a conversation
 MARK = r"<(?!0x)[^<>]+>|\[[^\[\]]+\]"  # a token that looks like one: <…> or […], but no byte
@@ -18,14 +21,14 @@ ANSWER = "Zqx 42"  # stands for an assistant's turn in a chat template that is r
 
 def encode(tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[str], *,
            max_prompt_tokens: int, max_completion_tokens: int) -> list[tuple[list[int], list[int]]]:
-    """Token ids of prompt and completion for each row, each truncated to its limit, its special
-    tokens kept.
+    """Token ids of prompt and completion for each row, each cut to its limit, its special tokens kept.
 
     A prompt goes through the tokenizer's chat template where it has one (a text is one user
-    message); too long a prompt then loses the end of its text, not the template's opening of the
-    answer. Others read a conversation as plain text (`data.render`), between the tokens that the
-    tokenizer adds by itself; a causal model's prompt is not ended (see `is_causal`). A completion
-    ends with `end_of_turn`, of an encoder-decoder as its tokenizer ends a target text.
+    message). Too long a prompt is cut in its middle, a conversation loses its oldest turns first
+    (`fitting`); a completion loses its end. Others read a conversation as plain text
+    (`data.render`), between the tokens that the tokenizer adds by itself; a causal model's prompt
+    is not ended (see `is_causal`). A completion ends with `end_of_turn`, of an encoder-decoder as
+    its tokenizer ends a target text.
     """
     causal = is_causal(tokenizer)
 
@@ -35,48 +38,50 @@ def encode(tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[str]
         table = dict(zip(first, ids(list(first.values())) if first else [], strict=True))
         return [table[key] for key in keys]
 
-    def plain(texts: list[str], limit: int, before: list[int], after: list[int], *,
-              target: bool = False) -> list[list[int]]:
-        encoded = _tokenized(tokenizer, texts, target=target, add_special_tokens=False)
-        room = max(0, limit - len(before) - len(after))
-        return [before + ids[:room] + after for ids in encoded]
-
     def asked(conversations: list[Prompt]) -> list[list[int]]:
         if getattr(tokenizer, "chat_template", None):
-            return [_shortened(ids, max_prompt_tokens, opening)
-                    for ids, opening in _templated(tokenizer, conversations)]
-        from rpo_nb.data import render
-
-        texts = [c if isinstance(c, str) else render(c) for c in conversations]
+            ids_of = partial(_template_ids, tokenizer)
+            return [cut_template(_messages(c), ids_of, max_prompt_tokens) for c in conversations]
         before, after = added_tokens(tokenizer)
         if causal:
             after = [token for token in after if token != tokenizer.eos_token_id]
-        return plain(texts, max_prompt_tokens, before, after)
+        room = max_prompt_tokens - len(before) - len(after)
+        found = []
+        whole = _tokenized(tokenizer, [_rendered(c) for c in conversations])
+        for conversation, ids in zip(conversations, whole, strict=True):
+            fits = len(ids) <= room
+            found.append(before + (ids if fits else _cut(tokenizer, conversation, room)) + after)
+        return found
+
+    def answered(texts: list[str]) -> list[list[int]]:
+        room = max(0, max_completion_tokens - len(before) - len(after))
+        encoded = _tokenized(tokenizer, texts, target=not causal)
+        return [before + ids[:room] + after for ids in encoded]
 
     if causal:
         before, after = [], end_of_turn(tokenizer)
     else:
         before, after = added_tokens(tokenizer, target=True)
-        after = [*after[: after.index(tokenizer.eos_token_id)], tokenizer.eos_token_id] if (
-            tokenizer.eos_token_id in after) else [tokenizer.eos_token_id]
-    answers = distinct(completions, lambda texts: plain(
-        texts, max_completion_tokens, before, after, target=not causal))
-    return list(zip(distinct(prompts, asked), answers, strict=True))
+        end = tokenizer.eos_token_id
+        after = [*after[: after.index(end)], end] if end in after else [end]
+    return list(zip(distinct(prompts, asked), distinct(completions, answered), strict=True))
 
 
 def added_tokens(tokenizer: Any, *, target: bool = False) -> tuple[list[int], list[int]]:
     """What the tokenizer puts before and after a text by itself; target: a text to be written, which
     a multilingual tokenizer marks with another language."""
-    whole, = _tokenized(tokenizer, ["a"], target=target)
-    bare, = _tokenized(tokenizer, ["a"], target=target, add_special_tokens=False)
+    whole, = _tokenized(tokenizer, ["a"], target=target, special=True)
+    bare, = _tokenized(tokenizer, ["a"], target=target)
     for start in range(len(whole) - len(bare) + 1):
         if whole[start : start + len(bare)] == bare:
             return whole[:start], whole[start + len(bare) :]
     return [], []
 
 
-def _tokenized(tokenizer: Any, texts: list[str], *, target: bool, **options: Any) -> list[list[int]]:
-    return tokenizer(**{"text_target" if target else "text": texts}, **options)["input_ids"]
+def _tokenized(tokenizer: Any, texts: list[str], *, target: bool = False,
+               special: bool = False) -> list[list[int]]:
+    given = {"text_target" if target else "text": texts}
+    return tokenizer(**given, add_special_tokens=special, verbose=False)["input_ids"]
 
 
 def is_causal(tokenizer: Any) -> bool:
@@ -101,8 +106,7 @@ def end_of_turn(tokenizer: Any) -> list[int]:
     text = tokenizer.apply_chat_template([{"role": "user", "content": "a"},
                                           {"role": "assistant", "content": ANSWER}], tokenize=False)
     answered = text.rfind(ANSWER) + len(ANSWER)
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    before = tokenizer(text[:answered], add_special_tokens=False)["input_ids"]
+    ids, before = _tokenized(tokenizer, [text, text[:answered]])
     if text.rfind(ANSWER) < 0 or ids[: len(before)] != before:
         return end
     added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.content.strip()}
@@ -115,25 +119,26 @@ def end_of_turn(tokenizer: Any) -> list[int]:
     return end
 
 
-def _templated(tokenizer: Any, conversations: Sequence[Prompt]) -> Iterator[tuple[list[int], int]]:
-    """Ids of each conversation in the chat template, and how many of the last ones are the
-    template's opening of the answer."""
-    def ids(conversation: Prompt) -> list[int]:
-        messages = conversation
-        if isinstance(conversation, str):
-            messages = [{"role": "user", "content": conversation}]
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    pairs = zip(reversed(ids("a")), reversed(ids("b b")), strict=False)
-    opening = next((i for i, (x, y) in enumerate(pairs) if x != y), 0)
-    return ((ids(conversation), opening) for conversation in conversations)
+def _messages(prompt: Prompt) -> Messages:
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
 
 
-def _shortened(ids: list[int], limit: int, opening: int) -> list[int]:
-    if len(ids) <= limit:
-        return ids
-    if limit <= opening:
-        raise ValueError(f"data.max_prompt_tokens is {limit}, but the chat template alone ends "
-                         f"with {opening} tokens; raise it")
-    return ids[: limit - opening] + ids[len(ids) - opening :]
+def _template_ids(tokenizer: Any, messages: Messages) -> list[int]:
+    """Ids of a conversation in the chat template, with its opening of the answer."""
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return _tokenized(tokenizer, [text])[0]
+
+
+def _rendered(prompt: Prompt) -> str:
+    from rpo_nb.data import render
+
+    return prompt if isinstance(prompt, str) else render(prompt)
+
+
+def _cut(tokenizer: Any, prompt: Prompt, room: int) -> list[int]:
+    """Ids of a prompt without a template that has more than `room`."""
+    def ids_of(messages: Prompt) -> list[int]:
+        return _tokenized(tokenizer, [_rendered(messages)])[0]
+
+    kept = newest_turns(_messages(prompt), lambda some: len(ids_of(some)) <= room)
+    return cut_in_the_middle(ids_of(kept), room)

@@ -61,9 +61,9 @@ def test_what_a_tokenizer_adds_is_there_and_a_causal_prompt_is_not_ended(kind, c
 
 
 @pytest.mark.parametrize(("kind", "prompt"), [
-    ("BOS", "<s> red lamp red lamp red lamp red"),
+    ("BOS", "<s> red lamp red red lamp red lamp"),
     ("both", "<s> red lamp red lamp red lamp </s>"),
-    ("turn", "<turn> red lamp red lamp red </turn> <turn>"),
+    ("turn", "<turn> red lamp lamp red lamp </turn> <turn>"),
 ])
 def test_too_long_a_text_keeps_its_special_tokens(kind, prompt):
     found, answer = encoded(kind, prompt="red lamp " * 9, completion="green rope " * 9)
