@@ -304,7 +304,8 @@ def damaged_whole(feedback: Path, whole: Path, cases: Sequence[tuple[str, Damage
     for target, damage in cases:
         names = {file.relative_to(folder / "out").as_posix() for file in folder.glob(target)}
         line = next((line for line in said.splitlines() if "made again" in line and any(n.split("/")[-1] in line for n in names)), "")
-        yield compared("damage", named(target, damage), folder / "out", right, broken, starts=1, said=line.strip()[:120])
+        yield compared("damage", named(target, damage), folder / "out", right, broken, starts=1,
+                       said=re.sub(r"[0-9a-f]{16}", "…", line.strip())[:120])
 
 
 # All of it --------------------------------------------------------------------------------------------------------------------
@@ -363,7 +364,7 @@ def summary(table: pd.DataFrame) -> str:
     """How many faults of each kind, and how many files were lost, stale or different after them."""
     counts = table[~table["kind"].isin(["signals", "undisturbed"])]["kind"].value_counts()
     faults = ", ".join(f"{count} × {kind}" for kind, count in counts.items())
-    return f"{faults}: {', '.join(f'{int(table[name].sum())} files {name}' for name in BAD)}"
+    return f"{faults}: {', '.join(f'{int(table[name].sum())} files {name}' for name in BAD)}."
 
 
 def quote(sentence: str) -> None:
