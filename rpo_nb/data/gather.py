@@ -18,7 +18,7 @@ from rpo_nb.data import raters as rating
 from rpo_nb.data.defects import Report
 from rpo_nb.data.texts import INVISIBLE, Prompt
 
-NUMBER, WORD, CELL, BOOLEAN = range(4)  # what a reward was written as: a word, or a word of a table of texts alone
+NUMBER, WORD, CELL, BOOLEAN, PAIR = range(5)  # what a reward was written as; CELL: a word in a table of texts alone
 CHUNK = 8192  # rows that are Python objects at a time
 _INVISIBLE = re.compile(f"[{INVISIBLE}]")
 
@@ -120,15 +120,15 @@ class Gatherer:
                 column.append(math.nan)
 
     def settle(self) -> np.ndarray:
-        """The rewards, those left out that are words or booleans in a source of other numbers than 1 and 0."""
+        """The rewards, those left out that are words, booleans or pairs in a source of other numbers than 1 and 0."""
         self._said = {kind: list(numbers) for kind, numbers in self._names.items()}
         reward, word = np.frombuffer(self.reward, np.float64), np.frombuffer(self.word, np.int8)
-        labels = set(np.unique(reward).tolist()) <= {0.0, 1.0}
+        labels = set(np.unique(reward).tolist()) <= {0.0, 0.5, 1.0}
         self.lost = np.zeros(len(reward), bool) if labels else word != NUMBER
         for i in np.flatnonzero(word != NUMBER):
             field = self._said["field"][self.score_field[i]]
             if not labels:
-                self._tell(i, "score is a boolean" if word[i] == BOOLEAN else "score is not a number", field=field)
+                self._tell(i, {BOOLEAN: "score is a boolean", PAIR: "score is missing"}.get(word[i], "score is not a number"), field=field)
             elif word[i] == WORD:
                 self._tell(i, "label is a word", field=field)
         return reward[~self.lost]

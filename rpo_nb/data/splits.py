@@ -23,8 +23,8 @@ class Splits:
     train: datasets.Dataset
     validation: datasets.Dataset  # one top-scored row a prompt
     held_out: datasets.Dataset
-    reward_mean: float  # of train
-    reward_std: float  # of train, ddof 0
+    reward_mean: float  # of train, weighted where rows have weights
+    reward_std: float  # of train, ddof 0, likewise
     notes: list[str]  # what a reader of the results should know about the split
 
 
@@ -66,14 +66,25 @@ def split_feedback(feedback: datasets.Dataset, *, config: DataConfig, seed: int)
     held_out = free[:held_out_size]
     free = free[~np.isin(keys.loc[free], keys.loc[held_out])][: config.prompts]
     train = table[table["prompt_id"].isin(free)].groupby("prompt_id").head(config.completions_per_prompt or len(table)).index
-    rewards = table.loc[train, "reward"].sort_index().to_numpy()
+    rows = table.loc[train].sort_index()
+    rewards = rows["reward"].to_numpy()
+    weights = None
+    if "weight" in feedback.column_names:
+        weights = np.asarray(feedback["weight"], float)[rows.index]
+        rewards = rewards[weights > 0]
+        weights = weights[weights > 0]
+        notes.append(f"Rows carry weights from {weights.min(initial=np.inf):g} to {weights.max(initial=0):g}, which enter the mean and "
+                     f"spread of the rewards; {len(rows) - len(weights)} training rows weigh nothing.")
     if len(rewards) == 0 or rewards.min() == rewards.max():
         raise ValueError(f"the {len(rewards)} training rewards are all equal: no signal; give feedback whose scores differ")
     feedback = feedback.remove_columns([SPLIT] if SPLIT in feedback.column_names else [])
     parts = [feedback.select(np.sort(rows)) for rows in (train, validation, table.index[table["prompt_id"].isin(held_out)])]
-    notes.append(f"Train: {len(free)} prompts, {len(rewards)} completions. Validation: {len(validation)} prompts. "
+    notes.append(f"Train: {len(free)} prompts, {len(rows)} completions. Validation: {len(validation)} prompts. "
                  f"Held out: {len(held_out)} prompts.")
-    return Splits(*parts, float(rewards.mean()), float(rewards.std()), notes)
+    if weights is None:
+        return Splits(*parts, float(rewards.mean()), float(rewards.std()), notes)
+    mean = np.average(rewards, weights=weights)
+    return Splits(*parts, float(mean), float(np.sqrt(np.average((rewards - mean) ** 2, weights=weights))), notes)
 
 
 def _own_validation(feedback: datasets.Dataset, table: pd.DataFrame, keys: pd.Series, config: DataConfig, notes: list[str],
