@@ -8,7 +8,6 @@ import math
 import re
 import unicodedata
 from array import array
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -148,7 +147,7 @@ class Gatherer:
         kept, weight = ~self.lost, np.frombuffer(self.weight, np.float64).copy()
         aspects = {name: np.frombuffer(column, np.float64).copy() for name, column in self.aspects.items()}
         several: dict[int, list[int]] = {}
-        for rows in self._copies(order, prompt, split):
+        for rows in self._copies(prompt, split):
             counted = self._counted(rows, given, rater)
             first = rows[0]
             kept[rows[1:]] = False
@@ -189,15 +188,15 @@ class Gatherer:
         for name, reason in reasons.items():
             self._tell(first[name], reason, field=f"rater {name}")
 
-    def _copies(self, order: np.ndarray, prompt: np.ndarray, split: np.ndarray) -> Iterator[list[int]]:
+    def _copies(self, prompt: np.ndarray, split: np.ndarray) -> list[list[int]]:
         """The rows of every completion that stands more than once under its prompt, as they came."""
         digest = np.frombuffer(self.digest, np.int64)
         by = np.lexsort((digest, split, prompt))
         by = by[~self.lost[by]]
         same = (np.diff(prompt[by]) == 0) & (np.diff(split[by]) == 0) & (np.diff(digest[by]) == 0)
         edges = np.flatnonzero(np.diff(np.concatenate([[False], same, [False]]).astype(np.int8)))
-        for start, end in zip(edges[::2], edges[1::2], strict=True):
-            yield sorted(by[start:end + 1].tolist())
+        found = [sorted(by[start:end + 1].tolist()) for start, end in zip(edges[::2], edges[1::2], strict=True)]
+        return sorted(found, key=lambda rows: rows[1])  # by place: a text's hash differs from process to process
 
     def _counted(self, rows: list[int], given: np.ndarray, rater: np.ndarray) -> list[int]:
         """The rows whose ratings count: all, but of copies with one score and no rater's name the first."""
