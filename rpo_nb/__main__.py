@@ -129,7 +129,7 @@ def data(arguments: argparse.Namespace) -> int:
     feedback, report = reader.load_feedback(readable(arguments.source), config=config, return_report=True)
     print(reader.summarise(feedback).to_string())
     print(reader.histogram(feedback).to_string(index=False))
-    for sentence in reader.about(feedback):
+    for sentence in reader.kind_notes(feedback, report):
         print(sentence)
     if "ratings" in feedback.column_names:
         print(reader.strictness(feedback).to_string(index=False))

@@ -84,7 +84,7 @@ PAIR = [("lmsys", {"conversation_a": [user(Q), assistant(GOOD)], "conversation_b
 def test_a_pair_in_every_dress(row):
     feedback, report = load([row])
     assert set(feedback["prompt"]) == {Q} and rewards(feedback) == {GOOD: 1.0, BAD: 0.0}
-    assert "pair has no scores" in told(report, "kept") and data.is_labels(feedback)
+    assert "pair has no scores" in told(report, "kept") and data.is_labelled(feedback["reward"])
 
 
 def test_a_pairs_scores_are_kept_and_a_tie_is_half():
@@ -108,7 +108,7 @@ def test_a_number_that_may_mean_either_side_is_refused():
 def test_labels_are_1_and_0(up, down):
     feedback, report = load([{"prompt": Q, "completion": GOOD, "label": up}, {"prompt": Q, "completion": BAD, "label": down}])
     assert rewards(feedback) == {GOOD: 1.0, BAD: 0.0}
-    assert data.is_labels(feedback) and "rewards are labels" in told(report, "kept")
+    assert data.is_labelled(feedback["reward"]) and "rewards are labels" in told(report, "kept")
 
 
 def test_a_word_among_scores_is_no_label():
@@ -200,7 +200,7 @@ def test_weights_enter_the_standardisation():
     scores, weights = np.array(splits.train["reward"]), np.array(splits.train["weight"])
     assert splits.reward_mean == pytest.approx(np.average(scores, weights=weights)) != pytest.approx(scores.mean())
     assert (data.standardise(scores, splits) ** 2 * weights).sum() / weights.sum() == pytest.approx(1)
-    assert any("weights from 1 to 3" in note for note in splits.notes) and any("weights from 1 to 3" in s for s in data.about(feedback))
+    assert any("weights, 1 to 3" in note for note in data.kind_notes(feedback, []))
     for bad in (-1, "heavy", float("inf")):
         assert told(load([*rows, rows[0] | {"completion": "x", "weight": bad}])[1]) == {"weight is not a number of 0 and more": 1}
 

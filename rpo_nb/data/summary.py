@@ -9,7 +9,7 @@ import datasets
 import numpy as np
 import pandas as pd
 
-from rpo_nb.data import raters
+from rpo_nb.data.kinds import aspects
 
 SPARSE = 3  # completions; with fewer, an estimate over the prompt's own completions is mostly noise
 
@@ -40,17 +40,6 @@ def rank_correlation(words: pd.Series, rewards: pd.Series) -> float:
     return words.corr(rewards, method="spearman") if min(words.nunique(), rewards.nunique()) > 1 else math.nan
 
 
-def is_labels(feedback: datasets.Dataset) -> bool:
-    """Whether the rewards are two labels, 1 and 0 or 1 and −1 (thumbs), rather than scores."""
-    return set(feedback.unique("reward")) in ({0.0, 1.0}, {-1.0, 1.0})
-
-
-def aspects(feedback: datasets.Dataset) -> list[str]:
-    """The columns of feedback that each rate one aspect of a completion (float64, NaN where there is none)."""
-    return [name for name, feature in feedback.features.items() if name not in ("reward", "weight")
-            and getattr(feature, "dtype", "") == "float64"]
-
-
 def histogram(feedback: datasets.Dataset, *, bins: int = 10) -> pd.DataFrame:
     """How many completions have which reward: columns reward (a value, or "from to" where there are more than `bins`
     values), completions, share."""
@@ -70,24 +59,6 @@ def aspect_table(feedback: datasets.Dataset) -> pd.DataFrame:
              "spread": frame[name].std(ddof=0), "least": frame[name].min(), "most": frame[name].max(),
              "with reward": rank_correlation(frame[name], frame["reward"])} for name in aspects(feedback)]
     return pd.DataFrame(rows, columns=["aspect", "completions", "mean", "spread", "least", "most", "with reward"])
-
-
-def about(feedback: datasets.Dataset) -> list[str]:
-    """What a reader should know about the rewards before training on them, a sentence each."""
-    said = []
-    if is_labels(feedback):
-        said.append("The rewards are two labels: KTO takes them as they are; for RPO and DRO they are rewards of two values, so that "
-                    "within a prompt only better and worse can be told, not by how much.")
-    if "weight" in feedback.column_names:
-        weights = np.asarray(feedback["weight"])
-        said.append(f"Rows carry weights from {weights.min():g} to {weights.max():g}, worth {weights.sum() ** 2 / (weights ** 2).sum():.1f}"
-                    f" equal ones; {int((weights == 0).sum())} weigh nothing." if weights.any() else "Every row's weight is 0.")
-    if "ratings" in feedback.column_names:
-        given = raters.ratings(feedback)
-        said.append(f"{len(given)} ratings by {given['rater'].nunique()} raters make {len(feedback)} rewards.")
-    if aspects(feedback):
-        said.append(f"Each completion is also rated for {', '.join(aspects(feedback))}: data.reward chooses another reward.")
-    return said
 
 
 def summarise(feedback: datasets.Dataset) -> pd.DataFrame:
