@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from copy import copy
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,9 +34,29 @@ def released_decoding(method: str, decoding: DecodingConfig) -> DecodingConfig:
                           max_new_tokens=decoding.max_new_tokens)
 
 
-def generate(model: nn.Module, tokenizer: Any, prompts: Sequence[str], *, decoding: DecodingConfig, seed: int,
-             max_prompt_tokens: int, batch_size: int, engine: str = "transformers") -> list[str]:
-    """One completion a prompt, in the prompts' order, special tokens and outer white space removed; an empty one is "".
+@dataclass(frozen=True)
+class Sample:
+    """What was drawn for one prompt: its tokens as the model read them; the new ones, up to and with the end token, without one
+    where max_new_tokens cut them; and these as text, special tokens and outer white space removed."""
+
+    prompt: tuple[int, ...]
+    ids: tuple[int, ...]
+    text: str
+
+    @property
+    def row(self) -> tuple[list[int], list[int]]:
+        """Prompt and completion as `policy.score_completions` takes them."""
+        return list(self.prompt), list(self.ids)
+
+
+def generate(model: nn.Module, tokenizer: Any, prompts: Sequence[str], **settings: Any) -> list[str]:
+    """The texts of `samples`; an empty one is ""."""
+    return [drawn.text for drawn in samples(model, tokenizer, prompts, **settings)]
+
+
+def samples(model: nn.Module, tokenizer: Any, prompts: Sequence[str], *, decoding: DecodingConfig, seed: int,
+            max_prompt_tokens: int, batch_size: int, engine: str = "transformers") -> list[Sample]:
+    """One completion a prompt, in the prompts' order.
 
     T5-like and causal models (left padding there). Prompts are encoded as for training, sorted by length, `batch_size` rows at
     a time; a prompt given K times is read once a batch and gets K samples. Each row draws from a random stream of its own,
@@ -61,18 +82,26 @@ def generate(model: nn.Module, tokenizer: Any, prompts: Sequence[str], *, decodi
 
         seeds = [row_name(seed, ids, n) % 2**63 for ids, n in zip(encoded, occurrence, strict=True)]
         new = sample(model, tokenizer, encoded, seeds, decoding=decoding, max_prompt_tokens=max_prompt_tokens)
-        return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)]
+        return _drawn(tokenizer, encoded, new, [tokenizer.eos_token_id])
     order = sorted(range(len(prompts)), key=lambda i: (-len(encoded[i]), encoded[i]))  # the longest first: memory shows at once
-    texts = [""] * len(prompts)
+    found: list[Any] = [None] * len(prompts)
     with _generating(model) as core:
         setup = _generation_config(core, tokenizer, decoding)
         for rows in batches(order, batch_size):
             streams = [row_stream(seed, encoded[i], occurrence[i], core.device) for i in rows] if decoding.do_sample else None
             new = _complete(core, [encoded[i] for i in rows], setup, decoding, streams)
-            decoded = tokenizer.batch_decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            for i, text in zip(rows, decoded, strict=True):
-                texts[i] = text.strip()
-    return texts
+            for i, drawn in zip(rows, _drawn(tokenizer, [encoded[i] for i in rows], new, [setup.eos_token_id]), strict=True):
+                found[i] = drawn
+    return found
+
+
+def _drawn(tokenizer: Any, prompts: Sequence[tuple[int, ...]], rows: Sequence[Sequence[int] | Tensor], stops: Sequence[int]) -> list[Sample]:
+    """New tokens, padding and all, as samples: each ends with its first stop token, which its text leaves out."""
+    rows = [[int(token) for token in row] for row in rows]
+    ends = [next((i for i, token in enumerate(row) if token in stops), len(row)) for row in rows]
+    texts = tokenizer.batch_decode([row[:end] for row, end in zip(rows, ends, strict=True)], skip_special_tokens=True,
+                                   clean_up_tokenization_spaces=False)
+    return [Sample(prompt, tuple(row[: end + 1]), text.strip()) for prompt, row, end, text in zip(prompts, rows, ends, texts, strict=True)]
 
 
 def ready(engine: str, model: nn.Module) -> None:
