@@ -36,8 +36,9 @@ def released_decoding(method: str, decoding: DecodingConfig) -> DecodingConfig:
 
 @dataclass(frozen=True)
 class Sample:
-    """What was drawn for one prompt: its tokens as the model read them; the new ones, up to and with the end token, without one
-    where max_new_tokens cut them; and these as text, special tokens and outer white space removed."""
+    """What was drawn for one prompt: its tokens as the model read them; the new ones, up to and with the end
+    token, without one where max_new_tokens cut them; and these as text, special tokens and outer white space
+    removed."""
 
     prompt: tuple[int, ...]
     ids: tuple[int, ...]
@@ -95,13 +96,15 @@ def samples(model: nn.Module, tokenizer: Any, prompts: Sequence[str], *, decodin
     return found
 
 
-def _drawn(tokenizer: Any, prompts: Sequence[tuple[int, ...]], rows: Sequence[Sequence[int] | Tensor], stops: Sequence[int]) -> list[Sample]:
-    """New tokens, padding and all, as samples: each ends with its first stop token, which its text leaves out."""
+def _drawn(tokenizer: Any, prompts: Sequence[tuple[int, ...]], rows: Sequence[Sequence[int] | Tensor],
+           stops: Sequence[int]) -> list[Sample]:
+    """New tokens, padding and all, as samples: each ends with its first stop token, which its text lacks."""
     rows = [[int(token) for token in row] for row in rows]
     ends = [next((i for i, token in enumerate(row) if token in stops), len(row)) for row in rows]
-    texts = tokenizer.batch_decode([row[:end] for row, end in zip(rows, ends, strict=True)], skip_special_tokens=True,
-                                   clean_up_tokenization_spaces=False)
-    return [Sample(prompt, tuple(row[: end + 1]), text.strip()) for prompt, row, end, text in zip(prompts, rows, ends, texts, strict=True)]
+    texts = tokenizer.batch_decode([row[:end] for row, end in zip(rows, ends, strict=True)],
+                                   skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return [Sample(prompt, tuple(row[: end + 1]), text.strip())
+            for prompt, row, end, text in zip(prompts, rows, ends, texts, strict=True)]
 
 
 def ready(engine: str, model: nn.Module) -> None:

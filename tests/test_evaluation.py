@@ -383,6 +383,15 @@ def test_toxicity_knows_rude_from_polite(suite):
         metrics.load_toxicity("none")
 
 
+def test_toxicity_without_its_optional_package_says_how_to_have_it(monkeypatch):
+    plain = metrics.importlib.util.find_spec
+    monkeypatch.setattr(metrics.importlib.util, "find_spec", lambda name: None if name == "profanity_check" else plain(name))
+    poor = MetricSuite(EvaluationConfig(), resamples=50)
+    with pytest.warns(UserWarning, match="could not be loaded"):
+        note = next(sentence for sentence in poor.footnotes if sentence.startswith("Toxicity"))
+    assert "not measured" in note and "alt-profanity-check" in note and "pip install" in note and "scikit-learn" in note
+
+
 def test_toxicity_model_of_another_scikit_learn_loads_quietly(monkeypatch):
     for name in ("profanity_check", "profanity_check.profanity_check"):
         monkeypatch.delitem(sys.modules, name, raising=False)
