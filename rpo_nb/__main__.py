@@ -5,9 +5,17 @@ Heavy imports wait until a command needs them.
 
 from __future__ import annotations
 
-import argparse
-import shlex
+import os
+import signal
 import sys
+
+STOPPED = "Stopped. The same command goes on from here."
+if __name__ == "__main__":  # Ctrl-C while the rest is imported
+    signal.signal(signal.SIGINT, lambda *_: (os.write(2, f"\n{STOPPED}\n".encode()), os._exit(130)))
+
+import argparse
+import locale
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -224,15 +232,36 @@ def parser() -> argparse.ArgumentParser:
     return main
 
 
+def in_utf8() -> None:
+    """Start again with PYTHONUTF8 where this machine speaks another encoding: τ and V̂ in arguments, output and every file that
+    a library opens would be garbled. Returns where nothing is to be done."""
+    names = {locale.getpreferredencoding(False), sys.getfilesystemencoding()}
+    if {name.lower().replace("-", "") for name in names} != {"utf8"} and os.environ.get("PYTHONUTF8") != "1":
+        os.environ |= {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; a ValueError is the user's to mend, so it is told in its one sentence."""
+    """Run one command; a ValueError is the user's to mend, so it is told in its one sentence, as is what the machine refuses."""
     arguments = parser().parse_args(argv)
     try:
         return arguments.run(arguments)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.filename is None or error.strerror is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}; make that possible, or give another --output-dir", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\n{STOPPED}", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    in_utf8()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())

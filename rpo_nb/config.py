@@ -131,7 +131,7 @@ class TrainingConfig(Config):
     liger: bool = False  # Liger's fused kernel projects to the vocabulary (liger-kernel, a CUDA GPU)
     save_steps: int = Field(0, ge=0)  # 0: only the finished policy is kept
     logging_steps: int = Field(10, gt=0)
-    report_to: tuple[str, ...] = ("tensorboard",)
+    report_to: tuple[str, ...] = ()  # e.g. [tensorboard], whose files name this machine
     threads: int | None = Field(None, gt=0)  # torch CPU threads of one kernel; None leaves torch's choice
 
 

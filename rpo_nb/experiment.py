@@ -289,7 +289,7 @@ def build_trainer(profile: Profile, run: Run, prepared: Prepared, output_dir: st
     """The PolicyTrainer of a run, seeded, not started. rewards: others than the data's (for noise experiments)."""
     from transformers import set_seed
 
-    from rpo_nb.training import make_trainer, mismatched_rows, prompt_groups
+    from rpo_nb.training import desirable_rows, make_trainer, mismatched_rows, prompt_groups
 
     set_seed(run.seed)
     objective, steps = Objective(**run.recipe["objective"]), run.recipe["steps"]
@@ -310,8 +310,11 @@ def build_trainer(profile: Profile, run: Run, prepared: Prepared, output_dir: st
         pairs = [(prompt, other) for (prompt, _), other in zip(prepared.encoded, completions, strict=True)]
         theirs = references.reference_logps(prepared.path, prepared.reference, prepared.tokenizer, pairs, bf16=profile.training.bf16)
         more |= {"mismatched": completions, "mismatched_ref_logps": theirs[objective.reduce], "mismatched_real": real}
+    weights = data.weights_of(prepared.splits.train)
+    if weights is not None:
+        more["weights"] = weights[rows]
     groups = prompt_groups([prepared.encoded[i] for i in rows], prompt_ids[rows].tolist(), rewards=rewards[rows], ref_logps=ref[rows],
-                           log_partition=log_z[rows], desirable=(rewards >= rewards.mean())[rows], **more)
+                           log_partition=log_z[rows], desirable=desirable_rows(rewards, weights)[rows], **more)
     config = profile.training_of(run.size)
     model, _ = policy.load_policy(prepared.path, dropout=steps["dropout"], bf16=half(config), quantize=config.quantize,
                                   lora_rank=config.lora_rank if config.lora else 0, gradient_checkpointing=config.gradient_checkpointing,
