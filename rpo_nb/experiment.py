@@ -28,7 +28,7 @@ from rpo_nb.config import AUTHORS, METHODS, DecodingConfig, Objective, Preset, P
 from rpo_nb.generation import ENGINES, generate, ready, released_decoding, samples
 from rpo_nb.store import atomic_write, packed, room_for, unpacked, write_json
 
-CODE = ("pocket", "policy", "prefixes", "partition", "objectives", "checks", "training", "steps", "references")  # what a trained policy depends on
+CODE = ("pocket", "policy", "encoding", "forward", "prefixes", "partition", "objectives", "checks", "training", "steps", "references")  # what a trained policy depends on
 QRPO_SAMPLES = 16  # of the reference for a prompt
 AGAIN = 1  # beside a seed: the reference's texts that data are compared with, which on_policy data are drawn from by the seed alone
 SHARED_STEPS = {"dropout": 0.0, "max_grad_norm": 1.0, "weight_decay": 0.01}  # of the baselines, which no preset touches
@@ -158,7 +158,7 @@ def feedback(profile: Profile, seed: int, size: str | None = None) -> tuple[Any,
 def reference_samples(profile: Profile, path: str, prompts: Sequence[str], k: int, seed: int) -> list[list[str]]:
     """k completions of the reference at `path` for each prompt, decoded as the profile says. Cached by content."""
     key = content_key([Path(path).name, list(prompts), k, seed, profile.decoding.key(), profile.data.max_prompt_tokens,
-                       references.code_key("generation", "policy", "prefixes")])
+                       references.code_key("generation", "policy", "encoding", "forward", "prefixes")])
 
     def make(folder: Path) -> None:
         model, tokenizer = policy.load_policy(path)
@@ -377,7 +377,7 @@ def completions(profile: Profile, cell: Cell, prepared: Prepared, out: Path, *, 
     beside the policy, with both log-probabilities, from which KL(policy ‖ reference) is estimated."""
     file = completions_file(profile, cell, out, asked)
     prompts = list(prompts) or data.conversations(prepared.splits.validation)
-    made_from = content_key([prompts, references.code_key("generation", *ENGINES[profile.generation])])
+    made_from = content_key([prompts, references.code_key("generation", "encoding", *ENGINES[profile.generation])])
     if file.is_file():
         stored = json.loads(file.read_text(encoding="utf-8"))
         if stored["prompts"] == made_from:

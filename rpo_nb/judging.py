@@ -155,7 +155,7 @@ def reward_model(profile: Profile, out: Path, seed: int) -> RewardModel:
     held_out = experiment.splits(profile, seed, size).held_out
     weights = [file_digest(path) for path in sorted(Path(reference).glob("*.safetensors"))] or reference
     key = content_key([weights, _digest(held_out.to_pandas()), settings.judge_comparisons, settings.judge_epochs,
-                       profile.limits(size), references.code_key("judges", "policy", "prefixes", "steps"), profile.training.threads,
+                       profile.limits(size), references.code_key("judges", "policy", "encoding", "forward", "prefixes", "steps"), profile.training.threads,
                        profile.training.bf16, seed, *([settings.judge_loss] if settings.judge_loss != "bradley_terry" else []),
                        *([["lora", settings.judge_lora_rank]] if settings.judge_lora_rank else [])])
     return RewardModel.load(references.cached(

@@ -71,7 +71,7 @@ def reference(profile: Profile, size: str, seed: int, held_out: Any = None) -> s
         pairs = list(zip(held_out["prompt"], held_out["completion"], strict=True))
         pairs = [pairs[i] for i in rng.permutation(len(pairs))[: model.demonstrations]]
     key = content_key([model.model_dump(mode="json"), pairs, seed, profile.limits(size), profile.training.threads,
-                       code_key("pocket", "policy", "prefixes", "training", "steps", "references")])
+                       code_key("pocket", "policy", "encoding", "forward", "prefixes", "training", "steps", "references")])
     folder = cache_dir() / "references" / f"{size}-seed{seed}-{key}"
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not folder.exists():  # its Trainer would wait for the other processes for ever
         raise ValueError(f"the reference of size {size}, seed {seed} is trained in one process: run `python -m rpo_nb train "

@@ -85,7 +85,7 @@ def sampled(profile: Profile, size: str, seed: int, regime: str, *, prompts: int
         sums, lengths = policy.score_completions(model, tokenizer, encoded)
         np.savez(folder / "pool.npz", sums=sums.numpy(), lengths=lengths.numpy())
 
-    key = content_key([Path(path).name, encoded, references.code_key("policy", "prefixes", "truth")])
+    key = content_key([Path(path).name, encoded, references.code_key("policy", "encoding", "forward", "prefixes", "truth")])
     with np.load(references.cached(references.cache_dir() / "pools" / key, make) / "pool.npz") as stored:
         sums, lengths = (stored[name].astype(float).reshape(prompts, completions) for name in ("sums", "lengths"))
     rewards = np.array([pocket.score(*pair) for pair in pairs]).reshape(prompts, completions)
