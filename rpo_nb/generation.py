@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -36,9 +37,30 @@ def released_decoding(method: str, decoding: DecodingConfig) -> DecodingConfig:
                           max_new_tokens=decoding.max_new_tokens)
 
 
-def generate(model: nn.Module, tokenizer: Any, prompts: Sequence[str], *, decoding: DecodingConfig, seed: int,
-             max_prompt_tokens: int, batch_size: int, engine: str = "transformers") -> list[str]:
-    """One completion a prompt, in the prompts' order, special tokens and outer white space removed; an empty one is "".
+@dataclass(frozen=True)
+class Sample:
+    """What was drawn for one prompt: its tokens as the model read them; the new ones, up to and with the end
+    token, without one where max_new_tokens cut them; and these as text, special tokens and outer white space
+    removed."""
+
+    prompt: tuple[int, ...]
+    ids: tuple[int, ...]
+    text: str
+
+    @property
+    def row(self) -> tuple[list[int], list[int]]:
+        """Prompt and completion as `policy.score_completions` takes them."""
+        return list(self.prompt), list(self.ids)
+
+
+def generate(model: nn.Module, tokenizer: Any, prompts: Sequence[str], **settings: Any) -> list[str]:
+    """The texts of `samples`; an empty one is ""."""
+    return [drawn.text for drawn in samples(model, tokenizer, prompts, **settings)]
+
+
+def samples(model: nn.Module, tokenizer: Any, prompts: Sequence[str], *, decoding: DecodingConfig, seed: int,
+            max_prompt_tokens: int, batch_size: int, engine: str = "transformers") -> list[Sample]:
+    """One completion a prompt, in the prompts' order.
 
     T5-like and causal models (left padding there). Prompts are encoded as for training, sorted by length, `batch_size` rows at
     a time; a prompt given K times is read once a batch and gets K samples. Each row draws from a random stream of its own,
@@ -64,17 +86,18 @@ def generate(model: nn.Module, tokenizer: Any, prompts: Sequence[str], *, decodi
 
         seeds = [row_name(seed, ids, n) % 2**63 for ids, n in zip(encoded, occurrence, strict=True)]
         new = sample(model, tokenizer, encoded, seeds, decoding=decoding, max_prompt_tokens=max_prompt_tokens)
-        return decoded(tokenizer, new, stop_tokens(model, tokenizer))
+        return _drawn(tokenizer, encoded, new, stop_tokens(model, tokenizer))
     order = sorted(range(len(prompts)), key=lambda i: (-len(encoded[i]), encoded[i]))  # the longest first: memory shows at once
-    texts = [""] * len(prompts)
+    found: list[Any] = [None] * len(prompts)
     setup = _generation_config(core_of(model), tokenizer, decoding)
     with _generating(model) as core:
         for rows in batches(order, batch_size):
             streams = [row_stream(seed, encoded[i], occurrence[i], core.device) for i in rows] if decoding.do_sample else None
-            new = _way(core)(core, [encoded[i] for i in rows], setup, decoding, streams)
-            for i, text in zip(rows, decoded(tokenizer, new, setup.eos_token_id), strict=True):
-                texts[i] = text
-    return texts
+            asked = [encoded[i] for i in rows]
+            new = _way(core)(core, asked, setup, decoding, streams)
+            for i, drawn in zip(rows, _drawn(tokenizer, asked, new, setup.eos_token_id), strict=True):
+                found[i] = drawn
+    return found
 
 
 def stop_tokens(model: nn.Module, tokenizer: Any) -> list[int]:
@@ -87,10 +110,19 @@ def stop_tokens(model: nn.Module, tokenizer: Any) -> list[int]:
 
 def decoded(tokenizer: Any, rows: Sequence[Sequence[int] | Tensor], stops: Sequence[int]) -> list[str]:
     """New tokens as texts, each up to its first stop token, which need not be one that decoding leaves out."""
-    ended = [next((i for i, token in enumerate(map(int, row)) if token in stops), len(row)) for row in rows]
-    texts = tokenizer.batch_decode([row[:end] for row, end in zip(rows, ended, strict=True)], skip_special_tokens=True,
-                                   clean_up_tokenization_spaces=False)
-    return [text.strip() for text in texts]
+    return [drawn.text for drawn in _drawn(tokenizer, [()] * len(rows), rows, stops)]
+
+
+def _drawn(tokenizer: Any, prompts: Sequence[tuple[int, ...]], rows: Sequence[Sequence[int] | Tensor],
+           stops: Sequence[int]) -> list[Sample]:
+    """New tokens, padding and all, as samples: each ends with its first stop token. The text lacks that, which need
+    not be one that decoding leaves out."""
+    rows = [[int(token) for token in row] for row in rows]
+    ends = [next((i for i, token in enumerate(row) if token in stops), len(row)) for row in rows]
+    texts = tokenizer.batch_decode([row[:end] for row, end in zip(rows, ends, strict=True)],
+                                   skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return [Sample(prompt, tuple(row[: end + 1]), text.strip())
+            for prompt, row, end, text in zip(prompts, rows, ends, texts, strict=True)]
 
 
 def ready(engine: str, model: nn.Module) -> None:

@@ -325,18 +325,18 @@ def collate(rows: Sequence[tuple[list[int], list[int]]], *, pad_id: int, mismatc
     """Encoded rows to a batch: input_ids and attention_mask [U, S] of the U prompts, labels [n, T] of the completions, group [n]
     (row → its prompt, 0 to U−1), and labels of the rows' mismatched completions where they are given; padded on the right.
 
-    items [n]: numbers that say which rows are of one prompt, whatever its tokens; without them rows of equal tokens are, which is
-    right where a prompt is only read. width: S is at least that.
+    items [n]: numbers that keep apart prompts of equal tokens; without them they are one, which is right where prompts are only
+    read. width: S is at least that.
     """
     from torch.nn.utils.rnn import pad_sequence
 
     def padded(sequences: Sequence[Sequence[int]], value: int) -> Tensor:
         return pad_sequence([torch.tensor(s) for s in sequences], batch_first=True, padding_value=value)
 
-    names = [tuple(prompt) for prompt, _ in rows] if items is None else list(items)
-    first = {name: prompt for name, (prompt, _) in zip(reversed(names), reversed(rows), strict=True)}
+    numbers = [0] * len(rows) if items is None else items
+    names = [(number, tuple(prompt)) for number, (prompt, _) in zip(numbers, rows, strict=True)]
     index = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    prompts = [first[name] for name in index]
+    prompts = [prompt for _, prompt in index]
     batch = {
         "input_ids": padded(prompts, pad_id),
         "attention_mask": padded([[1] * len(prompt) for prompt in prompts], 0),
