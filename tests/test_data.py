@@ -828,3 +828,16 @@ def test_a_wrapped_refusal_is_found_in_its_cause(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", refuse)
     with pytest.raises(ValueError, match="gated and your account has no access"):
         data.load_feedback("some/data")
+
+
+def test_maps_are_dicts_under_every_pyarrow():
+    """Written out by hand: before release 19 pyarrow gives maps as lists of pairs, also within lists and structs."""
+    import pyarrow as pa
+
+    from rpo_nb.data.arrow import to_rows, with_dicts
+
+    inner = pa.map_(pa.string(), pa.int64())
+    kind = pa.struct({"a": inner, "b": pa.list_(inner), "c": pa.string()})
+    assert with_dicts({"a": [("x", 1)], "b": [[("y", 2)], None], "c": "[]"}, kind) == {"a": {"x": 1}, "b": [{"y": 2}, None], "c": "[]"}
+    table = pa.table({"m": pa.array([[("x", 1)], None], inner), "n": [1, 2]})
+    assert to_rows(table) == [{"m": {"x": 1}, "n": 1}, {"m": None, "n": 2}]

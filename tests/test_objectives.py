@@ -391,6 +391,8 @@ def trl_trainer(policy, ref, **settings):
 def trl():
     """TRL's trainers; their tensors: 8 rows (4 chosen, then 4 rejected) of a 2-token prompt and up to 5 tokens."""
     trl = pytest.importorskip("trl", reason="TRL is not installed (extra 'test'); its losses are what this test compares with")
+    if not hasattr(trl.KTOTrainer, "_compute_loss"):
+        pytest.skip(f"TRL {trl.__version__} has its losses elsewhere; 1.x is what this test compares with")
     lengths = torch.tensor([5, 3, 4, 1, 2, 5, 5, 3])
     mask = ((torch.arange(7) >= 2) & (torch.arange(7) < 2 + lengths[:, None])).long()
     tokens = [-random(8, 6, seed=s).abs() * mask[:, 1:] for s in (0, 1)]

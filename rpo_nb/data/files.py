@@ -23,6 +23,7 @@ import pyarrow
 import pyarrow.parquet
 
 from rpo_nb.data import names
+from rpo_nb.data.arrow import to_rows
 from rpo_nb.data.defects import Report
 
 REPEATED_KEYS = (
@@ -373,7 +374,7 @@ def parquet(path: Path, report: Report) -> Iterator[tuple[int, Any]]:
         with pyarrow.parquet.ParquetFile(path) as table:
             line = 0
             for batch in table.iter_batches(batch_size=1024):
-                for line, row in enumerate(batch.to_pylist(maps_as_pydicts="lossy"), line + 1):
+                for line, row in enumerate(to_rows(batch), line + 1):
                     yield line, row
     except (pyarrow.ArrowInvalid, OSError) as error:
         with path.open("rb") as stream:

@@ -18,6 +18,7 @@ import pandas as pd
 
 from rpo_nb import hub
 from rpo_nb.data import delimited, files
+from rpo_nb.data.arrow import to_rows
 from rpo_nb.data.defects import Report
 from rpo_nb.data.scores import is_null
 
@@ -113,7 +114,7 @@ def _table(table: datasets.Dataset) -> Iterator[tuple[int, Any]]:
     """Rows of a Dataset, some thousand at a time."""
     line = 0
     for batch in table.with_format("arrow").iter(1024):
-        for line, row in enumerate(batch.to_pylist(maps_as_pydicts="lossy"), line + 1):
+        for line, row in enumerate(to_rows(batch), line + 1):
             yield line, row
 
 
