@@ -26,6 +26,7 @@ from rpo_nb.config import LLMJudge, content_key
 from rpo_nb.llm_judges import (
     FAILED, LONG, NEITHER, OFF, LanguageModelJudge, Question, Reply, question_text, reply_to,
 )
+from rpo_nb.names import check_address
 
 LISTED = (20, 5, 0)  # top_logprobs asked of a server, the most first: some list 5 at most, some none
 REPLY_TOKENS = 4  # of a server: "A" and its end token, and enough to see that there is more
@@ -50,16 +51,7 @@ class EndpointJudge(LanguageModelJudge):
 
     def __init__(self, name: str, settings: LLMJudge) -> None:
         super().__init__(name, settings)
-        where = f"evaluation.llm_judges.{name}.url"
-        if not settings.url:
-            raise ValueError(f"{where} is empty; an endpoint needs the server's address, e.g. "
-                             "http://localhost:8000/v1")
-        address = urlsplit(settings.url)
-        if address.scheme not in ("http", "https") or not address.hostname:
-            raise ValueError(f"{where}: {settings.url!r} is no address of a server; give e.g. http://localhost:8000/v1")
-        if address.username or address.password or address.query:
-            raise ValueError(f"{where} holds a user name, a password or a query, and a profile is kept with the results; give "
-                             "the address alone and the key in OPENAI_API_KEY")
+        check_address(f"evaluation.llm_judges.{name}.url", settings.url)
         try:
             import openai  # noqa: F401
         except ImportError:

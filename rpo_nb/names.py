@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator
 
@@ -29,6 +30,18 @@ def check_name(text: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(check_name)]
+
+
+def check_address(field: str, url: str) -> None:
+    """Raises ValueError for what is no server's address, or holds a secret: a profile is kept with the results."""
+    if not url:
+        raise ValueError(f"{field} is empty; an endpoint needs the server's address, e.g. http://localhost:8000/v1")
+    address = urlsplit(url)
+    if address.scheme not in ("http", "https") or not address.hostname:
+        raise ValueError(f"{field}: {url!r} is no address of a server; give e.g. http://localhost:8000/v1")
+    if address.username or address.password or address.query:
+        raise ValueError(f"{field} holds a user name, a password or a query, and a profile is kept with the results; give the "
+                         "address alone and the key in OPENAI_API_KEY")
 
 
 def plain_name(path: str | Path) -> str:

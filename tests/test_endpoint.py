@@ -14,6 +14,7 @@ import pytest
 
 from rpo_nb import endpoint as servers
 from rpo_nb import judging, llm_judges
+from rpo_nb.config import load_profile
 from rpo_nb.endpoint import EndpointJudge
 from rpo_nb.llm_judges import FAILED, NEITHER, OFF, Reply, is_verdict, read_store
 from tests.test_judging import pair_table
@@ -203,4 +204,7 @@ def test_the_key_goes_only_where_the_user_sends_it(monkeypatch, url, own, goes):
 def test_an_address_that_is_none_or_holds_a_secret_is_refused(url):
     with pytest.raises(ValueError, match="evaluation.llm_judges.server.url") as caught:
         EndpointJudge("server", llm_judges.LLMJudge(kind="endpoint", model="m", url=url))
+    described = {"server": {"kind": "endpoint", "model": "m", "url": url}}
+    with pytest.raises(ValueError, match="evaluation.llm_judges.server.url"):  # before anything starts
+        load_profile("smoke", **{"evaluation.judges": ["server"], "evaluation.llm_judges": described})
     assert "word@" not in str(caught.value) and "api_key" not in str(caught.value)

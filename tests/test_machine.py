@@ -113,7 +113,8 @@ def test_ctrl_c_before_the_workflow_starts_is_one_sentence(monkeypatch, capsys, 
 @pytest.mark.parametrize("delay", [0.15, 0.6])
 def test_ctrl_c_while_it_is_imported_is_one_sentence(delay, tmp_path):
     with subprocess.Popen([sys.executable, "-m", "rpo_nb", "plan", "--profile", "smoke", "--output-dir", str(tmp_path)], cwd=ROOT,
-                          stderr=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as child:
+                          stderr=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+                          preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler)) as child:
         deadline = time.monotonic() + 60  # until it listens: a busy machine starts slowly
         while not _listens(child.pid) and time.monotonic() < deadline and child.poll() is None:
             time.sleep(0.01)
