@@ -1,4 +1,4 @@
-"""Tiny models of every family, and what the kit does with each: the table that docs/models.md shows.
+"""Tiny models of every family, and what the kit does with each: the table of docs/models.md.
 
     python tests/families.py            writes docs/models.md
     python tests/families.py Mamba T5   prints what is measured of these families

@@ -3,6 +3,7 @@
 import families
 import pytest
 import torch
+import transformers
 from families import DOCS, FAMILIES, FLOAT32, measured, page, tokenizer_of
 
 from rpo_nb import encoding, forward, generation, policy, prefixes
@@ -10,13 +11,15 @@ from rpo_nb.config import DecodingConfig
 
 REFUSED = {"ProphetNet"}  # its logits come from another stream than its last states
 WHOLE = {"BLOOM", "MPT", "RecurrentGemma", "LFM2", "MiniMax", "Mamba", "RWKV", "Jamba", "Falcon H1"}
+VERSION = transformers.__version__.rpartition(".")[0]
+OURS = f"of transformers {VERSION}:" in DOCS.read_text(encoding="utf-8")  # others may refuse more
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_is_right_or_refused_by_name(name):
     found = measured(name)
     near = 1e-3 if name in FLOAT32 else 1e-5  # parts of some are float32 whatever the model's dtype
-    assert bool(found.refused) == (name in REFUSED)
+    assert bool(found.refused) == (name in REFUSED) or not OURS
     if found.refused:
         assert found.refused.startswith(f"{found.model}: ") and "\n" not in found.refused
         assert "use another architecture" in found.refused
@@ -24,12 +27,14 @@ def test_a_family_is_right_or_refused_by_name(name):
     assert found.texts == (5, 5)
     assert found.whole < near and found.grouped < near
     assert found.gradient < (1e-3 if name in FLOAT32 else 1e-6)
-    assert found.shared == (name not in WHOLE)
+    assert found.shared == (name not in WHOLE) or not OURS
     slower = [sentence for sentence in found.said if "slower but to the same" in sentence]
     assert len(slower) == (not found.shared) + bool(found.way)
 
 
 def test_the_page_of_models_is_this_table():
+    if not OURS:
+        pytest.skip(f"docs/models.md is of another transformers than {VERSION}")
     assert DOCS.read_text(encoding="utf-8") == page([measured(name) for name in FAMILIES]), (
         "run python tests/families.py")
 
