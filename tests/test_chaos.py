@@ -1,5 +1,6 @@
-"""The short version of `make chaos`: faults to what trains and asks the policies; after the same command nothing is lost, stale or
-different. The long one kills the whole workflow, too."""
+"""The short version of `make chaos`: faults to what trains and asks the policies; after the same
+command nothing is lost, stale or different. The long one kills the whole workflow, too.
+"""
 
 from __future__ import annotations
 
@@ -49,10 +50,16 @@ def test_what_is_compared_shows_what_is_lost_stale_and_different(whole, tmp_path
     assert (row["lost"], row["stale"], row["different"]) == (2, 1, 1)
 
 
-@pytest.mark.skipif(not hasattr(store, "fault"), reason="this version keeps no hashes of its files yet")
+@pytest.mark.skipif(
+    not hasattr(store, "fault"), reason="this version keeps no hashes of its files yet"
+)
 def test_damaged_files_are_made_again(whole):
     rows = nothing_wrong(chaos.damaged_grid(*whole, random.Random(0).sample(chaos.GRID, 8)))
-    silent = [row["case"] for row in rows if "made again" not in row["said"] and not row["case"].endswith("missing")]
+    silent = [
+        row["case"]
+        for row in rows
+        if "made again" not in row["said"] and not row["case"].endswith("missing")
+    ]
     assert not silent, "nothing was said of them: were they looked at?"
 
 
@@ -72,7 +79,9 @@ def test_the_figures_that_the_readme_quotes_are_those_measured():
         rows = list(csv.DictReader(file))
     kinds = [row["kind"] for row in rows]
     table = pd.read_csv(ROOT / "benchmarks" / "reliability.csv")
-    assert chaos.summary(table) in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert chaos.summary(table) in " ".join(
+        (ROOT / "README.md").read_text(encoding="utf-8").split()
+    )
     assert [kinds.count(kind) for kind in ("SIGKILL", "SIGINT", "SIGTERM")] == [20, 5, 5]
     assert kinds.count("damage") >= 30 and kinds.count("disk full") >= 1
     assert all(row[name] in ("", "0") for row in rows for name in chaos.BAD)

@@ -77,7 +77,7 @@ def test_too_long_a_text_keeps_its_special_tokens(kind, prompt):
 
 
 def test_a_target_text_has_the_code_of_its_own_language():
-    """As NLLB's tokenizer has it; mBART's older one puts it after the end, where nothing is said."""
+    """As NLLB's tokenizer has it; mBART's older one puts it after the end, unread."""
     from transformers import NllbTokenizer
 
     words = ["<s>", "<pad>", "</s>", "<unk>", "▁", *"abc"]
@@ -114,7 +114,8 @@ def test_a_causal_model_that_is_loaded_gets_no_end_after_its_prompt(tmp_path):
                           policy.load_tokenizer(tmp_path / name)):
             (ids, _), = policy.encode(tokenizer, ["red"], [""], max_prompt_tokens=8,
                                       max_completion_tokens=8)
-            assert tokenizer.convert_ids_to_tokens(ids)[-1] == {"Llama": "red", "BART": "</s>"}[name]
+            last = {"Llama": "red", "BART": "</s>"}[name]
+            assert tokenizer.convert_ids_to_tokens(ids)[-1] == last
 
 
 def scripted(monkeypatch, model, tokens):
@@ -196,7 +197,7 @@ def test_caps_and_biases_count_however_small_they_were_when_the_model_was_tried(
 def test_positions_that_depend_on_the_batch_are_told_at_load(tmp_path):
     families.build("Phi-3, LongRoPE").float().save_pretrained(tmp_path)
     tokenizer_of("turn").save_pretrained(tmp_path)
-    with pytest.warns(UserWarning, match="Phi3ForCausalLM scales its positions .longrope.*48 tokens"):
+    with pytest.warns(UserWarning, match="Phi3ForCausalLM scales.*longrope.*48 tokens"):
         policy.load_policy(tmp_path)
     assert forward.depends_on_the_batch(families.build("Llama")) == ""
 

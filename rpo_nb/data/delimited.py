@@ -61,6 +61,8 @@ def _rows(path: Path, report: Report) -> Iterator[tuple[int, Any]]:
         source = _decoded(stream, encoding, report)
         head = list(islice(source, 5 * SAMPLE))
         first = next((text for _, text in head if text.strip()), "")
+        if first.lstrip().startswith(("{", "[{")):
+            raise ValueError(f"{report.name}: the file is JSON; name it .jsonl or .json")
         dialect = _dialect(first, [text for _, text in head], path.name.lower())
         records = _records(head, source, dialect, report)
         line, header = next(records, (1, []))

@@ -104,7 +104,8 @@ def unpacked(path: Path, name: str) -> BinaryIO:
     try:
         head = opened.peek(512)[:512]
     except DAMAGE:
-        head = b""  # told by whoever reads on
+        opened.close()
+        raise ValueError(f"{name}: the file is damaged from its first byte on; fetch it again") from None
     problem = next((told for begin, told in _OTHERS.items() if head.startswith(begin)), "")
     if head[257:262] == b"ustar":
         problem = "a tar archive; unpack it"
@@ -159,6 +160,11 @@ def json_lines(path: Path, report: Report) -> Iterator[tuple[int, Any]]:
                 ValueError,
                 RecursionError,
             ):  # RecursionError: nested deeper than the interpreter can follow
+                cells = [cell.strip(' "') for cell in re.split("[,;\t|]", text[:1000])]
+                if line == 1 and sum(names.normal(cell) in names.KNOWN for cell in cells) > 1:
+                    raise ValueError(
+                        f"{report.name}: the file is CSV, with a header; name it .csv"
+                    ) from None
                 if not found and text in ("{", "[", "[{"):
                     raise ValueError(
                         f"{report.name}: these are not JSON lines, an object goes over several lines; write one "
