@@ -28,6 +28,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from rpo_nb.config import DataConfig, EvaluationConfig, content_key
 from rpo_nb.policy import collate, completion_logps, encode, load_policy
 from rpo_nb.prefixes import IGNORE, completion_states, core_of
+from rpo_nb.provenance import code_key
 from rpo_nb.store import finished
 
 Answer = Literal["first", "second"] | None  # None: the judge could not say
@@ -105,8 +106,9 @@ class Checker(Pointwise):
 
     @cached_property
     def identity(self) -> str:
-        """The source of the module that scores: a changed rule is another judge."""
-        return content_key(inspect.getsource(sys.modules[self.score_fn.__module__]))
+        """The code of the module that scores: a changed rule is another judge."""
+        package, _, module = self.score_fn.__module__.partition(".")
+        return code_key(module) if package == __package__ else content_key(inspect.getsource(sys.modules[self.score_fn.__module__]))
 
     def _score(self, rows: list[tuple[str, str]]) -> Sequence[float]:
         return [self.score_fn(prompt, completion) for prompt, completion in rows]

@@ -15,7 +15,6 @@ sign of the log-odds averaged over both orders, in which a leaning to one positi
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from itertools import permutations
@@ -25,10 +24,11 @@ import numpy as np
 import pandas as pd
 from scipy.stats import bootstrap
 
-from rpo_nb import experiment, llm_judges, pocket, references
+from rpo_nb import experiment, llm_judges, pocket
 from rpo_nb.config import Profile, content_key
 from rpo_nb.judges import Checker, Judge, RewardModel, train_reward_model
-from rpo_nb.store import atomic_write, file_digest, packed, unpacked, write_json
+from rpo_nb.provenance import READING, code_key, model_key
+from rpo_nb.store import again, atomic_write, cached, file_digest, packed, read_sealed, unpacked, write_sealed
 
 __all__ = ["Checker", "Judge", "RewardModel", "accuracy_by_gap", "ask", "averaged", "distrust", "held_out_comparisons",
            "judge_agreement", "judge_pairs", "judges_for", "load_verdicts", "make_pairs", "quality", "train_reward_model",
@@ -158,12 +158,11 @@ def reward_model(profile: Profile, out: Path, seed: int) -> RewardModel:
     size = settings.judge_size if settings.judge_size in profile.sizes else next(iter(profile.sizes))
     reference = experiment.reference_path(profile, size, seed)
     held_out = experiment.splits(profile, seed, size).held_out
-    weights = [file_digest(path) for path in sorted(Path(reference).glob("*.safetensors"))] or reference
-    key = content_key([weights, _digest(held_out.to_pandas()), settings.judge_comparisons, settings.judge_epochs,
-                       profile.limits(size), references.code_key("judges", "policy", "prefixes"), profile.training.threads,
+    key = content_key([model_key(reference), _digest(held_out.to_pandas()), settings.judge_comparisons, settings.judge_epochs,
+                       profile.limits(size), code_key("judges", without=READING), profile.training.threads,
                        profile.training.bf16, seed, *([settings.judge_loss] if settings.judge_loss != "bradley_terry" else []),
                        *([["lora", settings.judge_lora_rank]] if settings.judge_lora_rank else [])])
-    return RewardModel.load(references.cached(
+    return RewardModel.load(cached(
         out / "runs" / "judges" / f"reward_model-seed{seed}-{key}",
         lambda folder: train_reward_model(reference, held_out, config=settings, data=profile.data, seed=seed,
                                           threads=profile.training.threads,
@@ -184,16 +183,19 @@ def ask(bench: Mapping[int, Sequence[Judge]], pairs: pd.DataFrame, out: str | Pa
         judges = {seed: next(j for j in bench[seed] if j.name == name) for seed in sorted(bench)}
         path, stamp = out / "verdicts" / f"{table}-{name}.jsonl.gz", out / "runs" / "judges" / f"{table}-{name}.json"
         limit = next(_most(judge) for judge in judges.values())
-        key = content_key([_digest(pairs), *([] if limit is None else [limit]), {str(seed): judge.identity for seed, judge in judges.items()}])
-        if path.is_file() and stamp.is_file() and json.loads(stamp.read_bytes()) == {"inputs": key, "file": file_digest(path)}:
-            print(f"{table}, {name}: the {len(pairs):,} stored verdicts are up to date")
-            parts.append(_read(path))
-            continue
+        key = content_key([_digest(pairs), *([] if limit is None else [limit]), {str(seed): judge.identity for seed, judge in judges.items()},
+                           code_key("judging", without=(*READING, "experiment", "references", "llm_judges"))])
+        if path.is_file() and (known := read_sealed(stamp)) and known["inputs"] == key and not known["failed"]:
+            if known["file"] == file_digest(path):
+                print(f"{table}, {name}: the {len(pairs):,} stored verdicts are up to date")
+                parts.append(_read(path))
+                continue
+            again(path, "is not as it was written")
         judged = [judge_pairs(judge, _asked(judge, pairs[pairs["seed"].eq(seed)])) for seed, judge in judges.items()]
         rows = pd.concat(judged).sort_values(KEYS, ignore_index=True)
         atomic_write(path, packed(rows))
         failed = sum(judge.notes[note] for judge in judges.values() for note in getattr(judge, "again", ()))
-        write_json(stamp, {"inputs": key, "file": file_digest(path)} | ({"failed": failed} if failed else {}))
+        write_sealed(stamp, {"inputs": key, "file": file_digest(path), "failed": failed})
         print(f"{table}, {name}: {len(rows):,} pairs judged in both orders")
         for line in dict.fromkeys(line for judge in judges.values() if hasattr(judge, "remarks") for line in judge.remarks()):
             print(f"{table}, {line}")

@@ -44,8 +44,9 @@ from rpo_nb.checks import memory_advice
 from rpo_nb.config import LLMJudge, content_key
 from rpo_nb.judges import Answer
 from rpo_nb.policy import load_policy
+from rpo_nb.provenance import code_key, model_key
 from rpo_nb.reporting import published_numbers
-from rpo_nb.store import file_digest, room_for
+from rpo_nb.store import room_for
 
 FORMAT = 1  # raised when the same text would get another reply from the same model
 DIGITS = 4  # of stored log-odds: other batches change the fifth
@@ -153,7 +154,8 @@ class LanguageModelJudge(ABC):
         for question, reply in self._watched(missing):
             found[question] = reply
             if reply.note not in self.again:
-                append(self.store, {"key": keys[question], **reply._asdict()})
+                row = {"key": keys[question], **reply._asdict()}
+                append(self.store, row | {"sha256": content_key(row)})
         self.notes, self.asked = Counter(found[q].note for q in distinct), len(distinct)
         return [found[q] for q in questions]
 
@@ -182,12 +184,14 @@ class LanguageModelJudge(ABC):
 
 
 def read_store(path: Path) -> dict[str, Reply]:
-    """Stored replies by key; a line that a killed process left torn is skipped."""
+    """Stored replies by key; a line that a killed process left torn, or that is not as it was written, is skipped."""
     found = {}
     if path.is_file():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 row = json.loads(line)
+                if row.pop("sha256") != content_key(row):
+                    continue
                 found[row["key"]] = Reply(row["answer"], row["log_odds"], row["note"])
             except (ValueError, KeyError, TypeError):
                 continue
@@ -225,6 +229,7 @@ class LocalJudge(LanguageModelJudge):
         super().__init__(name, settings)
         self.folder = references.resolve(settings.model)
         try:
+            self.folder = references.fetched(settings.model, settings.revision)
             self.config = AutoConfig.from_pretrained(self.folder)
             self.tokenizer = AutoTokenizer.from_pretrained(self.folder)
         except (OSError, ValueError) as error:
@@ -244,12 +249,8 @@ class LocalJudge(LanguageModelJudge):
 
     @cached_property
     def identity(self) -> str:
-        """Weights (of a hub id its commit), tokenizer, precision."""
-        folder = Path(self.folder)
-        files = sorted(folder.glob("*")) if folder.is_dir() else []
-        weights = {p.name: file_digest(p) for p in files if p.suffix in (".safetensors", ".json", ".jinja")} \
-            or [self.folder, getattr(self.config, "_commit_hash", None)]
-        return content_key(["local", weights, self._bf16])
+        """Weights, tokenizer, precision and the code that asks."""
+        return content_key(["local", model_key(self.folder), self._bf16, code_key("llm_judges", without=("data", "references", "reporting"))])
 
     @property
     def _bf16(self) -> bool:
@@ -362,7 +363,8 @@ class EndpointJudge(LanguageModelJudge):
     @property
     def identity(self) -> str:
         """Address and name; what the server runs under that name is the user's to know."""
-        return content_key(["endpoint", self.settings.url, self.settings.model, LISTED, REPLY_TOKENS])
+        asking = code_key("llm_judges", without=("references", "reporting", "policy", "judges"))
+        return content_key(["endpoint", self.settings.url, self.settings.model, LISTED, REPLY_TOKENS, asking])
 
     def _failure(self) -> str:
         return f"the server at {self.settings.url} failed ({self._why}); start it, or wait for it, and run again"

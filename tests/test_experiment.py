@@ -117,15 +117,20 @@ def test_the_trainer_sees_standardised_rewards_and_equation_19(profile, tmp_path
         assert group["log_partition"] == pytest.approx([float(expected)] * len(group["rows"]), rel=1e-5)
 
 
-def test_a_cached_log_probability_that_is_not_the_models_is_refused(profile, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["sum", "mean"])
+@pytest.mark.parametrize("row", [0, 50, 95])
+def test_a_cached_log_probability_that_is_not_the_models_is_made_again(profile, tmp_path, monkeypatch, capsys, name, row):
     prepared = experiment.prepare(profile, "small", 0)
     monkeypatch.setenv("RPO_NB_CACHE", str(tmp_path))
     references.reference_logps(prepared.path, prepared.reference, prepared.tokenizer, prepared.encoded)
     (file,) = tmp_path.rglob("logps.npz")
     with np.load(file) as stored:
-        np.savez(file, sum=stored["sum"] + 1, mean=stored["mean"])
-    with pytest.raises(ValueError, match="cached reference log-probabilities .* are not the model's; delete"):
-        references.reference_logps(prepared.path, prepared.reference, prepared.tokenizer, prepared.encoded)
+        changed = {kind: stored[kind] for kind in ("sum", "mean")}
+    changed[name][row] += 20
+    np.savez(file, **changed)
+    found = references.reference_logps(prepared.path, prepared.reference, prepared.tokenizer, prepared.encoded)
+    assert all(np.array_equal(found[kind], prepared.ref_logps[kind]) for kind in ("sum", "mean"))
+    assert "logps.npz is not as it was written): made again" in capsys.readouterr().out
 
 
 def test_on_policy_completions_are_the_references_own(tmp_path):

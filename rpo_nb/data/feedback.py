@@ -78,7 +78,7 @@ def load_feedback(source: Any, *, config: DataConfig | None = None, return_repor
     strange: dict = {}
     wanted = list(dict.fromkeys(filter(None, (config.split, config.validation_split))))
     for split in wanted:
-        for line, row in sources.rows(source, split=split, report=report, second=split != config.split):
+        for line, row in sources.rows(source, split=split, report=report, second=split != config.split, revision=config.revision):
             shape = _shape(row)
             if isinstance(row, dict) and not shape:
                 strange = strange or row

@@ -30,11 +30,11 @@ _JSON_SPACE = " \t\r\n"
 _SPACE = re.compile(f"[{_JSON_SPACE}]*")
 
 
-def rows(source: Any, *, split: str, report: Report, second: bool = False) -> Iterator[tuple[int, Any]]:
+def rows(source: Any, *, split: str, report: Report, second: bool = False, revision: str = "main") -> Iterator[tuple[int, Any]]:
     """(line, row) of a hub id, a folder, a file, a list of rows, a Dataset or a DatasetDict.
 
     A folder was saved by datasets, or holds files as a data set on the hub does (flan.jsonl …, data/train-*.parquet). split:
-    which part of a hub id, folder or DatasetDict. second: another split of the same source is read besides, so there must be
+    which part of a hub id, folder or DatasetDict. revision: of a hub id. second: another split of the same source is read besides, so there must be
     splits. Sets report.part. Raises ValueError with the remedy if there is nothing to read.
     """
     report.part = split if second else ""
@@ -55,7 +55,7 @@ def rows(source: Any, *, split: str, report: Report, second: bool = False) -> It
     if path.is_file():
         raise ValueError(f"{path.name}: the ending is not one of {', '.join(READERS)}; convert the file or rename it")
     if isinstance(source, str) and not reader and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source):
-        return enumerate(_hub(source, split), 1)
+        return enumerate(_hub(source, split, revision), 1)
     raise ValueError(f"feedback {str(source)!r} is no file, no folder and no hub id (owner/name); check the spelling")
 
 
@@ -69,9 +69,9 @@ def _reader(path: Path) -> Any:
     return next((read for ending, read in READERS.items() if path.name.lower().endswith(ending)), None)
 
 
-def _hub(name: str, split: str) -> datasets.Dataset:
+def _hub(name: str, split: str, revision: str = "main") -> datasets.Dataset:
     try:
-        return datasets.load_dataset(name, split=split)
+        return datasets.load_dataset(name, split=split, revision=revision)
     except Exception as error:  # the hub client raises its own, its transport's and the operating system's errors
         reason, remedy = hub.problem(error, name, kind="dataset")
         raise ValueError(f"feedback {name!r} is no file or folder here, and the hub did not give its split {split!r} ({reason}); "
