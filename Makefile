@@ -1,8 +1,9 @@
-# Needs GNU make and Python 3.11; everything else goes into .venv, from requirements.lock.
+# Needs GNU make and any Python from 3.10 to 3.14; everything else goes into .venv, from requirements.lock, by uv where it is there.
 #   make reproduce [PROFILE=pocket] [SET="sizes=small training.epochs=2"] [FEEDBACK=file]    tables, figures, report in results/
 #   make test       the whole suite      make lab   JupyterLab on the notebooks      make clean   everything but results/
+#   make test-matrix   the suite on every Python here, and on the lowest versions allowed      make lock   requirements.lock again
 .DEFAULT_GOAL := reproduce
-.PHONY: reproduce test lab clean setup
+.PHONY: reproduce test test-matrix lab lock clean setup
 
 PROFILE ?= pocket
 export PROFILE SET FEEDBACK
@@ -10,11 +11,16 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Packages are compiled when first imported, not all at set-up; without the files every kernel would compile torch again.
 unexport PYTHONDONTWRITEBYTECODE
 
-IS_311 := -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null
-PYTHON := $(shell for p in python3.11 python3 python; do if $$p $(IS_311); then echo $$p; break; fi; done)
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+UV := $(shell command -v uv)
+# The newest that works; a bare Debian has interpreters that cannot make environments, which uv does by itself.
+FITS = -c 'import $(if $(UV),,ensurepip, venv,) sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))' >/dev/null 2>&1
+PYTHON = $(shell for p in python3.14 python3.13 python3.12 python3.11 python3.10 python3 python; do \
+  if $$p $(FITS); then echo $$p; break; fi; done)
 # The stamp of a finished installation: another lock, pyproject or place of the clone has another name.
-READY := .venv/.ready-$(shell (pwd; cat requirements.lock pyproject.toml) | cksum | cut -d' ' -f1)
-RUN := .venv/bin/python
+READY := $(VENV)/.ready-$(shell (pwd; cat requirements.lock pyproject.toml) | cksum | cut -d' ' -f1)
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
 reproduce: $(READY)
 	@$(RUN) -m rpo_nb reproduce --profile "$$PROFILE" --set "$$SET" --feedback "$$FEEDBACK"
@@ -30,21 +36,37 @@ test: $(READY)
 
 lab: $(READY)
 	@$(RUN) -c 'import jupyterlab' 2>/dev/null || $(RUN) -m pip install --quiet -c requirements.lock jupyterlab
-	@cd notebooks && ../$(RUN) -m jupyter lab
+	@cd notebooks && ../$(RUN) -m jupyter lab $(ARGS)
 
 setup: $(READY)
 
 # torch first and with what it asks for: a CUDA wheel brings libraries that the lock of a CPU machine cannot name.
 $(READY):
-	@test -n '$(PYTHON)' || { echo 'Python 3.11 is needed: install it (Debian: apt install python3.11 python3.11-venv) and run make again'; exit 1; }
-	@rm -rf .venv
-	@echo 'Setting up .venv (once, about a minute and 3 GB) ...'
-	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo 'python3.11 cannot make environments: install python3.11-venv'; exit 1; }
-	@$(RUN) -m pip install --quiet --no-compile -c requirements.lock torch \
-	  && $(RUN) -m pip install --quiet --no-compile --no-deps -r requirements.lock \
-	  && $(RUN) -m pip install --quiet --no-compile --no-deps --no-build-isolation -e . \
-	  || { echo 'The packages could not be installed (the reason is above): check the network or pip.conf and run make again'; exit 1; }
+	@rm -rf $(VENV); python="$(PYTHON)"; \
+	  test -n "$$python" -o -n '$(UV)' || { echo 'A Python from 3.10 to 3.14 with venv is needed: install one' \
+	    '(Debian: apt install python3 python3-venv), or uv, and run make again'; exit 1; }; \
+	  echo "Setting up $(VENV) with $${python:-a Python that uv fetches} (once; a minute and 3 GB," \
+	    'or 6 GB where the index has torch for CUDA only) ...'; \
+	  $(if $(UV),uv venv --quiet --seed --python "$${python:-3.13}" $(VENV),"$$python" -m venv $(VENV)) \
+	  && $(INSTALL) -c requirements.lock torch \
+	  && $(INSTALL) --no-deps -r requirements.lock \
+	  && $(INSTALL) --no-deps --no-build-isolation -e . \
+	  || { rm -rf $(VENV); echo 'The packages could not be installed (the reason is above):' \
+	    'check the network or pip.conf and run make again'; exit 1; }
 	@touch '$@'
 
+INSTALL = $(if $(UV),uv pip install --quiet --python $(RUN),$(RUN) -m pip install --quiet --no-compile)
+
+# The suite on each Python found, each in an environment of its own, and on the lowest versions that pyproject.toml allows.
+test-matrix:
+	@sh tests/matrix.sh
+
+# One lock for every Python, without what a CUDA wheel of torch brings; tests/test_setup.py tells when it has drifted.
+lock:
+	@test -n '$(UV)' || { echo 'make lock needs uv: pip install uv'; exit 1; }
+	@uv pip compile --quiet --universal --python-version 3.10 --extra workflow --extra judges --extra test \
+	  --no-annotate --no-header pyproject.toml -o requirements.lock $(ARGS)
+	@sed -i -E '/^(nvidia-|cuda-|triton)/d' requirements.lock
+
 clean:
-	rm -rf .venv .cache .pytest_cache build *.egg-info
+	rm -rf .venv .venv-* .cache .pytest_cache build *.egg-info

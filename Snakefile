@@ -19,7 +19,8 @@ PYTHON = sys.executable
 # The notebook comes through stdin and the rest is relative: no path of this machine gets into the executed copy.
 NODE = '[ -z "${{SLURM_JOB_ID:-}}" ] || {PYTHON:q} -m rpo_nb.manifest {log:q}; '  # what the manifest tells of it
 RUN = NODE + "{PYTHON:q} -m papermill - {log:q} -k python3 --no-progress-bar -p profile {PROFILE:q} -p output_dir . "
-SOURCE = " < {params.notebook:q}"
+# The marker is the job's last word: the hashes of what it wrote, which the next start compares.
+SOURCE = " < {params.notebook:q} && {PYTHON:q} -m rpo_nb.store {output:q}"
 
 
 def generations(sizes=SIZES, seeds=SEEDS):
@@ -34,8 +35,13 @@ def verdicts(name):
     return expand("verdicts/{name}-{judge}.jsonl.gz", name=name, judge=JUDGES)
 
 
+def kept(files):
+    """Files that a job adds to: not deleted before it. Snakemake 7, on Python 3.10, cannot say so: there they are not listed."""
+    return update(files) if "update" in globals() else []
+
+
 def done(job):
-    return touch(f"runs/jobs/{job}.done")
+    return f"runs/jobs/{job}.done"
 
 
 LAB_TABLES = [file for name in ("partition_bias", "partition_ablation", "regime_map", "low_data") for file in table(name)[:1]] \
@@ -76,7 +82,7 @@ for place, size in enumerate(SIZES):
         input:
             FEEDBACK,
         output:
-            expand("generations/{preset}-{size}-seed{{seed}}.jsonl.gz", preset=PRESETS, size=size),
+            update(expand("generations/{preset}-{size}-seed{{seed}}.jsonl.gz", preset=PRESETS, size=size)),
             done(f"03_train-{size}-seed{{seed}}"),
         params:
             **batch.params("03_train", profile),
@@ -138,7 +144,7 @@ rule judges:  # before temperature: of the two, the first trains the reward mode
     output:
         table("judge_quality"),
         table("table3"),
-        update(verdicts("table3")),
+        kept(verdicts("table3")),
         done("05_table3_judges"),
     params:
         **batch.params("05_table3_judges", profile),
@@ -158,7 +164,7 @@ rule temperature:
         generations(),
     output:
         table("table4"),
-        update(verdicts("table4")),
+        kept(verdicts("table4")),
         done("06_table4_temperature"),
     params:
         **batch.params("06_table4_temperature", profile),
@@ -180,7 +186,7 @@ if profile.pocket_world:
             table("table3"),
         output:
             LAB_TABLES,
-            update(verdicts("partition_ablation")),
+            kept(verdicts("partition_ablation")),
             done(batch.LAB),
         params:
             **batch.params(batch.LAB, profile),

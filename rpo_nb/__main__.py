@@ -169,7 +169,7 @@ def parser() -> argparse.ArgumentParser:
     profile = argparse.ArgumentParser(add_help=False)
     profile.add_argument("--profile", default="", help="a name or a YAML file; default RPO_NB_PROFILE, else pocket")
     place = argparse.ArgumentParser(add_help=False)
-    place.add_argument("--output-dir", default="", help="default results/<profile>, or results/<profile>-<your file>")
+    place.add_argument("--output-dir", default="", help="default results/<profile>, or results/<profile>-<your file>-<hash>")
     place.add_argument("--cores", "--jobs", type=int, help="jobs at a time; default: what the machine has, on Slurm all")
     where = argparse.ArgumentParser(add_help=False)
     where.add_argument("--executor", choices=("local", "slurm"), default="local", help="slurm: a job a notebook, see docs/cluster.md")

@@ -226,12 +226,6 @@ class AlignmentTrainer(PolicyTrainer):
         self.clock = StepClock()
         self.add_callback(self.clock)
 
-    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor | None:
-        if self.sampler is None:
-            return super()._get_num_items_in_batch(batch_samples, device)
-        rows = torch.tensor(sum(len(step.items) for step in batch_samples) * self.sampler.k, device=device)
-        return self.accelerator.gather(rows).sum() if self.args.world_size > 1 else rows
-
     def training_step(self, model, inputs, num_items_in_batch=None):
         if self.sampler is not None:
             net = self.accelerator.unwrap_model(model).policy

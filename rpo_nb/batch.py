@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,17 @@ import nbformat
 import psutil
 from filelock import FileLock, Timeout
 
-from rpo_nb import cluster
+from rpo_nb import cluster, hub
 from rpo_nb.config import Profile, content_key, write_profile
 from rpo_nb.manifest import JOBS, write_manifest
 from rpo_nb.progress import Progress
-from rpo_nb.store import file_digest
+from rpo_nb.provenance import PACKAGE, cache_dir, code_key, notebook_modules
+from rpo_nb.store import again, digest_of, file_digest, read_sealed, sweep
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "RPO_NB_OUTPUT"  # in the environment of every process of a reproduction: how a later start finds what is left of it
 STATE = ".snakemake"
+INPUTS = "inputs"  # links to the files and folders of the user's own
 LOG = Path("runs") / "snakemake.log"
 ON_SLURM = Path(STATE) / "rpo_nb.slurm"  # there since the first start on Slurm
 LAB = "07_partition_lab"  # only where the ground truth is known
@@ -44,7 +47,7 @@ READ_BY = {  # the fields of a preset that change a policy, by method; sft and b
     "qrpo": ("reduce", "qrpo_beta", "dropout", "max_grad_norm", "weight_decay"),
     "rpo": ("reduce", "partition", "dropout", "max_grad_norm", "weight_decay"),
 }
-HUB_ID = r"[\w-][\w.-]*/[\w.-]+"
+HUB_ID = hub.ID
 
 
 def jobs(profile: Profile) -> list[str]:
@@ -57,9 +60,31 @@ def jobs(profile: Profile) -> list[str]:
 def params(notebook: str, profile: Profile) -> dict[str, str]:
     """What a job depends on besides its input files, for Snakemake to remember: another key runs the job again."""
     path = ROOT / "notebooks" / f"{notebook}.ipynb"
-    package = [_digest(file) for file in sorted((ROOT / "rpo_nb").rglob("*")) if file.is_file() and file.suffix != ".pyc"]
-    key = content_key([profile.key(), _digest(path), package, *map(_digest, local_files(profile))])
+    kept = [digest_of(file) for file in sorted(PACKAGE.rglob("*")) if file.is_file() and file.suffix not in (".py", ".pyc")]
+    code = code_key(*sorted(notebook_modules(path)), whole=True)
+    key = content_key([profile.key(), digest_of(path), code, kept, *map(digest_of, local_files(profile)),
+                       [_seen(model, revision) for model, revision in models(profile)]])
     return {"notebook": str(path), "key": key}
+
+
+def models(profile: Profile) -> list[tuple[str, str]]:
+    """(folder or hub id, revision) of every model that a profile names."""
+    named = [(model.id, model.revision) for model in profile.sizes.values() if model.id != "pocket"]
+    named += [(model.authors, model.authors_revision) for model in profile.sizes.values() if model.authors and profile.evaluation.authors]
+    named += [(judge.model, judge.revision) for name, judge in profile.evaluation.llm_judges.items()
+              if judge.kind == "local" and name in profile.evaluation.judges]
+    bertscore = profile.evaluation.bertscore
+    return [*named, *([(bertscore, "main")] if _is_path(bertscore) else [])]
+
+
+def _seen(model: str, revision: str) -> list:
+    """What tells at a glance that a model is another: of a folder its files' sizes and times, which the jobs then compare by content;
+    of a hub id the commit that is here."""
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        return [model, revision, hub.commit(model, revision)]
+    return [[file.name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns] for file in sorted(folder.rglob("*"))
+            if file.is_file() and (stat := file.stat())]
 
 
 def local_files(profile: Profile) -> list[str]:
@@ -68,22 +93,14 @@ def local_files(profile: Profile) -> list[str]:
     return [source for source in named if source and Path(source).exists()]
 
 
-def _digest(path: str | Path) -> str:
-    """A hash of a file's bytes; of a folder, of its files' names and bytes."""
-    path = Path(path)
-    if path.is_dir():
-        files = [file for file in sorted(path.rglob("*")) if file.is_file()]
-        return content_key([[file.relative_to(path).as_posix(), _digest(file)] for file in files])
-    return file_digest(path)
-
-
 def stage(profile: Profile, out: Path) -> Profile:
     """Link the local files and folders a profile names into ``<out>/inputs/`` and return the profile that names the links.
 
     Raises ValueError when the feedback is neither there nor a hub id.
     """
     source = profile.data.source
-    if source == "pocket" or (not Path(source).is_absolute() and (out / source).exists()):  # the second: it was staged before
+    staged_before = source.startswith(f"{INPUTS}/feedback/") and (out / source).exists()
+    if source == "pocket" or staged_before:
         linked = source
     elif Path(source).expanduser().exists():
         linked = _link(source, out, "feedback")
@@ -115,7 +132,7 @@ def _is_path(value: str) -> bool:
 
 def _link(source: str, out: Path, use: str) -> str:
     target = Path(source).expanduser().resolve()
-    link = out / "inputs" / use / target.name
+    link = out / INPUTS / use / target.name
     link.parent.mkdir(parents=True, exist_ok=True)
     link.unlink(missing_ok=True)
     link.symlink_to(target)
@@ -125,7 +142,11 @@ def _link(source: str, out: Path, use: str) -> str:
 @contextmanager
 def only_one(out: Path) -> Iterator[None]:
     """Hold the output folder's lock. Raises ValueError when another process holds it; a killed process holds nothing."""
-    (out / STATE).mkdir(parents=True, exist_ok=True)
+    try:
+        (out / STATE).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"the output folder {shown(out)} cannot be made ({error.strerror}); give another "
+                         "--output-dir") from error
     lock = FileLock(out / STATE / "rpo_nb.lock")
     try:
         lock.acquire(timeout=0)
@@ -226,13 +247,41 @@ def run(profile: Profile, out: Path, *, cores: int | None = None, only: Sequence
             (out / ON_SLURM).touch()
         env = environment(profile, out)
         write_profile(profile, out / (f"{STATE}/dry-run.yaml" if dry_run else "profile.yaml"))
+        if not dry_run:
+            sweep(out)
+            sweep(cache_dir())
+            distrust(profile, out)
         if any((out / STATE / "locks").glob("*")):  # of a start that was killed: we hold the lock that counts
             subprocess.run(_snakemake(out, "--unlock"), env=env, check=True, capture_output=True)
         if dry_run:
-            options += ["--dry-run", "--quiet", "host", "--config", f"profile={STATE}/dry-run.yaml"]
+            if not metadata.version("snakemake").startswith("7."):  # Snakemake 7, on Python 3.10, names no host
+                options += ["--quiet", "host"]
+            options += ["--dry-run", "--config", f"profile={STATE}/dry-run.yaml"]
             return subprocess.run(_snakemake(out, *options, "--", *targets), env=env).returncode
-        write_manifest(profile, out, afresh=not _finished(profile, out))
+        if not only or not (out / "manifest.json").is_file():  # else it tells of what made the rest
+            write_manifest(profile, out, afresh=not _finished(profile, out))
         return _watched(_snakemake(out, *options, "--", *targets), profile, out, env, measured=not only, elsewhere=bool(on_slurm))
+
+
+def distrust(profile: Profile, out: Path) -> list[str]:
+    """Unmark the jobs whose results are not there or not as they were written, a line for each, and return them: they run again."""
+    doubted = []
+    for job in jobs(profile):
+        marker = out / JOBS / f"{job}.done"
+        if not marker.exists():
+            continue
+        wrote = read_sealed(marker)
+        wrong = None if wrote is None else next((name for name, digest in wrote.items() if not _is(out / name, digest)), None)
+        if wrong is not None:
+            again(out / wrong, f"is not as {job} wrote it")
+        if wrote is None or wrong is not None:
+            marker.unlink()
+            doubted.append(job)
+    return doubted
+
+
+def _is(path: Path, digest: str) -> bool:
+    return path.is_file() and file_digest(path) == digest
 
 
 def only_rules(names: Sequence[str]) -> list[str]:
@@ -306,8 +355,10 @@ def _own_policies(profile: str) -> dict[str, int]:
     """How many policies notebooks 07 and 08 train, asked of a process of its own: this one does without torch."""
     code = ("import sys; from rpo_nb import batch, lab, paper_b; from rpo_nb.config import Profile; "
             "p = Profile.model_validate_json(sys.stdin.read()); print(lab.policies(p) if batch.LAB in batch.jobs(p) else 0, paper_b.policies(p))")
-    found = subprocess.run([sys.executable, "-c", code], input=profile, capture_output=True, text=True, check=True, cwd=ROOT).stdout.split()
-    return dict(zip((LAB, PAPER_B), map(int, found), strict=True))
+    found = subprocess.run([sys.executable, "-c", code], input=profile, capture_output=True, text=True, cwd=ROOT)
+    if found.returncode:  # a wrong name in paper_b.runs, say: its last line is the one sentence
+        raise ValueError(found.stderr.strip().rpartition("\n")[2].removeprefix("ValueError: "))
+    return dict(zip((LAB, PAPER_B), map(int, found.stdout.split()), strict=True))
 
 
 def done_units(profile: Profile, out: Path) -> int:

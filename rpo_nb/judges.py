@@ -23,12 +23,13 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, TrainingArguments
 
 from rpo_nb.config import DataConfig, EvaluationConfig, content_key
 from rpo_nb.policy import collate, completion_logps, encode, load_policy
 from rpo_nb.prefixes import IGNORE, completion_states, core_of
 from rpo_nb.provenance import code_key
+from rpo_nb.steps import StepTrainer
 from rpo_nb.store import finished
 
 Answer = Literal["first", "second"] | None  # None: the judge could not say
@@ -272,7 +273,7 @@ def train_reward_model(reference_path: str | Path, held_out: Any, *, config: Eva
 
 
 def _trainer(net: RewardNet, examples: list[dict[str, list]], pad_id: int, *, output_dir: str, seed: int, epochs: int, bf16: bool,
-             ) -> Trainer:
+             ) -> _OverComparisons:
     """A step reads RECIPE's number of prompts, in as many passes of whole prompts as TOKENS_A_PASS asks for; its loss is the mean
     over all its comparisons (by regression over its completions), so the number of passes changes memory and nothing else. A prompt that
     is longer alone has its layers computed again in the backward pass."""
@@ -281,24 +282,26 @@ def _trainer(net: RewardNet, examples: list[dict[str, list]], pad_id: int, *, ou
     if longest > TOKENS_A_PASS:
         net.policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     arguments = TrainingArguments(
-        output_dir=output_dir, seed=seed, num_train_epochs=epochs, per_device_train_batch_size=prompts,
-        gradient_accumulation_steps=step // prompts, learning_rate=RECIPE["learning_rate"],
+        output_dir=output_dir, seed=seed, num_train_epochs=epochs, per_device_train_batch_size=step, learning_rate=RECIPE["learning_rate"],
         warmup_steps=int(RECIPE["warmup_share"] * (-(-len(examples) // step) * epochs)), weight_decay=RECIPE["weight_decay"], max_grad_norm=1.0,
         save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True, remove_unused_columns=False,
         dataloader_pin_memory=False, bf16=bf16, use_cpu=not torch.cuda.is_available())
-    arguments._n_gpu = min(1, arguments.n_gpu)  # on several GPUs Trainer would split a batch row by row, and the pairs would point elsewhere
-    trainer = _OverComparisons(model=net, args=arguments, train_dataset=examples, data_collator=lambda batch: _batch(batch, pad_id))
+    trainer = _OverComparisons(model=net, args=arguments, train_dataset=examples, prompts_a_pass=prompts, pad_id=pad_id)
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-class _OverComparisons(Trainer):
+class _OverComparisons(StepTrainer):
     """The loss of a step is the mean over the comparisons (or rewards) of all its passes, however many each has."""
 
-    loss_is_scaled_for_ga = True
+    def __init__(self, *, prompts_a_pass: int, pad_id: int, **kwargs):
+        super().__init__(**kwargs)
+        self.prompts_a_pass, self.pad_id = prompts_a_pass, pad_id
 
-    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> int:
-        return sum(_terms(batch) for batch in batch_samples)
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        starts = range(0, len(inputs.items), self.prompts_a_pass)
+        passes = [_batch(inputs.items[start : start + self.prompts_a_pass], self.pad_id) for start in starts]
+        return sum(super(_OverComparisons, self).training_step(model, part, sum(map(_terms, passes))) for part in passes)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         return model(**inputs)["loss"] * (_terms(inputs) / num_items_in_batch)

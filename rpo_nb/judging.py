@@ -28,6 +28,7 @@ from rpo_nb import experiment, llm_judges, pocket
 from rpo_nb.config import Profile, content_key
 from rpo_nb.judges import Checker, Judge, RewardModel, train_reward_model
 from rpo_nb.provenance import READING, code_key, model_key
+from rpo_nb.settings import check_judges
 from rpo_nb.store import again, atomic_write, cached, file_digest, packed, read_sealed, unpacked, write_sealed
 
 __all__ = ["Checker", "Judge", "RewardModel", "accuracy_by_gap", "ask", "averaged", "distrust", "held_out_comparisons",
@@ -40,7 +41,6 @@ KEYS = ["preset", "size", "tau", "seed", "prompt_id", "method", "baseline"]  # o
 ANSWERS = ["first_order", "second_order", "verdict"]
 COLUMNS = ["preset", "judge", *KEYS[1:], *ANSWERS]
 AVERAGE = ["log_odds", "verdict_average"]  # further columns, of judges by log-odds only
-BUILT_IN = ("checker", "reward_model")
 QUALITY = ["judge", "verdicts", "nulls", "identical", "first", "flips", "flips_differing", "ties", "flips_to_first", "longer",
            "agreement", "agreement_low", "agreement_high", "held_out", "held_out_low", "held_out_high", "held_out_n"]
 RULE = "longer wins"  # beside the judges: a judge that does no better has read no more than the length
@@ -132,30 +132,21 @@ def judges_for(profile: Profile, out: str | Path, seed: int) -> list[Judge]:
     outside the pocket, and for a language model that is missing."""
     bench: list[Judge] = []
     described = profile.evaluation.llm_judges
-    bad = next((name for name in described if name in BUILT_IN or not re.fullmatch(r"\w[\w.-]*", name)), None)
-    if bad is not None:
-        raise ValueError(f"evaluation.llm_judges: {bad!r} cannot be a name; take letters, digits, _ . and -, and not "
-                         f"{' or '.join(BUILT_IN)}")
+    check_judges(profile)
     for name in profile.evaluation.judges:
-        if name == "checker" and profile.pocket_world:
+        if name == "checker":
             bench.append(Checker(pocket.score))
-        elif name == "checker":
-            raise ValueError(f"evaluation.judges has 'checker', which knows only the pocket world, but data.source is "
-                             f"{profile.data.source!r}; use reward_model")
         elif name == "reward_model":
             bench.append(reward_model(profile, Path(out), seed))
-        elif name in described:
-            bench.append(llm_judges.build(name, described[name]))
         else:
-            raise ValueError(f"evaluation.judges: {name!r} is unknown; the judges are {', '.join([*BUILT_IN, *described])}, and "
-                             "a language model must be described under evaluation.llm_judges")
+            bench.append(llm_judges.build(name, described[name]))
     return bench
 
 
 def reward_model(profile: Profile, out: Path, seed: int) -> RewardModel:
     """The judge that learnt from the held-out feedback, trained once and kept in <out>/runs/judges/."""
     settings = profile.evaluation
-    size = settings.judge_size if settings.judge_size in profile.sizes else next(iter(profile.sizes))
+    size = settings.judge_size or next(iter(profile.sizes))
     reference = experiment.reference_path(profile, size, seed)
     held_out = experiment.splits(profile, seed, size).held_out
     key = content_key([model_key(reference), _digest(held_out.to_pandas()), settings.judge_comparisons, settings.judge_epochs,

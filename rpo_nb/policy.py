@@ -395,22 +395,32 @@ def is_t5_like(tokenizer: Any) -> bool:
     return tokenizer("a")["input_ids"][-1:] == [tokenizer.eos_token_id]
 
 
-def collate(rows: Sequence[tuple[list[int], list[int]]], *, pad_id: int, mismatched: Sequence[list[int]] = ()) -> dict[str, Tensor]:
-    """Encoded rows to a batch: input_ids and attention_mask [U, S] of the U distinct prompts, labels [n, T] of the completions,
-    group [n] (row → its prompt, 0 to U−1), and labels of the rows' mismatched completions where they are given; padded on the right.
+def collate(rows: Sequence[tuple[list[int], list[int]]], *, pad_id: int, mismatched: Sequence[list[int]] = (),
+            items: Sequence[int] | None = None, width: int = 0) -> dict[str, Tensor]:
+    """Encoded rows to a batch: input_ids and attention_mask [U, S] of the U prompts, labels [n, T] of the completions, group [n]
+    (row → its prompt, 0 to U−1), and labels of the rows' mismatched completions where they are given; padded on the right.
+
+    items [n]: numbers that say which rows are of one prompt, whatever its tokens; without them rows of equal tokens are, which is
+    right where a prompt is only read. width: S is at least that.
     """
     from torch.nn.utils.rnn import pad_sequence
 
     def padded(sequences: Sequence[Sequence[int]], value: int) -> Tensor:
         return pad_sequence([torch.tensor(s) for s in sequences], batch_first=True, padding_value=value)
 
-    index = {prompt: i for i, prompt in enumerate(dict.fromkeys(tuple(prompt) for prompt, _ in rows))}
+    names = [tuple(prompt) for prompt, _ in rows] if items is None else list(items)
+    first = {name: prompt for name, (prompt, _) in zip(reversed(names), reversed(rows), strict=True)}
+    index = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    prompts = [first[name] for name in index]
     batch = {
-        "input_ids": padded(list(index), pad_id),
-        "attention_mask": padded([[1] * len(prompt) for prompt in index], 0),
+        "input_ids": padded(prompts, pad_id),
+        "attention_mask": padded([[1] * len(prompt) for prompt in prompts], 0),
         "labels": padded([completion for _, completion in rows], IGNORE),
-        "group": torch.tensor([index[tuple(prompt)] for prompt, _ in rows]),
+        "group": torch.tensor([index[name] for name in names]),
     }
+    wide = max(0, width - batch["input_ids"].shape[1])
+    for name, value in (("input_ids", pad_id), ("attention_mask", 0)):
+        batch[name] = nn.functional.pad(batch[name], (0, wide), value=value)
     return batch | {"mismatched": padded(mismatched, IGNORE)} if mismatched else batch
 
 

@@ -8,31 +8,44 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from rpo_nb.config import content_key
-from rpo_nb.store import file_digest
+from rpo_nb.store import digest_of, file_digest
 
 PACKAGE = Path(__file__).parent
 # What reads feedback and splits it. A step that is keyed by the rows it gets leaves these out: rows say more than code does.
 READING = ("data",)
+# Never part of a step: what they give is known by its content, a profile by its values and a model by its files.
+ALWAYS_GIVEN = ("settings", "hub")
 MODEL_FILES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".gguf")  # what a model folder is loaded from
+
+
+def cache_dir() -> Path:
+    """RPO_NB_CACHE, else .cache/ of the clone, else the user's cache folder."""
+    if os.environ.get("RPO_NB_CACHE"):
+        return Path(os.environ["RPO_NB_CACHE"]).expanduser()
+    if (PACKAGE.parent / "Snakefile").is_file():
+        return PACKAGE.parent / ".cache"
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "rpo_nb"
 
 
 # ---- code ---------------------------------------------------------------------------------------------------------------------
 
 @cache  # a process has the code it started with, whatever is edited meanwhile
-def code_key(*modules: str, without: tuple[str, ...] = (), package: Path = PACKAGE) -> str:
+def code_key(*modules: str, without: tuple[str, ...] = (), whole: bool = False, package: Path = PACKAGE) -> str:
     """A hash of the code of these modules of the package and of all that they import from it: what makes an artefact stale when
     we change it. Comments, docstrings and layout do not count.
 
     modules, without: names below the package ("training", "experiment.grid"). without: modules, and folders of them, where the
-    search stops, because what they make stands in the artefact's key itself.
+    search stops, because what they make stands in the artefact's key itself. whole: not even at ALWAYS_GIVEN.
     """
-    return content_key({name: _code(package, name) for name in sorted(closure(modules, without=without, package=package))})
+    found = closure(modules, without=(*without, *(() if whole else ALWAYS_GIVEN)), package=package)
+    return content_key({name: _code(package, name) for name in sorted(found)})
 
 
 def closure(modules: Iterable[str], *, without: Iterable[str] = (), package: Path = PACKAGE) -> set[str]:
@@ -136,10 +149,8 @@ def source_key(source: str, revision: str = "main") -> str:
     if source == "pocket":
         return source
     path = Path(source).expanduser()
-    if path.is_file():
-        return content_key([file_digest(path)])
-    if path.is_dir():
-        return folder_key(path)
+    if path.exists():
+        return content_key(digest_of(path))
     from rpo_nb import hub
 
     return content_key([source, hub.commit(source, revision, kind="dataset") or revision])

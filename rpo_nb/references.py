@@ -20,19 +20,10 @@ import torch
 
 from rpo_nb import hub, pocket, policy
 from rpo_nb.config import ModelConfig, Objective, Profile, content_key
-from rpo_nb.provenance import PACKAGE, code_key, digest, folder_key, model_key
+from rpo_nb.provenance import PACKAGE, cache_dir, code_key, digest, folder_key, model_key
 from rpo_nb.store import cached, file_digest
 
 VERIFIED_ROWS = 8  # of a cached log-probability file, recomputed at every load
-
-
-def cache_dir() -> Path:
-    """RPO_NB_CACHE, else .cache/ of the clone, else the user's cache folder."""
-    if os.environ.get("RPO_NB_CACHE"):
-        return Path(os.environ["RPO_NB_CACHE"]).expanduser()
-    if (PACKAGE.parent / "Snakefile").is_file():
-        return PACKAGE.parent / ".cache"
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "rpo_nb"
 
 
 # Reference policies ---------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -109,6 +110,18 @@ def file_digest(path: Path | str) -> str:
                 digest.update(block)
         _DIGESTS[key] = digest.hexdigest()
     return _DIGESTS[key]
+
+
+def digest_of(path: Path | str) -> str:
+    """What names a file by its bytes, a folder by its files' names and bytes; 64 hexadecimal digits."""
+    path = Path(path)
+    if not path.is_dir():
+        return file_digest(path)
+    digest = hashlib.sha256()
+    for file in sorted(file for file in path.rglob("*") if file.is_file()):
+        name = file.relative_to(path).as_posix()
+        digest.update(f"{len(name)} {name} {file_digest(file)}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
 @contextmanager
@@ -219,6 +232,12 @@ def cached(folder: Path, make: Callable[[Path], None], *, of: dict[str, Any] | N
     return folder
 
 
+def mark(outputs: list[str]) -> Path:
+    """Write the marker of a finished job, the one of its outputs that ends with .done: the hashes of the others."""
+    marker, = (name for name in outputs if name.endswith(".done"))
+    return write_sealed(marker, {name: file_digest(name) for name in outputs if name != marker})
+
+
 def write_sealed(path: Path | str, value: dict[str, Any]) -> Path:
     """A JSON file that knows its own hash."""
     return write_json(path, value | {"sha256": _content(value)})
@@ -285,3 +304,7 @@ def left_over(root: Path) -> list[Path]:
         found += [Path(folder) / name for name in half]
         folders[:] = [name for name in folders if name not in half and name not in (".snakemake", "inputs")]
     return sorted(found)
+
+
+if __name__ == "__main__":  # the end of a job, in its output folder: python -m rpo_nb.store <its outputs>
+    mark(sys.argv[1:])

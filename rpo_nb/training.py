@@ -15,9 +15,9 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from rpo_nb import checks, objectives, reward_aware
 from rpo_nb.config import Objective, TrainingConfig
 from rpo_nb.policy import collate, grouped_logps
+from rpo_nb.prefixes import causal_states
+from rpo_nb.steps import Step, StepTrainer, replayed
 from rpo_nb.store import STAMP, finished, seal, sealed, write_json
 
 ROW_FIELDS = ("rewards", "ref_logps", "log_partition", "desirable")  # of every item; others are added by name
@@ -53,6 +55,8 @@ class PolicyWithValue(nn.Module):
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
         padded = self.value is not None and self.objective.value_pooling == "all"
         scored = grouped_logps(self.policy, batch, reduce=self.objective.reduce, exact_padding=padded)
+        if padded and not self.config.is_encoder_decoder:  # whole rows have no padding between prompt and completion
+            scored = replace(scored, states=causal_states(self.policy, batch["input_ids"], batch["attention_mask"]))
         out = {"logps": scored.logps}
         if scored.mismatched is not None:
             out["mismatched_logps"] = scored.mismatched
@@ -61,7 +65,8 @@ class PolicyWithValue(nn.Module):
         return out
 
     def pool(self, states: Tensor, mask: Tensor) -> Tensor:
-        """Mean of the prompts' states [U, S, d] → [U, d]; the value may see the prompt, never a completion."""
+        """Mean of the prompts' states [U, S, d] → [U, d]; the value may see the prompt, never a completion. "all": over all S places,
+        as many for every batch (`make_trainer`)."""
         states = states.detach() if self.objective.value_detach else states
         if self.objective.value_pooling == "all":
             return states.mean(1)
@@ -133,27 +138,28 @@ def prompt_groups(encoded: Sequence[tuple[list[int], list[int]]], prompt_ids: Se
 
 
 class GroupCollator:
-    """Items of `prompt_groups` to one batch of tensors."""
+    """Items of `prompt_groups` to one batch of tensors, `group` the number of a row's item. width: the prompts' least width."""
 
-    def __init__(self, pad_id: int):
-        self.pad_id = pad_id
+    def __init__(self, pad_id: int, width: int = 0):
+        self.pad_id, self.width = pad_id, width
 
     def __call__(self, items: Sequence[dict]) -> dict[str, Tensor]:
         def rows(name: str) -> list:
             return [value for item in items for value in item.get(name, ())]
 
-        batch = collate(rows("encoded"), pad_id=self.pad_id, mismatched=rows("mismatched"))
+        numbers = [number for number, item in enumerate(items) for _ in item["encoded"]]
+        batch = collate(rows("encoded"), pad_id=self.pad_id, mismatched=rows("mismatched"), items=numbers, width=self.width)
         for name in items[0].keys() - {"encoded", "mismatched"}:
             batch[name] = torch.tensor(rows(name))
         batch["desirable"] = batch["desirable"].bool()
         return batch
 
 
-def micro_batches(items: Sequence[dict], tokens: int, *, at_least: int = 1) -> list[list[dict]]:
-    """The prompts of a step in parts of at most so many tokens (prompts and completions, without padding), the longest first; a
-    prompt that has more stands alone. at_least: so many parts where there are prompts enough."""
+def micro_batches(items: Sequence[dict], tokens: int, *, at_least: int = 1, width: int = 0) -> list[list[dict]]:
+    """The prompts of a step in parts of at most so many tokens (prompts and completions, without padding but to `width`), the
+    longest first; a prompt that has more stands alone. at_least: so many parts where there are prompts enough."""
     def size(item: dict) -> int:
-        return len(item["encoded"][0][0]) + sum(len(completion) for _, completion in item["encoded"])
+        return max(len(item["encoded"][0][0]), width) + sum(len(completion) for _, completion in item["encoded"])
 
     parts: list[list[dict]] = [[]]
     room = tokens
@@ -169,46 +175,37 @@ def micro_batches(items: Sequence[dict], tokens: int, *, at_least: int = 1) -> l
     return parts
 
 
-@dataclass(frozen=True)
-class Step:
-    """The prompts of an optimiser step, one process's share; opaque, so that accelerate does not walk through their tokens."""
+class PolicyTrainer(StepTrainer):
+    """A StepTrainer with our losses. The loss of a step is the mean over its rows, whatever its micro-batches."""
 
-    items: list[dict]
-
-
-class PolicyTrainer(Trainer):
-    """transformers' Trainer with our losses. The loss of a step is the mean over its rows, whatever its micro-batches."""
-
-    def __init__(self, *, args: TrainingArguments, objective: Objective, pad_id: int, micro_batch_tokens: int, **kwargs):
-        args._n_gpu = min(1, args.n_gpu)  # several GPUs are for several processes: Trainer alone would split a batch by its rows
-        super().__init__(args=args, data_collator=Step, **kwargs)  # training_step forms the micro-batches
+    def __init__(self, *, objective: Objective, pad_id: int, micro_batch_tokens: int, prompt_width: int = 0, **kwargs):
+        width = prompt_width if objective.method == "dro" and objective.value_pooling == "all" else 0
+        if objective.method == "dro" and objective.value_pooling == "all" and not width:
+            raise ValueError("value_pooling 'all' is the mean over a fixed number of places; give prompt_width, or take 'masked'")
+        super().__init__(**kwargs)
         self.objective, self.micro_batch_tokens = objective, micro_batch_tokens
-        self.collate = GroupCollator(pad_id)
-        self.model_accepts_loss_kwargs = True  # the loss below is already divided by the rows of the whole step
-        self.loss_is_scaled_for_ga = True
+        self.collate = GroupCollator(pad_id, width)
         self._watched: dict[str, list[float]] = defaultdict(list)
-
-    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor | None:
-        rows = torch.tensor(sum(len(item["rows"]) for step in batch_samples for item in step.items), device=device)
-        return self.accelerator.gather(rows).sum() if self.args.world_size > 1 else rows
-
-    def floating_point_ops(self, inputs: Step) -> int:
-        return 0  # transformers' own guess looks for a batch of tensors; table1 counts operations
 
     def batch(self, items: Sequence[dict]) -> dict[str, Tensor]:
         """Items as one batch on the device."""
-        return self._prepare_inputs(self.collate(items))
+        return {name: tensor.to(self.args.device) for name, tensor in self.collate(items).items()}
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        parts = micro_batches(inputs.items, self.micro_batch_tokens)
+        def parts_of(at_least: int) -> list[list[dict]]:
+            return micro_batches(inputs.items, self.micro_batch_tokens, at_least=at_least, width=self.collate.width)
+
+        parts, rows = parts_of(1), torch.tensor(sum(len(item["rows"]) for item in inputs.items), device=self.args.device)
         if self.args.world_size > 1:  # all processes pass as many: with FSDP each pass is one of all of them
-            most = self.accelerator.gather(torch.tensor(len(parts), device=self.args.device)).max()
-            parts = micro_batches(inputs.items, self.micro_batch_tokens, at_least=int(most))
-        z0 = self.step_kl(model, parts) if self.objective.method == "kto" and len(parts) > 1 else None
+            most, rows = self.accelerator.gather(torch.stack([rows.new_tensor(len(parts)), rows])[None]).unbind(1)
+            parts, rows = parts_of(int(most.max())), rows.sum()
+        z0, replay = self.step_kl(model, parts) if self.objective.method == "kto" and len(parts) > 1 else (None, [])
         loss = 0.0
         for i, part in enumerate(parts):
+            if replay:
+                replay[i]()
             with self.accelerator.no_sync(model) if i + 1 < len(parts) else nullcontext():
-                loss += super().training_step(model, self.collate(part) | ({} if z0 is None else {"z0": z0}), num_items_in_batch)
+                loss += super().training_step(model, self.collate(part) | ({} if z0 is None else {"z0": z0}), rows)
         return loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -245,17 +242,20 @@ class PolicyTrainer(Trainer):
         return kl if self.objective.kto_kl == "matched" else kl.clamp(min=0)
 
     @torch.no_grad()
-    def step_kl(self, model: nn.Module, parts: list[list[dict]]) -> Tensor:
-        """KTO's z0 over the micro-batches of a step, before the first of them is passed with gradients."""
-        sums = []
+    def step_kl(self, model: nn.Module, parts: list[list[dict]]) -> tuple[Tensor, list[Callable[[], None]]]:
+        """KTO's z0 over the micro-batches of a step, before the first of them is passed with gradients; and what to call before each
+        of those passes, so that dropout drops there what it dropped here."""
+        sums, replay = [], []
+        model.train()  # as Trainer does only when it passes the first batch
         for part in parts:
             batch = self.batch(part)
             mismatched = batch.pop("mismatched", None)
+            replay.append(replayed(batch["input_ids"]))
             if self.objective.kto_kl == "matched":
                 sums.append(self.kl_sum(model(**batch), batch))
             else:
                 sums.append(self.kl_sum({"mismatched_logps": model(**batch | {"labels": mismatched})["logps"]}, batch))
-        return self.kl(torch.stack([total for total, _ in sums]).sum(), torch.stack([count for _, count in sums]).sum())
+        return self.kl(torch.stack([total for total, _ in sums]).sum(), torch.stack([count for _, count in sums]).sum()), replay
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """A checkpoint's weights but for frozen ones. T5's embeddings are one tensor under several names, which safetensors takes as copies only."""
@@ -297,10 +297,11 @@ class PolicyTrainer(Trainer):
 
 def make_trainer(model: nn.Module, tokenizer: Any, groups: list[dict], objective: Objective, *, config: TrainingConfig, output_dir: str | Path,
                  seed: int, max_grad_norm: float = 1.0, weight_decay: float = 0.01, optimizers: tuple = (None, None),
-                 callbacks: Sequence[TrainerCallback] = ()) -> PolicyTrainer:
+                 callbacks: Sequence[TrainerCallback] = (), prompt_width: int = 0) -> PolicyTrainer:
     """A PolicyTrainer for prompt groups. AdamW, linear schedule with warm-up, gradient clipping (0: none), as the profile says.
 
-    batch_size counts rows: a step takes batch_size / (mean completions a prompt) prompts, over all processes. Raises ValueError when KTO's
+    batch_size counts rows: a step takes batch_size / (mean completions a prompt) prompts, over all processes. prompt_width: the places
+    that DRO's value_pooling "all" is the mean over (the authors: their max_length, 512 or 256), required there. Raises ValueError when KTO's
     mismatched pairs are asked for and not given, when there is no row, and for T5 in half precision.
     """
     if not groups:
@@ -322,7 +323,7 @@ def make_trainer(model: nn.Module, tokenizer: Any, groups: list[dict], objective
         seed=seed, data_seed=seed, use_cpu=on_cpu, dataloader_pin_memory=False, label_names=["labels"], ddp_broadcast_buffers=False)
     trainer = PolicyTrainer(
         model=PolicyWithValue(model, objective), args=arguments, train_dataset=groups, objective=objective, pad_id=tokenizer.pad_token_id,
-        micro_batch_tokens=config.micro_batch_tokens, optimizers=optimizers, callbacks=list(callbacks))
+        micro_batch_tokens=config.micro_batch_tokens, prompt_width=prompt_width, optimizers=optimizers, callbacks=list(callbacks))
     trainer.remove_callback(PrinterCallback)  # the notebook shows learning curves and a progress bar instead
     return trainer
 

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from rpo_nb import objectives, policy
-from rpo_nb.config import Objective, TrainingConfig
-from rpo_nb.training import GroupCollator, history, make_trainer, micro_batches, mismatched_rows, prompt_groups
+from rpo_nb.config import Objective, Setting, TrainingConfig
+from rpo_nb.training import history, make_trainer, micro_batches, mismatched_rows, prompt_groups
 
 PROMPTS = ["write about a red lamp", "please write about the boat", "two chair in the garden", "a kind book"]
 TEXTS = ["the red lamp stands in the garden.", "a lamp waits.", "the boat lies near the harbour.", "it is very bad.", "a chair.",
          "two chair waits under the mat.", "the book is kind.", "a book lies."]
+WIDTH = 16  # places that value_pooling "all" is the mean over
 CONFIG = TrainingConfig(epochs=2, batch_size=4, learning_rate=1e-2, warmup_steps=0, report_to=(), logging_steps=1, threads=1)
 
 
@@ -31,7 +32,8 @@ def make(pair, method, tmp_path, *, config=CONFIG, reduce="sum", seed=0, rewards
     groups = prompt_groups(rows, prompt_ids, rewards=rewards, ref_logps=sums if reduce == "sum" else sums / lengths,
                            log_partition=np.full(8, 0.3), desirable=np.asarray(rewards) >= 0, mismatched=others if method == "kto" else (),
                            mismatched_ref_logps=theirs if reduce == "sum" else theirs / their_lengths, mismatched_real=real)
-    return make_trainer(model, tokenizer, groups, Objective(method=method, reduce=reduce, **objective), config=config, output_dir=tmp_path, seed=seed)
+    return make_trainer(model, tokenizer, groups, Objective(method=method, reduce=reduce, **objective), config=config, output_dir=tmp_path,
+                        seed=seed, prompt_width=WIDTH)
 
 
 def weights(trainer):
@@ -74,13 +76,57 @@ def test_dro_trains_policy_and_value_together_and_its_value_sees_only_the_prompt
     torch.testing.assert_close(values[0::2], values[1::2])  # two completions of a prompt have one value
 
 
-def test_value_pooling_over_padding_is_another_number(tiny_t5, tmp_path):
-    masked, everything = (make(tiny_t5, "dro", tmp_path, value_pooling=p).model for p in ("masked", "all"))
-    batch = GroupCollator(0)(make(tiny_t5, "dro", tmp_path).train_dataset)
-    states = torch.randn(4, batch["attention_mask"].shape[1], 32)
-    mask = batch["attention_mask"].unsqueeze(-1)
-    torch.testing.assert_close(masked.pool(states, batch["attention_mask"]), (states * mask).sum(1) / mask.sum(1))
-    torch.testing.assert_close(everything.pool(states, batch["attention_mask"]), states.mean(1))
+@pytest.mark.parametrize("pooling", ["masked", "all"])
+def test_dros_value_is_of_the_prompts_states_in_plain_transformers(pair, tmp_path, pooling):
+    """ "all" as the authors have it: every prompt padded to their max_length, and the mean over all of its places."""
+    trainer = make(pair, "dro", tmp_path, value_pooling=pooling)
+    model, tokenizer = pair
+    asked = policy.encode(tokenizer, PROMPTS, ["a"] * 4, max_prompt_tokens=16, max_completion_tokens=4)
+    ids = torch.tensor([prompt + [tokenizer.pad_token_id] * (WIDTH - len(prompt)) for prompt, _ in asked])
+    mask = torch.tensor([[1] * len(prompt) + [0] * (WIDTH - len(prompt)) for prompt, _ in asked])
+    core = model.get_encoder() if model.config.is_encoder_decoder else model.model
+    with torch.no_grad():
+        states = core(input_ids=ids, attention_mask=mask).last_hidden_state
+        counted = torch.ones_like(mask) if pooling == "all" else mask
+        expected = trainer.model.value((states * counted[..., None]).sum(1) / counted.sum(1, keepdim=True)).squeeze(-1)
+        for items in (trainer.train_dataset, *([item] for item in trainer.train_dataset)):  # whatever else is in a pass
+            found = trainer.model(**trainer.batch(items))["values"]
+            rows = torch.tensor([row for item in items for row in item["rows"]])
+            torch.testing.assert_close(found, expected[rows // 2], rtol=1e-4, atol=1e-5)
+
+
+def test_pooling_over_all_places_needs_their_number(tiny_t5, tmp_path):
+    groups = make(tiny_t5, "dro", tmp_path).train_dataset
+    with pytest.raises(ValueError, match="value_pooling 'all'.*prompt_width"):
+        make_trainer(tiny_t5[0], tiny_t5[1], groups, Objective(method="dro", value_pooling="all"), config=CONFIG, output_dir=tmp_path, seed=0)
+
+
+def test_two_items_with_the_same_prompt_are_two_tuples(pair, tmp_path):
+    """Two people's pairs about one prompt, or two prompts cut to the same tokens: DPO of each pair, by plain transformers."""
+    model, tokenizer = copy.deepcopy(pair[0]).double(), pair[1]
+    policy.set_dropout(model, 0.0)
+    rows = policy.encode(tokenizer, PROMPTS[:1] * 4, TEXTS[:4], max_prompt_tokens=16, max_completion_tokens=16)
+    ref = -np.arange(4.0)
+    setting = Setting("bwd", beta=0.1, gap=1000.0)
+    groups = prompt_groups(rows, [0, 0, 1, 1], rewards=np.zeros(4), ref_logps=ref)
+    trainer = make_trainer(model, tokenizer, groups, Objective(method="reward_aware", setting=setting), config=CONFIG, output_dir=tmp_path, seed=0)
+
+    def logp(prompt, completion):
+        if model.config.is_encoder_decoder:
+            logits = model(input_ids=torch.tensor([prompt]), labels=torch.tensor([completion])).logits[0]
+        else:
+            logits = model(input_ids=torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
+        return logits.log_softmax(-1)[torch.arange(len(completion)), torch.tensor(completion)].sum()
+
+    ratios = torch.stack([logp(*row) for row in rows]) - torch.from_numpy(ref)
+    wanted = -torch.nn.functional.logsigmoid(0.1 * (ratios[0::2] - ratios[1::2])).mean()
+    found = trainer.compute_loss(trainer.model, trainer.batch(groups) | {"ref_logps": torch.from_numpy(ref), "rewards": torch.zeros(4).double()})
+    torch.testing.assert_close(found, wanted)
+    weights = [p for p in model.parameters() if p.requires_grad]
+    for mine, theirs in zip(*(torch.autograd.grad(loss, weights, allow_unused=True) for loss in (found, wanted)), strict=True):
+        assert (mine is None) == (theirs is None)
+        if mine is not None:
+            torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("sizes", [[2, 2], [4, 4, 4], [3, 1, 4, 2], [1] * 5, [8, 1, 1], [4]])
@@ -121,11 +167,13 @@ def calm_t5(tiny_t5):
     return T5ForConditionalGeneration(T5Config(**{**tiny_t5[0].config.to_dict(), "initializer_factor": 1.0})).eval(), tiny_t5[1]
 
 
-@pytest.mark.parametrize(("method", "more"), [("sft", {}), ("rpo", {}), ("dro", {}), ("kto", {}), ("kto", {"kto_kl": "matched"})])
+@pytest.mark.parametrize(("method", "more"), [("sft", {}), ("rpo", {}), ("dro", {}), ("dro", {"value_pooling": "all"}), ("kto", {}),
+                                            ("kto", {"kto_kl": "matched"})])
 def test_accumulation_gives_the_same_weights(calm_t5, tmp_path, method, more):
     whole = make(calm_t5, method, tmp_path / "a", **more)
-    parts = make(calm_t5, method, tmp_path / "b", config=CONFIG.model_copy(update={"micro_batch_tokens": 20}), **more)
-    assert [len(micro_batches(t.train_dataset[:2], t.micro_batch_tokens)) for t in (whole, parts)] == [1, 2]
+    budget = 20 if "value_pooling" not in more else 40  # there a prompt counts with its padding
+    parts = make(calm_t5, method, tmp_path / "b", config=CONFIG.model_copy(update={"micro_batch_tokens": budget}), **more)
+    assert [len(micro_batches(t.train_dataset[:2], t.micro_batch_tokens, width=t.collate.width)) for t in (whole, parts)] == [1, 2]
     for trainer in (whole, parts):
         trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=1e-3)  # Adam would blow float noise up to whole steps
         trainer.train()
@@ -133,6 +181,30 @@ def test_accumulation_gives_the_same_weights(calm_t5, tmp_path, method, more):
     torch.testing.assert_close(weights(whole), weights(parts), rtol=1e-3, atol=1e-4)
     for a, b in zip(history(whole), history(parts), strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("budget", [1000, 20])
+def test_ktos_matched_z0_is_of_the_log_ratios_that_the_loss_has(calm_t5, tmp_path, budget, monkeypatch):
+    """As in the authors' code, under dropout: the mean over the very log-ratios of the step, in however many passes."""
+    trainer = make(calm_t5, "kto", tmp_path, config=CONFIG.model_copy(update={"micro_batch_tokens": budget, "batch_size": 8}), kto_kl="matched")
+    policy.set_dropout(trainer.model, 0.3)
+    seen, given = [], []
+
+    def kto(logps, ref_logps, desirable, kl, **more):
+        seen.append((logps - ref_logps).detach())
+        given.append(float(kl))
+        return losses(logps, ref_logps, desirable, kl, **more)
+
+    losses = objectives.kto
+    monkeypatch.setattr(objectives, "kto", kto)
+    trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=0.0)
+    trainer.train()
+    passes = len(micro_batches(trainer.train_dataset, budget))
+    assert passes == (1 if budget == 1000 else 4) and len(seen) == 2 * passes  # two epochs of one step
+    for step in (0, 1):
+        z0 = torch.cat(seen[step * passes : (step + 1) * passes]).mean()
+        assert given[step * passes : (step + 1) * passes] == pytest.approx([float(z0)] * passes, rel=1e-4)
+    assert given[0] != given[-1]  # the steps drop other units
 
 
 def test_micro_batches_keep_whole_prompts_within_the_budget_and_long_ones_together():
