@@ -61,7 +61,7 @@ def params(notebook: str, profile: Profile) -> dict[str, str]:
     """What a job depends on besides its input files, for Snakemake to remember: another key runs the job again."""
     path = ROOT / "notebooks" / f"{notebook}.ipynb"
     kept = [digest_of(file) for file in sorted(PACKAGE.rglob("*")) if file.is_file() and file.suffix not in (".py", ".pyc")]
-    code = code_key(*sorted(notebook_modules(path)), whole=True)
+    code = code_key(*sorted(notebook_modules(path)))
     key = content_key([profile.key(), digest_of(path), code, kept, *map(digest_of, local_files(profile)),
                        [_seen(model, revision) for model, revision in models(profile)]])
     return {"notebook": str(path), "key": key}

@@ -25,12 +25,10 @@ import torch
 
 from rpo_nb import checks, data, partition, pocket, policy, references, store
 from rpo_nb.config import AUTHORS, METHODS, DecodingConfig, Objective, Preset, Profile, TrainingConfig, content_key
-from rpo_nb.generation import ENGINES, generate, ready, released_decoding
-from rpo_nb.provenance import READING, code_key, digest, folder_key, model_key, source_key
+from rpo_nb.generation import generate, ready, released_decoding
+from rpo_nb.provenance import digest, folder_key, model_key, source_key, step_code
 from rpo_nb.store import atomic_write, file_digest, packed, read_sealed, room_for, seal, sealed, unpacked, write_json, write_sealed
 
-# Of a training step's imports, those whose product is known by itself: it stands in `inputs_key`.
-GIVEN = (*READING, "pocket", "references", "partition", "generation")
 QRPO_SAMPLES = 16  # of the reference for a prompt
 SHARED_STEPS = {"dropout": 0.0, "max_grad_norm": 1.0, "weight_decay": 0.01}  # of the baselines, which no preset touches
 atexit.register(gc.freeze)  # the interpreter's last collections, over all that torch and transformers made, took 2 s of every kernel
@@ -86,12 +84,7 @@ def recipe(profile: Profile, preset: Preset, method: str, size: str, tau: float 
     return Run(method, size, seed, {
         "method": method, "objective": objective.read_fields(), "partition": preset.partition if method == "rpo" else None, "steps": steps,
         "training": profile.training.model_dump(mode="json", exclude={"report_to", "logging_steps", "save_steps", "micro_batch_tokens"}),
-        "seed": seed, "model": model_recipe(profile, size), "data": data_recipe(profile), "code": training_code()})
-
-
-def training_code() -> str:
-    """The code of a training step."""
-    return code_key("experiment", without=GIVEN)
+        "seed": seed, "model": model_recipe(profile, size), "data": data_recipe(profile), "code": step_code("training")})
 
 
 def model_recipe(profile: Profile, size: str) -> dict[str, Any]:
@@ -106,12 +99,12 @@ def data_recipe(profile: Profile) -> dict[str, Any]:
     return profile.data.model_dump(mode="json") | {"source": source_key(profile.data.source, profile.data.revision)}
 
 
-def world_key(profile: Profile, size: str, seed: int, *code: str) -> str:
+def world_key(profile: Profile, size: str, seed: int, code: str = "all of the grid") -> str:
     """All that policies of a size and seed and their answers are made from, without making any of it: while it is the same, nothing
-    has to be looked at. code: modules besides this one."""
+    has to be looked at. code: a key of `provenance.STEPS`."""
     settings = profile.model_dump(mode="json", include={"data", "training", "generation", "evaluation"})
     settings["evaluation"] = settings["evaluation"]["generation_batch_size"]
-    return content_key([settings, model_recipe(profile, size), data_recipe(profile), seed, code_key("experiment", *code)])
+    return content_key([settings, model_recipe(profile, size), data_recipe(profile), seed, step_code(code)])
 
 
 def taus_of(profile: Profile, preset_name: str, method: str) -> list[float | None]:
@@ -173,7 +166,7 @@ def feedback(profile: Profile, seed: int, size: str | None = None) -> tuple[Any,
 
 def reference_samples(profile: Profile, path: str, prompts: Sequence[str], k: int, seed: int) -> list[list[str]]:
     """k completions of the reference at `path` for each prompt, decoded as the profile says. Cached by content."""
-    made_from = {"model": model_key(path), "code": code_key("generation", without=(*READING, "vllm_engine"))}
+    made_from = {"model": model_key(path), "code": step_code("reference samples")}
     key = content_key([made_from, list(prompts), k, seed, profile.decoding.key(), profile.data.max_prompt_tokens])
 
     def make(folder: Path) -> None:
@@ -440,7 +433,7 @@ def completions(profile: Profile, cell: Cell, prepared: Prepared, out: Path, *, 
     weights = folder_key(file.parent / "policy") if cell.run is not None else model_key(path)
     precision = [training.bf16, training.quantize, profile.evaluation.generation_batch_size if training.bf16 else None]
     made_from = content_key([prompts, weights, model_key(prepared.path), cell.decoding.key(), cell.seed, limit, precision,
-                             answering_code(profile)])
+                             step_code("answers by vllm" if profile.generation == "vllm" else "answers")])
     if stored is not None and stored["made_from"] == made_from:
         write_sealed(file, stored | {"world": world})
         return stored["completions"]
@@ -458,12 +451,6 @@ def completions(profile: Profile, cell: Cell, prepared: Prepared, out: Path, *, 
     mine = policy.score_completions(model, tokenizer, encoded, bf16=training.bf16)[0].tolist()
     write_sealed(file, {"made_from": made_from, "world": world, "completions": texts, "policy_logps": mine, "ref_logps": theirs})
     return texts
-
-
-def answering_code(profile: Profile) -> str:
-    """The code that lets a policy answer, of the profile's engine."""
-    others = [module for engine, modules in ENGINES.items() if engine != profile.generation for module in modules]
-    return code_key("experiment", "generation", without=(*READING, "pocket", "references", "partition", "training", *others))
 
 
 def generation_rows(cell: Cell, parts: data.Splits, texts: Sequence[str]) -> pd.DataFrame:
@@ -528,7 +515,7 @@ def _ensure_size(profile: Profile, mine: list[Cell], out: Path, bar: Any) -> int
     """The cells of one size and seed; returns how many policies had to be trained."""
     size, seed = mine[0].size, mine[0].seed
     presets = {preset: [c for c in mine if c.preset == preset] for preset in dict.fromkeys(c.preset for c in mine)}
-    if all(_is_written(profile, group, out) for group in presets.values()):
+    if all([_is_written(profile, group, out) for group in presets.values()]):  # a list: what is wrong with each is told
         bar.update(len({c.run.key for c in mine if c.run}) + len({(c.run.key if c.run else c.model, c.decoding.key()) for c in mine}))
         return 0
     prepared = prepare(profile, size, seed)

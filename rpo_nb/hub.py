@@ -175,13 +175,23 @@ def _on_the_hub(name: str, kind: str, safetensors: bool) -> Access:
 
 def commit(name: str, revision: str = "main", *, kind: str = "model") -> str | None:
     """The commit that a revision of a model or data set is in the hub client's cache of this machine; None where it is not there."""
-    from huggingface_hub import constants
-
-    folder = Path(constants.HF_HUB_CACHE) / f"{kind}s--{name.replace('/', '--')}"
+    folder = _repository(name, kind)
     if (folder / "snapshots" / revision).is_dir():
         return revision
     reference = folder / "refs" / revision
     return reference.read_text(encoding="utf-8").strip() if reference.is_file() else None
+
+
+def _repository(name: str, kind: str = "model") -> Path:
+    """The folder of a model or data set in the hub client's cache."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE) / f"{kind}s--{name.replace('/', '--')}"
+
+
+def snapshot_folder(name: str, revision: str = "main") -> Path:
+    """Where a model's snapshot lies in the hub client's cache, if it is there."""
+    return _repository(name) / "snapshots" / (commit(name, revision) or revision)
 
 
 def snapshot(name: str, revision: str = "main") -> str:

@@ -138,7 +138,7 @@ class Study:
     @cached_property
     def world(self) -> str:
         """What its policies and answers are made from, in one key: see `experiment.train_runs`."""
-        return experiment.world_key(self.profile, self.size, self.seed, *(("lab",) if self.disturbance else ()))
+        return experiment.world_key(self.profile, self.size, self.seed, "all of the lab" if self.disturbance else "all of the grid")
 
     def is_answered(self, spec: Spec, out: Path) -> bool:
         """Whether its completions are there and whole, and made from what is here now."""

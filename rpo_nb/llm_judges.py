@@ -44,7 +44,7 @@ from rpo_nb.checks import memory_advice
 from rpo_nb.config import LLMJudge, content_key
 from rpo_nb.judges import Answer
 from rpo_nb.policy import load_policy
-from rpo_nb.provenance import code_key, model_key
+from rpo_nb.provenance import model_key, step_code
 from rpo_nb.reporting import published_numbers
 from rpo_nb.store import room_for
 
@@ -250,7 +250,7 @@ class LocalJudge(LanguageModelJudge):
     @cached_property
     def identity(self) -> str:
         """Weights, tokenizer, precision and the code that asks."""
-        return content_key(["local", model_key(self.folder), self._bf16, code_key("llm_judges", without=("data", "references", "reporting"))])
+        return content_key(["local", model_key(self.folder), self._bf16, step_code("local judge")])
 
     @property
     def _bf16(self) -> bool:
@@ -363,8 +363,7 @@ class EndpointJudge(LanguageModelJudge):
     @property
     def identity(self) -> str:
         """Address and name; what the server runs under that name is the user's to know."""
-        asking = code_key("llm_judges", without=("references", "reporting", "policy", "judges"))
-        return content_key(["endpoint", self.settings.url, self.settings.model, LISTED, REPLY_TOKENS, asking])
+        return content_key(["endpoint", self.settings.url, self.settings.model, LISTED, REPLY_TOKENS, step_code("endpoint judge")])
 
     def _failure(self) -> str:
         return f"the server at {self.settings.url} failed ({self._why}); start it, or wait for it, and run again"

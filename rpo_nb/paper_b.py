@@ -25,11 +25,10 @@ from rpo_nb.alignment import Probe, Reader, Responses, Sampler, Standardised, me
 from rpo_nb.config import Objective, PaperB, Profile, Setting, content_key
 from rpo_nb.data import conversations, group_key, load_feedback
 from rpo_nb.reward_aware import suggested_eta, tuples
-from rpo_nb.provenance import READING, code_key, digest, model_key
+from rpo_nb.provenance import digest, model_key, step_code
 from rpo_nb.store import atomic_write, cached, packed, seal, sealed, unpacked
 from rpo_nb.training import save_policy
 
-GIVEN = (*READING, "judging")  # imports whose product, prompts and the truth's judge, stands in a policy's key
 TRUTH, LEARNT, GATED = "truth", "learnt", "gated"  # the judges a run may be trained on
 SPLITS = ("valid", "test", "ood_values", "ood_combinations", "ood")  # those a world has; "ood" is of a user's feedback
 # Out of distribution: objects and places that no training prompt has, and a quarter of the pairs of colour and object.
@@ -223,7 +222,6 @@ class World:
 
         if judge == TRUTH:
             return self.learnt.setdefault(judge, judging.reward_model(self.profile, self.out, self.seed))
-        folder = self.out / "runs" / "paper_b" / f"reward_model-{judge}-seed{self.seed}-{self.key()}"
 
         def make(folder: Path) -> None:
             data, epochs = self.responses("train_1", ""), self.config.judge_epochs if judge == LEARNT else self.profile.evaluation.judge_epochs
@@ -236,8 +234,12 @@ class World:
                                       gated=judge == GATED).save(folder, base=self.profile.sizes[self.size].id)
 
         if judge not in self.learnt:
-            self.learnt[judge] = judges.RewardModel.load(cached(folder, make), base=self.path)
+            self.learnt[judge] = judges.RewardModel.load(cached(self.reward_model_folder(judge), make), base=self.path)
         return self.learnt[judge]
+
+    def reward_model_folder(self, judge: str) -> Path:
+        """Where a judge that learnt from the first prompts' responses is kept."""
+        return self.out / "runs" / "paper_b" / f"reward_model-{judge}-seed{self.seed}-{self.key()}"
 
     def judge(self, name: str) -> alignment.Score:
         return truth if name == TRUTH and self.profile.pocket_world else self.reward_model(name).score
@@ -309,7 +311,7 @@ class World:
                   self.inputs, experiment.data_recipe(profile), profile.decoding.model_dump(mode="json"),
                   profile.training.model_dump(mode="json", include={"threads", "bf16", "lora", "lora_rank", "quantize", "gradient_checkpointing",
                                                                     "liger"}),
-                  profile.limits(self.size), profile.evaluation.model_dump(mode="json", include=judges), code_key("paper_b", without=GIVEN)]
+                  profile.limits(self.size), profile.evaluation.model_dump(mode="json", include=judges), step_code("paper B")]
         return content_key([*shared, profile.generation, self.seed, *([vars(run)] if run else [])])
 
     @cached_property
@@ -319,7 +321,8 @@ class World:
         if self.profile.pocket_world:
             return given
         train = experiment.splits(self.profile, self.seed, self.size).train
-        return [*given, digest([train[name] for name in ("prompt", "completion", "reward")]), self.reward_model(TRUTH).identity]
+        rows = [conversations(train), list(train["completion"]), list(train["reward"])]
+        return [*given, digest(rows), self.reward_model(TRUTH).identity]
 
 
 def truth(prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:

@@ -18,8 +18,24 @@ from rpo_nb.config import content_key
 from rpo_nb.store import digest_of, file_digest
 
 PACKAGE = Path(__file__).parent
-# What reads feedback and splits it. A step that is keyed by the rows it gets leaves these out: rows say more than code does.
-READING = ("data",)
+# Step -> the modules it begins in, and those of their imports that are left out because what they give stands in the step's key
+# itself: rows say more than the code that read them. Folders and modules below the package.
+STEPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "training": (("experiment",), ("data", "pocket", "references", "partition", "generation")),
+    "answers": (("experiment", "generation"), ("data", "pocket", "references", "partition", "training", "vllm_engine")),
+    "answers by vllm": (("experiment", "generation"), ("data", "pocket", "references", "partition", "training")),
+    "reference": (("references",), ("data",)),
+    "log-probabilities": (("policy",), ("data",)),
+    "reference samples": (("generation",), ("data", "vllm_engine")),
+    "truth pool": (("truth",), ("data", "experiment", "partition", "pocket", "references")),
+    "reward model": (("judges",), ("data",)),
+    "verdicts": (("judging",), ("data", "experiment", "references", "llm_judges")),
+    "local judge": (("llm_judges",), ("data", "references", "reporting")),
+    "endpoint judge": (("llm_judges",), ("data", "references", "reporting", "policy", "judges")),
+    "paper B": (("paper_b",), ("data", "judging")),
+    "all of the grid": (("experiment",), ()),
+    "all of the lab": (("experiment", "lab"), ("reporting",)),
+}
 # Never part of a step: what they give is known by its content, a profile by its values and a model by its files.
 ALWAYS_GIVEN = ("settings", "hub")
 MODEL_FILES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".gguf")  # what a model folder is loaded from
@@ -37,21 +53,23 @@ def cache_dir() -> Path:
 # ---- code ---------------------------------------------------------------------------------------------------------------------
 
 @cache  # a process has the code it started with, whatever is edited meanwhile
-def code_key(*modules: str, without: tuple[str, ...] = (), whole: bool = False, package: Path = PACKAGE) -> str:
-    """A hash of the code of these modules of the package and of all that they import from it: what makes an artefact stale when
-    we change it. Comments, docstrings and layout do not count.
+def step_code(step: str, package: Path = PACKAGE) -> str:
+    """A hash of the code of a step, a key of STEPS: what makes an artefact stale when we change it."""
+    modules, given = STEPS[step]
+    return code_key(*modules, without=(*given, *ALWAYS_GIVEN), package=package)
 
-    modules, without: names below the package ("training", "experiment.grid"). without: modules, and folders of them, where the
-    search stops, because what they make stands in the artefact's key itself. whole: not even at ALWAYS_GIVEN.
-    """
-    found = closure(modules, without=(*without, *(() if whole else ALWAYS_GIVEN)), package=package)
-    return content_key({name: _code(package, name) for name in sorted(found)})
+
+def code_key(*modules: str, without: tuple[str, ...] = (), package: Path = PACKAGE) -> str:
+    """A hash of the code of these modules of the package and of all that they import from it (see `closure`). Comments, docstrings
+    and layout do not count."""
+    return content_key({name: _code(package, name) for name in sorted(closure(modules, without=without, package=package))})
 
 
 def closure(modules: Iterable[str], *, without: Iterable[str] = (), package: Path = PACKAGE) -> set[str]:
     """The names of these modules and of every module of the package that they import, at any depth, also inside functions.
 
-    A folder's `__init__` counts where something of the folder is imported; the package's own does not. Raises ValueError for a
+    modules, without: names below the package ("training", "experiment.grid"). without: modules, and folders of them, where the
+    search stops. A folder's `__init__` counts where something of the folder is imported; the package's own does not. Raises ValueError for a
     name that is no module.
     """
     unknown = [name for name in (*modules, *without) if _file(package, name) is None]

@@ -302,9 +302,9 @@ def _interval(row: dict, name: str, digits: int) -> str:
 
 
 def _trained_by_other_code(chosen: Chosen) -> bool:
-    from rpo_nb import experiment
+    from rpo_nb.provenance import step_code
 
-    return chosen.recipe["code"] != experiment.training_code()
+    return chosen.recipe["code"] != step_code("training")
 
 
 def _is_causal(chosen: Chosen) -> bool:

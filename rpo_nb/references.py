@@ -20,7 +20,7 @@ import torch
 
 from rpo_nb import hub, pocket, policy
 from rpo_nb.config import ModelConfig, Objective, Profile, content_key
-from rpo_nb.provenance import PACKAGE, cache_dir, code_key, digest, folder_key, model_key
+from rpo_nb.provenance import PACKAGE, cache_dir, digest, folder_key, model_key, step_code
 from rpo_nb.store import cached, file_digest
 
 VERIFIED_ROWS = 8  # of a cached log-probability file, recomputed at every load
@@ -36,18 +36,37 @@ def reference(profile: Profile, size: str, seed: int, held_out: Any = None) -> s
     model = profile.sizes[size]
     if model.id != "pocket":
         return fetched(model.id, model.revision)
-    if profile.pocket_world:
-        pairs = pocket.demonstrations(model.demonstrations, seed=seed, demonstrator=model.demonstrator)
-    else:
-        rng = np.random.default_rng([seed, 2])
-        pairs = list(zip(held_out["prompt"], held_out["completion"], strict=True))
-        pairs = [pairs[i] for i in rng.permutation(len(pairs))[: model.demonstrations]]
-    folder = cache_dir() / "references" / f"{size}-seed{seed}-{reference_key(profile, size, seed, pairs)}"
+    pairs = _pairs(profile, size, seed, held_out)
+    folder = reference_folder(profile, size, seed, pairs)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not folder.exists():  # its Trainer would wait for the other processes for ever
         raise ValueError(f"the reference of size {size}, seed {seed} is trained in one process: run `python -m rpo_nb train "
                          "--set methods=reference` with this profile first")
     return str(cached(folder, lambda folder: train_reference(
         folder, model, pairs, profile, seed, profile.limits(size))))
+
+
+def _pairs(profile: Profile, size: str, seed: int, held_out: Any) -> list[tuple[str, str]]:
+    """What a reference from nothing learns from."""
+    model = profile.sizes[size]
+    if profile.pocket_world:
+        return pocket.demonstrations(model.demonstrations, seed=seed, demonstrator=model.demonstrator)
+    rng = np.random.default_rng([seed, 2])
+    pairs = list(zip(held_out["prompt"], held_out["completion"], strict=True))
+    return [pairs[i] for i in rng.permutation(len(pairs))[: model.demonstrations]]
+
+
+def reference_folder(profile: Profile, size: str, seed: int, pairs: Sequence[tuple[str, str]]) -> Path:
+    """Where a reference that is trained from nothing on these pairs lies."""
+    return cache_dir() / "references" / f"{size}-seed{seed}-{reference_key(profile, size, seed, pairs)}"
+
+
+def expected(profile: Profile, size: str, seed: int, held_out: Any = None) -> Path:
+    """The folder that `reference` gives, without making or fetching anything: it may not be there."""
+    model = profile.sizes[size]
+    if model.id == "pocket":
+        return reference_folder(profile, size, seed, _pairs(profile, size, seed, held_out))
+    here = Path(model.id).expanduser()
+    return here if here.is_dir() else hub.snapshot_folder(model.id, model.revision)
 
 
 def reference_key(profile: Profile, size: str, seed: int, pairs: Sequence[tuple[str, str]]) -> str:
@@ -57,7 +76,7 @@ def reference_key(profile: Profile, size: str, seed: int, pairs: Sequence[tuple[
     training = profile.training.model_dump(mode="json", include={"threads", "bf16", "gradient_checkpointing", "liger"})
     vocabulary = [] if profile.pocket_world else [_origin(name) for name in model.tokenizer]
     return content_key([settings, digest(pairs), seed, profile.limits(size), training,
-                        profile.pocket_world, vocabulary, code_key("references", without=("data",))])
+                        profile.pocket_world, vocabulary, step_code("reference")])
 
 
 def _origin(tokenizer: str) -> str | None:
@@ -182,13 +201,14 @@ def reference_logps(path: str, model: Any, tokenizer: Any, encoded: Sequence[tup
     The key is the model's weights, the token ids and the code that reads them, so it holds for any method, τ, seed and estimator. A
     random sample is recomputed at every load; ValueError names the file when it does not fit.
     """
-    key = content_key([model_key(path), digest(encoded), str(next(model.parameters()).dtype), bf16, code_key("policy", without=("data",))])
+    made_from = {"model": model_key(path), "code": step_code("log-probabilities")}
+    key = content_key([made_from, digest(encoded), str(next(model.parameters()).dtype), bf16])
 
     def make(folder: Path) -> None:
         sums, lengths = policy.score_completions(model, tokenizer, encoded, bf16=bf16)
         np.savez(folder / "logps.npz", sum=sums.numpy(), mean=(sums / lengths).numpy())
 
-    folder = cached(cache_dir() / "reference_logps" / key, make, of={"model": model_key(path), "code": code_key("policy", without=("data",))})
+    folder = cached(cache_dir() / "reference_logps" / key, make, of=made_from)
     with np.load(folder / "logps.npz") as stored:
         logps = {name: stored[name] for name in ("sum", "mean")}
     # A sample of another load each time, and both kinds: a seed of its own would always look at the same rows.

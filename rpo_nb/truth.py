@@ -18,9 +18,8 @@ from scipy.stats import bootstrap
 
 from rpo_nb import experiment, partition, pocket, policy, references, store
 from rpo_nb.config import DecodingConfig, Profile, content_key
-from rpo_nb.provenance import READING, code_key, digest, model_key
+from rpo_nb.provenance import digest, model_key, step_code
 
-GIVEN = ("experiment", "partition", "pocket", "references")  # imports whose product is not in a pool, or stands in its key
 ESTIMATORS = tuple(name for name in partition.ESTIMATORS if name != "none")
 PLAIN = DecodingConfig()  # temperature 1, nothing cut off: samples of the reference itself
 BIAS_COLUMNS = ["estimator", "reduce", "regime", "k", "tau", "bias", "std", "mse", "ci_low", "ci_high", "n"]
@@ -86,7 +85,7 @@ def sampled(profile: Profile, size: str, seed: int, regime: str, *, prompts: int
         sums, lengths = policy.score_completions(model, tokenizer, encoded)
         np.savez(folder / "pool.npz", sums=sums.numpy(), lengths=lengths.numpy())
 
-    made_from = {"model": model_key(path), "code": code_key("truth", without=(*READING, *GIVEN))}
+    made_from = {"model": model_key(path), "code": step_code("truth pool")}
     folder = store.cached(references.cache_dir() / "pools" / content_key([made_from, digest(encoded)]), make, of=made_from)
     with np.load(folder / "pool.npz") as stored:
         sums, lengths = (stored[name].astype(float).reshape(prompts, completions) for name in ("sums", "lengths"))

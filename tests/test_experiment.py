@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from rpo_nb import config, experiment, insight, partition, pocket, references
+from rpo_nb.store import seal
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +89,55 @@ def test_generations_that_were_tampered_with_are_written_again(profile, made):
     file.unlink()
     experiment.ensure_runs(profile, made, progress=False)
     assert file.read_bytes() == before
+
+
+def damage(kind: str, file: Path) -> None:
+    """What a disk, an editor or a copy that broke off does to a file, at a later moment than it was written."""
+    content = file.read_bytes()
+    if kind == "missing":
+        file.unlink()
+    else:
+        middle = len(content) // 2
+        file.write_bytes({"empty": b"", "truncated": content[:middle],
+                          "flipped": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]}[kind])
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "truncated", "flipped"])
+def test_damaged_files_of_our_own_are_made_again_with_a_line_each(profile, made, capsys, kind):
+    """A policy's weights, another's stamp and history, a third's completions, a generations file and the note beside it, the cached
+    log-probabilities, and weights of the reference."""
+    def file(pattern: str) -> Path:
+        return sorted(made.glob(pattern))[0]
+
+    cached = experiment.reference_path(profile, "small", 0)
+    hurt = {"weights": file("runs/rpo-*/policy/model.safetensors"), "stamp": file("runs/dro-*/done.json"),
+            "history": file("runs/kto-*/history.csv"), "completions": file("runs/sft-*/completions-*.json"),
+            "generations": file("generations/paper-*.gz"), "note": file("runs/generations/fixed-*.json"),
+            "reference": Path(cached) / "model.safetensors"}
+    kept = {name: path.read_bytes() for name, path in hurt.items() if name not in ("stamp", "history")}
+    everything = {path: path.read_bytes() for path in (*made.glob("generations/*"), *made.glob("runs/*/completions-*.json"))}
+    for path in hurt.values():
+        damage(kind, path)
+    experiment.ensure_runs(profile, made, progress=False)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.endswith(": made again")]
+    assert {name: path.read_bytes() for name, path in hurt.items() if name in kept} == kept
+    assert {path: path.read_bytes() for path in everything} == everything
+    silent = {"stamp", "completions", "generations", "note"} if kind == "missing" else set()  # that is how what is not done looks
+    assert len(lines) == len(hurt) - len(silent), lines
+    experiment.ensure_runs(profile, made, progress=False)
+    assert "0 policies trained" in capsys.readouterr().out
+
+
+def test_what_was_interrupted_on_other_rows_is_not_gone_on_with(profile, made, tmp_path):
+    prepared = experiment.prepare(profile, "small", 0)
+    run = experiment.recipe(profile, profile.presets["paper"], "sft", "small", None, 0)
+    left = run.folder(tmp_path) / "trainer" / "checkpoint-1"
+    left.mkdir(parents=True)
+    (run.folder(tmp_path) / "recipe.json").write_text(json.dumps(run.recipe | {"inputs": "of other rows"}))
+    seal(left)
+    experiment.train(profile, run, prepared, tmp_path)
+    files = [sorted(run.folder(out).glob("policy/*.safetensors"))[0].read_bytes() for out in (made, tmp_path)]
+    assert files[0] == files[1]
 
 
 def test_a_fresh_folder_gives_the_same_bytes(profile, made, tmp_path):
