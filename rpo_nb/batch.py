@@ -30,7 +30,7 @@ from rpo_nb.config import Profile, content_key, write_profile
 from rpo_nb.manifest import JOBS, write_manifest
 from rpo_nb.progress import Progress
 from rpo_nb.provenance import PACKAGE, cache_dir, code_key, notebook_modules
-from rpo_nb.store import again, digest_of, file_digest, read_sealed, sweep
+from rpo_nb.store import STAMP, again, digest_of, file_digest, read_sealed, sealed, sweep
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "RPO_NB_OUTPUT"  # in the environment of every process of a reproduction: how a later start finds what is left of it
@@ -264,7 +264,8 @@ def run(profile: Profile, out: Path, *, cores: int | None = None, only: Sequence
 
 
 def distrust(profile: Profile, out: Path) -> list[str]:
-    """Unmark the jobs whose results are not there or not as they were written, a line for each, and return them: they run again."""
+    """Unmark the jobs whose results or policies are not there or not as they were written, a line for each, and return them: they
+    run again, and make what is missing."""
     doubted = []
     for job in jobs(profile):
         marker = out / JOBS / f"{job}.done"
@@ -275,8 +276,16 @@ def distrust(profile: Profile, out: Path) -> list[str]:
         if wrong is not None:
             again(out / wrong, f"is not as {job} wrote it")
         if wrote is None or wrong is not None:
-            marker.unlink()
+            marker.unlink(missing_ok=True)
             doubted.append(job)
+    for folder in (file.parent for file in sorted((out / "runs").rglob(STAMP))):
+        answers = [file for file in sorted(folder.glob("completions-*.json")) if read_sealed(file) is None]
+        if answers or sealed(folder, quick=True) is None:
+            makers = [LAB, PAPER_B, *(f"03_train-{size}-seed{seed}" for size in profile.sizes for seed in profile.seeds
+                                      if f"-{size}-seed{seed}-" in folder.name)]
+            for marker in (out / JOBS / f"{job}.done" for job in makers):
+                marker.unlink(missing_ok=True)
+            doubted += makers
     return doubted
 
 

@@ -25,7 +25,7 @@ from rpo_nb.alignment import Probe, Reader, Responses, Sampler, Standardised, me
 from rpo_nb.config import Objective, PaperB, Profile, Setting, content_key
 from rpo_nb.data import conversations, group_key, load_feedback
 from rpo_nb.reward_aware import suggested_eta, tuples
-from rpo_nb.provenance import digest, model_key, step_code
+from rpo_nb.provenance import digest, model_key, source_key, step_code
 from rpo_nb.store import atomic_write, cached, packed, seal, sealed, unpacked
 from rpo_nb.training import save_policy
 
@@ -308,7 +308,7 @@ class World:
         """What names a policy: everything it depends on, those it starts from included."""
         profile, config, judges = self.profile, self.config, {"judge_comparisons", "judge_epochs", "judge_loss", "judge_lora_rank", "judge_size"}
         shared = [config.model_dump(mode="json", exclude={"seeds", "processes", "runs", "etas", "reproduce", "size", "ood"}),
-                  self.inputs, experiment.data_recipe(profile), profile.decoding.model_dump(mode="json"),
+                  config.ood and source_key(config.ood), self.inputs, experiment.data_recipe(profile), profile.decoding.model_dump(mode="json"),
                   profile.training.model_dump(mode="json", include={"threads", "bf16", "lora", "lora_rank", "quantize", "gradient_checkpointing",
                                                                     "liger"}),
                   profile.limits(self.size), profile.evaluation.model_dump(mode="json", include=judges), step_code("paper B")]

@@ -201,13 +201,14 @@ def fault(folder: Path, *, quick: bool = False) -> str | None:
 
 
 def sealed(folder: Path, *, quick: bool = False) -> dict[str, Any] | None:
-    """The stamp of a finished folder, all of whose files are as they were written (quick: see `fault`); else None, and a line says
-    what is wrong with it where there is a stamp."""
+    """The stamp of a finished folder, all of whose files are as they were written (quick: see `fault`); else None. A damaged one is
+    told in a line and loses its stamp: it is not finished any more."""
     why = fault(folder, quick=quick)
     if why is None:
         return read_json(folder / STAMP)
     if (folder / STAMP).exists():
         again(folder, why)
+        (folder / STAMP).unlink(missing_ok=True)
     return None
 
 
@@ -244,7 +245,7 @@ def write_sealed(path: Path | str, value: dict[str, Any]) -> Path:
 
 
 def read_sealed(path: Path | str) -> dict[str, Any] | None:
-    """What `write_sealed` wrote; None where there is no such file, or, told in a line, where it is not as it was written."""
+    """What `write_sealed` wrote; None where there is no such file. One that is not as it was written is told in a line and removed."""
     try:
         value = read_json(path)
         if value.pop("sha256") == _content(value):
@@ -255,6 +256,7 @@ def read_sealed(path: Path | str) -> dict[str, Any] | None:
     except (Damaged, AttributeError, KeyError, TypeError):
         why = "is damaged"
     again(path, why)
+    Path(path).unlink(missing_ok=True)
     return None
 
 

@@ -177,8 +177,8 @@ def test_a_sealed_file_knows_when_a_number_of_it_is_another(tmp_path, capsys):
     assert read_sealed(file) == {"texts": ["é"], "logps": [0.1, -1e300]} and read_sealed(tmp_path / "none.json") is None
     for content in (file.read_text().replace("0.1", "0.2"), "", "[]", "{}", "\xff"):
         file.write_text(content, encoding="latin-1")
-        assert read_sealed(file) is None
-        assert capsys.readouterr().out.endswith(": made again\n")
+        assert read_sealed(file) is None and read_sealed(file) is None
+        assert capsys.readouterr().out.count(": made again\n") == 1
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-9], lambda b: b[:20] + bytes([b[20] ^ 255]) + b[21:], lambda b: b"no gzip", lambda b: b[:5]])
