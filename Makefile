@@ -6,6 +6,10 @@
 .PHONY: reproduce test test-matrix lab lock clean setup
 
 PROFILE ?= pocket
+# As typed: make would expand a "$" in them, and run $(shell ...). Before the first shell of ours, which they are exported to.
+override PROFILE := $(value PROFILE)
+override SET := $(value SET)
+override FEEDBACK := $(value FEEDBACK)
 export PROFILE SET FEEDBACK
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Packages are compiled when first imported, not all at set-up; without the files every kernel would compile torch again.

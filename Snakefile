@@ -95,7 +95,7 @@ for place, size in enumerate(SIZES):
             f"runs/jobs/03_train-{size}-seed{{seed}}.tsv"
         priority: 1 + place  # the largest first: the last to finish decides
         shell:
-            RUN + "-p sizes {params.size} -p seeds {wildcards.seed}" + SOURCE
+            RUN + "-r sizes {params.size:q} -p seeds {wildcards.seed:q}" + SOURCE  # -r: a size may be called 1e3
 
 
 rule derivation:

@@ -21,7 +21,7 @@ def main(source: str, tokenizer_path: str) -> None:
     from rpo_nb.data import load_feedback
     from rpo_nb.policy import encode
 
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_path)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_path, trust_remote_code=False)
     feedback = load_feedback(source)
     rows = encode(tokenizer, feedback["prompt"], feedback["completion"], max_prompt_tokens=10**6, max_completion_tokens=10**6)
     table = pd.DataFrame({"id": feedback["prompt_id"], "prompt": [len(p) for p, _ in rows], "completion": [len(c) for _, c in rows]})

@@ -67,7 +67,7 @@ def fresh(config: Any, *, dtype: torch.dtype = torch.float32, seed: int = 0) -> 
     auto = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
     torch.manual_seed(seed)
     with policy.device():
-        model = auto.from_config(config, dtype=dtype)
+        model = auto.from_config(config, dtype=dtype, trust_remote_code=False)
     policy.set_dropout(model, 0.0)
     return model
 

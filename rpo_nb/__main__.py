@@ -5,10 +5,18 @@ Heavy imports wait until a command needs them.
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+
+STOPPED = "Stopped. The same command goes on from here."
+if __name__ == "__main__":  # Ctrl-C while the rest is imported
+    signal.signal(signal.SIGINT, lambda *_: (os.write(2, f"\n{STOPPED}\n".encode()), os._exit(130)))
+
 import argparse
 import contextlib
+import locale
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +25,7 @@ import yaml
 
 from rpo_nb import __version__
 from rpo_nb.config import Profile, default_profile, load_profile, results_dir
+from rpo_nb.names import readable
 
 PARAMETERS = ("feedback", "sizes", "methods", "taus", "seeds", "preset", "lora")
 SET_HELP = """a notebook parameter (sizes, methods, taus, seeds, preset, lora, feedback) or a dotted key of the profile, e.g.
@@ -41,6 +50,8 @@ def _profile(arguments: argparse.Namespace) -> Profile:
     chosen = settings(arguments.set)
     if arguments.feedback:
         chosen["feedback"] = arguments.feedback
+    if chosen.get("feedback"):
+        chosen["feedback"] = readable(str(chosen["feedback"]))
     return load_profile(arguments.profile or default_profile(), **chosen)
 
 
@@ -116,7 +127,7 @@ def data(arguments: argparse.Namespace) -> int:
 
     config = _profile(arguments).data
     config = config.model_copy(update={"strict": arguments.strict})
-    feedback, report = reader.load_feedback(arguments.source, config=config, return_report=True)
+    feedback, report = reader.load_feedback(readable(arguments.source), config=config, return_report=True)
     print(reader.summarise(feedback).to_string())
     print(reader.summarise_report(report).to_string() if report else "nothing to report")
     if arguments.output:
@@ -259,15 +270,36 @@ def parser() -> argparse.ArgumentParser:
     return main
 
 
+def in_utf8() -> None:
+    """Start again with PYTHONUTF8 where this machine speaks another encoding: τ and V̂ in arguments, output and every file that
+    a library opens would be garbled. Returns where nothing is to be done."""
+    names = {locale.getpreferredencoding(False), sys.getfilesystemencoding()}
+    if {name.lower().replace("-", "") for name in names} != {"utf8"} and os.environ.get("PYTHONUTF8") != "1":
+        os.environ |= {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; a ValueError is the user's to mend, so it is told in its one sentence."""
+    """Run one command; a ValueError is the user's to mend, so it is told in its one sentence, as is what the machine refuses."""
     arguments = parser().parse_args(argv)
     try:
         return arguments.run(arguments)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.filename is None or error.strerror is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}; make that possible, or give another --output-dir", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\n{STOPPED}", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    in_utf8()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())

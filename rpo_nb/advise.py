@@ -15,7 +15,7 @@ import pandas as pd
 from datasets import Dataset
 
 from rpo_nb import data, experiment, judging, partition, policy
-from rpo_nb.config import Profile
+from rpo_nb.config import Profile, hash_seed
 from rpo_nb.generation import generate
 from rpo_nb.judges import Judge
 from rpo_nb.lab import REGIMES
@@ -78,12 +78,12 @@ def look(profile: Profile, size: str, seed: int, judge: Judge | None) -> tuple[D
     if judge is None:
         return Data(k, single_share(train), logp, math.nan), lines
     drawn = np.random.default_rng(seed).permutation(len(train))[:COMPARED]
-    prompts, theirs = ([train[column][i] for i in drawn] for column in ("prompt", "completion"))
-    conversations = data.conversations(train)
-    asked = [conversations[i] for i in drawn]
+    part = train.select(drawn)
+    prompts, theirs = list(part["prompt"]), list(part["completion"])
     with policy.autocast(profile.training.bf16):
-        own = generate(prepared.reference, prepared.tokenizer, asked, decoding=profile.decoding, seed=seed,
-                       max_prompt_tokens=profile.limits(size)["max_prompt_tokens"], batch_size=profile.evaluation.generation_batch_size)
+        own = generate(prepared.reference, prepared.tokenizer, data.conversations(part), decoding=profile.decoding,
+                       seed=hash_seed(seed, experiment.AGAIN), max_prompt_tokens=profile.limits(size)["max_prompt_tokens"],
+                       batch_size=profile.evaluation.generation_batch_size)
     answers = [{"first": 100.0, "second": 0.0}.get(a, np.nan) for a in judge.compare(prompts, theirs, own)]
     answers += [{"first": 0.0, "second": 100.0}.get(a, np.nan) for a in judge.compare(prompts, own, theirs)]
     return Data(k, single_share(train), logp, float(np.nanmean(answers))), lines

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from rpo_nb import checks, policy
-from rpo_nb.config import DecodingConfig, Objective, Schedule
+from rpo_nb.config import DecodingConfig, Objective, Schedule, hash_seed
 from rpo_nb.generation import generate
 from rpo_nb.training import PolicyTrainer, PolicyWithValue, Step, mismatched_rows, prompt_groups
 
@@ -193,11 +193,6 @@ class Sampler:
         data = respond(model, self.reference, [self.prompts[i] for i in index], self.k, self.score, self.reader,
                        hash_seed(self.seed, step), clock=self.seconds)
         return groups_of(data, np.arange(len(data.rewards)).reshape(-1, self.k), objective)
-
-
-def hash_seed(*numbers: int) -> int:
-    """One seed of several numbers, the same on every machine."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 # ---- training ---------------------------------------------------------------------------------------------------------------

@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,14 +30,15 @@ from filelock import FileLock, Timeout
 from rpo_nb import cluster, hub
 from rpo_nb.config import Profile, content_key, write_profile
 from rpo_nb.manifest import JOBS, write_manifest
+from rpo_nb.names import ending
 from rpo_nb.progress import Progress
 from rpo_nb.provenance import PACKAGE, cache_dir, code_key, notebook_modules
-from rpo_nb.store import STAMP, again, digest_of, file_digest, read_sealed, sealed, sweep
+from rpo_nb.store import STAMP, again, atomic_write, digest_of, file_digest, read_sealed, sealed, sweep
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "RPO_NB_OUTPUT"  # in the environment of every process of a reproduction: how a later start finds what is left of it
 STATE = ".snakemake"
-INPUTS = "inputs"  # links to the files and folders of the user's own
+INPUTS = "inputs"  # links to what a user's profile names: the workflow sees plain names only
 LOG = Path("runs") / "snakemake.log"
 ON_SLURM = Path(STATE) / "rpo_nb.slurm"  # there since the first start on Slurm
 LAB = "07_partition_lab"  # only where the ground truth is known
@@ -99,11 +102,10 @@ def stage(profile: Profile, out: Path) -> Profile:
     Raises ValueError when the feedback is neither there nor a hub id.
     """
     source = profile.data.source
-    staged_before = source.startswith(f"{INPUTS}/feedback/") and (out / source).exists()
-    if source == "pocket" or staged_before:
-        linked = source
+    if source == "pocket" or (re.fullmatch(rf"{INPUTS}/feedback/[\w.]+", source) and (out / source).exists()):
+        linked = source  # the second: it was staged before
     elif Path(source).expanduser().exists():
-        linked = _link(source, out, "feedback")
+        linked = _link(source, out, "feedback", f"feedback{ending(source)}")
     elif re.fullmatch(HUB_ID, source) and not re.search(r"\.(jsonl?|gz|csv|parquet)$", source):
         linked = source
     else:
@@ -121,7 +123,7 @@ def stage(profile: Profile, out: Path) -> Profile:
     if _is_path(evaluation.bertscore):
         evaluation = evaluation.model_copy(update={"bertscore": _link(evaluation.bertscore, out, "bertscore")})
     data, ood = profile.data.model_copy(update={"source": linked}), profile.paper_b.ood
-    paper_b = profile.paper_b.model_copy(update={"ood": _link(ood, out, "ood") if ood and Path(ood).expanduser().exists() else ood})
+    paper_b = profile.paper_b.model_copy(update={"ood": _link(ood, out, "ood", f"ood{ending(ood)}") if ood and Path(ood).expanduser().exists() else ood})
     return profile.model_copy(update={"data": data, "sizes": sizes, "evaluation": evaluation, "paper_b": paper_b})
 
 
@@ -130,9 +132,10 @@ def _is_path(value: str) -> bool:
     return os.sep in value and Path(value).expanduser().exists()
 
 
-def _link(source: str, out: Path, use: str) -> str:
+def _link(source: str, out: Path, use: str, name: str = "") -> str:
+    """Link a file or folder, by default under its own name with what a workflow would misread as "_"."""
     target = Path(source).expanduser().resolve()
-    link = out / INPUTS / use / target.name
+    link = out / INPUTS / use / (name or re.sub(r"[^\w.-]+", "_", target.name))
     link.parent.mkdir(parents=True, exist_ok=True)
     link.unlink(missing_ok=True)
     link.symlink_to(target)
@@ -152,6 +155,9 @@ def only_one(out: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise ValueError(f"another reproduction is writing to {shown(out)}; wait for it, or give another --output-dir") from None
+    except OSError as error:
+        raise ValueError(f"nothing can be written to {shown(out)} ({error.strerror}); give another --output-dir, or make it a folder of "
+                         "yours") from None
     try:
         yield
     finally:
@@ -206,13 +212,31 @@ def _marked(process: psutil.Process, mark: str) -> bool:
 def environment(profile: Profile, out: Path) -> dict[str, str]:
     """The environment of the workflow: this package, the mark, and one job's share of the threads."""
     env = os.environ | {MARK: _mark(out), "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1",
+                        "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8",
                         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
     if os.environ.get("RPO_NB_CACHE"):  # jobs run elsewhere, in another folder
         env["RPO_NB_CACHE"] = str(Path(os.environ["RPO_NB_CACHE"]).expanduser().resolve())
+    env |= _home(out)
     env.pop("PYTHONDONTWRITEBYTECODE", None)  # a dozen kernels would each compile torch and transformers again
     if profile.training.threads:
         env |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(profile.training.threads))
     return env
+
+
+def _home(out: Path) -> dict[str, str]:
+    """Where there is no home folder that can be written to, one in the output folder: Jupyter, Snakemake and matplotlib need one.
+    The hub's cache and token stay where they are."""
+    home = Path(os.path.expanduser("~"))
+    try:
+        tempfile.TemporaryFile(dir=home).close()
+        return {}
+    except OSError:
+        own = out / STATE / "home"
+        own.mkdir(parents=True, exist_ok=True)
+        there = home / ".cache" / "huggingface"
+        hub = {"HF_HOME": str(there)} if "HF_HOME" not in os.environ and there.is_dir() else {}
+        places = {"XDG_CACHE_HOME": ".cache", "XDG_CONFIG_HOME": ".config", "XDG_DATA_HOME": ".local/share"}
+        return hub | {"HOME": str(own), **{name: str(own / part) for name, part in places.items()}}
 
 
 def parallel_jobs(profile: Profile) -> int:
@@ -312,21 +336,38 @@ def _watched(command: list[str], profile: Profile, out: Path, env: dict[str, str
         child = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
         try:
             while child.poll() is None:
+                if not (out / LOG).exists():
+                    stop_everything(out)
+                    child.wait()
+                    raise ValueError(f"{shown(out)} was removed while its results were made; start again")
                 peak = max(peak, memory_mb())
                 progress.show()
                 time.sleep(0.5)
         except KeyboardInterrupt:
             stop_everything(out)
             child.wait()
+            _without_places(out / LOG, out)
             if measured:
                 write_manifest(profile, out, seconds=time.time() - started, peak_memory_mb=peak)
             print("\nStopped. The same command goes on from here.", file=sys.stderr)
             return 130
+    _without_places(out / LOG, out)
     if elsewhere:
         peak = cluster.peak_memory_mb(out / JOBS)
     if measured and _finished(profile, out) != before:
         write_manifest(profile, out, seconds=time.time() - started, peak_memory_mb=peak)
     return _told(profile, out, before, started, peak, child.returncode)
+
+
+def _without_places(log: Path, out: Path) -> None:
+    """Write a finished log again without this machine's folders and name: it lies with the results."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    named = {str(out): ".", sys.executable: "python", str(ROOT): "rpo_nb", str(Path.home()): "~"}
+    for place, word in named.items():  # the longest first, of which the others may be a part
+        if len(Path(place).parts) > 2:
+            text = text.replace(place, word)
+    host = re.escape(socket.gethostname())
+    atomic_write(log, re.sub(rf"(?<![\w.-]){host}(?![\w.-])", "this machine", text))
 
 
 def _told(profile: Profile, out: Path, before: dict[str, int], started: float, peak: float, status: int) -> int:

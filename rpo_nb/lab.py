@@ -194,7 +194,7 @@ def map_studies(profile: Profile) -> list[Study]:
 
 
 def ablation_specs() -> tuple[Spec, ...]:
-    """With both conventions at τ = 1: no normalisation, the paper's, and what we recommend."""
+    """With both conventions at τ = 1: no normalisation, the paper's, and the one that leaves the row out."""
     return tuple(Spec("rpo", 1.0, reduce, name) for reduce in ("sum", "mean") for name in ("none", "empirical", "leave_one_out"))
 
 

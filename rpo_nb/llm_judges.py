@@ -29,10 +29,8 @@ import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import cached_property
 from pathlib import Path
-from threading import Event
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,10 +49,9 @@ from rpo_nb.store import room_for
 FORMAT = 1  # raised when the same text would get another reply from the same model
 DIGITS = 4  # of stored log-odds: other batches change the fifth
 SHARED = 16  # tokens that a batch must share before they are worth a pass of their own
-LISTED = (20, 5, 0)  # top_logprobs asked of a server, the most first: some list 5 at most, some none
-REPLY_TOKENS = 4  # of a server: "A" and its end token, and enough to see that there is more
-GIVE_UP = 3  # failures in a row, each after its retries, until a server counts as dead
-FAILED, NEITHER, LONG, CONTROL, OFF = "failed", "neither", "too long", "control tokens", "off"  # what may be said of a reply
+# What may be said of a reply.
+FAILED, NEITHER, LONG, CONTROL, OFF = "failed", "neither", "too long", "control tokens", "off"
+NOTES = ("", FAILED, NEITHER, LONG, CONTROL, OFF)
 
 TEMPLATE_TOKEN = re.compile(  # of the chat templates in use, for judges whose tokenizer we do not see
     r"<[|｜][^<>\n]{1,40}[|｜]>|</?s>|<<?/?SYS>>?|<(?:start|end)_of_\w+>|<(?:bos|eos|pad)>|\[/?[A-Z][A-Z_]{2,20}\]")
@@ -153,6 +150,8 @@ class LanguageModelJudge(ABC):
         missing = [q for q in distinct if q not in found]
         for question, reply in self._watched(missing):
             found[question] = reply
+            if not is_verdict(reply):
+                raise ValueError(f"judge {self.name!r}: {reply} is no verdict and is not stored")
             if reply.note not in self.again:
                 row = {"key": keys[question], **reply._asdict()}
                 append(self.store, row | {"sha256": content_key(row)})
@@ -183,18 +182,37 @@ class LanguageModelJudge(ABC):
                 if self.notes[note]]
 
 
+def is_verdict(reply: Reply) -> bool:
+    """Whether a reply is one that a judge can have given: the answer, if there are log-odds, is their sign."""
+    answer, log_odds, note = reply
+    if answer not in ("first", "second", None) or note not in NOTES:
+        return False
+    if answer is None:
+        return log_odds is None
+    number = isinstance(log_odds, (int, float)) and not isinstance(log_odds, bool)
+    if note not in ("", OFF) or not (log_odds is None or (number and math.isfinite(log_odds))):
+        return False
+    return log_odds is None or answer == reply_to(log_odds).answer
+
+
 def read_store(path: Path) -> dict[str, Reply]:
-    """Stored replies by key; a line that a killed process left torn, or that is not as it was written, is skipped."""
-    found = {}
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                row = json.loads(line)
-                if row.pop("sha256") != content_key(row):
-                    continue
-                found[row["key"]] = Reply(row["answer"], row["log_odds"], row["note"])
-            except (ValueError, KeyError, TypeError):
-                continue
+    """Stored replies by key. A line that is no verdict (a killed process left it torn, or it was changed) is skipped, so that
+    its question is asked again; one line says how many there are."""
+    found, refused = {}, 0
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    for line in filter(str.strip, lines):
+        try:
+            row = json.loads(line)
+            written = row.pop("sha256")
+            key, reply = row["key"], Reply(row["answer"], row["log_odds"], row["note"])
+            good = isinstance(key, str) and is_verdict(reply) and written == content_key(row)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
+            good = False
+        if good:
+            found[key] = reply
+        refused += not good
+    if refused:
+        print(f"{path.name}: {refused:,} of {len(lines):,} stored answers are no verdicts; they are asked for again")
     return found
 
 
@@ -230,8 +248,8 @@ class LocalJudge(LanguageModelJudge):
         self.folder = references.resolve(settings.model)
         try:
             self.folder = references.fetched(settings.model, settings.revision)
-            self.config = AutoConfig.from_pretrained(self.folder)
-            self.tokenizer = AutoTokenizer.from_pretrained(self.folder)
+            self.config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
+            self.tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
         except (OSError, ValueError) as error:
             reason, remedy = hub.problem(error, settings.model)
             raise ValueError(f"judge {name!r}: model {settings.model!r} could not be loaded: {reason}; {remedy} "
@@ -335,110 +353,8 @@ def next_token_logits(model: nn.Module, rows: Sequence[Sequence[int]], *, pad_id
     return out.logits[:, -1].float()
 
 
-# ---- a server ---------------------------------------------------------------------------------------------------------
-
-class EndpointJudge(LanguageModelJudge):
-    """A model behind any OpenAI-compatible server: vLLM, Ollama, llama.cpp, `transformers serve`, a paid service.
-
-    The official client asks, `concurrency` questions at a time, and repeats after 429, 5xx and time-outs with its own growing
-    delay. The verdict comes from the listed log-probabilities of the first token (a letter that is not listed counts as much as
-    the least likely that is, so its log-odds are too small, never too large); of a server that lists none, from a reply that is
-    exactly "A" or "B". The key is read from OPENAI_API_KEY and written nowhere.
-    Raises ValueError for an empty url, a missing client, a refused key, a model that the server does not know.
-    """
-
-    again = (FAILED, LONG)  # a server may be started again with a longer context
-
-    def __init__(self, name: str, settings: LLMJudge) -> None:
-        super().__init__(name, settings)
-        if not settings.url:
-            raise ValueError(f"evaluation.llm_judges.{name}.url is empty; an endpoint needs the server's address, e.g. "
-                             "http://localhost:8000/v1")
-        try:
-            import openai  # noqa: F401
-        except ImportError:
-            raise ValueError(f"judge {name!r} asks a server, and the client openai is not installed; pip install openai") from None
-        self._why, self._level = "", 0
-
-    @property
-    def identity(self) -> str:
-        """Address and name; what the server runs under that name is the user's to know."""
-        return content_key(["endpoint", self.settings.url, self.settings.model, LISTED, REPLY_TOKENS, step_code("endpoint judge")])
-
-    def _failure(self) -> str:
-        return f"the server at {self.settings.url} failed ({self._why}); start it, or wait for it, and run again"
-
-    def _ask(self, questions: Sequence[Question]) -> Iterator[tuple[Question, Reply]]:
-        import openai
-
-        client = openai.OpenAI(base_url=self.settings.url, api_key=os.environ.get("OPENAI_API_KEY") or "none",
-                               timeout=self.settings.timeout, max_retries=self.settings.retries)
-        dead, failures = Event(), 0
-        with client, ThreadPoolExecutor(self.settings.concurrency) as pool:
-            try:
-                waiting = {pool.submit(self._one, client, question, dead): question for question in questions}
-                for done in as_completed(waiting):
-                    reply = done.result()
-                    failures = failures + 1 if reply.note == FAILED else 0
-                    if failures >= GIVE_UP:
-                        dead.set()
-                    yield waiting[done], reply
-            finally:  # a refused key, Ctrl-C: nothing more is asked
-                dead.set()
-                pool.shutdown(cancel_futures=True)
-
-    def _one(self, client: Any, question: Question, dead: Event) -> Reply:
-        """The reply to one question; FAILED once the server is dead."""
-        import openai
-
-        text, where = question_text(question), f"judge {self.name!r}: {self.settings.url}"
-        while not dead.is_set():
-            level = self._level
-            listing = {"logprobs": True, "top_logprobs": LISTED[level]} if LISTED[level] else {}
-            try:
-                response = client.chat.completions.create(
-                    model=self.settings.model, messages=[{"role": "user", "content": text}], temperature=0,
-                    max_tokens=REPLY_TOKENS, **listing)
-                return read_response(response)
-            except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-                raise ValueError(f"{where} refuses the key ({error.status_code}); set OPENAI_API_KEY to a valid one and run "
-                                 "again") from None
-            except openai.NotFoundError:
-                raise ValueError(f"{where} does not know the model {self.settings.model!r} or the address (404); check model and "
-                                 f"url of evaluation.llm_judges.{self.name} (a url mostly ends in /v1)") from None
-            except openai.APIStatusError as error:
-                if error.status_code in (400, 413, 422) and "logprobs" not in str(error.message) \
-                        and re.search(r"context|too long|maximum|exceed", str(error.message), re.IGNORECASE):
-                    return Reply(None, note=LONG)
-                if listing and (error.status_code in (400, 422) or "logprobs" in str(error.message)):
-                    self._level = max(self._level, level + 1)  # it does not list so many, or none at all
-                    continue
-                self._why = f"{error.status_code}"
-            except openai.APIConnectionError as error:
-                self._why = "timed out" if isinstance(error, openai.APITimeoutError) else "no connection"
-            except (openai.OpenAIError, ValueError, AttributeError, IndexError, TypeError):
-                self._why = "its reply is not the API's"
-            return Reply(None, note=FAILED)
-        return Reply(None, note=FAILED)
-
-
-def read_response(response: Any) -> Reply:
-    """The verdict of a chat completion. Raises AttributeError, IndexError or TypeError for what is none."""
-    choice = response.choices[0]
-    content = choice.message.content
-    first = (choice.logprobs.content if choice.logprobs else None) or []
-    listed = [(token.token.strip().strip("Ġ▁"), token.logprob) for token in (first[0].top_logprobs if first else None) or []]
-    if listed:
-        sums = {letter: [p for token, p in listed if token == letter and math.isfinite(p)] for letter in "AB"}
-        if not any(sums.values()):
-            return Reply(None, note=NEITHER)
-        least = min(p for _, p in listed if math.isfinite(p))
-        a, b = (float(torch.tensor(p or [least], dtype=torch.float64).logsumexp(0)) for p in sums.values())
-        return reply_to(a - b, "" if max(listed, key=lambda token: token[1])[0] in ("A", "B") else OFF)
-    answer = {"A": "first", "B": "second"}.get((content or "").strip())
-    return Reply(answer, None, "" if answer else NEITHER)
-
-
 def build(name: str, settings: LLMJudge) -> LanguageModelJudge:
     """The judge that a profile's evaluation.llm_judges describes."""
+    from rpo_nb.endpoint import EndpointJudge
+
     return {"local": LocalJudge, "endpoint": EndpointJudge}[settings.kind](name, settings)

@@ -90,10 +90,11 @@ def _code() -> dict:
 
 
 def _packages() -> dict[str, str]:
-    return {name: _version(name) for name in PACKAGES}
+    return {name: installed(name) for name in PACKAGES}
 
 
-def _version(name: str) -> str:
+def installed(name: str) -> str:
+    """The version of a package, or "not installed"."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

@@ -150,8 +150,9 @@ class BertScore:
         elif source == "default":
             name = label = lang2model["en"]
             layers = model2layers[name]
-        self.tokenizer = AutoTokenizer.from_pretrained(name)
-        self.model = AutoModel.from_pretrained(name).eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        self.tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        model = AutoModel.from_pretrained(name, use_safetensors=True, trust_remote_code=False)
+        self.model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
         depth = self.model.config.num_hidden_layers
         if layers:
             self.model.encoder.layer = self.model.encoder.layer[:layers]
@@ -199,12 +200,19 @@ class BertScore:
         return greedy_cos_idf(*padded(references), *padded(completions))[2].numpy()
 
 
+class NotInstalled(ImportError):
+    """An optional package is missing; its one sentence is the same on every machine, so tables may say it."""
+
+
 def load_toxicity(source: str) -> tuple[Callable[[list[str]], np.ndarray], str]:
     """(texts -> probability of being toxic [n], what it is): "packaged" alt-profanity-check, "hub" evaluate's toxicity.
 
-    Raises OSError when the hub's model is not there, ImportError when a package is not.
+    Raises OSError when the hub's model is not there, ImportError (NotInstalled for the optional package) when a package is not.
     """
     if source == "packaged":
+        if importlib.util.find_spec("profanity_check") is None:
+            raise NotInstalled("alt-profanity-check, which is optional, is not installed; pip install its release that has the "
+                               "number of your scikit-learn")
         from sklearn.exceptions import InconsistentVersionWarning
 
         with warnings.catch_warnings():

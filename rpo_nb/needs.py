@@ -44,7 +44,7 @@ def look_up(profile: Profile) -> list[Need]:
     for (name, kind), purposes in _wanted(profile).items():
         if kind == "server":
             access = hub.Access("answers" if _answers(name) else "silent")
-        elif kind == "dataset" and name.lower().endswith(tuple(sources.READERS)):
+        elif kind == "dataset" and sources.file_reader(name):
             access = hub.Access("missing", None, False, hub.Problem("there is no such file", "check the path"))
         else:
             metric = name in (model for _, model in METRIC_MODELS.values())  # their libraries read other formats, too

@@ -81,8 +81,8 @@ def kto_kl(policy_logps, ref_logps, *, clamp: bool = True, mask=None) -> Tensor:
 def qrpo(policy_logps, ref_logps, rewards, ref_rewards, *, beta: float) -> Tensor:
     """Quantile rewards, whose partition function is known exactly: (q − β·log Z − βρ)². [n] each -> [n]
 
-    q = share of ref_rewards [n, m] (rewards of m completions of the reference on the row's prompt) that are <= reward.
-    Matrenok et al. 2025.
+    q = share of ref_rewards [n, m] (rewards of m completions of the reference on the row's prompt) that are <= reward. Equal rewards
+    given in two precisions are equal: both are compared in the coarser one. Matrenok et al. 2025.
     """
     beta = checks.number("beta", beta, above=0.0)
     policy, ref, reward = checks.rows(policy_logps=policy_logps, ref_logps=ref_logps, rewards=rewards)
@@ -90,7 +90,9 @@ def qrpo(policy_logps, ref_logps, rewards, ref_rewards, *, beta: float) -> Tenso
     if others.dim() != 2 or len(others) != len(reward) or others.shape[1] == 0:
         raise ValueError(f"ref_rewards has shape {tuple(others.shape)}; give ({len(reward)}, m), m reference rewards a row")
     checks.finite(ref_rewards=others)
-    quantile = (others <= reward[:, None]).to(policy.dtype).mean(1)
+    given = [t.dtype for t in map(checks.tensor_of, (rewards, ref_rewards)) if t.is_floating_point()]
+    coarser = max(given, key=lambda dtype: torch.finfo(dtype).eps, default=policy.dtype)
+    quantile = (others.to(coarser) <= reward.to(coarser)[:, None]).to(policy.dtype).mean(1)
     return (quantile - beta * qrpo_log_partition(beta) - beta * (policy - ref)) ** 2
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rpo_nb import checks
+from rpo_nb import checks, settings
 
 
 @dataclass(frozen=True)
@@ -203,39 +203,52 @@ def _mean_and_std(x: Tensor) -> tuple[float, float]:
     return (x.mean().item(), x.std(correction=0).item()) if len(x) else (math.nan, math.nan)
 
 
+def recommended() -> str:
+    """The estimator that we recommend: preset `fixed`'s, wherever it is asked for."""
+    return settings.with_presets({})["presets"]["fixed"]["partition"]
+
+
 def _warnings(found: dict, tau: float, estimator: str, reduce: str) -> list[str]:
     """The failure signatures that are there, each with its remedy."""
+    instead = "" if estimator == recommended() else f"use partition {recommended()}, as preset fixed does"
+
+    def either(*remedies: str) -> str:
+        return ", or ".join(filter(None, remedies))
+
     out = []
     if found["single_share"] > 0 and estimator != "none":
-        does = {"empirical": "its target is −log πref, whatever the reward", "leave_one_out": "the data set's mean stands in for its Ẑ",
+        does = {"empirical": "its target is −log πref, whatever the reward",
+                "leave_one_out": "the data set's mean stands in for its Ẑ",
                 "pooled": "half of its Ẑ is the data set's mean"}.get(estimator, "its target is 0, whatever the reward")
-        remedy = "" if estimator in ("pooled", "leave_one_out") else "; use pooled or leave_one_out, DRO or KTO, or drop these prompts"
+        kept = estimator in ("pooled", "leave_one_out")
+        remedy = "" if kept else f"; {either(instead, 'DRO or KTO', 'drop these prompts')}"
         out.append(f"{found['single_share']:.0%} of the prompts have one completion: {does}{remedy}.")
     over = {name for name, most in TOLERATED.items() if found[name] > most}
     if "reward_scale" in over:
-        out.append(f"The rewards spread by {found['reward_scale']:.3g}·τ: they decide everything and the targets explode; standardise the "
-                   f"rewards, or raise τ = {tau:g}.")
-    if "dominated_share" in over:
-        cause, remedy = (("πref and the reward", "use leave_one_out, whose weights leave πref out, or raise τ") if estimator in WEIGHTED
-                         else ("the reward", f"raise τ = {tau:g}"))
-        out.append(f"In {found['dominated_share']:.0%} of the prompts one completion has over {DOMINATED:.0%} of the weight, given by {cause}: "
-                   f"Ẑ is an estimate from one row; {remedy}.")
+        out.append(f"The rewards spread by {found['reward_scale']:.3g}·τ: they decide everything and the targets explode; "
+                   f"standardise the rewards, or raise τ = {tau:g}.")
+    if "dominated_share" in over and estimator != "none":
+        cause = "πref and the reward" if estimator in WEIGHTED else "the reward"
+        out.append(f"In {found['dominated_share']:.0%} of the prompts one completion has over {DOMINATED:.0%} of the weight, given "
+                   f"by {cause}: Ẑ is an estimate from one row; {either(instead, f'raise τ = {tau:g}')}.")
     if "unreachable_share" in over:
-        out.append(f"{found['unreachable_share']:.0%} of the targets ask for a probability above 1: no policy reaches them; raise τ = {tau:g}, "
-                   "or use an estimator that puts the average completion at 0 (leave_one_out, pooled).")
+        out.append(f"{found['unreachable_share']:.0%} of the targets ask for a probability above 1: no policy reaches them; "
+                   f"{either(f'raise τ = {tau:g}', instead)}.")
     if reduce == "mean" and estimator == "empirical" and found["single_share"] < 1:
         above = found["above_log_k_share"]
-        out += [f"{above:.0%} of the rows lie above −log K a token, where eq. 19 with means puts its targets: they are pushed down, good and "
-                "bad alike, to a perplexity of K; use sums, or leave_one_out."] if above > 0.5 else [
-               f"{1 - above:.0%} of the rows lie below −log K a token, where eq. 19 with means puts its targets: they are pulled up, good and "
-               "bad alike, to a perplexity of K, which is imitation; use sums, or leave_one_out."]
+        out += [f"{above:.0%} of the rows lie above −log K a token, where eq. 19 with means puts its targets: they are pushed down, "
+                f"good and bad alike, to a perplexity of K; {either('use sums', instead)}."] if above > 0.5 else [
+               f"{1 - above:.0%} of the rows lie below −log K a token, where eq. 19 with means puts its targets: they are pulled up, "
+               f"good and bad alike, to a perplexity of K, which is imitation; {either('use sums', instead)}."]
     elif "against_share" in over:
         mean, std = found["target"]
-        out.append(f"{found['against_share']:.0%} of the rows are pushed the other way than their reward says (targets {mean:+.3g} ± {std:.3g}): "
-                   "the level of log Ẑ outweighs the reward; use leave_one_out.")
+        cause = "the level of the rewards" if estimator == "none" else "the level of log Ẑ"
+        remedy = instead or "standardise the rewards, prompt by prompt if need be"
+        out.append(f"{found['against_share']:.0%} of the rows are pushed the other way than their reward says (targets {mean:+.3g} "
+                   f"± {std:.3g}): {cause} outweighs their differences within a prompt; {remedy}.")
     if "lost_share" in over:
-        out.append(f"{found['lost_share']:.0%} of the completions have less than e^{LOST:g} a token under the reference: it cannot write them; "
-                   "fine-tune it on the completions first (SFT), or drop these rows.")
+        out.append(f"{found['lost_share']:.0%} of the completions have less than e^{LOST:g} a token under the reference: it cannot "
+                   "write them; fine-tune it on the completions first (SFT), or drop these rows.")
     return out
 
 

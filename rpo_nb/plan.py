@@ -153,10 +153,11 @@ def named_config(model_id: str, *, online: bool) -> tuple[Any, str]:
     from transformers import AutoConfig
 
     if not hub.look_up(model_id, online=False).problem:
-        return AutoConfig.from_pretrained(references.resolve(model_id), local_files_only=True), "config.json"
+        return AutoConfig.from_pretrained(references.resolve(model_id), local_files_only=True,
+                                          trust_remote_code=False), "config.json"
     if online and not model_id.startswith("package:"):
         try:
-            return AutoConfig.from_pretrained(model_id), "config.json"
+            return AutoConfig.from_pretrained(model_id, trust_remote_code=False), "config.json"
         except (OSError, ValueError) as error:  # why it cannot be had is also told where access is checked
             logging.getLogger(__name__).info("%s: %s", model_id, error)
     shape = {key: value for key, value in needs.known()["models"].get(model_id, {}).items() if key not in ("bytes", "gated")}

@@ -50,11 +50,14 @@ def load_policy(path: str | Path, *, dropout: float = 0.0, bf16: bool = False, l
         if adapter:
             from peft import PeftConfig
 
+            if not list(Path(adapter).glob("*.safetensors")):  # peft would unpickle what is there instead
+                raise ValueError(f"model {path!r} has no adapter in safetensors; save it with save_pretrained")
             path = str(base) or PeftConfig.from_pretrained(adapter).base_model_name_or_path
-        config = AutoConfig.from_pretrained(path)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
         tokenizer = load_tokenizer(adapter or path)
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         model = auto.from_pretrained(path, dtype=torch.bfloat16 if bf16 else torch.float32, use_safetensors=True,
+                                     trust_remote_code=False,
                                      **quantization(quantize))
     except (OSError, ValueError) as error:
         found = hub.problem(error, path)
@@ -79,7 +82,7 @@ def load_tokenizer(path: str | Path) -> Any:
     """A policy's tokenizer; one without a padding token pads with the end token."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -30,14 +30,15 @@ STEPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "truth pool": (("truth",), ("data", "experiment", "partition", "pocket", "references")),
     "reward model": (("judges",), ("data",)),
     "verdicts": (("judging",), ("data", "experiment", "references", "llm_judges")),
-    "local judge": (("llm_judges",), ("data", "references", "reporting")),
-    "endpoint judge": (("llm_judges",), ("data", "references", "reporting", "policy", "judges")),
+    "local judge": (("llm_judges",), ("data", "references", "reporting", "endpoint")),
+    "endpoint judge": (("endpoint",), ("data", "references", "reporting", "policy", "judges")),
     "paper B": (("paper_b",), ("data", "judging")),
     "all of the grid": (("experiment",), ()),
     "all of the lab": (("experiment", "lab"), ("reporting",)),
 }
-# Never part of a step: what they give is known by its content, a profile by its values and a model by its files.
-ALWAYS_GIVEN = ("settings", "hub")
+# Never part of a step: what they give is known by its content, a profile by its values and a model
+# by its files.
+ALWAYS_GIVEN = ("settings", "names", "hub")
 MODEL_FILES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".gguf")  # what a model folder is loaded from
 
 

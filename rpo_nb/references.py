@@ -121,8 +121,9 @@ def from_gguf(weights: Path, folder: Path) -> None:
     """Read a GGUF file through transformers (its weights become float32) and save it as a normal model folder."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name).save_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(weights.parent, gguf_file=weights.name, dtype=torch.float32)
+    AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name, trust_remote_code=False).save_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(weights.parent, gguf_file=weights.name, dtype=torch.float32,
+                                                 trust_remote_code=False)
     model.config.__dict__.pop("quantization_config", None)  # else the saved folder would be read as GGUF again
     model.hf_quantizer = None
     model.save_pretrained(folder)
@@ -142,7 +143,8 @@ def make_tokenizer(model: ModelConfig, profile: Profile, pairs: Sequence[tuple[s
             return train_tokenizer(text for pair in pairs for text in pair)
         folder = _tokenizer_folder(name)
         try:
-            return AutoTokenizer.from_pretrained(folder if folder.is_dir() else name, local_files_only=True)
+            return AutoTokenizer.from_pretrained(folder if folder.is_dir() else name, local_files_only=True,
+                                                 trust_remote_code=False)
         except OSError:
             print(f"tokenizer {name}: not on this machine, trying the next of {', '.join(model.tokenizer)}")
     raise ValueError(f"none of the tokenizers {', '.join(model.tokenizer)} is on this machine; add \"train\" to sizes.*.tokenizer")

@@ -9,7 +9,6 @@ import base64
 import gzip
 import json
 import platform
-from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from rpo_nb import __version__, claims
 from rpo_nb.config import METHODS, Profile
+from rpo_nb.manifest import installed
 from rpo_nb.reporting import (
     COLUMNS, METHOD_NAMES, METRICS, WALL_CLOCK, at_main_setting, line_name, metric_cells, number,
     plain_text, presets_table, published_text, read_table,
@@ -184,7 +184,7 @@ def report(out: Path | str, profile: Profile) -> Path:
         "table1": claims.properties(tables["table1"]).to_dict("records") if "table1" in tables else [],
         "others": others,
         "wall_clock": [f"tables/{n}.csv" for n in WALL_CLOCK if n in tables], "notebooks": NOTEBOOKS,
-        "packages": {"python": ".".join(platform.python_version_tuple()[:2])} | {name: version(name) for name in PACKAGES},
+        "packages": {"python": ".".join(platform.python_version_tuple()[:2])} | {name: installed(name) for name in PACKAGES},
     }
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True,
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

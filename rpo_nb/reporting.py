@@ -220,7 +220,8 @@ def long_format(tables: dict[str, pd.DataFrame], profile: Profile, paper: str = 
 
 def _joined(frame: pd.DataFrame, keys: Sequence[str]) -> list[str]:
     """What the key columns of each row say, in one text."""
-    return [" ".join(filter(None, map(plain_text, row))) for row in frame[list(keys)].itertuples(index=False)]
+    rows = zip(*(frame[key] for key in keys), strict=True) if keys else [()] * len(frame)
+    return [" ".join(filter(None, map(plain_text, row))) for row in rows]
 
 
 def _stacked(frame: pd.DataFrame) -> pd.DataFrame:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 PROFILE_DIR = Path(__file__).parent / "profiles"
 NO_PROFILES = ("models", "presets", "published")  # other files of PROFILE_DIR
 BUILT_IN_JUDGES = ("checker", "reward_model")
+MOST_BYTES = 1 << 20  # of a profile
+BEGIN = "begin with a copy of rpo_nb/profiles/pocket.yaml"
 SECTIONS = ("data", "sizes")  # of every profile, and looked into before it is validated
 
 
@@ -52,8 +54,12 @@ def read_profile(name: str) -> dict[str, Any]:
         names = sorted(p.stem for p in PROFILE_DIR.glob("*.yaml") if p.stem not in NO_PROFILES)
         raise ValueError(f"there is no profile {name!r}{suggestion(name, names)}; "
                          f"the profiles are: {', '.join(names)}")
+    if path.stat().st_size > MOST_BYTES:
+        raise ValueError(f"profile {name!r} has more than {MOST_BYTES >> 20} MiB; {BEGIN}")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError(f"profile {name!r} is nested too deep; {BEGIN}") from None
     except OSError as error:
         raise ValueError(f"profile {name!r} cannot be read ({error.strerror}); "
                          "check the file and its permissions") from error
@@ -63,13 +69,26 @@ def read_profile(name: str) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ValueError(f"profile {name!r} is not YAML{where}; mend it there") from error
+    except ValueError as error:  # a number of more digits than Python reads
+        raise ValueError(f"profile {name!r} cannot be read ({error}); mend it there") from None
     if not isinstance(raw, dict):
         what = "is empty" if raw is None else f"holds a {type(raw).__name__}, not keys and values"
-        raise ValueError(f"profile {name!r} {what}; begin with a copy of rpo_nb/profiles/pocket.yaml")
+        raise ValueError(f"profile {name!r} {what}; {BEGIN}")
+    wrong = next((key for key in raw if not isinstance(key, str)), None)
+    if wrong is not None:
+        raise ValueError(f"profile {name!r}: the key {wrong!r:.60} is no text; {BEGIN}")
     for section in SECTIONS:
         if not isinstance(raw.get(section), dict) or (section == "sizes" and not raw[section]):
             what = "is empty or has no names" if section in raw else "is missing"
             raise ValueError(f"profile {name!r}: {section} {what}; see rpo_nb/profiles/pocket.yaml")
+    for section in ("evaluation", "lab", "paper_b", "training", "feedback_overrides"):
+        if not isinstance(raw.get(section, {}), dict):
+            raise ValueError(f"profile {name!r}: {section} holds no keys and values; see "
+                             "rpo_nb/profiles/pocket.yaml")
+    for listed in ("table4_presets", *(["presets"] if isinstance(raw.get("presets"), list) else [])):
+        value = raw.get(listed, [])
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise ValueError(f"profile {name!r}: {listed} is no list of names; see rpo_nb/profiles/pocket.yaml")
     return raw
 
 
@@ -121,6 +140,10 @@ def narrow(raw: dict[str, Any], key: str, wanted: list[str]) -> None:
         raw["evaluation"] = evaluation | {"judge_size": ""}
     if "ablation_sizes" in lab:
         raw["lab"] = lab | {"ablation_sizes": [s for s in lab["ablation_sizes"] if s not in dropped]}
+    for section in ("lab", "paper_b"):  # "": the first that is left
+        part = raw.get(section) or {}
+        if part.get("size") in dropped:
+            raw[section] = part | {"size": ""}
 
 
 # What pydantic found --------------------------------------------------------------------------------
@@ -129,7 +152,8 @@ def refusal(error: ValidationError, model: type[BaseModel]) -> str:
     """The first error as one sentence: the dotted key, what is wrong with it, and the nearest name."""
     first = error.errors()[0]
     loc, message, given = first["loc"], first["msg"], first["input"]
-    key = ".".join(map(str, loc))
+    key = ".".join(repr(str(part))[1:-1] for part in loc if part != "[key]")
+    message = message.removeprefix("Value error, ")
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         known = _fields(model, loc[:-1])
         return f"{key}: there is no such key{suggestion(loc[-1], known)}; known are {', '.join(known)}"

@@ -23,8 +23,11 @@ from typing import Any
 
 STAMP = "done.json"
 LEFT_OVER = re.compile(r"(\..+)\.(\d+\.tmp|[a-z0-9_]{8}(\.tmp)?)")  # a file or folder that a kill left half written
-FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "your quota on this disk is used up"}
-FULL_WORDS = ("No space left on device", "Disk quota exceeded")  # safetensors raises an error of its own, without an errno
+FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "your quota on this disk is used up",
+        errno.EFBIG: "a file may not grow so large here (ulimit -f)"}
+FULL_WORDS = ("No space left on device", "Disk quota exceeded", "File too large")  # safetensors raises an error of its own, without an errno
+UMASK = os.umask(0)  # there is no way to read it but to set it
+os.umask(UMASK)
 
 
 class DiskFull(OSError, ValueError):
@@ -43,12 +46,17 @@ def room_for(path: Path | str) -> Iterator[None]:
         raise
     except Exception as error:
         number, free = getattr(error, "errno", None), _free_mib(Path(path))
-        torchs = "inline_container.cc" in str(error) and free < 16  # torch.save does not say why it failed
+        import resource  # not on Windows
+
+        limited = resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
+        torchs = "inline_container.cc" in str(error) and (limited or free < 16)  # torch.save does not say why it failed
         if number not in FULL and not torchs and not any(word in str(error) for word in FULL_WORDS):
             raise
-        told = DiskFull(f"{FULL.get(number, FULL[errno.ENOSPC])}: {'/'.join(Path(path).parts[-2:])} could not be written; "
-                        f"free some space ({free:.0f} MiB are left) and start again: what is done is kept")
-        told.errno = number or errno.ENOSPC
+        number = errno.EFBIG if FULL_WORDS[2] in str(error) or (torchs and free >= 16) else number if number in FULL else errno.ENOSPC
+        remedy = "raise the limit" if number == errno.EFBIG else f"free some space ({free:.0f} MiB are left)"
+        told = DiskFull(f"{FULL[number]}: {'/'.join(Path(path).parts[-2:])} could not be written; {remedy} and start again: what is "
+                        "done is kept")
+        told.errno = number
         raise told from error
 
 
@@ -135,6 +143,7 @@ def finished(folder: Path) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
         try:
             yield temporary
+            temporary.chmod(0o777 & ~UMASK)  # a temporary folder is its owner's alone; a result follows the user's umask
             if folder.exists():
                 shutil.rmtree(folder)
             os.replace(temporary, folder)

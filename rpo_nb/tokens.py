@@ -90,7 +90,7 @@ def _load(model_id: str, online: bool) -> Any:
         return str(error)
     for here in (True, False)[: 1 + online]:  # without a network the second try costs half a minute of retries
         try:
-            return AutoTokenizer.from_pretrained(path, local_files_only=here)
+            return AutoTokenizer.from_pretrained(path, local_files_only=here, trust_remote_code=False)
         except (OSError, ValueError) as error:
             problem = hub.problem(error, model_id)
     return f"its tokenizer cannot be had ({problem.reason}): {problem.remedy}"

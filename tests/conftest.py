@@ -39,6 +39,13 @@ def word_tokenizer(**special: str):
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", **special)
 
 
+def hub_http():
+    """The library whose responses huggingface_hub raises errors for: httpx2, before its release 2 httpx."""
+    from huggingface_hub.utils import _http
+
+    return next(vars(_http)[name] for name in ("httpx2", "httpx") if name in vars(_http))
+
+
 @pytest.fixture(scope="session")
 def tiny_t5():
     """(model, tokenizer): a T5 of two layers with random weights, dropout 0.1, in evaluation mode."""

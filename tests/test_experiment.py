@@ -185,13 +185,33 @@ def test_a_cached_log_probability_that_is_not_the_models_is_made_again(profile, 
 
 
 def test_on_policy_completions_are_the_references_own(tmp_path):
-    few = {"data.regime": "on_policy", "data.prompts": 8, "data.validation": 4, "data.held_out": 0}
+    few = {"data.regime": "on_policy", "data.prompts": 8, "data.validation": 4, "data.held_out": 0,
+           "evaluation.judges": ["checker"]}
     profile = config.load_profile("smoke", sizes="small", seeds="0", **few)
     parts = experiment.splits(profile, 0)
     assert set(parts.train["model"]) == {"reference"} and parts.train.num_rows > 8
     on = experiment.prepare(profile, "small", 0).ref_logps["sum"].mean()
     off = experiment.prepare(config.load_profile("smoke", sizes="small", seeds="0"), "small", 0).ref_logps["sum"].mean()
     assert on > off  # what others write surprises the reference
+
+
+def test_rows_are_not_compared_with_themselves(monkeypatch):
+    """QRPO's reference rewards are of other samples than the on-policy completions: else q is 1/32 too high on average."""
+    few = {"data.regime": "on_policy", "data.prompts": 8, "data.validation": 4, "data.held_out": 0,
+           "evaluation.judges": ["checker"]}
+    profile = config.load_profile("smoke", sizes="small", seeds="0", **few)
+    prepared, drawn = experiment.prepare(profile, "small", 0), {}
+    plain = experiment.reference_samples
+
+    def samples(profile, path, prompts, k, seed):
+        drawn.update(zip(prompts, plain(profile, path, prompts, k, seed), strict=True))
+        return list(drawn.values())
+
+    monkeypatch.setattr(experiment, "reference_samples", samples)
+    rewards = experiment.reference_rewards(profile, prepared, 0)
+    rows = prepared.splits.train.to_pandas().groupby("prompt")["completion"].apply(set)
+    assert rewards.shape == (prepared.splits.train.num_rows, 16) and set(drawn) == set(rows.index)
+    assert sum(own <= set(drawn[prompt]) for prompt, own in rows.items()) < len(rows) / 2
 
 
 def test_the_tilted_frontier_is_exact_on_a_case_that_can_be_enumerated():

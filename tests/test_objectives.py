@@ -130,6 +130,18 @@ def test_qrpo_is_zero_at_its_tilted_policy():
     assert o.qrpo(best, ref, reward[some], reward.expand(50, n), beta=beta).max() < 1e-9
 
 
+@pytest.mark.parametrize("kinds", [(torch.float32, F64), (F64, torch.float32), (torch.bfloat16, torch.float32),
+                                   (torch.float32, torch.bfloat16)])
+def test_qrpo_takes_equal_rewards_in_two_precisions_for_equal(kinds):
+    """Rewards that were all drawn alike: q = 1, whichever side was rounded (0.7 in float32 is below 0.7)."""
+    values = torch.arange(1, 100, dtype=F64) / 10
+    reward, others = values.to(kinds[0]), values.to(kinds[1])[:, None]
+    zeros = torch.zeros(len(values), dtype=F64)
+    expected = (1 - o.qrpo_log_partition(1.0)) ** 2
+    found = o.qrpo(zeros, zeros, reward, others, beta=1.0)
+    assert found.tolist() == pytest.approx([expected] * len(values))
+
+
 @pytest.mark.parametrize("beta", [1e-3, 0.01, 0.1, 1.0, 50.0])
 def test_qrpo_log_partition_by_exact_arithmetic(beta):
     from decimal import Decimal, getcontext

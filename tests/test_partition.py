@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from rpo_nb import partition
+from rpo_nb import config, partition
 from rpo_nb.partition import log_partition
 
 NAMES = tuple(partition.ESTIMATORS)
@@ -203,16 +203,32 @@ def test_a_healthy_set_of_rows_has_no_warning():
 def test_each_failure_signature_is_told_with_its_remedy():
     alone = rows_of(4) | {"prompt_ids": np.arange(200)}
     assert "−log πref, whatever the reward" in told("100% of the prompts have one completion", **alone, tau=1.0)[0]
-    assert "use pooled" in told("one completion", **alone, tau=1.0, estimator="monte_carlo")[0]
-    assert "use pooled" not in told("one completion", **alone, tau=1.0, estimator="pooled")[0]
+    assert "DRO or KTO" in told("one completion", **alone, tau=1.0, estimator="monte_carlo")[0]
+    assert "DRO or KTO" not in told("one completion", **alone, tau=1.0, estimator="pooled")[0]
     assert told("standardise", **rows_of(4, rewards=np.random.default_rng(0).normal(size=200) * 100), tau=1.0)
     assert told("over 90% of the weight", **rows_of(4), tau=0.02, estimator="monte_carlo")
     by_reference = rows_of(4, ref_logps=np.random.default_rng(0).normal(-30, 10, 200))
-    assert "leave πref out" in told("of the weight", **by_reference, tau=1.0)[0]
+    assert "given by πref and the reward" in told("of the weight", **by_reference, tau=1.0)[0]
     assert not told("of the weight", **by_reference, tau=1.0, estimator="leave_one_out")
     assert told("cannot write", **rows_of(4, lengths=np.full(200, 2)), tau=1.0, estimator="leave_one_out")
     assert not told("cannot write", **rows_of(4, lengths=np.full(200, 20)), tau=1.0, estimator="leave_one_out")
     assert told("pushed the other way", **rows_of(4), tau=1.0)  # eq. 19 with sums: all are pushed up
+
+
+@pytest.mark.parametrize("estimator", partition.ESTIMATORS)
+def test_diagnostics_recommend_what_preset_fixed_is(estimator):
+    """Whatever is wrong, no other estimator is recommended, and to who has it already none; without one there is no Ẑ to blame."""
+    fixed = config.load_profile("pocket").presets["fixed"].partition
+    g = np.random.default_rng(0)
+    sentences = [sentence for reduce, tau, rows in (
+        ("sum", 1.0, rows_of(4) | {"prompt_ids": np.arange(200)}),
+        ("sum", 0.02, rows_of(4, ref_logps=g.normal(-30, 10, 200), rewards=g.normal(5, 1, 200))),
+        ("mean", 5.0, rows_of(4, ref_logps=np.full(200, -0.8))), ("mean", 5.0, rows_of(4, ref_logps=np.full(200, -2.5))))
+        for sentence in partition.diagnostics(**rows, tau=tau, estimator=estimator, reduce=reduce)["warnings"]]
+    remedies = " ".join(sentence.partition(";")[2] for sentence in sentences)
+    assert sentences and {name for name in partition.ESTIMATORS if name in remedies.split()} <= {fixed}
+    assert (f"partition {fixed}" in remedies) == (estimator != fixed)
+    assert estimator != "none" or "Ẑ" not in " ".join(sentences)
 
 
 def test_without_a_reference_the_rewards_tell_what_they_can():

@@ -231,13 +231,13 @@ def test_too_little_memory_or_disk_or_no_bf16_stops_and_names_the_switch(folders
 
 def refusal(status, code="", message=""):
     """The error that huggingface_hub makes of an HTTP response."""
-    import httpx2
+    from conftest import hub_http
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import hf_raise_for_status
 
-    request = httpx2.Request("GET", "https://huggingface.co/api/models/some/model")
+    request = hub_http().Request("GET", "https://huggingface.co/api/models/some/model")
     try:
-        hf_raise_for_status(httpx2.Response(status, headers={"X-Error-Code": code, "X-Error-Message": message}, request=request))
+        hf_raise_for_status(hub_http().Response(status, headers={"X-Error-Code": code, "X-Error-Message": message}, request=request))
     except HfHubHTTPError as error:
         return error
 

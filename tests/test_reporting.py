@@ -452,3 +452,9 @@ def test_measure_scores_every_cell_of_the_profile_and_no_other():
     assert words[["value", "ci_low", "ci_high", "n"]].to_numpy().tolist() == [[4.5, 3, 6, 2]] * 2
     assert found[found.metric == "bleu"][["ci_low", "ci_high"]].notna().all(axis=None)
     assert found[found.metric == "lost"][["value", "reason"]].iloc[0].isna().tolist() == [True, False]
+
+
+def test_a_table_of_numbers_alone_has_rows_without_a_name():
+    """No key column: as many empty names as rows, under every pandas."""
+    long = reporting.long_format({"paper_b_numbers": pd.DataFrame({"value": [1.5, 2.5]})}, config.load_profile("smoke"))
+    assert long["row"].tolist() == ["", ""] and long["value"].tolist() == [1.5, 2.5]

@@ -103,7 +103,8 @@ def test_the_command_line_tells_a_full_disk_in_its_one_sentence(small_disk):
     (small_disk / "filler").write_bytes(b"x" * (2**20 - 8192))
     feedback = small_disk.parent / "feedback.jsonl"
     feedback.write_text('{"prompt": "p", "completion": "c", "reward": 5}\n' + '{"prompt": "p", "completion": "c"}\n' * 200)
-    done = subprocess.run([sys.executable, "-m", "rpo_nb", "data", str(feedback), "--output", str(small_disk / "report.csv")],
+    done = subprocess.run([sys.executable, "-m", "rpo_nb", "data", str(feedback), "--output", str(small_disk / "report.csv"),
+                           "--set", "data.max_dropped=1"],
                           cwd=Path(__file__).parent.parent, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith("error: the disk is full: disk/report.csv could not be written; free some space")

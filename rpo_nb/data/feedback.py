@@ -1,101 +1,75 @@
-"""Read, check, repair, split and standardise scalar feedback: completions of a prompt, each with a reward.
+"""Feedback of any source and shape as a table: one row a completion of a prompt, with its reward.
 
-`load_feedback` reads any source into one row a completion and reports every defect (`rpo_nb.data.defects`): what cannot be used is
-set aside, what can be meant in one way only is repaired, and everything sound goes on. `split_feedback` follows paper A:
-validation on top-scored rows, rewards standardised over the training split.
+`load_feedback` reports every defect (`rpo_nb.data.defects`): what cannot be used is set aside, what can be meant in one way
+only is repaired, and everything sound goes on. Where too much would be lost it stops.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator
-from decimal import Decimal
-from numbers import Real
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 
 from rpo_nb.config import DataConfig
-from rpo_nb.data import sources
-from rpo_nb.data.defects import Report
-from rpo_nb.data.splits import SPLIT
-from rpo_nb.data.texts import Prompt, read_completion, read_prompt, valid_unicode
+from rpo_nb.data import names, scores, shapes, sources
+from rpo_nb.data.defects import HARMLESS, Report
+from rpo_nb.data.files import REPEATED_KEYS
+from rpo_nb.data.gather import BOOLEAN, CELL, NUMBER, WORD, Gatherer
+from rpo_nb.data.shapes import Entry, Found, Reader, first
+from rpo_nb.data.texts import Prompt, read_completion, read_prompt, valid_unicode, whole_conversation
 
 FEATURES = datasets.Features({"prompt_id": datasets.Value("int64"), "prompt": datasets.Value("string"),
                               "completion": datasets.Value("string"), "reward": datasets.Value("float64"),
                               "model": datasets.Value("string")})
-
-
-class Shape(NamedTuple):
-    """How a kind of row names its parts; the first name that is present counts."""
-
-    prompt: tuple[str, ...]
-    completions: str  # "": the row itself is the one completion
-    text: tuple[str, ...]
-    score: tuple[str, ...]
-
-
-ULTRAFEEDBACK = Shape(("instruction", "prompt"), "completions", ("response",), ("overall_score",))
-NESTED = Shape(("prompt", "instruction"), "responses", ("text",), ("reward",))
-FLAT = Shape(("prompt", "instruction"), "", ("completion", "response"), sources.SCORE_KEYS)
-
-
-class Answer(NamedTuple):
-    """One sound completion and where it stood."""
-
-    line: int
-    part: str  # of the source, as the report calls it
-    field: str
-    prompt: Prompt
-    completion: str
-    reward: float
-    model: str
-    flat: bool
+FEW = 5  # entries that may be lost however short the source is
+LABELS = ({0.0, 1.0}, {-1.0, 1.0})
 
 
 def load_feedback(source: Any, *, config: DataConfig | None = None, return_report: bool = False):
     """Scalar feedback as a Dataset, one row a completion, the rows of a prompt together.
 
-    source: a hub id; a folder saved by datasets, or with files as a data set on the hub has them; a .json, .jsonl, .jsonl.gz,
-    .parquet or .csv file; or rows in memory (a list of dicts, a Dataset). Rows are UltraFeedback's (instruction,
-    completions[{response, overall_score}]), nested (prompt, responses[{text, reward}]) or flat (prompt or instruction, completion
-    or response, reward or score or label). A prompt may be a conversation, a list of {role, content} messages that ends with the
-    user's, and a completion a list with the assistant's one message.
+    source: a hub id; a folder saved by datasets, or with files as a data set on the hub has them; a .jsonl, .ndjson, .json,
+    .csv, .tsv or .parquet file, packed or not; or rows in memory (a list of dicts, a Dataset, a pandas frame). The shapes of
+    rows are those of `rpo_nb.data.shapes.SHAPES`, the columns' names those of `rpo_nb.data.names`; one source may hold several.
     Returns columns prompt_id (int, from 0 in order of appearance; one for each prompt or conversation), prompt (a conversation
-    rendered as text), completion, reward (float64, as given), model; where any prompt is more than one user message also messages
-    (JSON, "" for the others; see `conversations`); with config.validation_split also split, the part of the source the row is of.
+    rendered as text), completion, reward (float64, as given; of several ratings their mean, see `rpo_nb.data.raters`), model.
+    Where given: weight (0 and more), rater (of several "a; b"), ratings (JSON, [[rater, rating], …] as given), messages (JSON
+    of a prompt that is more than one user message, "" for the others; see `conversations`), one column an aspect (float64,
+    NaN where there is none); with config.validation_split also split, the part of the source the row is of.
     With return_report also the report, a list of dicts line, field, reason, remedy, action.
-    Raises ValueError: no such source, nothing usable in it, or with config.strict the first entry that would be set aside
-    (copies of a completion are looked for last).
+    Raises ValueError: no such source, nothing usable in it, more than config.max_dropped of it would be lost, or with
+    config.strict the first entry that would be set aside (copies of a completion are looked for last).
     """
     config = config or DataConfig()
     name = Path(source).name if isinstance(source, (str, Path)) else "feedback"
-    report = Report(name, strict=config.strict)
-    prompts: dict[Prompt, dict[str, list[Answer]]] = {}  # of each prompt the answers of each split
-    strange: dict = {}
-    wanted = list(dict.fromkeys(filter(None, (config.split, config.validation_split))))
-    for split in wanted:
+    report, wanted = Report(name, strict=config.strict), list(dict.fromkeys(filter(None, (config.split, config.validation_split))))
+    rows, reader = Gatherer(report, wanted), Reader(report)
+    read = _Read(config, report, rows, reader.of)
+    for number, split in enumerate(wanted):
         for line, row in sources.rows(source, split=split, report=report, second=split != config.split, revision=config.revision):
-            shape = _shape(row)
-            if isinstance(row, dict) and not shape:
-                strange = strange or row
-            for answer in _answers(line, row, shape, config, report):
-                prompts.setdefault(answer.prompt, {}).setdefault(split, []).append(answer)
-    if not prompts:
-        raise ValueError(_nothing_usable(name, report.sorted(), strange))
-    kept = [(i, split, answer) for i, of_splits in enumerate(prompts.values())
-            for split, answers in of_splits.items() for answer in _one_each(answers, report)]
-    columns = {"prompt_id": [i for i, _, _ in kept], "prompt": [answer.prompt.text for _, _, answer in kept],
-               **{column: [getattr(answer, column) for _, _, answer in kept] for column in ("completion", "reward", "model")}}
-    if any(prompt.messages for prompt in prompts):
-        columns["messages"] = [answer.prompt.messages for _, _, answer in kept]
-    if config.validation_split:
-        columns[SPLIT] = [split for _, split, _ in kept]
-    more = {column: datasets.Value("string") for column in columns if column not in FEATURES}
-    feedback = datasets.Dataset.from_dict(columns, features=datasets.Features({**FEATURES, **more}))
+            for entry in reader.entries(line, row):
+                read.entry(line, number, row, entry)
+    rewards = rows.settle()
+    if not len(rewards):
+        raise ValueError(_nothing_usable(report, reader, read, config))
+    if len(rewards) == 1 and not report.dropped and isinstance(source, (str, Path)):
+        raise ValueError(f"{name}: there is one completion in it; give at least two, so that there is a better and a worse one")
+    values = set(np.unique(rewards).tolist())
+    labels = values in LABELS
+    if labels:
+        report.part = ""
+        report.add(rows.line[0], "reward", "rewards are labels")
+    _stop_at_loss(report, reader, len(rewards), values, read.values - {None}, config)
+    columns = rows.columns(level_raters=config.level_raters, labels=labels, own_split=bool(config.validation_split))
+    table = pa.table({key: column if isinstance(column, (pa.Array, pa.ChunkedArray)) else pa.array(column)
+                      for key, column in columns.items()})
+    table = table.cast(pa.schema([(key, FEATURES[key].pa_type if key in FEATURES else table.schema.field(key).type)
+                                  for key in columns]))
+    feedback = datasets.Dataset(datasets.table.InMemoryTable(table))
     return (feedback, report.sorted()) if return_report else feedback
 
 
@@ -107,140 +81,219 @@ def conversations(feedback: datasets.Dataset) -> list[str | list[dict[str, str]]
             for prompt, messages in zip(feedback["prompt"], feedback["messages"], strict=True)]
 
 
-def _nothing_usable(name: str, report: list[dict], strange: dict) -> str:
-    if strange and all(row["reason"] == "row has no known keys" for row in report):
-        columns = ", ".join(key for key in strange if key is not sources.REPEATED_KEYS)
-        return (f"{name}: the columns {ascii(columns)} are not feedback; name them instruction and completions (UltraFeedback), "
-                "prompt and responses, or prompt, completion, reward")
-    first = next((row for row in report if row["action"] == "dropped"), None)
-    if first is None:
-        return f"{name}: there is not one row in it; give a file with feedback"
-    return (f"{name}: nothing in it can be used; the first of {len(report)} defects is on line {first['line']}, "
-            f"{first['field'] or 'the whole line'}: {first['reason']}; {first['remedy']}")
+class _Read:
+    """Checks entries one by one and gathers the sound ones."""
+
+    def __init__(self, config: DataConfig, report: Report, rows: Gatherer, of: Any):
+        self.config, self.report, self.rows, self.of = config, report, rows, of
+        self.parts = {names.normal(name): share for name, share in config.reward_parts().items()}
+        self.values: set = set()  # what rewards there were before a range cut them, the first four
+        self.choice: dict[str, None] = {}  # columns that could be the reward where none is called so
+        self._last: tuple = (None, None)  # the prompt read last, of which a row's entries are, and what was read
+        self._looked: dict[int, int] = {}  # of every kind of row, how many were looked at for columns that are not used
+
+    def entry(self, line: int, split: int, row: dict, entry: Entry) -> None:
+        """One entry of a row, if it is sound."""
+        config, report = self.config, self.report
+        columns = self._columns_of(row, entry)
+        prompt_found, text_found = entry.prompt, entry.text
+        whole = whole_conversation(line, *text_found, report) if type(text_found[1]) is not str or text_found[1][:1] in "\nH[{ " else None
+        if whole:
+            prompt_found, text_found = self._conversation(line, prompt_found, text_found, whole)
+        used = {prompt_found[0], text_found[0], entry.score[0], entry.model[0], entry.text[0], entry.prompt[0]}
+        if prompt_found is not self._last[0]:
+            context = self._context(row, columns, used) if columns.system or columns.before or columns.after else {}
+            prompt = read_prompt(line, prompt_found[0] or "prompt", prompt_found[1], config.max_prompt_tokens, report, **context)
+            self._last = prompt_found, prompt
+            self._unused(line, row, columns, entry, used)
+        prompt = self._last[1]
+        if prompt is None:
+            return
+        text = read_completion(line, *text_found, config.max_completion_tokens, report)
+        field, reward = self._reward(line, entry)
+        weight = self._weight(line, row, columns, entry)
+        model = entry.model[1]
+        model = "" if scores.is_null(model) else valid_unicode(line, f"{entry.prefix}model", str(model), report)
+        if text is None or reward is None or weight is False:
+            return
+        rater = first(entry.owner, entry.columns.rater)[1] if entry.columns.rater else None
+        if scores.is_null(rater):
+            rater = first(row, columns.rater)[1] if columns.rater else None
+        rater = "" if scores.is_null(rater) else valid_unicode(line, "rater", str(rater), report)
+        self.rows.add(line, text_found[0], split, prompt, text, reward, model, flat=entry.flat, weight=weight,
+                      rater=rater, aspects=self._aspects(entry), word=self._word(entry), score_field=field)
+
+    def _columns_of(self, row: dict, entry: Entry) -> names.Columns:
+        return entry.columns if entry.owner is row else self.of(row)
+
+    def _conversation(self, line: int, prompt: Found, text: Found, whole: tuple[list, list]) -> tuple[Found, Found]:
+        """The prompt and the completion where the completion's value is the whole conversation."""
+        before, last = whole
+        given = prompt[1]
+        own = (text[0], before)
+        if isinstance(given, list) and len(given) >= len(before) or shapes.is_blank(given):
+            own = own if shapes.is_blank(given) else prompt
+        elif isinstance(given, str) and given.strip() not in [str(_content(message)).strip() for message in before]:
+            self.report.add(line, prompt[0], "prompt is not the completion's conversation")
+        return own, (text[0], last)
+
+    def _context(self, row: dict, columns: names.Columns, used: set) -> dict[str, Any]:
+        """What other columns say that belongs to the prompt, as `read_prompt` takes it."""
+        def given(keys: tuple) -> list[Found]:
+            found = [(str(key), row[key]) for key in keys if str(key) not in used and not shapes.is_blank(row[key])]
+            used.update(field for field, _ in found)
+            return found
+
+        system, before, after = given(columns.system), given(columns.before), given(columns.after)
+        return {"system": system[0] if system else None, "before": before, "after": after} if system or before or after else {}
+
+    def _unused(self, line: int, row: dict, columns: names.Columns, entry: Entry, used: set) -> None:
+        """Names a column that looks like content, or like the reward, and is not used."""
+        if self._looked.setdefault(id(columns), 0) > 20:
+            return
+        self._looked[id(columns)] += 1
+        known = {*columns.model, *columns.models, *columns.rater, *columns.weight, *columns.completions, *columns.sides.values(),
+                 *columns.side_scores.values(), *columns.side_models.values(), *columns.winners, *columns.one_hot.values(),
+                 *(key for _, key in columns.aspects), *(key for pair in columns.pair if pair for key in pair)}
+        for key, value in row.items():
+            if key is REPEATED_KEYS or key in known or str(key) in used or shapes.is_blank(value):
+                continue
+            name = names.normal(key)
+            if entry.flat and key in columns.score and name not in self.parts:
+                if entry.score[0]:
+                    self.report.once(line, str(key), "column could be the reward too")
+            elif name not in self.parts and f"{key}[" not in entry.score[0] and (name in names.CONTENT or _is_text(value)):
+                self.report.once(line, str(key), "column looks like content and is not used")
+
+    def _reward(self, line: int, entry: Entry) -> tuple[str, float | None]:
+        """(its field, the reward): of the columns that data.reward names, else of the one that is called so."""
+        report, config = self.report, self.config
+        field, value = entry.score
+        if self.parts and (entry.flat or entry.prefix or not all(part in names.normal(field) for part in self.parts)):
+            found = [self._part(line, entry, part) for part in self.parts]
+            if None in found:
+                return field, None
+            return field, scores.weighted(self.parts, found) if self.parts else None
+        if not field:
+            return self._only_aspect(line, entry)
+        rated = scores.ratings(value) if entry.flat else []
+        if rated:
+            if len(rated) > 1:
+                report.add(line, field, "same completion, several ratings")
+            value = sum(rated) / len(rated)
+        if len(self.values) < 4:
+            number = scores.number(value)
+            self.values.add(scores.label(value) if number is None else number)
+        score = scores.read_score(line, field, value, config, report, own=entry.own, annotations=entry.owner.get("annotations"))
+        if score is not None and entry.rank:
+            report.once(line, field, "rank was read as minus the rank")
+            return field, -score
+        return field, score
+
+    def _word(self, entry: Entry) -> int:
+        """What a reward was written as, see `Gatherer.settle`."""
+        value = entry.score[1]
+        if self.parts or type(value) in (float, int) or scores.label(value) is None:
+            return NUMBER
+        return BOOLEAN if not isinstance(value, str) else CELL if self.report.untyped else WORD
+
+    def _only_aspect(self, line: int, entry: Entry) -> tuple[str, float | None]:
+        """The reward where no column is called so: the one aspect, or none of several."""
+        there = [key for _, key in entry.columns.aspects if not shapes.is_blank(entry.owner[key])]
+        if len(there) == 1:
+            field = f"{entry.prefix}{there[0]}"
+            return field, scores.read_score(line, field, entry.owner[there[0]], self.config, self.report)
+        numbers = there or [key for key, value in entry.owner.items() if key is not REPEATED_KEYS
+                            and scores.number(value) is not None and not names.normal(key).endswith(("id", "index"))]
+        if len(self.choice) < 40:
+            self.choice.update(dict.fromkeys(map(str, numbers)))
+        field = f"{entry.prefix}{'reward'}"
+        self.report.add(line, field, "several columns could be the reward" if len(there) > 1 else "score is missing")
+        return field, None
+
+    def _part(self, line: int, entry: Entry, part: str) -> float | None:
+        """The value of one of the columns that data.reward names."""
+        key = next(iter(entry.columns.names.get(part, ())), None)
+        value = entry.owner.get(key) if key is not None else None
+        if key is None and isinstance(entry.owner.get("annotations"), dict):
+            value = next((aspect.get("Rating") for name, aspect in entry.owner["annotations"].items()
+                          if names.normal(name) == part and isinstance(aspect, dict)), None)
+        return scores.read_score(line, f"{entry.prefix}{key or part}", value, self.config, self.report)
+
+    def _aspects(self, entry: Entry) -> dict[str, float] | None:
+        """The values of the aspects that an entry has, NaN where one is no number."""
+        if not (entry.flat or entry.prefix):
+            return None
+        found = {name: entry.owner[key] for name, key in entry.columns.aspects}
+        if self.parts:
+            found |= {part: entry.owner[entry.columns.names[part][0]] for part in self.parts if part in entry.columns.names}
+            if isinstance(entry.owner.get("annotations"), dict):
+                found |= {names.normal(name): aspect.get("Rating") for name, aspect in entry.owner["annotations"].items()
+                          if isinstance(aspect, dict)}
+        numbers = {name: scores.number(value) for name, value in found.items() if name not in _TAKEN}
+        return {name: np.nan if number is None else number for name, number in numbers.items()}
+
+    def _weight(self, line: int, row: dict, columns: names.Columns, entry: Entry) -> float | None | bool:
+        """The weight, None where no column has one, False where it cannot be used."""
+        if not columns.weight and not entry.columns.weight:
+            return None
+        field, value = first(entry.owner, entry.columns.weight, "", entry.prefix)
+        if not field or scores.is_null(value):
+            field, value = first(row, columns.weight, field or "weight")
+        weight = scores.read_weight(line, field, value, self.report)
+        return False if weight is None else weight
 
 
-def _shape(row: Any) -> Shape | None:
-    """The kind of row, by its keys; None if there is no telling."""
-    if not isinstance(row, dict):
-        return None
-    if "completions" in row or "responses" in row:
-        return ULTRAFEEDBACK if "completions" in row else NESTED
-    if any(key in row for key in FLAT.text + FLAT.score):
-        return FLAT
-    return ULTRAFEEDBACK if "instruction" in row else None
+_TAKEN = {*FEATURES, "weight", "rater", "ratings", "messages", "split"}
 
 
-def _answers(line: int, row: Any, shape: Shape | None, config: DataConfig, report: Report) -> Iterator[Answer]:
-    """The sound completions of a row; everything else goes to the report."""
-    if not shape:
-        report.add(line, "", "row has no known keys" if isinstance(row, dict) else "row is not an object", row)
-        return
-    _report_repeated(line, "", row, report)
-    key = next((key for key in shape.prompt if key in row), shape.prompt[0])
-    prompt = read_prompt(line, key, row.get(key), config.max_prompt_tokens, report)
-    if not shape.completions:
-        if prompt is not None:
-            yield from _answer(line, "", row, shape, prompt, config, report)
-        return
-    items = row.get(shape.completions)
-    if not isinstance(items, list) or not items:
-        reason = "are missing" if items is None else "are not a list" if not isinstance(items, list) else "are an empty list"
-        report.add(line, shape.completions, f"completions {reason}", items)
-    elif prompt is not None:
-        for i, item in enumerate(items):
-            yield from _answer(line, f"{shape.completions}[{i}]", item, shape, prompt, config, report)
+def _content(message: dict) -> Any:
+    return message.get("content", message.get("value"))
 
 
-def _answer(line: int, where: str, item: Any, shape: Shape, prompt: Prompt, config: DataConfig, report: Report,
-            ) -> Iterator[Answer]:
-    """One completion if it is sound, else nothing."""
-    if not isinstance(item, dict):
-        report.add(line, where, "completion is not an object", item)
-        return
-    prefix = f"{where}." if where else ""
-    if where:
-        _report_repeated(line, prefix, item, report)
-    text_key = next((key for key in shape.text if key in item), shape.text[0])
-    score_key = next((key for key in shape.score if key in item), shape.score[0])
-    text = read_completion(line, prefix + text_key, item.get(text_key), config.max_completion_tokens, report)
-    reward = _reward(line, prefix + score_key, item, score_key, config, report)
-    model = item.get("model")
-    model = "" if model is None else valid_unicode(line, f"{prefix}model", str(model), report)
-    if text is not None and reward is not None:
-        yield Answer(line, report.part, prefix + text_key, prompt, text, reward, model, flat=not where)
+def _is_text(value: Any) -> bool:
+    """Whether an unknown column holds a text to read, or messages."""
+    return value.count(" ") > 3 if type(value) is str else \
+        isinstance(value, list) and bool(value) and isinstance(value[0], dict) and bool({"role", "from"} & value[0].keys())
 
 
-def _report_repeated(line: int, prefix: str, item: dict, report: Report) -> None:
-    for key in item.get(sources.REPEATED_KEYS, ()):
-        report.add(line, valid_unicode(line, prefix, prefix + key, report), "key is given twice")
+# What is told when a source cannot be used ------------------------------------------------------------------------------------
+
+def _nothing_usable(report: Report, reader: Reader, read: _Read, config: DataConfig) -> str:
+    if not report.counts:
+        return f"{report.name}: there is not one row in it; give a file with feedback"
+    if not any(action == "dropped" for _, action in report.counts):
+        return f"{report.name}: there is not one row in it; give a file with feedback"
+    there = f"its columns are {names.described(reader.seen)}" if reader.seen else ""
+    if report.counts["row has no known keys", "dropped"] == report.dropped:
+        return (f"{report.name}: the columns {names.described(reader.seen)} are not feedback; name them prompt, completion and "
+                "reward, prompt and chosen and rejected, or instruction and completions (UltraFeedback)")
+    return f"{report.name}: nothing in it can be used; {_first(report, read, config)}" + (f"; {there}" if there else "")
 
 
-def _reward(line: int, field: str, item: dict, key: str, config: DataConfig, report: Report) -> float | None:
-    """The score as a finite number in range; None if it is not one."""
-    value = item.get(key)
-    quoted = isinstance(value, str) and sources.NUMBER.fullmatch(value)
-    if isinstance(value, bool) or not (quoted or isinstance(value, (Real, Decimal))):
-        reason = "missing" if value is None else "a boolean" if isinstance(value, bool) else "not a number"
-        report.add(line, field, f"score is {reason}", value)
-        return None
-    try:
-        score = float(value)
-    except OverflowError:  # an integer beyond the largest float
-        score = math.inf
-    if key == "overall_score" and score == 10:
-        score = _overall_score(line, field, item.get("annotations"), config, report)
-    if not math.isfinite(score) or not config.reward_min <= score <= config.reward_max:
-        report.add(line, field, "score is out of range" if math.isfinite(score) else "score is not finite", value)
-        return None
-    if quoted:
-        report.add(line, field, "score is a number in quotes")
-    return score
+def _first(report: Report, read: _Read, config: DataConfig) -> str:
+    """The first defect as part of a sentence, and what could be the reward where that is what is missing."""
+    row = min(report.first.values(), key=lambda row: row["line"])
+    told = (f"the first of {sum(report.counts.values()):,} defects is on line {row['line']}, {row['field'] or 'the whole line'}: "
+            f"{row['reason']}; {row['remedy']}")
+    if read.choice and row["reason"] in ("score is missing", "several columns could be the reward"):
+        listed = list(read.choice)
+        told += f" (there are {', '.join(listed)}: data.reward={listed[0]}, or a sum such as data.reward={{{listed[0]}: 1}})"
+    return told
 
 
-def _overall_score(line: int, field: str, annotations: Any, config: DataConfig, report: Report) -> float:
-    """UltraFeedback's score-10 fault: many a 10 of its first release stood for 1.
-
-    The rule is the data set's own correction (OpenBMB/UltraFeedback, issue 8): with m the mean of the fine-grained ratings
-    (1 to 5, "N/A" left out), m <= 2 becomes 1; 2 < m <= 4 had to be annotated again, which nobody can do offline; m > 4 is right.
-    """
-    rated = [aspect["Rating"] for aspect in annotations.values() if isinstance(aspect, dict) and "Rating" in aspect] \
-        if isinstance(annotations, dict) else []
-    ratings = [float(rating) for rating in rated if sources.NUMBER.fullmatch(str(rating))]
-    if ratings and np.mean(ratings) <= 2:
-        repair = config.repair_overall_score
-        report.add(line, field, "overall_score 10 with ratings of 2 or less", action="repaired" if repair else "kept")
-        return 1.0 if repair else 10.0
-    if ratings and np.mean(ratings) <= 4:
-        report.add(line, field, "overall_score 10 with ratings of 2 to 4")
-    elif rated and not ratings:
-        report.add(line, field, "overall_score 10 without any rating")
-    return 10.0
-
-
-def _one_each(answers: list[Answer], report: Report) -> list[Answer]:
-    """The prompt's answers without copies. Of copies that differ in score the first with the lower median score stays:
-    a score that some rater gave, and rather too low than too high."""
-    copies: dict[str, list[Answer]] = {}
-    for answer in answers:
-        copies.setdefault(answer.completion, []).append(answer)
-    kept = []
-    for same in copies.values():
-        scores = sorted(answer.reward for answer in same)
-        stays = next(answer for answer in same if answer.reward == scores[(len(scores) - 1) // 2])
-        kept.append(stays)
-        for answer in same:
-            if answer is not stays:
-                reason = "same completion, same score" if scores[0] == scores[-1] else "same completion, different scores"
-                report.part = answer.part
-                report.add(answer.line, answer.field, reason, answer.reward)
-    if not all(answer.flat for answer in answers):  # flat rows are one completion each: several make a prompt
-        places = list(dict.fromkeys((answer.part, answer.line) for answer in answers))
-        for part, line in places if len(places) > 1 else ():
-            report.part = part
-            report.add(line, "prompt", "prompt is spread over rows")
-    report.part = kept[0].part
-    if len(kept) == 1:
-        report.add(kept[0].line, "prompt", "prompt has one completion")
-    elif len({answer.reward for answer in kept}) == 1:
-        report.add(kept[0].line, "prompt", "all rewards of the prompt are equal")
-    return kept
+def _stop_at_loss(report: Report, reader: Reader, kept: int, values: set, labels: set, config: DataConfig) -> None:
+    """Raises ValueError where one reason takes more than config.max_dropped of the entries, or leaves one class of labels."""
+    total = kept + report.dropped
+    for reason, row in report.first.items():
+        lost = report.counts[reason, "dropped"]
+        few = 0 if reason == "score is out of range" and (config.reward_min, config.reward_max) != (None, None) else FEW
+        one_class = len(values) == 1 and len(labels) == 2 and (labels in LABELS) and config.max_dropped < 1
+        if reason in HARMLESS or lost <= few or lost / total <= config.max_dropped and not one_class:
+            continue
+        left = " and one class of labels be left" if one_class else ""
+        share = min(1.0, np.ceil(lost / total * 100) / 100)
+        raise ValueError(
+            f"{report.name}: {lost:,} of {total:,} entries would be lost{left}, the first on line {row['line']}, "
+            f"{row['field'] or 'the whole line'}: {reason}; {row['remedy']}, or go on without them with "
+            f"data.max_dropped={1 if one_class else share:g}; the columns are {names.described(reader.seen)}")

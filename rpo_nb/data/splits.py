@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from rpo_nb.config import DataConfig
+from rpo_nb.data.gather import plain
 
 SPLIT = "split"  # column of feedback that was read from two splits of its source: which one the row is of
 FEW_TOP = 10  # prompts; with fewer of the top score, validation goes down to the next best
@@ -28,8 +29,9 @@ class Splits:
 
 
 def group_key(prompt: str) -> str:
-    """Prompts equal but for white space and letter case have one key: they never stand on two sides of a split."""
-    return " ".join(prompt.split()).casefold()
+    """Prompts equal but for white space, letter case, invisible and composed characters have one key: they never stand on two
+    sides of a split."""
+    return plain(prompt).casefold()
 
 
 def split_feedback(feedback: datasets.Dataset, *, config: DataConfig, seed: int) -> Splits:
@@ -52,7 +54,7 @@ def split_feedback(feedback: datasets.Dataset, *, config: DataConfig, seed: int)
     notes = []
     variants = len(keys) - keys.nunique()
     if variants:
-        notes.append(f"{variants} prompts repeat another but for white space or case; such twins stay on one side of the split.")
+        notes.append(f"{variants} prompts repeat another but for white space or case (or what cannot be seen); such twins stay on one side of the split.")
     table = table.iloc[rng.permutation(len(table))]  # from here on "first" means "drawn"
     if config.validation_split:
         table, validation, held_out_size = _own_validation(feedback, table, keys, config, notes)

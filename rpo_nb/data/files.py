@@ -1,0 +1,317 @@
+"""Rows of one file: JSON lines, JSON, Parquet; packed with gzip, bzip2, xz or zstd by its bytes, not its name.
+
+Every reader yields (line, row) and holds no more than one row, however long the file is.
+"""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import gzip
+import io
+import json
+import lzma
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow
+import pyarrow.parquet
+
+from rpo_nb.data import names
+from rpo_nb.data.defects import Report
+
+REPEATED_KEYS = object()  # key under which an object lists the keys it was given twice; no JSON key can equal it
+LIMIT = 64 * 2**20  # bytes of a line, and characters of one value of a .json file
+PACKED = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd", ".zstd": "zstd"}
+DAMAGE = (EOFError, zlib.error, lzma.LZMAError, OSError)  # what unpackers raise; gzip's and pyarrow's are OSErrors
+WRAPPERS = ("data", "rows", "examples", "items", "records", "instances", "feedback", "train", "dataset")
+_OTHERS = {  # what a file begins with: what it is, and what to do
+    b"PAR1": "Parquet; name it .parquet", b"ARROW1": "Arrow; save it as Parquet", b"PK\x03\x04": "a zip archive or an Excel "
+    "book; unpack it, or save it as CSV UTF-8", b"\xd0\xcf\x11\xe0": "an Excel book; save it as CSV UTF-8",
+    b"SQLite format 3": "an SQLite database; export the table as CSV", b"%PDF": "PDF; give the rows as JSON lines",
+    b"ORC": "ORC; save it as Parquet", b"Obj\x01": "Avro; save it as Parquet", b"7z\xbc\xaf": "a 7z archive; unpack it",
+    b"Rar!": "a RAR archive; unpack it"}
+_JSON_SPACE = " \t\r\n"
+_SPACE = re.compile(f"[{_JSON_SPACE}]*")
+_WRAPPED = re.compile(r'\s*\{\s*"(%s)"\s*:\s*\[\s*(?=\{)' % "|".join(WRAPPERS))
+
+
+class _Unpacking(io.RawIOBase):
+    """An unpacker that gives what it has: of a file that is cut off, all that came before."""
+
+    def __init__(self, stream: Any):
+        self.stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.stream.read1(len(buffer))
+        buffer[:len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self.stream.close()
+        super().close()
+
+
+def unpacked(path: Path, name: str) -> BinaryIO:
+    """The file's bytes, unpacked. Raises ValueError where they are no text: Parquet, Excel, an archive."""
+    with path.open("rb") as stream:
+        head = stream.read(512)
+    if head.startswith(b"\x1f\x8b"):
+        opened: Any = io.BufferedReader(_Unpacking(gzip.open(path, "rb")), 2**16)
+    elif head.startswith(b"BZh"):
+        opened = io.BufferedReader(_Unpacking(bz2.open(path, "rb")), 2**16)
+    elif head.startswith(b"\xfd7zXZ\x00"):
+        opened = io.BufferedReader(_Unpacking(lzma.open(path, "rb")), 2**16)
+    elif head.startswith(b"\x28\xb5\x2f\xfd"):
+        opened = io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd"), 2**16)
+    else:
+        opened = path.open("rb", buffering=2**20)
+    try:
+        head = opened.peek(512)[:512]
+    except DAMAGE:
+        head = b""  # told by whoever reads on
+    problem = next((told for begin, told in _OTHERS.items() if head.startswith(begin)), "")
+    if head[257:262] == b"ustar":
+        problem = "a tar archive; unpack it"
+    elif head.startswith((b"\xff\xfe", b"\xfe\xff")) or (len(head) > 20 and head.count(0) > len(head) // 3):
+        problem = "UTF-16; save it as UTF-8"
+    if problem:
+        opened.close()
+        raise ValueError(f"{name}: the file is {problem}")
+    return opened
+
+
+def lines(stream: BinaryIO, report: Report) -> Iterator[tuple[int, bytes]]:
+    """Physical lines with their ends, cut at "\\n" only (U+2028 and friends are text), without the byte-order mark."""
+    line = 0
+    while True:
+        try:
+            raw = stream.readline(LIMIT + 1)
+            line += 1
+            if len(raw) > LIMIT:
+                while raw and not raw.endswith(b"\n"):
+                    raw = stream.readline(LIMIT)
+                report.add(line, "", "line is longer than 64 MB")
+                continue
+        except DAMAGE as error:
+            report.add(line + 1, "", "file is damaged from here on", error)
+            return
+        if not raw:
+            return
+        if line == 1 and raw.startswith(codecs.BOM_UTF8):
+            report.add(1, "", "byte-order mark")
+            raw = raw.removeprefix(codecs.BOM_UTF8)
+        yield line, raw
+
+
+def json_lines(path: Path, report: Report) -> Iterator[tuple[int, Any]]:
+    """One value a line. Undecodable bytes become lone surrogates, which are found and repaired text by text."""
+    crlf, found = 0, False
+    with unpacked(path, report.name) as stream:
+        for line, raw in lines(stream, report):
+            crlf = crlf or (line if raw.endswith(b"\r\n") else 0)
+            text = raw.decode("utf-8", "surrogateescape").strip(_JSON_SPACE)
+            if not text:
+                report.add(line, "", "line is blank")
+                continue
+            try:
+                values, repair = _parse(text)
+            except (ValueError, RecursionError):  # RecursionError: nested deeper than the interpreter can follow
+                if not found and text in ("{", "[", "[{"):
+                    raise ValueError(f"{report.name}: these are not JSON lines, an object goes over several lines; write one "
+                                     "object on each line (jq -c .), or name the file .json") from None
+                report.add(line, "", "line is not JSON", text)
+                continue
+            found = True
+            if repair:
+                report.add(line, "", repair)
+            for value in values:
+                if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+                    report.add(line, "", "array of objects on one line")
+                    yield from ((line, item) for item in value)
+                else:
+                    yield line, value
+    if crlf:
+        report.add(crlf, "", "line ends in CR LF")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict:
+    """A JSON object as a dict (the last of equal keys wins) that remembers which keys were given twice."""
+    out = dict(pairs)
+    if len(out) < len(pairs):
+        out[REPEATED_KEYS] = [key for key, n in Counter(key for key, _ in pairs).items() if n > 1]
+    return out
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_object)
+_LENIENT = json.JSONDecoder(object_pairs_hook=_object, strict=False)  # takes raw control characters in strings
+
+
+def _parse(text: str) -> tuple[list, str]:
+    """The JSON values of a line, and how the line had to be repaired ("" if not). ValueError: not JSON."""
+    try:
+        return [_STRICT.decode(text)], ""
+    except ValueError:
+        values, at = [], 0
+    while at < len(text):
+        value, at = _LENIENT.raw_decode(text, at)
+        values.append(value)
+        at = _SPACE.match(text, at).end()
+    return values, "several objects on one line" if len(values) > 1 else "raw control characters in JSON"
+
+
+class _Text:
+    """The text of a JSON file, value by value, with little more than one value in memory."""
+
+    def __init__(self, stream: BinaryIO, name: str):
+        self.stream, self.name, self.buffer, self.at, self.ended = stream, name, "", 0, False
+        self.decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
+
+    def more(self) -> bool:
+        """Reads on, twice as much where a value is long; False at the end of the file."""
+        if self.ended:
+            return False
+        try:
+            raw = self.stream.read(max(2**20, len(self.buffer) - self.at))
+        except DAMAGE:
+            raw = b""
+        self.ended = not raw
+        self.buffer, self.at = self.buffer[self.at:] + self.decode(raw, final=not raw), 0
+        return not self.ended
+
+    def peek(self) -> str:
+        """The next character that is no space, "" at the end."""
+        while True:
+            self.at = _SPACE.match(self.buffer, self.at).end()
+            if self.at < len(self.buffer) or not self.more():
+                return self.buffer[self.at:self.at + 1]
+
+    def value(self) -> Any:
+        """The next value. Raises EOFError where the file ends within it, ValueError where it is no JSON."""
+        while True:
+            try:
+                value, end = _LENIENT.raw_decode(self.buffer, self.at)
+            except json.JSONDecodeError as error:
+                cut = error.msg.startswith("Unterminated") or error.pos > len(self.buffer) - 16
+                if not cut:
+                    raise ValueError(error.msg) from None
+                if len(self.buffer) - self.at > LIMIT:
+                    raise ValueError("one value is longer than 64 MB") from None
+                if not self.more():
+                    raise EOFError from None
+            except RecursionError:
+                raise ValueError("it is nested too deeply") from None
+            else:
+                if end < len(self.buffer) or not self.more():
+                    self.at = end
+                    return value
+
+
+def json_file(path: Path, report: Report) -> Iterator[tuple[int, Any]]:
+    """A .json file: an array of rows, {"data": [rows]}, one row, several, or JSON lines. Rows are counted from 1."""
+    if _is_json_lines(path, report.name):
+        yield from json_lines(path, report)
+        return
+    with unpacked(path, report.name) as stream:
+        text = _Text(stream, report.name)
+        if text.peek() == "\ufeff":
+            report.add(1, "", "byte-order mark")
+            text.at += 1
+        start, row = text.peek(), 0
+        wrapped = _WRAPPED.match(text.buffer, text.at)
+        try:
+            if wrapped or start == "[":
+                text.at = wrapped.end() if wrapped else text.at + 1
+                while text.peek() not in ("]", ""):
+                    value, row = text.value(), row + 1
+                    yield row, value
+                    if text.peek() == ",":
+                        text.at += 1
+                    elif text.peek() not in ("]", ""):
+                        raise ValueError("Expecting ',' delimiter")
+                if not text.peek():
+                    raise EOFError
+            while not (wrapped or start == "[") and text.peek():
+                value = text.value()
+                for item in _rows(value, report.name) if not row else [value]:
+                    row += 1
+                    yield row, item
+        except EOFError:
+            report.add(row + 1, "", "file is damaged from here on")
+        except ValueError as error:
+            if str(error).startswith(report.name):
+                raise
+            raise ValueError(f"{report.name}: after {row} rows it is not JSON ({error}); mend it there, or write one object on "
+                             "each line") from None
+
+
+def _is_json_lines(path: Path, name: str) -> bool:
+    """Whether the first line is one whole object, and another line follows; or whether nothing in it looks like JSON."""
+    found = 0
+    with unpacked(path, name) as stream:
+        for _, raw in lines(stream, Report(name)):
+            text = raw.decode("utf-8", "surrogateescape").strip(_JSON_SPACE)
+            if text and found:
+                return True
+            if text and text[0] not in "[{":
+                return True
+            if text and not _is_object(text):
+                return False
+            found += bool(text)
+    return False
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return text[0] == "{" and isinstance(_LENIENT.decode(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _rows(value: Any, name: str) -> list:
+    """The rows of the one value of a file: those of a wrapper, or the value itself."""
+    if not isinstance(value, dict):
+        return [value]
+    known = names.Columns(key for key in value if key is not REPEATED_KEYS)
+    inside = [item for key, item in value.items() if key in WRAPPERS and isinstance(item, list) and item
+              and all(isinstance(row, dict) for row in item)]
+    if len(inside) == 1 and not known.prompt:
+        return inside[0]
+    columns = list(value.values())
+    if len(columns) > 1 and not known.completions and (_lists(columns) or _indexed(columns)):
+        raise ValueError(f"{name}: these are columns ({names.described(value)}), not rows; write a list of objects "
+                         "(pandas: to_json(orient='records'))")
+    return [value]
+
+
+def _lists(columns: list) -> bool:
+    """Columns as {name: [values]}; messages are a list too, of one cell."""
+    return all(isinstance(column, list) and column and not (isinstance(column[0], dict) and {"role", "from"} & column[0].keys())
+               for column in columns) and len({len(column) for column in columns}) == 1
+
+
+def _indexed(columns: list) -> bool:
+    """Columns as {name: {index: value}}."""
+    return all(isinstance(column, dict) and column for column in columns) and len({tuple(column) for column in columns}) == 1
+
+
+def parquet(path: Path, report: Report) -> Iterator[tuple[int, Any]]:
+    """Rows of a Parquet file; maps are objects."""
+    try:
+        with pyarrow.parquet.ParquetFile(path) as table:
+            line = 0
+            for batch in table.iter_batches(batch_size=1024):
+                for line, row in enumerate(batch.to_pylist(maps_as_pydicts="lossy"), line + 1):
+                    yield line, row
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        with path.open("rb") as stream:
+            packed = stream.read(2) == b"\x1f\x8b"
+        reason = "is gzip; unpack it" if packed else "is not a complete Parquet file, or damaged; fetch or write it again"
+        raise ValueError(f"{report.name}: this {reason}") from error
