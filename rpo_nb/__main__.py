@@ -140,7 +140,7 @@ def clean(arguments: argparse.Namespace) -> int:
     import shutil
 
     from rpo_nb import batch, stale, store
-    from rpo_nb.provenance import cache_dir
+    from rpo_nb.provenance import CACHES, cache_dir
 
     outs = stale.outputs([Path(out).expanduser().resolve() for out in arguments.output_dir])
     if not outs:
@@ -149,7 +149,7 @@ def clean(arguments: argparse.Namespace) -> int:
     with contextlib.ExitStack() as locks:
         for out in outs:
             locks.enter_context(batch.only_one(out))
-        half = sum(store.sweep(place) for place in (cache_dir(), *outs))
+        half = store.sweep(cache_dir(), CACHES) + sum(store.sweep(out, batch.RESULTS) for out in outs)
         if half:
             print(f"removed {half} files and folders that killed processes left half written")
         found = stale.stale(outs)

@@ -32,13 +32,14 @@ from rpo_nb.config import Profile, content_key, write_profile
 from rpo_nb.manifest import JOBS, write_manifest
 from rpo_nb.names import ending
 from rpo_nb.progress import Progress
-from rpo_nb.provenance import PACKAGE, cache_dir, code_key, notebook_modules
+from rpo_nb.provenance import CACHES, PACKAGE, cache_dir, code_key, notebook_modules
 from rpo_nb.store import STAMP, again, atomic_write, digest_of, file_digest, read_sealed, sealed, sweep
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "RPO_NB_OUTPUT"  # in the environment of every process of a reproduction: how a later start finds what is left of it
 STATE = ".snakemake"
 INPUTS = "inputs"  # links to what a user's profile names: the workflow sees plain names only
+RESULTS = ("data", "figures", "generations", "publish", "runs", "tables", "verdicts")  # folders of a reproduction
 LOG = Path("runs") / "snakemake.log"
 ON_SLURM = Path(STATE) / "rpo_nb.slurm"  # there since the first start on Slurm
 LAB = "07_partition_lab"  # only where the ground truth is known
@@ -272,8 +273,8 @@ def run(profile: Profile, out: Path, *, cores: int | None = None, only: Sequence
         env = environment(profile, out)
         write_profile(profile, out / (f"{STATE}/dry-run.yaml" if dry_run else "profile.yaml"))
         if not dry_run:
-            sweep(out)
-            sweep(cache_dir())
+            sweep(out, RESULTS)
+            sweep(cache_dir(), CACHES)
             distrust(profile, out)
         if any((out / STATE / "locks").glob("*")):  # of a start that was killed: we hold the lock that counts
             subprocess.run(_snakemake(out, "--unlock"), env=env, check=True, capture_output=True)

@@ -39,6 +39,7 @@ STEPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 # Never part of a step: what they give is known by its content, a profile by its values and a model
 # by its files.
 ALWAYS_GIVEN = ("settings", "names", "hub")
+CACHES = ("references", "reference_logps", "reference_samples", "pools", "models")  # folders of the cache
 MODEL_FILES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".gguf")  # what a model folder is loaded from
 
 
@@ -63,7 +64,8 @@ def step_code(step: str, package: Path = PACKAGE) -> str:
 def code_key(*modules: str, without: tuple[str, ...] = (), package: Path = PACKAGE) -> str:
     """A hash of the code of these modules of the package and of all that they import from it (see `closure`). Comments, docstrings
     and layout do not count."""
-    return content_key({name: _code(package, name) for name in sorted(closure(modules, without=without, package=package))})
+    found = sorted(closure(modules, without=without, package=package))
+    return content_key({name: _code(_file(package, name).read_bytes()) for name in found})
 
 
 def closure(modules: Iterable[str], *, without: Iterable[str] = (), package: Path = PACKAGE) -> set[str]:
@@ -100,15 +102,12 @@ def _file(package: Path, name: str) -> Path | None:
     return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
 
 
-@cache
-def _tree(package: Path, name: str) -> ast.Module:
-    return ast.parse(_file(package, name).read_bytes())
+_tree = cache(ast.parse)  # of the same source, whatever its place
 
 
-@cache
 def _imports(package: Path, name: str) -> tuple[str, ...]:
     folder = tuple(name.split(".")) if _file(package, name).name == "__init__.py" else tuple(name.split(".")[:-1])
-    return tuple(dict.fromkeys(_named(_tree(package, name), folder, package)))
+    return tuple(dict.fromkeys(_named(_tree(_file(package, name).read_bytes()), folder, package)))
 
 
 def _named(tree: ast.Module, folder: tuple[str, ...], package: Path) -> Iterator[str]:
@@ -132,8 +131,8 @@ def _named(tree: ast.Module, folder: tuple[str, ...], package: Path) -> Iterator
 
 
 @cache
-def _code(package: Path, name: str) -> str:
-    tree = _tree(package, name)
+def _code(source: bytes) -> str:
+    tree = _tree(source)
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node):
             node.body = node.body[1:] or [ast.Pass()]

@@ -21,7 +21,7 @@ import torch
 from rpo_nb import hub, pocket, policy
 from rpo_nb.config import ModelConfig, Objective, Profile, content_key
 from rpo_nb.provenance import PACKAGE, cache_dir, digest, folder_key, model_key, step_code
-from rpo_nb.store import cached, file_digest
+from rpo_nb.store import cached, fault, file_digest
 
 VERIFIED_ROWS = 8  # of a cached log-probability file, recomputed at every load
 
@@ -38,7 +38,7 @@ def reference(profile: Profile, size: str, seed: int, held_out: Any = None) -> s
         return fetched(model.id, model.revision)
     pairs = _pairs(profile, size, seed, held_out)
     folder = reference_folder(profile, size, seed, pairs)
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not folder.exists():  # its Trainer would wait for the other processes for ever
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and fault(folder) is not None:  # its Trainer would wait for the other processes for ever
         raise ValueError(f"the reference of size {size}, seed {seed} is trained in one process: run `python -m rpo_nb train "
                          "--set methods=reference` with this profile first")
     return str(cached(folder, lambda folder: train_reference(

@@ -16,7 +16,7 @@ import shutil
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -282,15 +282,17 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def sweep(root: Path) -> int:
-    """Remove the half-written files and folders that killed processes left below a folder; return how many.
+def sweep(root: Path, folders: Iterable[str]) -> int:
+    """Remove the half-written files and folders that killed processes left below these folders of a root, and the half-written
+    files beside them; return how many.
 
     Only under the lock of an output folder, with nothing running. In the cache, which others may be using, what a live process is
     making is left: it holds that folder's lock."""
     from filelock import FileLock, Timeout
 
+    beside = [path for path in root.glob(".*.tmp") if path.is_file() and LEFT_OVER.fullmatch(path.name)]
     removed = 0
-    for path in left_over(root):
+    for path in [*beside, *(path for folder in folders for path in left_over(root / folder))]:
         name = path.name
         while found := LEFT_OVER.fullmatch(name):
             name = found[1][1:]
@@ -313,7 +315,7 @@ def left_over(root: Path) -> list[Path]:
     for folder, folders, files in os.walk(root):
         half = [name for name in (*folders, *files) if LEFT_OVER.fullmatch(name)]
         found += [Path(folder) / name for name in half]
-        folders[:] = [name for name in folders if name not in half and name not in (".snakemake", "inputs")]
+        folders[:] = [name for name in folders if name not in half]
     return sorted(found)
 
 

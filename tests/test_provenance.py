@@ -63,7 +63,7 @@ def copies(tmp_path_factory):
         if module not in made:
             folder = tmp_path_factory.mktemp("copy") / PACKAGE.name
             shutil.copytree(PACKAGE, folder, ignore=shutil.ignore_patterns("__pycache__", "*.yaml", "*.j2"))
-            file = provenance._file(folder, module)
+            file = next(file for file in (folder / f"{module.replace('.', '/')}.py", folder / module / "__init__.py") if file.is_file())
             file.write_text(file.read_text(encoding="utf-8") + "\nCHANGED = 1\n", encoding="utf-8")
             made[module] = folder
         return made[module]

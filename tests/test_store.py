@@ -198,11 +198,12 @@ def test_what_a_kill_leaves_is_swept_but_not_what_another_process_is_making(tmp_
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "weights").write_text("w")
     (tmp_path / "runs" / ".done.json.123.tmp").write_text("{")
+    (tmp_path / ".report.html.123.tmp").write_text("<")
     (tmp_path / "cache" / "key.lock").touch()
     with FileLock(tmp_path / "cache" / "busy.lock"):
-        assert sweep(tmp_path) == len(left) + 1
+        assert sweep(tmp_path, ("runs", "cache", "none")) == len(left) + 2
     assert all((tmp_path / name).is_dir() for name in kept) and not any((tmp_path / name).exists() for name in left)
-    assert not (tmp_path / "runs" / ".done.json.123.tmp").exists()
+    assert not (tmp_path / "runs" / ".done.json.123.tmp").exists() and not (tmp_path / ".report.html.123.tmp").exists()
 
 
 def test_a_jobs_marker_has_the_hashes_of_what_it_wrote(tmp_path, monkeypatch, capsys):
