@@ -127,6 +127,7 @@ class Responses:
     encoded: list[tuple[list[int], list[int]]]
     ref_logps: np.ndarray  # sums
     tokens: np.ndarray
+    weights: np.ndarray | None = None  # of the rows of a user's feedback
 
 
 def respond(model: nn.Module, reference: nn.Module | None, prompts: Sequence[str], k: int, score: Score, reader: Reader, seed: int,
@@ -157,11 +158,13 @@ def groups_of(data: Responses, rows: np.ndarray, objective: Objective, *, reader
     prompts = np.repeat(np.arange(len(rows)), k)
     ref = data.ref_logps if objective.reduce == "sum" else data.ref_logps / data.tokens
     encoded, more = [data.encoded[i] for i in flat], {}
+    if data.weights is not None:
+        more["weights"] = data.weights[flat]
     if objective.method == "kto" and objective.kto_kl == "mismatched":
         partner, real = mismatched_rows(prompts)
         others = [encoded[j][1] for j in partner]
         theirs, tokens = reader.logps(reference, None, [(prompt, other) for (prompt, _), other in zip(encoded, others, strict=True)])
-        more = {"mismatched": others, "mismatched_ref_logps": (theirs if objective.reduce == "sum" else theirs / tokens).tolist(),
+        more |= {"mismatched": others, "mismatched_ref_logps": (theirs if objective.reduce == "sum" else theirs / tokens).tolist(),
                 "mismatched_real": real}
     return prompt_groups(encoded, prompts.tolist(), rewards=data.rewards[flat], ref_logps=ref[flat],
                          desirable=np.tile(np.arange(k) == 0, len(rows)), **more)

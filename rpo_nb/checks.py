@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,6 +45,15 @@ def same_shape(**tensors: Tensor) -> None:
         if tensor.shape != reference.shape:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)} but {first} has {tuple(reference.shape)}; "
                              "give them row for row")
+
+
+def weights(values) -> np.ndarray:
+    """Weights of rows as float64 [n]; ValueError names the row whose weight is below 0 or not finite."""
+    found = np.asarray(values, dtype=np.float64)
+    wrong = np.flatnonzero(~(np.isfinite(found) & (found >= 0)))
+    if len(wrong):
+        raise ValueError(f"weights is {found[wrong[0]]} at row {wrong[0]}; a weight is a number, 0 or more")
+    return found
 
 
 class NotFinite(ValueError):

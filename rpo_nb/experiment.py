@@ -297,7 +297,7 @@ def diagnosis(run: Run, prepared: Prepared) -> str:
 
 def training_groups(profile: Profile, run: Run, prepared: Prepared, rewards: np.ndarray | None = None) -> list[dict]:
     """What a run is trained on: the items of `training.prompt_groups`. rewards: others than the data's (for noise experiments)."""
-    from rpo_nb.training import mismatched_rows, prompt_groups
+    from rpo_nb.training import desirable_rows, mismatched_rows, prompt_groups
 
     objective = Objective(**run.recipe["objective"])
     rewards = prepared.rewards if rewards is None else rewards
@@ -317,8 +317,11 @@ def training_groups(profile: Profile, run: Run, prepared: Prepared, rewards: np.
         pairs = [(prompt, other) for (prompt, _), other in zip(prepared.encoded, completions, strict=True)]
         theirs = references.reference_logps(prepared.path, prepared.reference, prepared.tokenizer, pairs, bf16=profile.training.bf16)
         more |= {"mismatched": completions, "mismatched_ref_logps": theirs[objective.reduce], "mismatched_real": real}
+    weights = data.weights_of(prepared.splits.train)
+    if weights is not None:
+        more["weights"] = weights[rows]
     return prompt_groups([prepared.encoded[i] for i in rows], prompt_ids[rows].tolist(), rewards=rewards[rows], ref_logps=ref[rows],
-                         log_partition=log_z[rows], desirable=(rewards >= rewards.mean())[rows], **more)
+                           log_partition=log_z[rows], desirable=desirable_rows(rewards, weights)[rows], **more)
 
 
 def inputs_key(profile: Profile, run: Run, prepared: Prepared) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -23,7 +24,7 @@ import torch
 from rpo_nb import alignment, experiment, partition, pocket, policy
 from rpo_nb.alignment import Probe, Reader, Responses, Sampler, Standardised, measures
 from rpo_nb.config import Objective, PaperB, Profile, Setting, content_key
-from rpo_nb.data import conversations, group_key, load_feedback
+from rpo_nb.data import conversations, group_key, load_feedback, mean_and_std, weights_of
 from rpo_nb.reward_aware import suggested_eta, tuples
 from rpo_nb.provenance import digest, model_key, source_key, step_code
 from rpo_nb.store import atomic_write, cached, packed, seal, sealed, unpacked
@@ -82,6 +83,10 @@ def feedback_prompts(profile: Profile, seed: int) -> dict[str, list[str]]:
         raise ValueError(f"paper B asks for {config.iterations} × {config.prompts} training prompts and {config.valid} + {config.test} "
                          f"others, but the feedback has {len(train)} and {len(held)}; lower paper_b.prompts, iterations, valid or test, or raise "
                          "data.prompts or data.validation")
+    most = max(Counter(parts.train["prompt_id"]).values())
+    if config.responses == "feedback" and most < config.k:
+        raise ValueError(f"paper_b.k is {config.k}, but no prompt of the feedback has more than {most} completions; set paper_b.k to {most} "
+                         "(pairs have 2), or paper_b.responses to reference")
     found = {f"train_{i + 1}": train[i * config.prompts : (i + 1) * config.prompts] for i in range(config.iterations)}
     found |= {"valid": held[: config.valid], "test": held[config.valid : config.valid + config.test]}
     if config.ood:
@@ -114,7 +119,7 @@ def grid(config: PaperB, *, synthetic: bool = True) -> list[Run]:
     """Every policy of Tables 2 to 4, of η's sweep and of the bridge to paper A, or config.runs and those they start from; a run comes after the
     one it starts from. The first is the reference, "sft", which is not trained. synthetic: whether there are synthetic prompts."""
     runs = [Run("sft", "", 2), Run("dpo", "dpo", 2), Run("simpo", "simpo", 2), Run("kto", "kto", 2)]
-    runs += [Run(f"{loss}-k{k}", loss, k) for loss in ("bwd", "sqloo") for k in (2, config.k)]
+    runs += [Run(f"{loss}-k{k}", loss, k) for loss in ("bwd", "sqloo") for k in dict.fromkeys((2, config.k))]
     runs += [Run(f"online-{loss}-{judge}", loss, config.k, online=True, judge=judge) for judge in (TRUTH, LEARNT) for loss in ("bwd", "sqloo")]
     runs += [Run(f"online-bwd-{GATED}", "bwd", config.k, online=True, judge=GATED)]
     runs += [Run("dpo-synthetic", "dpo", 2, prompts="synthetic")] if synthetic else []
@@ -269,7 +274,8 @@ class World:
         if run.start or run.prompts != "train_1":
             judge, eta = self.scale(run.judge)
             return replace(data, rewards=judge(data.prompts, data.completions)), eta
-        rewards = (data.rewards - np.mean(data.rewards)) / np.std(data.rewards)
+        mean, std = mean_and_std(data.rewards, data.weights)
+        rewards = (data.rewards - mean) / std
         return replace(data, rewards=rewards), self._eta(data, rewards)
 
     def _eta(self, data: Responses, rewards: np.ndarray) -> float:
@@ -295,14 +301,16 @@ class World:
     def _feedback(self, model: Any) -> Responses:
         """The feedback's rows of the first training prompts, prompt by prompt, with their own scores."""
         place = {prompt: i for i, prompt in enumerate(self.prompts["train_1"])}
-        rows = experiment.splits(self.profile, self.seed, self.size).train.to_pandas()
+        train = experiment.splits(self.profile, self.seed, self.size).train
+        rows, weighted = train.to_pandas(), weights_of(train) is not None
         rows = rows[rows["prompt"].isin(place)].assign(place=lambda r: r["prompt"].map(place)).sort_values("place", kind="stable")
         texts = rows["prompt"].tolist(), rows["completion"].tolist()
         most = self.profile.limits(self.size)["max_completion_tokens"]
         encoded = policy.encode(self.reader.tokenizer, self.reader.asked(texts[0]), texts[1], max_prompt_tokens=self.reader.max_prompt_tokens,
                                 max_completion_tokens=most)
         sums, tokens = self.reader.logps(model, None, encoded)
-        return Responses(rows["place"].to_numpy(), *texts, rows["reward"].to_numpy(float), encoded, sums.double().numpy(), tokens.numpy())
+        return Responses(rows["place"].to_numpy(), *texts, rows["reward"].to_numpy(float), encoded, sums.double().numpy(), tokens.numpy(),
+                         rows["weight"].to_numpy(float) if weighted else None)
 
     def key(self, run: Run | None = None) -> str:
         """What names a policy: everything it depends on, those it starts from included."""
@@ -321,7 +329,7 @@ class World:
         if self.profile.pocket_world:
             return given
         train = experiment.splits(self.profile, self.seed, self.size).train
-        rows = [conversations(train), list(train["completion"]), list(train["reward"])]
+        rows = [conversations(train), list(train["completion"]), list(train["reward"]), weights_of(train)]
         return [*given, digest(rows), self.reward_model(TRUTH).identity]
 
 

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from rpo_nb import checks, hub
+from rpo_nb.fitting import cut_in_the_middle, cut_template, newest_turns
 from rpo_nb.prefixes import (
     IGNORE, buckets, causal_states, core_of, decoder_states, encoder_states, joined, overhead, read_prompts, shift_right, worth_keeping)
 
@@ -347,8 +349,8 @@ def encode(tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[str]
            ) -> list[tuple[list[int], list[int]]]:
     """Token ids of prompt and completion for each row, each truncated to its limit; the completion ends with the end token.
 
-    A prompt goes through the tokenizer's chat template where it has one (a text is one user message); too long a prompt then
-    loses the end of its text, not the template's opening of the answer. Others read a conversation as plain text
+    A prompt goes through the tokenizer's chat template where it has one (a text is one user message). Too long a prompt
+    is cut in its middle, a conversation loses its oldest turns first (`fitting`); a completion loses its end. Others read a conversation as plain text
     (`data.render`), and T5's tokenizers end every prompt with the end token.
     """
     def distinct(texts: Sequence[Any], ids: Callable[[list], list[list[int]]]) -> list[list[int]]:
@@ -358,39 +360,44 @@ def encode(tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[str]
         return [table[key] for key in keys]
 
     def plain(texts: list[str], limit: int, end: bool) -> list[list[int]]:
-        encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]  # what is too long is cut here
         return [ids[: limit - 1] + [tokenizer.eos_token_id] if end else ids[:limit] for ids in encoded]
 
     def asked(conversations: list[Prompt]) -> list[list[int]]:
         if getattr(tokenizer, "chat_template", None):
-            return [_shortened(ids, max_prompt_tokens, opening) for ids, opening in _templated(tokenizer, conversations)]
-        from rpo_nb.data import render
-
-        texts = [c if isinstance(c, str) else render(c) for c in conversations]
-        return plain(texts, max_prompt_tokens, is_t5_like(tokenizer))
+            return [cut_template(_messages(c), partial(_template_ids, tokenizer), max_prompt_tokens) for c in conversations]
+        end = is_t5_like(tokenizer)
+        whole = plain([_rendered(c) for c in conversations], 10**9, end)
+        return [ids if len(ids) <= max_prompt_tokens else _cut_text(tokenizer, c, max_prompt_tokens, end)
+                for c, ids in zip(conversations, whole, strict=True)]
 
     answers = distinct(completions, lambda texts: plain(texts, max_completion_tokens, True))
     return list(zip(distinct(prompts, asked), answers, strict=True))
 
 
-def _templated(tokenizer: Any, conversations: Sequence[Prompt]) -> Iterator[tuple[list[int], int]]:
-    """Ids of each conversation in the chat template, and how many of the last ones are the template's opening of the answer."""
-    def ids(conversation: Prompt) -> list[int]:
-        messages = [{"role": "user", "content": conversation}] if isinstance(conversation, str) else conversation
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    one, two = ids("a"), ids("b b")
-    opening = next((i for i, (x, y) in enumerate(zip(reversed(one), reversed(two), strict=False)) if x != y), 0)
-    return ((ids(conversation), opening) for conversation in conversations)
+def _messages(prompt: Prompt) -> list[dict[str, str]]:
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
 
 
-def _shortened(ids: list[int], limit: int, opening: int) -> list[int]:
-    if len(ids) <= limit:
-        return ids
-    if limit <= opening:
-        raise ValueError(f"data.max_prompt_tokens is {limit}, but the chat template alone ends with {opening} tokens; raise it")
-    return ids[: limit - opening] + ids[len(ids) - opening :]
+def _template_ids(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
+    """Ids of a conversation in the chat template, with its opening of the answer."""
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def _rendered(prompt: Prompt) -> str:
+    from rpo_nb.data import render
+
+    return prompt if isinstance(prompt, str) else render(prompt)
+
+
+def _cut_text(tokenizer: Any, prompt: Prompt, limit: int, end: bool) -> list[int]:
+    """Ids of a prompt without a template that has more than `limit`, the end token among them where it has one."""
+    def ids_of(messages: Prompt) -> list[int]:
+        return tokenizer(_rendered(messages), add_special_tokens=False, verbose=False)["input_ids"]
+
+    kept = newest_turns(_messages(prompt), lambda some: len(ids_of(some)) <= limit - end)
+    return cut_in_the_middle(ids_of(kept), limit - end) + [tokenizer.eos_token_id] * end
 
 
 def is_t5_like(tokenizer: Any) -> bool:

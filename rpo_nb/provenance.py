@@ -32,7 +32,7 @@ STEPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "verdicts": (("judging",), ("data", "experiment", "references", "llm_judges")),
     "local judge": (("llm_judges",), ("data", "references", "reporting", "endpoint")),
     "endpoint judge": (("endpoint",), ("data", "references", "reporting", "policy", "judges")),
-    "paper B": (("paper_b",), ("data", "judging")),
+    "paper B": (("paper_b",), ("judging",)),
     "all of the grid": (("experiment",), ()),
     "all of the lab": (("experiment", "lab"), ("reporting",)),
 }

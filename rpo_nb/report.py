@@ -82,6 +82,12 @@ def footnotes(out: Path | str, name: str) -> list[str]:
     return [line[2:] for line in lines if line.startswith("- ")]
 
 
+def data_notes(out: Path | str) -> list[str]:
+    """What notebook 01 said of the data: their kind, their split, what a model sees of them."""
+    path = Path(out) / "data" / "notes.csv"
+    return pd.read_csv(path)["note"].tolist() if path.is_file() else []
+
+
 def samples(out: Path | str, profile: Profile, prompts: int = 2) -> list[dict]:
     """What the policies wrote: of the largest size and the first seed, the first prompts with every method's completion."""
     size, seed, found = list(profile.sizes)[-1], min(profile.seeds), []
@@ -175,8 +181,9 @@ def report(out: Path | str, profile: Profile) -> Path:
     others = {name: plain(table) for name, table in tables.items() if name not in used}
     others |= {f"data {path.stem}": plain(read_table(path)) for path in sorted((out / "data").glob("*.csv"))
                if path.stat().st_size > 1}
+    others.pop("data notes", None)  # sentences: they stand open above the tables
     context = {
-        "profile": profile, "version": __version__, "key": profile.key(), "resolved": _resolved(profile),
+        "data_notes": data_notes(out), "profile": profile, "version": __version__, "key": profile.key(), "resolved": _resolved(profile),
         "claims": claims.claims(tables, profile), "differences": claims.differences(profile),
         "presets": plain(presets_table(profile)),
         "sections": {name: sections(table, profile) for name, table in cells.items()},

@@ -116,17 +116,37 @@ def mismatched_rows(prompt_ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     return partner, ids[partner] != ids
 
 
+def desirable_rows(rewards: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """What KTO takes as desirable, bool [n]: of two values, which are labels, the upper; of more, what
+    is not below their (weighted) mean."""
+    values = np.unique(rewards)
+    return rewards >= (values[1] if len(values) == 2 else np.average(rewards, weights=weights))
+
+
+def total_weight(items: Sequence[dict]) -> float:
+    """What the loss of some prompts is the mean over: their rows, each as often as its weight says."""
+    return sum(sum(item["weights"]) if "weights" in item else len(item["rows"]) for item in items)
+
+
 def prompt_groups(encoded: Sequence[tuple[list[int], list[int]]], prompt_ids: Sequence[int], *, mismatched: Sequence[list[int]] = (),
-                  **fields: Sequence[Any]) -> list[dict]:
+                  weights: Sequence[float] | None = None, **fields: Sequence[Any]) -> list[dict]:
     """Rows to one item a prompt: its ids, its completions, and of each completion its row number and the given fields.
+
+    weights [n], 0 and more: a row's loss counts so often; a row of weight 0 is left out, and weights
+    that are all 1 are none.
 
     fields: one value a row, or one list of m values a row; rewards, ref_logps, log_partition and desirable are 0 when left out.
     mismatched: the completion of another prompt that each row is scored with beside its own, with the fields
     mismatched_ref_logps and mismatched_real.
     """
     fields = {name: np.zeros(len(encoded)) for name in ROW_FIELDS} | {name: np.asarray(values) for name, values in fields.items()}
+    weights = None if weights is None else checks.weights(weights)
+    if weights is not None and (weights != 1).any():
+        fields["weights"] = weights
     groups: dict[int, dict] = {}
     for row, (pair, prompt) in enumerate(zip(encoded, prompt_ids, strict=True)):
+        if weights is not None and weights[row] == 0:
+            continue
         item = groups.setdefault(prompt, {"encoded": [], "rows": [], **({"mismatched": []} if mismatched else {}), **{f: [] for f in fields}})
         item["encoded"].append(pair)
         item["rows"].append(row)
@@ -176,7 +196,7 @@ def micro_batches(items: Sequence[dict], tokens: int, *, at_least: int = 1, widt
 
 
 class PolicyTrainer(StepTrainer):
-    """A StepTrainer with our losses. The loss of a step is the mean over its rows, whatever its micro-batches."""
+    """A StepTrainer with our losses. The loss of a step is the (weighted) mean over its rows, whatever its micro-batches."""
 
     def __init__(self, *, objective: Objective, pad_id: int, micro_batch_tokens: int, prompt_width: int = 0, **kwargs):
         width = prompt_width if objective.method == "dro" and objective.value_pooling == "all" else 0
@@ -195,7 +215,7 @@ class PolicyTrainer(StepTrainer):
         def parts_of(at_least: int) -> list[list[dict]]:
             return micro_batches(inputs.items, self.micro_batch_tokens, at_least=at_least, width=self.collate.width)
 
-        parts, rows = parts_of(1), torch.tensor(sum(len(item["rows"]) for item in inputs.items), device=self.args.device)
+        parts, rows = parts_of(1), torch.tensor(total_weight(inputs.items), device=self.args.device)
         if self.args.world_size > 1:  # all processes pass as many: with FSDP each pass is one of all of them
             most, rows = self.accelerator.gather(torch.stack([rows.new_tensor(len(parts)), rows])[None]).unbind(1)
             parts, rows = parts_of(int(most.max())), rows.sum()
@@ -222,7 +242,10 @@ class PolicyTrainer(StepTrainer):
             raise checks.NotFinite(f"step {self.state.global_step}: the loss of training row {bad[0]} is not finite; lower the learning rate "
                                    "or drop that row")
         self.watch(out, inputs)
-        rows = len(losses) if num_items_in_batch is None else num_items_in_batch
+        rows = len(losses)
+        if "weights" in inputs:
+            losses, rows = losses * inputs["weights"], inputs["weights"].sum()
+        rows = rows if num_items_in_batch is None else num_items_in_batch
         loss = losses.sum() / rows * (self.args.world_size if num_items_in_batch is not None else 1)
         return (loss, out) if return_outputs else loss
 
@@ -232,13 +255,16 @@ class PolicyTrainer(StepTrainer):
             mine, theirs, real = out["logps"], batch["ref_logps"], torch.ones_like(batch["desirable"])
         else:
             mine, theirs, real = out["mismatched_logps"], batch["mismatched_ref_logps"], batch["mismatched_real"].bool()
+        if "weights" in batch:
+            counted = batch["weights"] * real
+            return ((mine - theirs).detach() * counted).sum(), counted.sum()
         return objectives.kto_kl(mine, theirs, clamp=False, mask=real) * real.sum(), real.sum()
 
     def kl(self, total: Tensor, count: Tensor) -> Tensor:
         """KTO's z0 over all processes: of mismatched pairs the mean log-ratio clamped at 0, of matched ones unclamped (the authors' code)."""
         if self.args.world_size > 1:  # the mean over all rows, clamped after: not the mean of clamped means
             total, count = self.accelerator.reduce(torch.stack([total, count.to(total)]), "sum")
-        kl = total / count.clamp(min=1)
+        kl = total / count.where(count > 0, torch.ones_like(count))
         return kl if self.objective.kto_kl == "matched" else kl.clamp(min=0)
 
     @torch.no_grad()

@@ -114,7 +114,7 @@ def test_a_text_is_one_user_message_and_several_turns_go_through_the_template(ch
 def test_too_long_a_prompt_keeps_the_opening_of_the_answer(chat):
     (ids, _), = policy.encode(chat, ["the red lamp " * 20], ["a"], max_prompt_tokens=10, max_completion_tokens=4)
     assert len(ids) == 10 and words(chat, ids)[-3:] == ["</s>", "▁it", "▁is"]
-    with pytest.raises(ValueError, match="max_prompt_tokens is 2, but the chat template alone ends with 3 tokens"):
+    with pytest.raises(ValueError, match="max_prompt_tokens is 2, but the chat template alone has 4 tokens"):
         policy.encode(chat, ["the red lamp " * 20], ["a"], max_prompt_tokens=2, max_completion_tokens=4)
 
 

@@ -5,12 +5,14 @@ sources (rows of a file) → texts, defects → feedback (one row a completion) 
 
 from rpo_nb.data.defects import summarise_report, write_report, write_table
 from rpo_nb.data.feedback import FEATURES, conversations, load_feedback
-from rpo_nb.data.splits import SPLIT, Splits, group_key, split_feedback, standardise
+from rpo_nb.data.kinds import aspects, is_labelled, kind_notes
+from rpo_nb.data.splits import (SPLIT, Splits, group_key, mean_and_std, split_feedback, standardise,
+                                weights_of)
 from rpo_nb.data.summary import (SPARSE, prompt_table, rank_correlation, sparsity, sparsity_warning,
                                  summarise)
 from rpo_nb.data.texts import render
 
-__all__ = ["FEATURES", "SPARSE", "SPLIT", "Splits", "conversations", "group_key", "load_feedback",
+__all__ = ["FEATURES", "SPARSE", "SPLIT", "Splits", "aspects", "conversations", "group_key", "is_labelled", "kind_notes", "load_feedback", "mean_and_std",
            "prompt_table", "rank_correlation", "render", "sparsity", "sparsity_warning",
            "split_feedback", "standardise", "summarise", "summarise_report", "write_report",
-           "write_table"]
+           "weights_of", "write_table"]

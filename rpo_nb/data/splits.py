@@ -24,8 +24,33 @@ class Splits:
     validation: datasets.Dataset  # one top-scored row a prompt
     held_out: datasets.Dataset
     reward_mean: float  # of train
-    reward_std: float  # of train, ddof 0
+    reward_std: float  # of train, ddof 0; both count a row as often as its weight says
     notes: list[str]  # what a reader of the results should know about the split
+
+
+def weights_of(feedback: datasets.Dataset) -> np.ndarray | None:
+    """The rows' weights, float64 [n]; None where every row counts once."""
+    if "weight" not in feedback.column_names:
+        return None
+    weights = np.asarray(feedback["weight"], dtype=np.float64)
+    return None if (weights == 1).all() else weights
+
+
+def mean_and_std(rewards: np.ndarray, weights: np.ndarray | None) -> tuple[float, float]:
+    """Mean and population standard deviation of rewards, each counted as often as its weight says."""
+    if weights is None:
+        return float(rewards.mean()), float(rewards.std())
+    mean = np.average(rewards, weights=weights)
+    return float(mean), float(np.sqrt(np.average((rewards - mean) ** 2, weights=weights)))
+
+
+def _without_weightless(feedback: datasets.Dataset, notes: list[str]) -> datasets.Dataset:
+    """Rows of weight 0 are as good as absent: they train, validate and judge nothing."""
+    weights = weights_of(feedback)
+    if weights is None or weights.all():
+        return feedback
+    notes.append(f"{int((weights == 0).sum())} rows have weight 0 and are left out.")
+    return feedback.select(np.flatnonzero(weights))
 
 
 def group_key(prompt: str) -> str:
@@ -45,13 +70,14 @@ def split_feedback(feedback: datasets.Dataset, *, config: DataConfig, seed: int)
     config.completions_per_prompt rows each. Too few prompts for all of this: the parts shrink in proportion, with a note.
     Raises ValueError if there are fewer than 2 prompts, or if the training rewards are all equal.
     """
+    notes: list[str] = []
+    feedback = _without_weightless(feedback, notes)
     rng = np.random.default_rng([seed, 0])
     table = feedback.select_columns(["prompt_id", "reward"]).to_pandas()
     prompt_ids, first = table["prompt_id"], table.drop_duplicates("prompt_id")
     keys = pd.Series([group_key(prompt) for prompt in feedback.select(first.index)["prompt"]], index=first["prompt_id"])
     if keys.nunique() < 2:
         raise ValueError("feedback has fewer than 2 different prompts; give at least one to train on and one to validate on")
-    notes = []
     variants = len(keys) - keys.nunique()
     if variants:
         notes.append(f"{variants} prompts repeat another but for white space or case (or what cannot be seen); such twins stay on one side of the split.")
@@ -73,7 +99,7 @@ def split_feedback(feedback: datasets.Dataset, *, config: DataConfig, seed: int)
     parts = [feedback.select(np.sort(rows)) for rows in (train, validation, table.index[table["prompt_id"].isin(held_out)])]
     notes.append(f"Train: {len(free)} prompts, {len(rewards)} completions. Validation: {len(validation)} prompts. "
                  f"Held out: {len(held_out)} prompts.")
-    return Splits(*parts, float(rewards.mean()), float(rewards.std()), notes)
+    return Splits(*parts, *mean_and_std(rewards, weights_of(parts[0])), notes)
 
 
 def _own_validation(feedback: datasets.Dataset, table: pd.DataFrame, keys: pd.Series, config: DataConfig, notes: list[str],
