@@ -321,7 +321,7 @@ def training_groups(profile: Profile, run: Run, prepared: Prepared, rewards: np.
     if weights is not None:
         more["weights"] = weights[rows]
     return prompt_groups([prepared.encoded[i] for i in rows], prompt_ids[rows].tolist(), rewards=rewards[rows], ref_logps=ref[rows],
-                           log_partition=log_z[rows], desirable=desirable_rows(rewards, weights)[rows], **more)
+                         log_partition=log_z[rows], desirable=desirable_rows(rewards, weights)[rows], **more)
 
 
 def inputs_key(profile: Profile, run: Run, prepared: Prepared) -> str:

@@ -93,7 +93,7 @@ def notebook_modules(path: Path, *, package: Path = PACKAGE) -> set[str]:
     source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     plain = "\n".join("pass".rjust(len(line) - len(line.lstrip()) + 4) if line.lstrip().startswith(("%", "!")) else line
                       for line in source.split("\n"))
-    return set(_named(ast.parse(plain), (), package))
+    return set(_modules(_imported(plain.encode(), (), package.name), package))
 
 
 def _file(package: Path, name: str) -> Path | None:
@@ -107,27 +107,36 @@ _tree = cache(ast.parse)  # of the same source, whatever its place
 
 def _imports(package: Path, name: str) -> tuple[str, ...]:
     folder = tuple(name.split(".")) if _file(package, name).name == "__init__.py" else tuple(name.split(".")[:-1])
-    return tuple(dict.fromkeys(_named(_tree(_file(package, name).read_bytes()), folder, package)))
+    return tuple(dict.fromkeys(_modules(_imported(_file(package, name).read_bytes(), folder, package.name), package)))
 
 
-def _named(tree: ast.Module, folder: tuple[str, ...], package: Path) -> Iterator[str]:
-    """The package's modules that a syntax tree imports. folder: of the importing module, for relative imports."""
-    for node in ast.walk(tree):
+@cache
+def _imported(source: bytes, folder: tuple[str, ...], package: str) -> list[list[str]]:
+    """What a source imports from the package, as the parts of its name; the last may be a name in a module. folder: of the importing
+    module, for relative imports."""
+    found = []
+    for node in ast.walk(_tree(source)):
         if isinstance(node, ast.Import):
-            names = [alias.name.split(".")[1:] for alias in node.names if alias.name.split(".")[0] == package.name]
+            names = [alias.name.split(".")[1:] for alias in node.names if alias.name.split(".")[0] == package]
         elif isinstance(node, ast.ImportFrom):
             base = (node.module or "").split(".") if node.module else []
             if node.level:
                 base = [*folder[: len(folder) - node.level + 1], *base]
-            elif base[0] == package.name:
+            elif base[0] == package:
                 base = base[1:]
             else:
                 continue
             names = [[*base, alias.name] for alias in node.names]
         else:
             continue
-        for parts in names:  # a.b.c: the folders a and a.b, and the module a.b.c where it is one and not a name in a.b
-            yield from (name for i in range(1, len(parts) + 1) if _file(package, name := ".".join(parts[:i])))
+        found += names
+    return found
+
+
+def _modules(imported: list[list[str]], package: Path) -> Iterator[str]:
+    """a.b.c: the folders a and a.b, and the module a.b.c where it is one and not a name in a.b."""
+    for parts in imported:
+        yield from (name for i in range(1, len(parts) + 1) if _file(package, name := ".".join(parts[:i])))
 
 
 @cache
