@@ -129,6 +129,13 @@ def data(arguments: argparse.Namespace) -> int:
     config = config.model_copy(update={"strict": arguments.strict})
     feedback, report = reader.load_feedback(readable(arguments.source), config=config, return_report=True)
     print(reader.summarise(feedback).to_string())
+    print(reader.histogram(feedback).to_string(index=False))
+    for sentence in reader.kind_notes(feedback, report):
+        print(sentence)
+    if "ratings" in feedback.column_names:
+        print(reader.strictness(feedback).to_string(index=False))
+    if reader.aspects(feedback):
+        print(reader.aspect_table(feedback).to_string(index=False))
     print(reader.summarise_report(report).to_string() if report else "nothing to report")
     if arguments.output:
         reader.write_report(report, arguments.output)

@@ -26,7 +26,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from rpo_nb import checks, policy
 from rpo_nb.config import DecodingConfig, Objective, Schedule, hash_seed
-from rpo_nb.generation import generate
+from rpo_nb.generation import Sample, samples
 from rpo_nb.training import PolicyTrainer, PolicyWithValue, Step, mismatched_rows, prompt_groups
 
 Score = Callable[[Sequence[str], Sequence[str]], np.ndarray]  # (prompts, completions) -> rewards [n], float64
@@ -48,12 +48,16 @@ class Reader:
     def asked(self, prompts: Sequence[str]) -> list[policy.Prompt]:
         return [self.conversations.get(prompt, prompt) for prompt in prompts]
 
-    def sample(self, model: nn.Module, prompts: Sequence[str], k: int, seed: int) -> list[str]:
+    def samples(self, model: nn.Module, prompts: Sequence[str], k: int, seed: int) -> list[Sample]:
         """k completions of each prompt, those of a prompt together. [prompts·k]"""
         decoding = SAMPLED.model_copy(update={"max_new_tokens": self.max_new_tokens})
         with policy.autocast(self.bf16):
-            return generate(model, self.tokenizer, [p for p in self.asked(prompts) for _ in range(k)], decoding=decoding, seed=seed,
-                            max_prompt_tokens=self.max_prompt_tokens, batch_size=self.batch_size, engine=self.engine)
+            return samples(model, self.tokenizer, [p for p in self.asked(prompts) for _ in range(k)], decoding=decoding,
+                           seed=seed, max_prompt_tokens=self.max_prompt_tokens, batch_size=self.batch_size, engine=self.engine)
+
+    def sample(self, model: nn.Module, prompts: Sequence[str], k: int, seed: int) -> list[str]:
+        """The texts of `samples`."""
+        return [drawn.text for drawn in self.samples(model, prompts, k, seed)]
 
     def encode(self, prompts: Sequence[str], completions: Sequence[str]) -> list[tuple[list[int], list[int]]]:
         return policy.encode(self.tokenizer, self.asked(prompts), completions, max_prompt_tokens=self.max_prompt_tokens,
@@ -80,8 +84,8 @@ class Probe:
 
     def answers(self, model: nn.Module) -> pd.DataFrame:
         """One row a prompt: prompt, completion, policy_logp, ref_logp, tokens, baseline, and <score> and <score>_baseline of each score."""
-        texts = self.reader.sample(model, self.prompts, 1, self.seed)
-        encoded = self.reader.encode(self.prompts, texts)
+        drawn = self.reader.samples(model, self.prompts, 1, self.seed)
+        texts, encoded = [one.text for one in drawn], [one.row for one in drawn]  # what was drawn: a cut text has no end token
         mine, tokens = self.reader.logps(model, None, encoded)
         theirs, _ = self.reader.logps(self.reference, model, encoded)
         rows = pd.DataFrame({"prompt": self.prompts, "completion": texts, "policy_logp": mine.double().numpy(),
@@ -137,10 +141,10 @@ def respond(model: nn.Module, reference: nn.Module | None, prompts: Sequence[str
     reference None: the model's own with its adapter off. clock: seconds spent on "sampling" and "scoring" are added to it.
     """
     clock, started = {} if clock is None else clock, time.perf_counter()
-    texts = reader.sample(model, prompts, k, seed)
+    drawn = reader.samples(model, prompts, k, seed)
     sampled = time.perf_counter()
     repeated = [p for p in prompts for _ in range(k)]
-    encoded = reader.encode(repeated, texts)
+    texts, encoded = [one.text for one in drawn], [one.row for one in drawn]
     sums, tokens = reader.logps(reference, model, encoded)
     rewards = np.asarray(score(repeated, texts), float)
     clock["sampling"] = clock.get("sampling", 0.0) + sampled - started

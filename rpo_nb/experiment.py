@@ -25,7 +25,7 @@ import torch
 
 from rpo_nb import checks, data, partition, pocket, policy, references, store
 from rpo_nb.config import AUTHORS, METHODS, DecodingConfig, Objective, Preset, Profile, TrainingConfig, content_key, hash_seed
-from rpo_nb.generation import generate, ready, released_decoding
+from rpo_nb.generation import generate, ready, released_decoding, samples
 from rpo_nb.provenance import digest, folder_key, model_key, source_key, step_code
 from rpo_nb.store import atomic_write, file_digest, packed, read_sealed, room_for, seal, sealed, unpacked, write_json, write_sealed
 
@@ -447,13 +447,14 @@ def completions(profile: Profile, cell: Cell, prepared: Prepared, out: Path, *, 
         model, tokenizer = policy.load_policy(path, bf16=half(training), quantize=training.quantize, base=prepared.path)
     with policy.autocast(training.bf16), checks.memory_advice(f"generating with {cell.method} {cell.size}",
                                                               "lower evaluation.generation_batch_size"):
-        texts = generate(model, tokenizer, prompts, decoding=cell.decoding, seed=cell.seed, max_prompt_tokens=limit,
-                         batch_size=profile.evaluation.generation_batch_size, engine=profile.generation)
-    encoded = policy.encode(tokenizer, prompts, texts, max_prompt_tokens=limit, max_completion_tokens=10**6)
+        drawn = samples(model, tokenizer, prompts, decoding=cell.decoding, seed=cell.seed, max_prompt_tokens=limit,
+                        batch_size=profile.evaluation.generation_batch_size, engine=profile.generation)
+    texts, encoded = [one.text for one in drawn], [one.row for one in drawn]  # what was drawn: a cut text has no end token
     with policy.adapter_off(model) if hasattr(model, "disable_adapter") else nullcontext(prepared.reference) as reference:
         theirs = policy.score_completions(reference, tokenizer, encoded, bf16=training.bf16)[0].tolist()
     mine = policy.score_completions(model, tokenizer, encoded, bf16=training.bf16)[0].tolist()
-    write_sealed(file, {"made_from": made_from, "world": world, "completions": texts, "policy_logps": mine, "ref_logps": theirs})
+    write_sealed(file, {"made_from": made_from, "world": world, "completions": texts, "policy_logps": mine, "ref_logps": theirs,
+                        "tokens": [len(ids) for _, ids in encoded]})
     return texts
 
 

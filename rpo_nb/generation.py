@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -15,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from .config import METHODS, DecodingConfig
-from .policy import encode
+from .encoding import encode, end_of_turn
+from .forward import CANNOT, IGNORE, core_of, plain_logits, probe, probing, start_token
 
 ENGINES = {"transformers": (), "vllm": ("vllm_engine",)}  # names of Profile.generation, and the modules beside this one that its texts depend on
 
@@ -33,9 +37,30 @@ def released_decoding(method: str, decoding: DecodingConfig) -> DecodingConfig:
                           max_new_tokens=decoding.max_new_tokens)
 
 
-def generate(model: nn.Module, tokenizer: Any, prompts: Sequence[str], *, decoding: DecodingConfig, seed: int,
-             max_prompt_tokens: int, batch_size: int, engine: str = "transformers") -> list[str]:
-    """One completion a prompt, in the prompts' order, special tokens and outer white space removed; an empty one is "".
+@dataclass(frozen=True)
+class Sample:
+    """What was drawn for one prompt: its tokens as the model read them; the new ones, up to and with the end
+    token, without one where max_new_tokens cut them; and these as text, special tokens and outer white space
+    removed."""
+
+    prompt: tuple[int, ...]
+    ids: tuple[int, ...]
+    text: str
+
+    @property
+    def row(self) -> tuple[list[int], list[int]]:
+        """Prompt and completion as `policy.score_completions` takes them."""
+        return list(self.prompt), list(self.ids)
+
+
+def generate(model: nn.Module, tokenizer: Any, prompts: Sequence[str], **settings: Any) -> list[str]:
+    """The texts of `samples`; an empty one is ""."""
+    return [drawn.text for drawn in samples(model, tokenizer, prompts, **settings)]
+
+
+def samples(model: nn.Module, tokenizer: Any, prompts: Sequence[str], *, decoding: DecodingConfig, seed: int,
+            max_prompt_tokens: int, batch_size: int, engine: str = "transformers") -> list[Sample]:
+    """One completion a prompt, in the prompts' order.
 
     T5-like and causal models (left padding there). Prompts are encoded as for training, sorted by length, `batch_size` rows at
     a time; a prompt given K times is read once a batch and gets K samples. Each row draws from a random stream of its own,
@@ -61,18 +86,43 @@ def generate(model: nn.Module, tokenizer: Any, prompts: Sequence[str], *, decodi
 
         seeds = [row_name(seed, ids, n) % 2**63 for ids, n in zip(encoded, occurrence, strict=True)]
         new = sample(model, tokenizer, encoded, seeds, decoding=decoding, max_prompt_tokens=max_prompt_tokens)
-        return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)]
+        return _drawn(tokenizer, encoded, new, stop_tokens(model, tokenizer))
     order = sorted(range(len(prompts)), key=lambda i: (-len(encoded[i]), encoded[i]))  # the longest first: memory shows at once
-    texts = [""] * len(prompts)
+    found: list[Any] = [None] * len(prompts)
+    setup = _generation_config(core_of(model), tokenizer, decoding)
     with _generating(model) as core:
-        setup = _generation_config(core, tokenizer, decoding)
         for rows in batches(order, batch_size):
             streams = [row_stream(seed, encoded[i], occurrence[i], core.device) for i in rows] if decoding.do_sample else None
-            new = _complete(core, [encoded[i] for i in rows], setup, decoding, streams)
-            decoded = tokenizer.batch_decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            for i, text in zip(rows, decoded, strict=True):
-                texts[i] = text.strip()
-    return texts
+            asked = [encoded[i] for i in rows]
+            new = _way(core)(core, asked, setup, decoding, streams)
+            for i, drawn in zip(rows, _drawn(tokenizer, asked, new, setup.eos_token_id), strict=True):
+                found[i] = drawn
+    return found
+
+
+def stop_tokens(model: nn.Module, tokenizer: Any) -> list[int]:
+    """The tokens that end a completion: the tokenizer's end, the end of a turn in its chat template, and every end that the
+    checkpoint's generation_config names."""
+    named = getattr(core_of(model).generation_config, "eos_token_id", None)
+    ends = [tokenizer.eos_token_id, end_of_turn(tokenizer)[-1], *(named if isinstance(named, list) else [named])]
+    return list(dict.fromkeys(token for token in ends if token is not None))
+
+
+def decoded(tokenizer: Any, rows: Sequence[Sequence[int] | Tensor], stops: Sequence[int]) -> list[str]:
+    """New tokens as texts, each up to its first stop token, which need not be one that decoding leaves out."""
+    return [drawn.text for drawn in _drawn(tokenizer, [()] * len(rows), rows, stops)]
+
+
+def _drawn(tokenizer: Any, prompts: Sequence[tuple[int, ...]], rows: Sequence[Sequence[int] | Tensor],
+           stops: Sequence[int]) -> list[Sample]:
+    """New tokens, padding and all, as samples: each ends with its first stop token. The text lacks that, which need
+    not be one that decoding leaves out."""
+    rows = [[int(token) for token in row] for row in rows]
+    ends = [next((i for i, token in enumerate(row) if token in stops), len(row)) for row in rows]
+    texts = tokenizer.batch_decode([row[:end] for row, end in zip(rows, ends, strict=True)],
+                                   skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return [Sample(prompt, tuple(row[: end + 1]), text.strip())
+            for prompt, row, end, text in zip(prompts, rows, ends, texts, strict=True)]
 
 
 def ready(engine: str, model: nn.Module) -> None:
@@ -156,9 +206,10 @@ def _complete(core: nn.Module, prompts: Sequence[tuple[int, ...]], setup: Any, d
         ids = inputs[which]
     mask, width, limit = mask[which], ids.shape[1], setup.max_new_tokens
     live, new = list(range(rows)), [None] * rows
+    stops = torch.tensor(setup.eos_token_id, device=core.device)
 
     def ended(tokens: Tensor) -> Tensor:
-        return (tokens[:, width:] == setup.eos_token_id).any(1)
+        return torch.isin(tokens[:, width:], stops).any(1)
 
     def half_ended(tokens: Tensor, scores: Any, **_: Any) -> Tensor:
         return ended(tokens).float().mean().ge(0.5).expand(len(tokens))
@@ -186,6 +237,83 @@ def _complete(core: nn.Module, prompts: Sequence[tuple[int, ...]], setup: Any, d
     return new
 
 
+def _complete_apart(core: nn.Module, prompts: Sequence[tuple[int, ...]], setup: Any, decoding: DecodingConfig,
+                    streams: Sequence[np.random.Generator | torch.Generator] | None) -> list[Tensor]:
+    """`_complete` for any model: prompts of one length at a time, so without padding, and nothing shared."""
+    new: list[Any] = [None] * len(prompts)
+    for length in dict.fromkeys(map(len, prompts)):
+        rows = [i for i, ids in enumerate(prompts) if len(ids) == length]
+        ids = torch.tensor([prompts[i] for i in rows], device=core.device)
+        processors = [] if streams is None else [RowSampling(decoding, [streams[i] for i in rows])]
+        out = core.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=setup,
+                            logits_processor=processors).sequences
+        for i, row in zip(rows, out[:, 1 if core.config.is_encoder_decoder else length :], strict=True):
+            new[i] = row
+    return new
+
+
+def _complete_alone(core: nn.Module, prompts: Sequence[tuple[int, ...]], setup: Any, decoding: DecodingConfig,
+                    streams: Sequence[np.random.Generator | torch.Generator] | None) -> list[Tensor]:
+    """`_complete` one row at a time."""
+    return [_complete_apart(core, [ids], setup, decoding, None if streams is None else [streams[i]])[0]
+            for i, ids in enumerate(prompts)]
+
+
+# Ways to complete prompts, the fastest first, and how a slower one works.
+WAYS = {_complete: "", _complete_apart: "for prompts of one length at a time", _complete_alone: "for one prompt at a time"}
+_WAYS: WeakKeyDictionary = WeakKeyDictionary()  # of models that were tried
+
+
+def _way(core: nn.Module) -> Callable[..., list[Tensor]]:
+    """The fastest of WAYS that says of this model what its own forward pass does: tried once a model on a few prompts.
+
+    A slower one is told; ValueError names a model that none fits.
+    """
+    if core not in _WAYS:
+        reasons = []
+        for way, slower in WAYS.items():
+            reasons.append(_greedy_difference(core, way))
+            if not reasons[-1]:
+                break
+        else:
+            raise ValueError(f"{type(core).__name__}: its completions are not those of its own forward pass ({reasons[-1]}); use another "
+                             "architecture")
+        _WAYS[core] = way
+        if slower:
+            warnings.warn(f"{type(core).__name__} generates {slower}, slower but to the same texts: {reasons[-2]}")
+    return _WAYS[core]
+
+
+def _greedy_difference(core: nn.Module, complete: Callable[..., list[Tensor]]) -> str:
+    """What is wrong with greedy completions of two equal prompts and a shorter one, "" where nothing is."""
+    from transformers import GenerationConfig
+
+    with probing(core):
+        ids, mask, group, _ = probe(core, 7)
+        prompts = [tuple(ids[i, : int(mask[i].sum())].tolist()) for i in group.tolist()]
+
+        def plain(rows: list[list[int]]) -> Tensor:
+            labels = [torch.tensor(row, device=core.device) for row in rows]
+            return plain_logits(core, ids, mask, group, pad_sequence(labels, batch_first=True, padding_value=IGNORE))
+
+        first = int(plain([[0]] * 3)[0].argmax())
+        ends = int(plain([[first, 0]] * 3)[1].argmax())  # the equal prompts end after two tokens, the other goes on alone
+        setup = GenerationConfig(do_sample=False, return_dict_in_generate=True, max_new_tokens=4, eos_token_id=[ends], pad_token_id=0,
+                                 decoder_start_token_id=start_token(core) if core.config.is_encoder_decoder else None)
+        try:
+            rows = [row.tolist() for row in complete(core, prompts, setup, DecodingConfig(do_sample=False), None)]
+        except torch.OutOfMemoryError:
+            raise
+        except CANNOT as error:
+            return f"its cache cannot be handed on ({type(error).__name__}: {str(error).splitlines()[0]})"
+        rows = [row[: row.index(ends) + 1] if ends in row else row for row in rows]
+        found, said = plain(rows), torch.tensor(sum(rows, []), device=core.device)
+        limit = (2e-2 if found.dtype in (torch.bfloat16, torch.float16) else 1e-3) * found.abs().max()
+        chosen = found.gather(1, said.unsqueeze(1)).squeeze(1)
+        good = bool((chosen >= found.max(1).values - limit).all()) or bool(found.isnan().any())  # broken weights show where rows are scored
+        return "" if good else "the rows beside a prompt change its completion"
+
+
 def _for_steps(setup: Any, steps: int) -> Any:
     """The set-up with `steps` new tokens at most."""
     setup = copy(setup)
@@ -199,7 +327,7 @@ def _generating(model: nn.Module) -> Iterator[nn.Module]:
     from transformers import GenerationConfig
 
     # peft's wrapper copies its own generation_config over; the model inside has the adapters in its layers all the same.
-    core = model.get_base_model() if hasattr(model, "get_base_model") else model
+    core = core_of(model)
     training, inherited = model.training, core.generation_config
     model.eval()
     # transformers fills every field left open from the checkpoint's generation_config.json; an empty one gives nothing.
@@ -212,16 +340,19 @@ def _generating(model: nn.Module) -> Iterator[nn.Module]:
         model.train(training)
 
 
-def _generation_config(model: nn.Module, tokenizer: Any, decoding: DecodingConfig) -> Any:
-    """Everything that generation depends on, spelled out, but for sampling (`RowSampling`)."""
+def _generation_config(core: nn.Module, tokenizer: Any, decoding: DecodingConfig) -> Any:
+    """Everything that generation depends on, spelled out, but for sampling (`RowSampling`). Of the checkpoint's own set-up only
+    what belongs to the model: its ends, first and last tokens that it forces (a language code), words that it must not say."""
     from transformers import GenerationConfig
 
+    own = core.generation_config
+    forced = {name: getattr(own, name, None) for name in ("forced_bos_token_id", "forced_eos_token_id", "bad_words_ids")}
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return GenerationConfig(
         do_sample=False, num_beams=1, return_dict_in_generate=True, max_new_tokens=decoding.max_new_tokens,
         repetition_penalty=decoding.repetition_penalty, no_repeat_ngram_size=decoding.no_repeat_ngram_size,
-        pad_token_id=pad, eos_token_id=tokenizer.eos_token_id,  # the end that the completions were trained with
-        decoder_start_token_id=getattr(model.config, "decoder_start_token_id", None))
+        pad_token_id=pad, eos_token_id=stop_tokens(core, tokenizer), **forced,
+        decoder_start_token_id=start_token(core) if core.config.is_encoder_decoder else None)
 
 
 def batches(items: list, size: int) -> Iterator[list]:

@@ -26,8 +26,9 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, TrainingArguments
 
 from rpo_nb.config import DataConfig, EvaluationConfig, content_key
+from rpo_nb.forward import IGNORE, core_of, text_config
 from rpo_nb.policy import collate, completion_logps, encode, load_policy
-from rpo_nb.prefixes import IGNORE, completion_states, core_of
+from rpo_nb.prefixes import completion_states
 from rpo_nb.provenance import code_key
 from rpo_nb.steps import StepTrainer
 from rpo_nb.store import finished
@@ -135,7 +136,7 @@ class RewardNet(nn.Module):
     def __init__(self, policy: nn.Module, gated: bool = True, intercept: bool = False) -> None:
         super().__init__()
         self.policy, self.half = policy, core_of(policy).dtype == torch.bfloat16
-        width = getattr(policy.config, "hidden_size", None) or policy.config.d_model
+        width = text_config(policy).hidden_size
         gate = {"gate": nn.Linear(2 * width, 1)} if gated else {}
         self.heads = nn.ModuleDict(gate | {"linear": nn.Linear(2 * width, 1, bias=intercept)})
         if gated and intercept:  # nearly closed: from a score of tens of nats, a step of the learning rate at a time, it hardly learns

@@ -47,11 +47,10 @@ def regimes(studies: Sequence[Study], held: dict[tuple[str, int], Prepared], out
         ids = np.asarray(prepared.splits.train["prompt_id"])
         found = partition.diagnostics(prepared.ref_logps["mean"], prepared.rewards, ids, tau=1.0, reduce="mean")
         own = json.loads(study.file(Spec("reference"), Path(out)).read_text(encoding="utf-8"))
-        tokens = [len(ids) + 1 for ids in prepared.tokenizer(own["completions"], add_special_tokens=False)["input_ids"]]
         ahead = np.sign(prepared.rewards[:, None] - experiment.reference_rewards(study.profile, prepared, study.seed))
         rows.append({"regime": study.name, "data": np.mean(prepared.splits.train["reward"]), "data_wins": 50 * (1 + ahead.mean()),
                      "k": found["completions"].double().mean().item(),
-                     "logp": prepared.ref_logps["mean"].mean(), "own_logp": np.divide(own["ref_logps"], tokens).mean(),
+                     "logp": prepared.ref_logps["mean"].mean(), "own_logp": np.divide(own["ref_logps"], own["tokens"]).mean(),
                      "above_log_k": found["above_log_k_share"]})
     return pd.DataFrame(rows).groupby("regime", sort=False).mean().reset_index()
 

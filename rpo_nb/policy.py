@@ -7,11 +7,11 @@ once a prompt.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+import re
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from rpo_nb import checks, hub
-from rpo_nb.fitting import cut_in_the_middle, cut_template, newest_turns
-from rpo_nb.prefixes import (
-    IGNORE, buckets, causal_states, core_of, decoder_states, encoder_states, joined, overhead, read_prompts, shift_right, worth_keeping)
+from rpo_nb.encoding import Prompt, encode, is_t5_like  # noqa: F401 - part of this module's face
+from rpo_nb.forward import (
+    IGNORE, causal_states, core_of, decoder_states, depends_on_the_batch, encoder_states, head_of, joined, shift_right)  # noqa: F401
+from rpo_nb.prefixes import buckets, overhead, read_prompts, worth_keeping
 
 LOGITS_AT_ONCE = 2**25  # of the vocabulary projection: 128 MB in float32
 
@@ -56,7 +57,7 @@ def load_policy(path: str | Path, *, dropout: float = 0.0, bf16: bool = False, l
                 raise ValueError(f"model {path!r} has no adapter in safetensors; save it with save_pretrained")
             path = str(base) or PeftConfig.from_pretrained(adapter).base_model_name_or_path
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        tokenizer = load_tokenizer(adapter or path)
+        tokenizer = load_tokenizer(adapter or path, config)
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         model = auto.from_pretrained(path, dtype=torch.bfloat16 if bf16 else torch.float32, use_safetensors=True,
                                      trust_remote_code=False,
@@ -64,6 +65,8 @@ def load_policy(path: str | Path, *, dropout: float = 0.0, bf16: bool = False, l
     except (OSError, ValueError) as error:
         found = hub.problem(error, path)
         raise ValueError(f"model {path!r} could not be loaded: {found.reason}; {found.remedy}") from error
+    if depends_on_the_batch(model):
+        warnings.warn(depends_on_the_batch(model))
     set_dropout(model, dropout)
     if quantize == "none":
         model = model.to(device())
@@ -80,11 +83,14 @@ def load_policy(path: str | Path, *, dropout: float = 0.0, bf16: bool = False, l
     return model, tokenizer
 
 
-def load_tokenizer(path: str | Path) -> Any:
-    """A policy's tokenizer; one without a padding token pads with the end token."""
-    from transformers import AutoTokenizer
+def load_tokenizer(path: str | Path, config: Any = None) -> Any:
+    """A policy's tokenizer; one without a padding token pads with the end token. It remembers in
+    `for_causal_model` whom it encodes for (see `encoding.is_causal`). config: the model's, where it is known."""
+    from transformers import AutoConfig, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    config = config or AutoConfig.from_pretrained(path, trust_remote_code=False)
+    tokenizer.for_causal_model = not config.is_encoder_decoder
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -129,6 +135,8 @@ def set_dropout(model: nn.Module, rate: float) -> None:
         for name, value in vars(module).items():  # attention layers keep their rate as a number
             if "dropout" in name and isinstance(value, float):
                 setattr(module, name, rate)
+            elif not rate and re.search("layerdrop|jitter", name) and isinstance(value, float):
+                setattr(module, name, 0.0)  # dropped layers (NLLB) and noisy routers (Switch) are random too
 
 
 def add_lora(model: nn.Module, rank: int) -> nn.Module:
@@ -184,14 +192,14 @@ def completion_logps(model: nn.Module, hidden: Tensor, labels: Tensor) -> Tensor
     """
     keep = labels != IGNORE
     chosen, wanted = hidden[keep], labels[keep]
-    head, factor = _head(model)
+    head = head_of(model)
     rows = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
 
     def project(part: Tensor, targets: Tensor) -> Tensor:
-        return token_logps(head(part * factor if factor != 1 else part), targets)
+        return token_logps(head(part), targets)
 
     if core_of(model) in _LIGER:
-        values = -_LIGER[core_of(model)](chosen * factor, head.weight, wanted, bias=head.bias, reduction="none")
+        values = -_LIGER[core_of(model)](chosen * head.factor, head.weight, wanted, bias=head.module.bias, reduction="none")
     elif len(chosen) <= rows:
         values = project(chosen, wanted)
     else:
@@ -215,7 +223,10 @@ def use_liger(model: nn.Module) -> None:
         raise ValueError("training.liger is true, which needs liger-kernel; pip install 'liger-kernel>=0.8.2'")
     from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
 
-    core, head = core_of(model), _head(model)[0]
+    core, head = core_of(model), head_of(model)
+    if head.cap or head.bias is not None:
+        raise ValueError(f"training.liger is true, but {type(core).__name__} caps or shifts its logits, which "
+                         "the fused kernel is not asked to do here; set it to false")
     place = {"device": head.weight.device, "dtype": head.weight.dtype}
     states = torch.randn(2, 8, head.weight.shape[1], generator=torch.Generator().manual_seed(0)).to(**place).requires_grad_()
     labels = torch.arange(16, device=head.weight.device).reshape(2, 8)
@@ -230,41 +241,6 @@ def use_liger(model: nn.Module) -> None:
         del _LIGER[core]
         raise ValueError("training.liger is true, but this liger-kernel gives other log-probabilities or gradients; "
                          "pip install -U 'liger-kernel>=0.8.2' or set it to false")
-
-
-_HEADS: WeakKeyDictionary = WeakKeyDictionary()
-
-
-def _head(model: nn.Module) -> tuple[nn.Module, float]:
-    """A model's projection to the vocabulary and the factor that its states are multiplied with first (T5 1.0 has one).
-
-    Checked once a model against its own logits: an architecture that does more between the last state and the logits (soft
-    capping, say) is refused by name instead of being trained on other probabilities than it generates with.
-    """
-    core = core_of(model)
-    if core not in _HEADS:
-        config, head, training = core.config, core.get_output_embeddings(), core.training
-        factors = [1.0, *(1 / config.logits_scaling for _ in range(hasattr(config, "logits_scaling"))),
-                   *(config.logit_scale for _ in range(hasattr(config, "logit_scale"))),
-                   *(config.d_model**-0.5 for _ in range(config.is_encoder_decoder))]
-        ids = torch.arange(4, device=head.weight.device).unsqueeze(0) % head.weight.shape[0]
-        mask = torch.ones_like(ids)
-        core.eval()
-        with torch.no_grad():
-            if config.is_encoder_decoder:
-                states = encoder_states(core, ids, mask)
-                hidden = decoder_states(core, states, mask, ids)
-                theirs = core(encoder_outputs=(states,), attention_mask=mask, decoder_input_ids=shift_right(core, ids), use_cache=False).logits
-            else:
-                hidden, theirs = causal_states(core, ids, mask), core(input_ids=ids, attention_mask=mask, use_cache=False).logits
-            near = 2e-2 * float(theirs.nan_to_num().abs().max())  # broken weights are the row's error, told where it is scored
-            fits = [f for f in factors if torch.allclose(head(hidden * f).float(), theirs.float(), rtol=0, atol=near, equal_nan=True)]
-        core.train(training)
-        if not fits:
-            raise ValueError(f"{type(core).__name__}: its logits are not a plain projection of its last states, which the log-probabilities "
-                             "here rely on; use another architecture")
-        _HEADS[core] = fits[0]
-    return core.get_output_embeddings(), _HEADS[core]
 
 
 @dataclass(frozen=True)
@@ -284,7 +260,8 @@ def grouped_logps(model: nn.Module, batch: dict[str, Tensor], *, reduce: str, ex
     """
     ids, mask, group = batch["input_ids"], batch["attention_mask"], batch["group"]
     wanted = {name: batch[name] for name in ("labels", "mismatched") if name in batch}
-    keep = worth_keeping(model, len(ids), len(wanted) * len(group), ids.shape[1])
+    longest = ids.shape[1] + max(labels.shape[1] for labels in wanted.values())
+    keep = worth_keeping(model, len(ids), len(wanted) * len(group), ids.shape[1], longest)
     if not (keep or model.config.is_encoder_decoder):
         return _whole_rows(model, batch, reduce, exact_padding)
     states, logps = [], {name: [] for name in wanted}
@@ -342,86 +319,23 @@ def _in_order(parts: list[tuple[Tensor, Tensor]]) -> Tensor:
     return torch.cat([values for _, values in parts])[torch.cat([index for index, _ in parts]).argsort()]
 
 
-Prompt = str | list[dict[str, str]]  # a text, or the messages of a conversation
-
-
-def encode(tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[str], *, max_prompt_tokens: int, max_completion_tokens: int,
-           ) -> list[tuple[list[int], list[int]]]:
-    """Token ids of prompt and completion for each row, each truncated to its limit; the completion ends with the end token.
-
-    A prompt goes through the tokenizer's chat template where it has one (a text is one user message). Too long a prompt
-    is cut in its middle, a conversation loses its oldest turns first (`fitting`); a completion loses its end. Others read a conversation as plain text
-    (`data.render`), and T5's tokenizers end every prompt with the end token.
-    """
-    def distinct(texts: Sequence[Any], ids: Callable[[list], list[list[int]]]) -> list[list[int]]:
-        keys = [text if isinstance(text, str) else json.dumps(text) for text in texts]
-        first = dict(zip(reversed(keys), reversed(texts), strict=True))
-        table = dict(zip(first, ids(list(first.values())) if first else [], strict=True))
-        return [table[key] for key in keys]
-
-    def plain(texts: list[str], limit: int, end: bool) -> list[list[int]]:
-        encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]  # what is too long is cut here
-        return [ids[: limit - 1] + [tokenizer.eos_token_id] if end else ids[:limit] for ids in encoded]
-
-    def asked(conversations: list[Prompt]) -> list[list[int]]:
-        if getattr(tokenizer, "chat_template", None):
-            return [cut_template(_messages(c), partial(_template_ids, tokenizer), max_prompt_tokens) for c in conversations]
-        end = is_t5_like(tokenizer)
-        whole = plain([_rendered(c) for c in conversations], 10**9, end)
-        return [ids if len(ids) <= max_prompt_tokens else _cut_text(tokenizer, c, max_prompt_tokens, end)
-                for c, ids in zip(conversations, whole, strict=True)]
-
-    answers = distinct(completions, lambda texts: plain(texts, max_completion_tokens, True))
-    return list(zip(distinct(prompts, asked), answers, strict=True))
-
-
-def _messages(prompt: Prompt) -> list[dict[str, str]]:
-    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-
-
-def _template_ids(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
-    """Ids of a conversation in the chat template, with its opening of the answer."""
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-
-
-def _rendered(prompt: Prompt) -> str:
-    from rpo_nb.data import render
-
-    return prompt if isinstance(prompt, str) else render(prompt)
-
-
-def _cut_text(tokenizer: Any, prompt: Prompt, limit: int, end: bool) -> list[int]:
-    """Ids of a prompt without a template that has more than `limit`, the end token among them where it has one."""
-    def ids_of(messages: Prompt) -> list[int]:
-        return tokenizer(_rendered(messages), add_special_tokens=False, verbose=False)["input_ids"]
-
-    kept = newest_turns(_messages(prompt), lambda some: len(ids_of(some)) <= limit - end)
-    return cut_in_the_middle(ids_of(kept), limit - end) + [tokenizer.eos_token_id] * end
-
-
-def is_t5_like(tokenizer: Any) -> bool:
-    """T5's tokenizers end every text with the end token; causal ones do not end a prompt."""
-    return tokenizer("a")["input_ids"][-1:] == [tokenizer.eos_token_id]
-
-
 def collate(rows: Sequence[tuple[list[int], list[int]]], *, pad_id: int, mismatched: Sequence[list[int]] = (),
             items: Sequence[int] | None = None, width: int = 0) -> dict[str, Tensor]:
     """Encoded rows to a batch: input_ids and attention_mask [U, S] of the U prompts, labels [n, T] of the completions, group [n]
     (row → its prompt, 0 to U−1), and labels of the rows' mismatched completions where they are given; padded on the right.
 
-    items [n]: numbers that say which rows are of one prompt, whatever its tokens; without them rows of equal tokens are, which is
-    right where a prompt is only read. width: S is at least that.
+    items [n]: numbers that keep apart prompts of equal tokens; without them they are one, which is right where prompts are only
+    read. width: S is at least that.
     """
     from torch.nn.utils.rnn import pad_sequence
 
     def padded(sequences: Sequence[Sequence[int]], value: int) -> Tensor:
         return pad_sequence([torch.tensor(s) for s in sequences], batch_first=True, padding_value=value)
 
-    names = [tuple(prompt) for prompt, _ in rows] if items is None else list(items)
-    first = {name: prompt for name, (prompt, _) in zip(reversed(names), reversed(rows), strict=True)}
+    numbers = [0] * len(rows) if items is None else items
+    names = [(number, tuple(prompt)) for number, (prompt, _) in zip(numbers, rows, strict=True)]
     index = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    prompts = [first[name] for name in index]
+    prompts = [prompt for _, prompt in index]
     batch = {
         "input_ids": padded(prompts, pad_id),
         "attention_mask": padded([[1] * len(prompt) for prompt in prompts], 0),

@@ -3,12 +3,16 @@
 The states that predict a completion's tokens are all that log-probabilities need. `read_prompts` passes the prompts through the
 model and keeps their keys and values (transformers' caches); its `hidden` passes completions that read them. Where a model
 cannot do so (gradient checkpointing, an architecture without such a cache) every row is passed whole, to the same numbers.
+
+transformers counts the window of local attention in places of the cache: where a model has one, prompts are kept padded on
+the left, so that padding stands before a row and not between its tokens.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,49 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-IGNORE = -100  # transformers' label for "no loss here"
+from rpo_nb.forward import (
+    CANNOT, IGNORE, core_of, decoder_of, decoder_states, encoder_states, narrowest_window, near, probe, probing, start_token,
+    states_width, whole_states)
+
 # What one more pass through a model of width d costs besides its arithmetic, in tokens: the launching of its operations, over d²,
 # and what small matrices lose. Fitted to the seconds of passes of widths 80 to 512 on one CPU core, and as much again for each
 # more; on a GPU, where nobody measured it yet, what 10 µs an operation at 300 TFLOP/s make.
 LAUNCH = {"cpu": (7e5, 12.0), "cuda": (5e9, 0.0)}
-
-
-def core_of(model: nn.Module) -> nn.Module:
-    """The transformers model inside peft's wrapper; its layers hold the adapters."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def shift_right(model: nn.Module, labels: Tensor) -> Tensor:
-    """The decoder's inputs for these labels: the start token, then the labels without the last."""
-    start = labels.new_full((len(labels), 1), model.config.decoder_start_token_id)
-    return torch.cat([start, labels[:, :-1]], 1).masked_fill(torch.cat([start, labels[:, :-1]], 1) == IGNORE, model.config.pad_token_id)
-
-
-def encoder_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """The encoder's last states [U, S, d]."""
-    return core_of(model).get_encoder()(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-
-
-def decoder_states(model: nn.Module, states: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
-    """The decoder's last states [n, T, d] that predict these labels, which it reads moved right."""
-    return core_of(model).get_decoder()(input_ids=shift_right(model, labels), encoder_hidden_states=states, encoder_attention_mask=mask,
-                                        use_cache=False).last_hidden_state
-
-
-def causal_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """The last layer's states [n, S, d] of a causal model, after its final norm."""
-    return core_of(model).get_decoder()(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
-
-
-def joined(input_ids: Tensor, attention_mask: Tensor, group: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Prompts [U, S] and completions [n, T] as whole rows: input_ids, attention_mask and labels, [n, S + T], padded on the right."""
-    before = attention_mask.sum(1)[group].unsqueeze(1)
-    place = torch.arange(input_ids.shape[1] + labels.shape[1], device=labels.device).expand(len(labels), -1)
-    prompt = input_ids[group].gather(1, place.clamp(max=input_ids.shape[1] - 1))
-    answer = labels.gather(1, (place - before).clamp(0, labels.shape[1] - 1))
-    answer = answer.masked_fill((place < before) | (place >= before + labels.shape[1]), IGNORE)
-    ids = torch.where(place < before, prompt, answer)
-    return ids.masked_fill(ids == IGNORE, 0), ((place < before) | (answer != IGNORE)).long(), answer
 
 
 @dataclass(frozen=True)
@@ -72,12 +41,14 @@ class Read:
     hidden: Callable[[Tensor, Tensor], Tensor]
 
 
-def worth_keeping(model: nn.Module, prompts: int, rows: int, width: int) -> bool:
+def worth_keeping(model: nn.Module, prompts: int, rows: int, width: int, longest: int) -> bool:
     """Whether keeping the keys and values of prompts of `width` tokens for so many completions costs less than it saves: of a
     causal model the prompts' tokens that are not passed again, of a T5, whose encoder is shared anyhow, the projection of its
-    states in the cross-attention, about a sixth of a decoder layer's work."""
+    states in the cross-attention, about a sixth of a decoder layer's work. longest: tokens of prompt and completion together;
+    where a layer's window is narrower, the model is tried beyond it."""
     saved = (rows - prompts) * width / (6 if core_of(model).config.is_encoder_decoder else 1)
-    return saved > overhead(model) and reads_cache(model)
+    window = narrowest_window(model) or math.inf
+    return saved > overhead(model) and reads_cache(model) and (longest <= window or _goes_on(model, window + 3))
 
 
 def read_prompts(model: nn.Module, ids: Tensor, mask: Tensor, *, keep: bool) -> Read:
@@ -93,29 +64,30 @@ def read_prompts(model: nn.Module, ids: Tensor, mask: Tensor, *, keep: bool) -> 
 
 def completion_states(model: nn.Module, ids: Tensor, mask: Tensor, group: Tensor, labels: Tensor) -> Tensor:
     """The states [n, T, d] that predict the labels [n, T] of completions of prompts [U, S], group [n] row → prompt."""
-    keep = worth_keeping(model, len(ids), len(group), ids.shape[1])
+    keep = worth_keeping(model, len(ids), len(group), ids.shape[1], ids.shape[1] + labels.shape[1])
     if keep or core_of(model).config.is_encoder_decoder:
         return read_prompts(model, ids, mask, keep=keep).hidden(group, labels)
-    return _by_whole_rows(model, ids, mask, group, labels)
-
-
-def _by_whole_rows(model: nn.Module, ids: Tensor, mask: Tensor, group: Tensor, labels: Tensor) -> Tensor:
-    rows, seen, _ = joined(ids, mask, group, labels)
-    states = causal_states(model, rows, seen)
-    place = mask.sum(1)[group].unsqueeze(1) - 1 + torch.arange(labels.shape[1], device=labels.device)
-    return states.gather(1, place.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
+    return whole_states(model, ids, mask, group, labels)
 
 
 def _kept(model: nn.Module, ids: Tensor, mask: Tensor) -> Read:
     from transformers import DynamicCache, EncoderDecoderCache
 
     core = core_of(model)
-    seq2seq, decoder = core.config.is_encoder_decoder, core.get_decoder()
+    seq2seq, decoder = core.config.is_encoder_decoder, decoder_of(core)
+    local = not seq2seq and narrowest_window(core) is not None
     if seq2seq:  # the decoder's first token is the same for all: its pass makes the keys and values of the encoder's states
         states, cache = encoder_states(model, ids, mask), EncoderDecoderCache(DynamicCache(), DynamicCache())
-        start = ids.new_full((len(ids), 1), core.config.decoder_start_token_id)
+        start = ids.new_full((len(ids), 1), start_token(core))
         last = decoder(input_ids=start, encoder_hidden_states=states, encoder_attention_mask=mask, use_cache=True,
                        past_key_values=cache).last_hidden_state
+    elif local:
+        cache, right, order = DynamicCache(), mask, mask.argsort(dim=1, stable=True)  # padding first, then the tokens in their order
+        mask = mask.gather(1, order)
+        states = decoder(input_ids=ids.gather(1, order), attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+                         use_cache=True, past_key_values=cache).last_hidden_state
+        last, back = states[:, -1:], order.argsort(1).unsqueeze(-1)
+        states = states.gather(1, back.expand(-1, -1, states.shape[-1])).masked_fill(right.unsqueeze(-1) == 0, 0)
     else:
         cache = DynamicCache()
         states = decoder(input_ids=ids, attention_mask=mask, use_cache=True, past_key_values=cache).last_hidden_state
@@ -147,7 +119,7 @@ def _of_rows(cache, group: Tensor):
     return rows
 
 
-_READS: WeakKeyDictionary = WeakKeyDictionary()
+_READS: WeakKeyDictionary = WeakKeyDictionary()  # model → {longest prompt it was tried with: whether it can}
 
 
 def reads_cache(model: nn.Module) -> bool:
@@ -159,31 +131,38 @@ def reads_cache(model: nn.Module) -> bool:
     core = core_of(model)
     if core.training and any(getattr(module, "gradient_checkpointing", False) for module in core.modules()):
         return False
-    if core not in _READS:
-        takes = inspect.signature(core.get_decoder().forward).parameters
+    return _goes_on(core, 3)
+
+
+def _goes_on(model: nn.Module, longest: int) -> bool:
+    """Whether completions that go on from kept prompts of `longest` and of two tokens have the states of whole rows."""
+    core = core_of(model)
+    tried = _READS.setdefault(core, {})
+    if longest not in tried:
+        takes = set(inspect.signature(decoder_of(core).forward).parameters)
         needed = {"past_key_values"} | (set() if core.config.is_encoder_decoder else {"position_ids"})
-        _READS[core] = not getattr(core, "_is_stateful", False) and needed <= set(takes) and _same_states(core)
-        if not _READS[core]:
-            warnings.warn(f"{type(core).__name__} reads every prompt again for each of its completions, slower but to the same numbers: "
-                          "it has no cache of keys and values that they could go on from")
-    return _READS[core]
+        reason = "it has no cache of keys and values that they could go on from"
+        if not getattr(core, "_is_stateful", False) and needed <= takes:
+            reason = _difference(core, longest)
+        tried[longest] = not reason
+        if reason:
+            warnings.warn(f"{type(core).__name__} reads every prompt again for each of its completions, slower but to the same "
+                          f"numbers: {reason}")
+    return tried[longest]
 
 
-@torch.no_grad()
-def _same_states(core: nn.Module) -> bool:
-    """Whether a few completions that go on from kept prompts have the states of whole rows."""
-    size, training, place = core.get_input_embeddings().weight.shape[0], core.training, {"device": core.device}
-    ids, mask = (torch.arange(6, **place).reshape(2, 3) + 3) % size, torch.tensor([[1, 1, 1], [1, 1, 0]], **place)
-    group, labels = torch.tensor([0, 0, 1], **place), torch.tensor([[1, 2], [2, 1], [2, IGNORE]], **place)
-    core.eval()
-    if core.config.is_encoder_decoder:
-        whole = decoder_states(core, encoder_states(core, ids, mask)[group], mask[group], labels)
-    else:
-        whole = _by_whole_rows(core, ids, mask, group, labels)
-    ours, real = _kept(core, ids, mask).hidden(group, labels), labels != IGNORE
-    core.train(training)
-    near = 2e-2 * float(whole.nan_to_num().abs().max())  # broken weights are the row's error, told where it is scored
-    return torch.allclose(ours[real].float(), whole[real].float(), rtol=0, atol=near, equal_nan=True)
+def _difference(core: nn.Module, longest: int) -> str:
+    """What keeps completions from going on from kept prompts, "" where nothing does."""
+    with probing(core):
+        ids, mask, group, labels = probe(core, longest)
+        whole, real = whole_states(core, ids, mask, group, labels), labels != IGNORE
+        try:
+            ours = _kept(core, ids, mask).hidden(group, labels)
+        except torch.OutOfMemoryError:
+            raise
+        except CANNOT as error:
+            return f"its cache cannot be shared ({type(error).__name__}: {error})"
+    return "" if near(ours[real], whole[real]) else "from kept keys and values it comes to other states"
 
 
 def buckets(lengths: Sequence[int], overhead: float) -> list[list[int]]:
@@ -205,7 +184,6 @@ def buckets(lengths: Sequence[int], overhead: float) -> list[list[int]]:
 
 def overhead(model: nn.Module) -> float:
     """Tokens that one more pass costs a model besides its arithmetic; see LAUNCH."""
-    core = core_of(model)
-    width = core.config.d_model if core.config.is_encoder_decoder else core.config.hidden_size
+    core, width = core_of(model), states_width(model)
     launching, losing = LAUNCH.get(core.device.type, LAUNCH["cuda"])
     return (launching / width**2 + losing) * (torch.get_num_threads() if core.device.type == "cpu" else 1)

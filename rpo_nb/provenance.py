@@ -26,7 +26,7 @@ STEPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "answers by vllm": (("experiment", "generation"), ("data", "pocket", "references", "partition", "training")),
     "reference": (("references",), ("data",)),
     "log-probabilities": (("policy",), ("data",)),
-    "reference samples": (("generation",), ("data", "vllm_engine")),
+    "reference samples": (("generation", "policy"), ("data", "vllm_engine")),
     "truth pool": (("truth",), ("data", "experiment", "partition", "pocket", "references")),
     "reward model": (("judges",), ("data",)),
     "verdicts": (("judging",), ("data", "experiment", "references", "llm_judges")),

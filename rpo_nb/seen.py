@@ -18,8 +18,7 @@ from rpo_nb.data import Splits, conversations
 
 NO_LIMIT = 10**9  # tokens
 NAMED = 5  # prompts that a table names
-PROMPT_CUT = "the oldest turns of a conversation, else the middle"
-COMPLETION_CUT = "the end"
+MIDDLE, TURNS, END = "in the middle", "by the oldest turns of a conversation, else in the middle", "at the end"
 
 
 def lengths(tokenizer: Any, rows: datasets.Dataset, limits: Mapping[str, int]) -> pd.DataFrame:
@@ -40,11 +39,12 @@ def lengths(tokenizer: Any, rows: datasets.Dataset, limits: Mapping[str, int]) -
     ids = np.asarray(rows["prompt_id"])
     once = np.sort(np.unique(ids, return_index=True)[1])
     found = []
-    for side, (name, chosen, where) in enumerate((("prompts", once, PROMPT_CUT),
-                                                  ("completions", np.arange(len(ids)), COMPLETION_CUT))):
+    for side, (name, chosen) in enumerate((("prompts", once), ("completions", np.arange(len(ids))))):
         before = np.array([len(whole[i][side]) for i in chosen])
         after = np.array([len(kept[i][side]) for i in chosen])
         cut = before > after
+        talks = any(not isinstance(texts[0][i], str) for i in chosen[cut])
+        where = END if side else TURNS if talks else MIDDLE
         tokens = [(0 if side == 0 else ids[i], *kept[i][side]) for i in chosen]
         found.append({
             "texts": name, "number": len(chosen), "median": float(np.median(before)), "most": int(before.max()),
@@ -59,8 +59,9 @@ def sentences(table: pd.DataFrame) -> list[str]:
     """`lengths` in words: one sentence for what is cut, and one where texts become one."""
     told = []
     for row in table.itertuples():
-        cut = f"{row.cut:,} are cut ({row.where}; {row.lost:,} tokens in all)" if row.cut else "none is cut"
-        told.append(f"{row.number:,} {row.texts} have {row.median:g} tokens in the middle, at most {row.most:,}; "
+        verb = "is" if row.cut == 1 else "are"
+        cut = f"{row.cut:,} {verb} cut {row.where}, by {row.lost:,} tokens in all" if row.cut else "none is cut"
+        told.append(f"{row.number:,} {row.texts} of {row.median:g} tokens (median), at most {row.most:,}; "
                     f"the limit is {row.limit:,}: {cut}")
         if row.twins:
             other = "another prompt" if row.texts == "prompts" else "another completion of their prompt"

@@ -30,8 +30,8 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from rpo_nb import checks, objectives, reward_aware
 from rpo_nb.config import Objective, TrainingConfig
+from rpo_nb.forward import causal_states, states_width
 from rpo_nb.policy import collate, grouped_logps
-from rpo_nb.prefixes import causal_states
 from rpo_nb.steps import Step, StepTrainer, replayed
 from rpo_nb.store import STAMP, finished, seal, sealed, write_json
 
@@ -49,7 +49,7 @@ class PolicyWithValue(nn.Module):
         super().__init__()
         self.policy, self.objective = policy, objective
         self.config = policy.config
-        width = policy.config.d_model if policy.config.is_encoder_decoder else policy.config.hidden_size
+        width = states_width(policy)
         self.value = nn.Sequential(nn.Linear(width, VALUE_WIDTH), nn.Tanh(), nn.Linear(VALUE_WIDTH, 1)) if objective.method == "dro" else None
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import DecodingConfig
-from .prefixes import core_of
+from .forward import core_of
 
 MEMORY = 0.4  # the engine's share of the GPU; the rest is for the policy that is trained or scored beside it
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # of adapters that vLLM has room for
@@ -56,6 +56,8 @@ def sample(model: nn.Module, tokenizer: Any, prompts: Sequence[Sequence[int]], s
     Raises ValueError, naming what to set, when vLLM is not installed, for T5-like models, several processes, weights in 4 bits,
     adapters that it has no kernel or room for, and no_repeat_ngram_size.
     """
+    from .generation import stop_tokens
+
     LLM, SamplingParams, LoRARequest = ready(model)
     core, adapted = core_of(model), hasattr(model, "peft_config")
     precision = _precision(core)
@@ -67,7 +69,7 @@ def sample(model: nn.Module, tokenizer: Any, prompts: Sequence[Sequence[int]], s
     engine = _engine(LLM, core, tokenizer, adapted, options)
     request = _adapter(LoRARequest, engine, model) if adapted and model.get_model_status().enabled else None
     limits = {"max_tokens": decoding.max_new_tokens, "repetition_penalty": decoding.repetition_penalty, "detokenize": False,
-              "ignore_eos": True, "stop_token_ids": [tokenizer.eos_token_id]}  # the end that the completions were trained with, no other
+              "ignore_eos": True, "stop_token_ids": stop_tokens(model, tokenizer)}  # where our own sampling stops
     if decoding.do_sample:
         off = {} if decoding.top_k else {"top_k"}  # versions differ in the number that switches it off
         chosen = {name: getattr(decoding, name) for name in ("temperature", "top_p", "top_k") if name not in off}

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -49,6 +50,24 @@ def make(calm, tmp_path, *, objective=BWD, online=False, score=length, schedule=
         output_dir=tmp_path, seed=0,
         groups=None if online else groups_of(data, tuples(data.prompt_ids, data.rewards, k=k), objective, reader=reader, reference=model),
         sampler=Sampler(PROMPTS, score, reader, model, k, seed=5) if online else None)
+
+
+def test_a_cut_completion_has_the_log_probability_of_what_was_drawn(calm):
+    """At one new token the entropy is that of the first token's distribution, by plain transformers; no end token is added."""
+    model, reader, _ = calm
+    reader = replace(reader, max_new_tokens=1)
+    asked = PROMPTS[:1] * 600
+    ids = torch.tensor([reader.encode(PROMPTS[:1], [""])[0][0]])
+    with torch.no_grad():
+        logps = model(input_ids=ids, decoder_input_ids=torch.tensor([[0]])).logits[0, 0].double().log_softmax(0)
+    probe = Probe(asked, {"length": length}, reader, model, seed=3)
+    answers = probe.answers(model)
+    assert set(answers["tokens"]) == {1}
+    assert np.abs(answers["policy_logp"].to_numpy()[:, None] - logps.numpy()).min(1).max() < 1e-4  # each is of one token
+    entropy = float(-(logps.exp() * logps).sum())
+    assert measures(answers, ["length"])["entropy"] == pytest.approx(entropy, abs=4 * answers["policy_logp"].std() / len(answers)**0.5)
+    data = respond(model, model, asked[:50], 1, length, reader, seed=1)
+    assert {len(completion) for _, completion in data.encoded} == {1}  # what is trained on, too
 
 
 def test_tuples_of_different_sizes_are_compared_each_by_itself():

@@ -17,7 +17,7 @@ import torch
 from rpo_nb import metrics
 from rpo_nb.config import METHODS, DecodingConfig, EvaluationConfig
 from rpo_nb.evaluation import METRICS, MetricSuite, generate, released_decoding
-from rpo_nb.generation import RowSampling, row_stream
+from rpo_nb.generation import RowSampling, row_stream, samples
 
 PROMPTS = ["the red lamp", "please write about the old boat in the harbour.", "a chair",
            "mention the small green book, and avoid the mat."]
@@ -52,6 +52,24 @@ def test_greedy_in_a_batch_equals_greedy_alone(tiny):
     assert together == alone
     assert len(set(together)) > 1  # the prompts matter, so a wrong order or wrong padding would show
     assert generate(*tiny, PROMPTS, decoding=greedy, seed=0, max_prompt_tokens=32, batch_size=3) == together
+
+
+@pytest.mark.parametrize("decoding", [DecodingConfig(do_sample=False, max_new_tokens=12), DecodingConfig(max_new_tokens=3)])
+def test_a_sample_keeps_the_tokens_that_were_drawn(tiny, decoding):
+    """Greedily those of model.generate; an end token only where one was drawn, padding never."""
+    model, tokenizer = tiny
+    found = samples(*tiny, PROMPTS * 8, decoding=decoding, seed=0, **SHORT)
+    assert [one.text for one in found] == generate(*tiny, PROMPTS * 8, decoding=decoding, seed=0, **SHORT)
+    for one in found:
+        cut = tokenizer.eos_token_id not in one.ids
+        assert one.ids.index(tokenizer.eos_token_id) == len(one.ids) - 1 if not cut else len(one.ids) == decoding.max_new_tokens
+        assert tokenizer.decode(one.ids, skip_special_tokens=True).strip() == one.text
+        if not decoding.do_sample:
+            ids = torch.tensor([one.prompt])
+            whole = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False,
+                                   max_new_tokens=decoding.max_new_tokens)[0, 1 if model.config.is_encoder_decoder else len(one.prompt) :]
+            assert whole.tolist() == list(one.ids)
+    assert any(tokenizer.eos_token_id not in one.ids for one in found)
 
 
 def test_sampling_depends_on_its_seed_alone(tiny):
@@ -363,6 +381,15 @@ def test_toxicity_knows_rude_from_polite(suite):
     assert 0 <= polite < 0.3 < 0.7 < rude <= 1
     with pytest.raises(ValueError, match="evaluation.toxicity is 'none'"):
         metrics.load_toxicity("none")
+
+
+def test_toxicity_without_its_optional_package_says_how_to_have_it(monkeypatch):
+    plain = metrics.importlib.util.find_spec
+    monkeypatch.setattr(metrics.importlib.util, "find_spec", lambda name: None if name == "profanity_check" else plain(name))
+    poor = MetricSuite(EvaluationConfig(), resamples=50)
+    with pytest.warns(UserWarning, match="could not be loaded"):
+        note = next(sentence for sentence in poor.footnotes if sentence.startswith("Toxicity"))
+    assert "not measured" in note and "alt-profanity-check" in note and "pip install" in note and "scikit-learn" in note
 
 
 def test_toxicity_model_of_another_scikit_learn_loads_quietly(monkeypatch):

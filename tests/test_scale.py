@@ -80,13 +80,20 @@ def test_a_scaled_head_is_recognised(tiny_t5):
     torch.testing.assert_close(-ours.sum() / (labels != policy.IGNORE).sum(), theirs, rtol=1e-5, atol=1e-6)
 
 
-def test_an_architecture_that_changes_its_logits_is_refused(tiny_llama):
-    from transformers import Gemma2Config, Gemma2ForCausalLM
+@pytest.mark.parametrize("odd", [lambda logits: logits.sin(), lambda logits: 30 * torch.tanh(logits / 30)])
+def test_an_architecture_that_changes_its_logits_is_refused(tiny_llama, odd):
+    """One that caps them without a word in its configuration, too, however small the logits are yet."""
+    model = copy.deepcopy(tiny_llama[0])
+    model.lm_head.weight.data *= 1e-3
+    forward = model.forward
 
-    torch.manual_seed(0)
-    model = Gemma2ForCausalLM(Gemma2Config(vocab_size=60, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-                                           num_key_value_heads=1, head_dim=8, final_logit_softcapping=0.01))
-    with pytest.raises(ValueError, match="Gemma2ForCausalLM: its logits are not a plain projection"):
+    def changed(*args, **kwargs):
+        out = forward(*args, **kwargs)
+        out.logits = odd(out.logits)
+        return out
+
+    model.forward = changed
+    with pytest.raises(ValueError, match="LlamaForCausalLM: its log-probabilities here would not be those of its own forward pass"):
         policy.grouped_logps(model, batch_of(model, tiny_llama[1]), reduce="sum")
 
 

@@ -1,6 +1,7 @@
 """What a model sees of a prompt that is too long, and what is told of it."""
 
 import copy
+import json
 from functools import partial
 
 import datasets
@@ -87,7 +88,13 @@ def test_lengths_are_in_the_models_tokens_and_twins_are_told(tiny_t5, long):
     assert table.loc["prompts", ["number", "cut", "most", "twins", "first"]].tolist() == [4, 1, 88, 1, "1"]
     assert table.loc["completions", ["number", "cut", "lost", "twins", "first"]].tolist() == [4, 1, 82, 0, "2"]
     told = " ".join(seen.sentences(table.reset_index()))
-    assert "1 are cut" in told and "the middle" in told and "same tokens" in told
+    assert "1 is cut in the middle" in told and "1 is cut at the end" in told and "same tokens" in told
+
+
+def test_that_conversations_lose_turns_is_told(tiny_t5):
+    part = rows(["the boat", "User: a"], ["a chair", "a lamp"]).add_column("messages", ["", json.dumps(talk("the lamp", "red", "the boat"))])
+    table = seen.lengths(tiny_t5[1], part, {"max_prompt_tokens": 4, "max_completion_tokens": 6}).set_index("texts")
+    assert table.loc["prompts", "cut"] == 1 and "oldest turns" in table.loc["prompts", "where"] and table.loc["completions", "where"] == ""
 
 
 def test_a_profiles_sizes_with_other_limits_are_measured_apart(tiny_t5):

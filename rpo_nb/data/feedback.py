@@ -6,6 +6,7 @@ only is repaired, and everything sound goes on. Where too much would be lost it 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from rpo_nb.config import DataConfig
 from rpo_nb.data import names, scores, shapes, sources
 from rpo_nb.data.defects import HARMLESS, Report
 from rpo_nb.data.files import REPEATED_KEYS
-from rpo_nb.data.gather import BOOLEAN, CELL, NUMBER, WORD, Gatherer
+from rpo_nb.data.gather import BOOLEAN, CELL, NUMBER, PAIR, WORD, Gatherer
 from rpo_nb.data.shapes import Entry, Found, Reader, first
 from rpo_nb.data.texts import Prompt, read_completion, read_prompt, valid_unicode, whole_conversation
 
@@ -69,8 +70,18 @@ def load_feedback(source: Any, *, config: DataConfig | None = None, return_repor
                       for key, column in columns.items()})
     table = table.cast(pa.schema([(key, FEATURES[key].pa_type if key in FEATURES else table.schema.field(key).type)
                                   for key in columns]))
-    feedback = datasets.Dataset(datasets.table.InMemoryTable(table))
+    feedback = datasets.Dataset(datasets.table.InMemoryTable(table), fingerprint=_fingerprint(table))
     return (feedback, report.sorted()) if return_report else feedback
+
+
+def _fingerprint(table: pa.Table) -> str:
+    """A hash of the content, which datasets would make of a pickled copy of the table."""
+    found = hashlib.blake2b(repr(table.schema).encode(), digest_size=8)
+    for column in table.columns:
+        for chunk in column.chunks:
+            for buffer in filter(None, chunk.buffers()):
+                found.update(buffer)
+    return found.hexdigest()
 
 
 def conversations(feedback: datasets.Dataset) -> list[str | list[dict[str, str]]]:
@@ -89,7 +100,7 @@ class _Read:
         self.parts = {names.normal(name): share for name, share in config.reward_parts().items()}
         self.values: set = set()  # what rewards there were before a range cut them, the first four
         self.choice: dict[str, None] = {}  # columns that could be the reward where none is called so
-        self._last: tuple = (None, None)  # the prompt read last, of which a row's entries are, and what was read
+        self._last: tuple = (None, None, None)  # the row and prompt read last, and what was read: entries share it
         self._looked: dict[int, int] = {}  # of every kind of row, how many were looked at for columns that are not used
 
     def entry(self, line: int, split: int, row: dict, entry: Entry) -> None:
@@ -101,12 +112,12 @@ class _Read:
         if whole:
             prompt_found, text_found = self._conversation(line, prompt_found, text_found, whole)
         used = {prompt_found[0], text_found[0], entry.score[0], entry.model[0], entry.text[0], entry.prompt[0]}
-        if prompt_found is not self._last[0]:
+        if row is not self._last[0] or prompt_found is not self._last[1]:
             context = self._context(row, columns, used) if columns.system or columns.before or columns.after else {}
             prompt = read_prompt(line, prompt_found[0] or "prompt", prompt_found[1], config.max_prompt_tokens, report, **context)
-            self._last = prompt_found, prompt
+            self._last = row, prompt_found, prompt
             self._unused(line, row, columns, entry, used)
-        prompt = self._last[1]
+        prompt = self._last[2]
         if prompt is None:
             return
         text = read_completion(line, *text_found, config.max_completion_tokens, report)
@@ -162,7 +173,8 @@ class _Read:
             if entry.flat and key in columns.score and name not in self.parts:
                 if entry.score[0]:
                     self.report.once(line, str(key), "column could be the reward too")
-            elif name not in self.parts and f"{key}[" not in entry.score[0] and (name in names.CONTENT or _is_text(value)):
+            elif name not in self.parts and f"{key}[" not in entry.score[0] and (_is_text(value) or (
+                    name in names.CONTENT and (name not in names.TEXTS or not isinstance(value, (int, float))))):
                 self.report.once(line, str(key), "column looks like content and is not used")
 
     def _reward(self, line: int, entry: Entry) -> tuple[str, float | None]:
@@ -193,21 +205,26 @@ class _Read:
     def _word(self, entry: Entry) -> int:
         """What a reward was written as, see `Gatherer.settle`."""
         value = entry.score[1]
+        if entry.paired:
+            return PAIR
         if self.parts or type(value) in (float, int) or scores.label(value) is None:
             return NUMBER
         return BOOLEAN if not isinstance(value, str) else CELL if self.report.untyped else WORD
 
     def _only_aspect(self, line: int, entry: Entry) -> tuple[str, float | None]:
         """The reward where no column is called so: the one aspect, or none of several."""
-        there = [key for _, key in entry.columns.aspects if not shapes.is_blank(entry.owner[key])]
-        if len(there) == 1:
+        annotations = entry.owner.get("annotations")
+        rated = [name for name, aspect in annotations.items() if isinstance(aspect, dict) and "Rating" in aspect] \
+            if isinstance(annotations, dict) else []
+        there = [key for _, key in entry.columns.aspects] + rated
+        if len(there) == 1 and not rated:
             field = f"{entry.prefix}{there[0]}"
             return field, scores.read_score(line, field, entry.owner[there[0]], self.config, self.report)
         numbers = there or [key for key, value in entry.owner.items() if key is not REPEATED_KEYS
-                            and scores.number(value) is not None and not names.normal(key).endswith(("id", "index"))]
+                            and (scores.number(value) is not None or scores.label(value) is not None) and not names.normal(key).endswith(("id", "index"))]
         if len(self.choice) < 40:
             self.choice.update(dict.fromkeys(map(str, numbers)))
-        field = f"{entry.prefix}{'reward'}"
+        field = entry.prefix + ("overall_score" if entry.prefix.startswith("completions[") else "reward")
         self.report.add(line, field, "several columns could be the reward" if len(there) > 1 else "score is missing")
         return field, None
 
@@ -276,7 +293,9 @@ def _first(report: Report, read: _Read, config: DataConfig) -> str:
     row = min(report.first.values(), key=lambda row: row["line"])
     told = (f"the first of {sum(report.counts.values()):,} defects is on line {row['line']}, {row['field'] or 'the whole line'}: "
             f"{row['reason']}; {row['remedy']}")
-    if read.choice and row["reason"] in ("score is missing", "several columns could be the reward"):
+    if read.parts and row["reason"] == "score is missing":
+        told += f" (data.reward names {', '.join(read.parts)}, which must be among the columns)"
+    elif read.choice and row["reason"] in ("score is missing", "several columns could be the reward"):
         listed = list(read.choice)
         told += f" (there are {', '.join(listed)}: data.reward={listed[0]}, or a sum such as data.reward={{{listed[0]}: 1}})"
     return told

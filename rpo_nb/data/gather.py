@@ -8,7 +8,6 @@ import math
 import re
 import unicodedata
 from array import array
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from rpo_nb.data import raters as rating
 from rpo_nb.data.defects import Report
 from rpo_nb.data.texts import INVISIBLE, Prompt
 
-NUMBER, WORD, CELL, BOOLEAN = range(4)  # what a reward was written as: a word, or a word of a table of texts alone
+NUMBER, WORD, CELL, BOOLEAN, PAIR = range(5)  # what a reward was written as; CELL: a word in a table of texts alone
 CHUNK = 8192  # rows that are Python objects at a time
 _INVISIBLE = re.compile(f"[{INVISIBLE}]")
 
@@ -120,15 +119,15 @@ class Gatherer:
                 column.append(math.nan)
 
     def settle(self) -> np.ndarray:
-        """The rewards, those left out that are words or booleans in a source of other numbers than 1 and 0."""
+        """The rewards, those left out that are words, booleans or pairs in a source of other numbers than 1 and 0."""
         self._said = {kind: list(numbers) for kind, numbers in self._names.items()}
         reward, word = np.frombuffer(self.reward, np.float64), np.frombuffer(self.word, np.int8)
-        labels = set(np.unique(reward).tolist()) <= {0.0, 1.0}
+        labels = set(np.unique(reward).tolist()) <= {0.0, 0.5, 1.0}
         self.lost = np.zeros(len(reward), bool) if labels else word != NUMBER
         for i in np.flatnonzero(word != NUMBER):
             field = self._said["field"][self.score_field[i]]
             if not labels:
-                self._tell(i, "score is a boolean" if word[i] == BOOLEAN else "score is not a number", field=field)
+                self._tell(i, {BOOLEAN: "score is a boolean", PAIR: "score is missing"}.get(word[i], "score is not a number"), field=field)
             elif word[i] == WORD:
                 self._tell(i, "label is a word", field=field)
         return reward[~self.lost]
@@ -148,7 +147,7 @@ class Gatherer:
         kept, weight = ~self.lost, np.frombuffer(self.weight, np.float64).copy()
         aspects = {name: np.frombuffer(column, np.float64).copy() for name, column in self.aspects.items()}
         several: dict[int, list[int]] = {}
-        for rows in self._copies(order, prompt, split):
+        for rows in self._copies(prompt, split):
             counted = self._counted(rows, given, rater)
             first = rows[0]
             kept[rows[1:]] = False
@@ -189,15 +188,15 @@ class Gatherer:
         for name, reason in reasons.items():
             self._tell(first[name], reason, field=f"rater {name}")
 
-    def _copies(self, order: np.ndarray, prompt: np.ndarray, split: np.ndarray) -> Iterator[list[int]]:
+    def _copies(self, prompt: np.ndarray, split: np.ndarray) -> list[list[int]]:
         """The rows of every completion that stands more than once under its prompt, as they came."""
         digest = np.frombuffer(self.digest, np.int64)
         by = np.lexsort((digest, split, prompt))
         by = by[~self.lost[by]]
         same = (np.diff(prompt[by]) == 0) & (np.diff(split[by]) == 0) & (np.diff(digest[by]) == 0)
         edges = np.flatnonzero(np.diff(np.concatenate([[False], same, [False]]).astype(np.int8)))
-        for start, end in zip(edges[::2], edges[1::2], strict=True):
-            yield sorted(by[start:end + 1].tolist())
+        found = [sorted(by[start:end + 1].tolist()) for start, end in zip(edges[::2], edges[1::2], strict=True)]
+        return sorted(found, key=lambda rows: rows[1])  # by place: a text's hash differs from process to process
 
     def _counted(self, rows: list[int], given: np.ndarray, rater: np.ndarray) -> list[int]:
         """The rows whose ratings count: all, but of copies with one score and no rater's name the first."""

@@ -8,6 +8,8 @@ import datasets
 import numpy as np
 import pandas as pd
 
+from rpo_nb.data import raters
+
 PLAIN = {"prompt_id", "prompt", "completion", "reward", "model", "weight", "rater", "ratings", "messages", "split"}
 LABELS = ("The rewards are labels: two values, {low:g} and {high:g}. KTO takes them as they are, {high:g} is desirable; RPO, DRO and "
           "QRPO read them as rewards of two values, so that among completions of one label nothing is better.")
@@ -21,6 +23,8 @@ WEIGHTS = ("Rows have weights, {least:g} to {most:g} (mean {mean:.3g}): a row's 
            "rewards count it so often. All {count:,} rows weigh as much as {effective:,.0f} equal ones. log Ẑ counts each completion once.")
 ASPECTS = ("Beside the reward there are {count} aspects: {names}. Policies learn from the reward alone (data.reward chooses it, or a "
            "weighted sum); notebook 05 has a judge of each.")
+RATERS = ("{ratings:,} ratings by {raters} raters make {rewards:,} rewards; the report says whether the raters' own strictness "
+          "was taken out (data.level_raters).")
 
 
 def aspects(feedback: datasets.Dataset) -> list[str]:
@@ -46,6 +50,9 @@ def kind_notes(feedback: datasets.Dataset, report: Sequence[dict]) -> list[str]:
         weights = np.asarray(feedback["weight"], float)
         found.append(WEIGHTS.format(least=weights.min(), most=weights.max(), mean=weights.mean(), count=len(weights),
                                     effective=weights.sum() ** 2 / (weights**2).sum() if weights.any() else 0))
+    if "ratings" in feedback.column_names:
+        given = raters.ratings(feedback)
+        found.append(RATERS.format(ratings=len(given), raters=given["rater"].nunique(), rewards=len(feedback)))
     names = aspects(feedback)
     if names:
         found.append(ASPECTS.format(count=len(names), names=", ".join(names)))

@@ -33,6 +33,7 @@ class Entry(NamedTuple):
     own: bool = False  # UltraFeedback's own row: its scale and its repair
     rank: bool = False  # the score is a rank, 1 the best
     flat: bool = False  # the row is this one completion
+    paired: bool = False  # the score is 1 or 0 for being better or worse
 
 
 class Row(NamedTuple):
@@ -105,9 +106,9 @@ def read_list(row: Row) -> Iterator[Entry]:
             continue
         columns = row.of(item)
         _report_repeated(row, f"{where}.", item)
-        text = first(item, columns.completion, "response" if original else "text", f"{where}.")
+        text = first(item, (*columns.completion, *columns.conversation), "response" if original else "text", f"{where}.")
         score, rank = _score(item, columns, f"{where}.")
-        if not score[0]:
+        if not score[0] and not columns.aspects and not item.get("annotations"):
             score = f"{where}.{'overall_score' if original else 'reward'}", None
         own = original and score[0].endswith(".overall_score")
         yield Entry(prompt, text, score, first(item, columns.model), item, columns, f"{where}.", own, rank)
@@ -129,12 +130,13 @@ def read_pair(row: Row) -> Iterator[Entry]:
     """A better and a worse completion (chosen and rejected), with scores or without (1 and 0)."""
     texts, models, given = row.columns.pair
     prompt = _pair_prompt(row)
-    told = given is not None and not any(scores.is_null(row.values[key]) for key in given)
+    told = given is not None
     if not told:
         row.report.once(row.line, f"{texts[0]}, {texts[1]}", "pair has no scores")
     for i, (text, model) in enumerate(zip(texts, models, strict=True)):
         score = (given[i], row.values[given[i]]) if told else (text, 1.0 - i)
-        yield Entry(prompt, (text, row.values[text]), score, (model, row.values.get(model)), row.values, row.columns)
+        yield Entry(prompt, (text, row.values[text]), score, (model, row.values.get(model)), row.values, row.columns,
+                    paired=not told)
 
 
 def _pair_prompt(row: Row) -> Found:
@@ -149,7 +151,8 @@ def read_sides(row: Row) -> Iterator[Entry]:
     that names the better one."""
     columns, values = row.columns, row.values
     sides = {side: key for side, key in columns.sides.items() if not is_blank(values[key])}
-    if all(side in columns.side_scores and not scores.is_null(values[columns.side_scores[side]]) for side in sides):
+    told = all(side in columns.side_scores for side in sides)
+    if told:
         given = {side: (columns.side_scores[side], values[columns.side_scores[side]]) for side in sides}
     else:
         field, better = _better(row, sides)
@@ -164,7 +167,8 @@ def read_sides(row: Row) -> Iterator[Entry]:
     for side, key in sides.items():
         model = columns.side_models.get(side, "")
         before, text = turns[side] if turns else (prompt[1], values[key])
-        yield Entry((prompt[0], before), (key, text), given[side], (model, values.get(model)), values, columns)
+        yield Entry((prompt[0], before), (key, text), given[side], (model, values.get(model)), values, columns,
+                    paired=not told)
 
 
 def _turns(row: Row, sides: dict[str, str]) -> dict[str, tuple[Any, str]]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import datasets
+import numpy as np
 import pandas as pd
+
+from rpo_nb.data.kinds import aspects
 
 SPARSE = 3  # completions; with fewer, an estimate over the prompt's own completions is mostly noise
 
@@ -34,6 +38,27 @@ def sparsity_warning(feedback: datasets.Dataset) -> str:
 def rank_correlation(words: pd.Series, rewards: pd.Series) -> float:
     """Spearman's correlation of two columns; NaN where one of them is constant."""
     return words.corr(rewards, method="spearman") if min(words.nunique(), rewards.nunique()) > 1 else math.nan
+
+
+def histogram(feedback: datasets.Dataset, *, bins: int = 10) -> pd.DataFrame:
+    """How many completions have which reward: columns reward (a value, or "from to" where there are more than `bins`
+    values), completions, share."""
+    rewards = feedback.select_columns(["reward"]).to_pandas()["reward"]
+    counts = rewards.value_counts().sort_index()
+    names = [f"{value:g}" for value in counts.index]
+    if len(counts) > bins:
+        numbers, edges = np.histogram(rewards, bins)
+        counts, names = pd.Series(numbers), [f"{a:.4g} to {b:.4g}" for a, b in itertools.pairwise(edges)]
+    return pd.DataFrame({"reward": names, "completions": counts.to_numpy(), "share": counts.to_numpy() / len(rewards)})
+
+
+def aspect_table(feedback: datasets.Dataset) -> pd.DataFrame:
+    """A row an aspect: completions that have it, mean, spread (ddof 0), least, most, with reward (Spearman's correlation)."""
+    frame = feedback.select_columns([*aspects(feedback), "reward"]).to_pandas()
+    rows = [{"aspect": name, "completions": int(frame[name].notna().sum()), "mean": frame[name].mean(),
+             "spread": frame[name].std(ddof=0), "least": frame[name].min(), "most": frame[name].max(),
+             "with reward": rank_correlation(frame[name], frame["reward"])} for name in aspects(feedback)]
+    return pd.DataFrame(rows, columns=["aspect", "completions", "mean", "spread", "least", "most", "with reward"])
 
 
 def summarise(feedback: datasets.Dataset) -> pd.DataFrame:
