@@ -1,9 +1,10 @@
 # Needs GNU make and any Python from 3.10 to 3.14; everything else goes into .venv, from requirements.lock, by uv where it is there.
 #   make reproduce [PROFILE=pocket] [SET="sizes=small training.epochs=2"] [FEEDBACK=file]    tables, figures, report in results/
 #   make test       the whole suite      make lab   JupyterLab on the notebooks      make clean   everything but results/
+#   make chaos      what kills, a full disk and damaged files do to a reproduction
 #   make test-matrix   the suite on every Python here, and on the lowest versions allowed      make lock   requirements.lock again
 .DEFAULT_GOAL := reproduce
-.PHONY: reproduce test test-matrix lab lock clean setup
+.PHONY: reproduce test chaos test-matrix lab lock clean setup
 
 PROFILE ?= pocket
 # As typed: make would expand a "$" in them, and run $(shell ...). Before the first shell of ours, which they are exported to.
@@ -37,6 +38,12 @@ test: export TOKENIZERS_PARALLELISM := false
 test: $(READY)
 	@$(RUN) -m pytest --nbmake --nbmake-timeout=900 tests notebooks $(ARGS) || { \
 	  echo 'make test failed: see the first FAILED line above; run one test with  make test ARGS="-x -k NAME"'; exit 1; }
+
+# Half an hour of kills, a full disk and damaged files; a short version is part of the suite. Writes benchmarks/reliability.csv.
+chaos: export OMP_NUM_THREADS := 1
+chaos: export HF_HUB_OFFLINE := 1
+chaos: $(READY)
+	@nice $(RUN) -m benchmarks.chaos
 
 lab: $(READY)
 	@$(RUN) -c 'import jupyterlab' 2>/dev/null || $(RUN) -m pip install --quiet -c requirements.lock jupyterlab

@@ -10,7 +10,8 @@ import signal
 import sys
 
 STOPPED = "Stopped. The same command goes on from here."
-if __name__ == "__main__":  # Ctrl-C while the rest is imported
+HEARD = signal.getsignal(signal.SIGINT) != signal.SIG_IGN  # a shell's background job ignores Ctrl-C
+if __name__ == "__main__" and HEARD:  # Ctrl-C while the rest is imported
     signal.signal(signal.SIGINT, lambda *_: (os.write(2, f"\n{STOPPED}\n".encode()), os._exit(130)))
 
 import argparse
@@ -308,5 +309,6 @@ if __name__ == "__main__":
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     in_utf8()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if HEARD:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())

@@ -245,7 +245,8 @@ def training_memory(config: Any, count: Parameters, training: TrainingConfig, **
     copies = 2.0 * count.all if training.bf16 and not training.lora else 0.0  # autocast's bf16 weights
     parts = {"weights": weights + (4.0 * count.trained if training.lora else 0.0), "gradients": 4.0 * count.trained,
              "optimiser": 8.0 * count.trained}
-    logits = min(LOGITS_AT_ONCE, batch["rows"] * batch["completion_tokens"] * config.vocab_size)
+    vocabulary = config.get_text_config().vocab_size  # a model of images too has its text's apart
+    logits = min(LOGITS_AT_ONCE, batch["rows"] * batch["completion_tokens"] * vocabulary)
     forward = TEMPORARIES * activations(config, training, **batch) + copies
     forward += 3 * 4 * logits  # in float32: logits, their exponentials, their gradient
     parts["activations"] = max(forward, 4.0 * count.trained)  # AdamW's step takes a copy when the activations are gone
@@ -254,6 +255,7 @@ def training_memory(config: Any, count: Parameters, training: TrainingConfig, **
 
 def generation_memory(config: Any, count: Parameters, training: TrainingConfig, *, rows: int, tokens: int) -> float:
     """Bytes: the policy, the reference beside it, keys and values of a batch of so many rows and tokens."""
+    config = config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or getattr(config, "d_kv", None) or config.hidden_size // config.num_attention_heads
     cache = 2 * config.num_hidden_layers * heads * width * rows * tokens * (2 if training.bf16 else 4)

@@ -21,7 +21,7 @@ ANSWER = "Zqx 42"  # stands for an assistant's turn in a chat template that is r
 
 def encode(tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[str], *,
            max_prompt_tokens: int, max_completion_tokens: int) -> list[tuple[list[int], list[int]]]:
-    """Token ids of prompt and completion for each row, each cut to its limit, its special tokens kept.
+    """Token ids of prompt and completion of each row, cut to their limits, special tokens kept.
 
     A prompt goes through the tokenizer's chat template where it has one (a text is one user
     message). Too long a prompt is cut in its middle, a conversation loses its oldest turns first
@@ -68,8 +68,8 @@ def encode(tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[str]
 
 
 def added_tokens(tokenizer: Any, *, target: bool = False) -> tuple[list[int], list[int]]:
-    """What the tokenizer puts before and after a text by itself; target: a text to be written, which
-    a multilingual tokenizer marks with another language."""
+    """What the tokenizer puts before and after a text by itself; target: a text to be written,
+    which a multilingual tokenizer marks with another language."""
     whole, = _tokenized(tokenizer, ["a"], target=target, special=True)
     bare, = _tokenized(tokenizer, ["a"], target=target)
     for start in range(len(whole) - len(bare) + 1):

@@ -1,9 +1,11 @@
-"""A judge behind any OpenAI-compatible server. The server is a stranger: its replies are bounded, checked, and never followed.
+"""A judge behind any OpenAI-compatible server. The server is a stranger: its replies are bounded,
+checked, and never followed.
 
     judge = llm_judges.build("server", LLMJudge(kind="endpoint", model="m", url="http://localhost:8000/v1"))
 
-A request takes at most `timeout` seconds from its first byte to its last, a question at most `timeout` · (`retries` + 1). A body
-is at most `MOST_BYTES`, uncompressed. A redirect is refused: another host would read the completions, and the key.
+A request takes at most `timeout` seconds from its first byte to its last, a question at most
+`timeout` · (`retries` + 1). A body is at most `MOST_BYTES`, uncompressed. A redirect is refused:
+another host would read the completions, and the key.
 """
 
 from __future__ import annotations
@@ -24,11 +26,24 @@ import numpy as np
 
 from rpo_nb.config import LLMJudge, content_key
 from rpo_nb.llm_judges import (
-    FAILED, LONG, NEITHER, OFF, LanguageModelJudge, Question, Reply, question_text, reply_to,
+    FAILED,
+    LONG,
+    NEITHER,
+    OFF,
+    LanguageModelJudge,
+    Question,
+    Reply,
+    question_text,
+    reply_to,
 )
+from rpo_nb.names import check_address
 from rpo_nb.provenance import step_code
 
-LISTED = (20, 5, 0)  # top_logprobs asked of a server, the most first: some list 5 at most, some none
+LISTED = (
+    20,
+    5,
+    0,
+)  # top_logprobs asked of a server, the most first: some list 5 at most, some none
 REPLY_TOKENS = 4  # of a server: "A" and its end token, and enough to see that there is more
 GIVE_UP = 3  # failures in a row, each after its retries, until a server counts as dead
 MOST_BYTES = 1 << 20  # of a reply; 20 listed tokens with all that servers add are a few kB
@@ -41,30 +56,24 @@ LETTERS = {"A": "first", "B": "second"}
 class EndpointJudge(LanguageModelJudge):
     """A model behind a server: vLLM, Ollama, llama.cpp, `transformers serve`, a paid service.
 
-    The official client asks, `concurrency` questions at a time, and repeats after 429, 5xx and time-outs with its own growing
-    delay. The verdict is `read_response`'s. The key is read from OPENAI_API_KEY, written nowhere, and sent only to this machine,
-    api.openai.com and the host of OPENAI_BASE_URL: a profile cannot send it elsewhere.
-    Raises ValueError for an empty url, a missing client, a refused key, a redirect, a model that the server does not know.
+    The official client asks, `concurrency` questions at a time, and repeats after 429, 5xx and
+    time-outs with its own growing delay. The verdict is `read_response`'s. The key is read from
+    OPENAI_API_KEY, written nowhere, and sent only to this machine, api.openai.com and the host of
+    OPENAI_BASE_URL: a profile cannot send it elsewhere. Raises ValueError for an empty url, a
+    missing client, a refused key, a redirect, a model that the server does not know.
     """
 
     again = (FAILED, LONG)  # a server may be started again with a longer context
 
     def __init__(self, name: str, settings: LLMJudge) -> None:
         super().__init__(name, settings)
-        where = f"evaluation.llm_judges.{name}.url"
-        if not settings.url:
-            raise ValueError(f"{where} is empty; an endpoint needs the server's address, e.g. "
-                             "http://localhost:8000/v1")
-        address = urlsplit(settings.url)
-        if address.scheme not in ("http", "https") or not address.hostname:
-            raise ValueError(f"{where}: {settings.url!r} is no address of a server; give e.g. http://localhost:8000/v1")
-        if address.username or address.password or address.query:
-            raise ValueError(f"{where} holds a user name, a password or a query, and a profile is kept with the results; give "
-                             "the address alone and the key in OPENAI_API_KEY")
+        check_address(f"evaluation.llm_judges.{name}.url", settings.url)
         try:
             import openai  # noqa: F401
         except ImportError:
-            raise ValueError(f"judge {name!r} asks a server, and the client openai is not installed; pip install openai") from None
+            raise ValueError(
+                f"judge {name!r} asks a server, and the client openai is not installed; pip install openai"
+            ) from None
         self._why, self._level, self._dead = "", 0, False
 
     @property
@@ -77,14 +86,18 @@ class EndpointJudge(LanguageModelJudge):
         return f"the server at {self.settings.url} failed ({self._why}); start it, or wait for it, and run again"
 
     def _ask(self, questions: Sequence[Question]) -> Iterator[tuple[Question, Reply]]:
-        """Questions run in an event loop of their own, where each can be ended at its deadline whatever the server does."""
+        """Questions run in an event loop of their own, where each can be ended at its deadline
+        whatever the server does.
+        """
         self._dead, failures, loop = False, 0, asyncio.new_event_loop()
         thread = threading.Thread(target=loop.run_forever, daemon=True)
         thread.start()
         client, turns = self._client(), asyncio.Semaphore(self.settings.concurrency)
         try:
-            waiting = {asyncio.run_coroutine_threadsafe(self._one(client, turns, question), loop): question
-                       for question in questions}
+            waiting = {
+                asyncio.run_coroutine_threadsafe(self._one(client, turns, question), loop): question
+                for question in questions
+            }
             for done in as_completed(waiting):
                 reply = done.result()
                 failures = failures + 1 if reply.note == FAILED else 0
@@ -101,24 +114,40 @@ class EndpointJudge(LanguageModelJudge):
         import openai
 
         hooks = {"request": [self._begin], "response": [self._bound]}
-        transport = openai.DefaultAsyncHttpxClient(follow_redirects=False, event_hooks=hooks, timeout=self.settings.timeout)
-        return openai.AsyncOpenAI(base_url=self.settings.url, api_key=_key(self.settings.url), http_client=transport,
-                                  timeout=self.settings.timeout, max_retries=self.settings.retries)
+        transport = openai.DefaultAsyncHttpxClient(
+            follow_redirects=False, event_hooks=hooks, timeout=self.settings.timeout
+        )
+        return openai.AsyncOpenAI(
+            base_url=self.settings.url,
+            api_key=_key(self.settings.url),
+            http_client=transport,
+            timeout=self.settings.timeout,
+            max_retries=self.settings.retries,
+        )
 
     async def _begin(self, request: Any) -> None:
         request.extensions["deadline"] = time.monotonic() + self.settings.timeout
-        request.headers["Accept-Encoding"] = "identity"  # a compressed body would grow after it was counted
+        request.headers["Accept-Encoding"] = (
+            "identity"  # a compressed body would grow after it was counted
+        )
 
     async def _bound(self, response: Any) -> None:
-        http = sys.modules[type(response).__module__.partition(".")[0]]  # httpx, or what newer clients ask with
+        http = sys.modules[
+            type(response).__module__.partition(".")[0]
+        ]  # httpx, or what newer clients ask with
         response.stream = _bounded(response.stream, response.request.extensions["deadline"], http)
-        response.headers.pop("content-encoding", None)  # nothing is unpacked, whatever the server says
+        response.headers.pop(
+            "content-encoding", None
+        )  # nothing is unpacked, whatever the server says
 
     async def _one(self, client: Any, turns: asyncio.Semaphore, question: Question) -> Reply:
         """The reply to one question; FAILED once the server is dead."""
         async with turns:
             try:
-                return await asyncio.wait_for(self._answer(client, question), self.settings.timeout * (self.settings.retries + 1))
+                return await asyncio.wait_for(
+                    self._answer(client, question),
+                    self.settings.timeout * (self.settings.retries + 1),
+                )
             except asyncio.TimeoutError:
                 self._why = "timed out"
                 return Reply(None, note=FAILED)
@@ -132,44 +161,77 @@ class EndpointJudge(LanguageModelJudge):
             listing = {"logprobs": True, "top_logprobs": LISTED[level]} if LISTED[level] else {}
             try:
                 response = await client.chat.completions.create(
-                    model=self.settings.model, messages=[{"role": "user", "content": text}], temperature=0,
-                    max_tokens=REPLY_TOKENS, **listing)
+                    model=self.settings.model,
+                    messages=[{"role": "user", "content": text}],
+                    temperature=0,
+                    max_tokens=REPLY_TOKENS,
+                    **listing,
+                )
                 return read_response(response)
             except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-                raise ValueError(f"{where} refuses the key ({error.status_code}); {_remedy(self.settings.url)}") from None
+                raise ValueError(
+                    f"{where} refuses the key ({error.status_code}); {_remedy(self.settings.url)}"
+                ) from None
             except openai.NotFoundError:
-                raise ValueError(f"{where} does not know the model {self.settings.model!r} or the address (404); check model and "
-                                 f"url of evaluation.llm_judges.{self.name} (a url mostly ends in /v1)") from None
+                raise ValueError(
+                    f"{where} does not know the model {self.settings.model!r} or the address (404); check model and "
+                    f"url of evaluation.llm_judges.{self.name} (a url mostly ends in /v1)"
+                ) from None
             except openai.APIStatusError as error:
                 if error.status_code in range(300, 400):
-                    raise ValueError(f"{where} sends us to another address ({error.status_code}), where nothing was sent; give "
-                                     f"the final address as evaluation.llm_judges.{self.name}.url if you trust it") from None
-                if error.status_code in (400, 413, 422) and "logprobs" not in str(error.message) \
-                        and re.search(r"context|too long|maximum|exceed", str(error.message), re.IGNORECASE):
+                    raise ValueError(
+                        f"{where} sends us to another address ({error.status_code}), where nothing was sent; give "
+                        f"the final address as evaluation.llm_judges.{self.name}.url if you trust it"
+                    ) from None
+                if (
+                    error.status_code in (400, 413, 422)
+                    and "logprobs" not in str(error.message)
+                    and re.search(
+                        r"context|too long|maximum|exceed", str(error.message), re.IGNORECASE
+                    )
+                ):
                     return Reply(None, note=LONG)
-                if listing and (error.status_code in (400, 422) or "logprobs" in str(error.message)):
-                    self._level = max(self._level, level + 1)  # it does not list so many, or none at all
+                if listing and (
+                    error.status_code in (400, 422) or "logprobs" in str(error.message)
+                ):
+                    self._level = max(
+                        self._level, level + 1
+                    )  # it does not list so many, or none at all
                     continue
                 self._why = f"{error.status_code}"
             except openai.APIConnectionError as error:
-                self._why = "timed out" if isinstance(error, openai.APITimeoutError) else "no connection"
+                self._why = (
+                    "timed out" if isinstance(error, openai.APITimeoutError) else "no connection"
+                )
                 if str(error.__cause__) == TOO_LONG:
                     self._why = TOO_LONG
-            except (openai.OpenAIError, ValueError, AttributeError, LookupError, TypeError, RecursionError, OverflowError):
+            except (
+                openai.OpenAIError,
+                ValueError,
+                AttributeError,
+                LookupError,
+                TypeError,
+                RecursionError,
+                OverflowError,
+            ):
                 self._why = "its reply is not the API's"
             return Reply(None, note=FAILED)
         return Reply(None, note=FAILED)
 
 
 def _bounded(stream: Any, deadline: float, http: Any) -> Any:
-    """A response's stream that ends in an error at its deadline (the client times out a read, not a body) or after MOST_BYTES."""
+    """A response's stream that ends in an error at its deadline (the client times out a read, not
+    a body) or after MOST_BYTES.
+    """
 
     class Bounded(http.AsyncByteStream):
         async def __aiter__(self) -> AsyncIterator[bytes]:
             size, parts = 0, aiter(stream)
             while True:
                 try:
-                    part = await asyncio.wait_for(anext(parts), max(0.0, deadline - time.monotonic()))
+                    part = await asyncio.wait_for(
+                        anext(parts), max(0.0, deadline - time.monotonic())
+                    )
                 except StopAsyncIteration:
                     return
                 except asyncio.TimeoutError:
@@ -216,7 +278,9 @@ def _remedy(url: str) -> str:
 
 
 def _listed(token: Any) -> tuple[str, float]:
-    """A listed token without its leading space, and its log-probability. Raises ValueError or TypeError for what is none."""
+    """A listed token without its leading space, and its log-probability. Raises ValueError or
+    TypeError for what is none.
+    """
     value = token.logprob
     if isinstance(value, bool) or math.isnan(value) or value > 0:
         raise ValueError(f"the log-probability {value!r} is none")
@@ -226,14 +290,17 @@ def _listed(token: Any) -> tuple[str, float]:
 def read_response(response: Any) -> Reply:
     """The verdict of a chat completion.
 
-    From the listed log-probabilities of the first token where both letters are listed: log Σ P("A") − log Σ P("B"). Else from
-    the text, which must be exactly "A" or "B" and must not contradict the list; else none. Raises AttributeError, LookupError,
-    OverflowError, TypeError or ValueError for what is no completion.
+    From the listed log-probabilities of the first token where both letters are listed: log Σ
+    P("A") − log Σ P("B"). Else from the text, which must be exactly "A" or "B" and must not
+    contradict the list; else none. Raises AttributeError, LookupError, OverflowError, TypeError
+    or ValueError for what is no completion.
     """
     choice = response.choices[0]
     first = (choice.logprobs.content if choice.logprobs else None) or []
     listed = [_listed(token) for token in (first[0].top_logprobs if first else None) or []]
-    sums = [[p for token, p in listed if token == letter and math.isfinite(p)] for letter in LETTERS]
+    sums = [
+        [p for token, p in listed if token == letter and math.isfinite(p)] for letter in LETTERS
+    ]
     likeliest = max(listed, key=lambda token: token[1])[0] if listed else ""
     if all(sums):
         a, b = (float(np.logaddexp.reduce(p)) for p in sums)

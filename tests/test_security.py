@@ -14,8 +14,18 @@ from rpo_nb.config import LLMJudge
 
 ROOT = Path(__file__).parent.parent
 SOURCES = [*sorted((ROOT / "rpo_nb").rglob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py"))]
-CODE_LOADERS = ("from_pretrained", "from_config", "load_dataset", "pipeline")  # transformers or datasets may run a folder's code
-PLAIN = ("PeftModel", "PeftConfig", "GenerationConfig", "ModelCard")  # theirs run none and know no such argument
+CODE_LOADERS = (
+    "from_pretrained",
+    "from_config",
+    "load_dataset",
+    "pipeline",
+)  # transformers or datasets may run a folder's code
+PLAIN = (
+    "PeftModel",
+    "PeftConfig",
+    "GenerationConfig",
+    "ModelCard",
+)  # theirs run none and know no such argument
 
 
 def calls(path: Path):
@@ -47,38 +57,73 @@ def test_nothing_is_unpickled_or_handed_to_a_shell():
             weights = name == "from_pretrained" and "Model" in owner and owner not in PLAIN
             safe = weights is False or {"use_safetensors", "gguf_file"} & set(keywords)
             shell = keywords.get("shell")
-            if not safe or (owner, name) in {("torch", "load"), ("pickle", "load"), ("pickle", "loads"), ("joblib", "load"),
-                                             ("yaml", "unsafe_load"), ("os", "system"), ("os", "popen"), ("", "eval"),
-                                             ("", "exec")} or "allow_pickle" in keywords or shell is not None:
+            if (
+                not safe
+                or (owner, name)
+                in {
+                    ("torch", "load"),
+                    ("pickle", "load"),
+                    ("pickle", "loads"),
+                    ("joblib", "load"),
+                    ("yaml", "unsafe_load"),
+                    ("os", "system"),
+                    ("os", "popen"),
+                    ("", "eval"),
+                    ("", "exec"),
+                }
+                or "allow_pickle" in keywords
+                or shell is not None
+            ):
                 wrong.append(f"{path.relative_to(ROOT)}:{line} {owner}.{name}")
-            if (owner, name) == ("yaml", "load") and getattr(keywords.get("Loader"), "attr", "") != "BaseLoader":
+            if (owner, name) == ("yaml", "load") and getattr(
+                keywords.get("Loader"), "attr", ""
+            ) != "BaseLoader":
                 wrong.append(f"{path.relative_to(ROOT)}:{line} yaml.load")
     assert not wrong
 
 
 @pytest.fixture
 def hostile(tmp_path, tiny_llama, monkeypatch):
-    """A model's folder whose configuration, tokenizer and model name code of their own, which leaves a file when it runs."""
+    """A model's folder whose configuration, tokenizer and model name code of their own, which
+    leaves a file when it runs.
+    """
     model, tokenizer = tiny_llama
     folder = tmp_path / "model"
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
     config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": "evil", "auto_map": {
-        "AutoConfig": "evil.Config", "AutoModel": "evil.Model", "AutoModelForCausalLM": "evil.Model"}}
+    config |= {
+        "model_type": "evil",
+        "auto_map": {
+            "AutoConfig": "evil.Config",
+            "AutoModel": "evil.Model",
+            "AutoModelForCausalLM": "evil.Model",
+        },
+    }
     (folder / "config.json").write_text(json.dumps(config))
     settings = json.loads((folder / "tokenizer_config.json").read_text())
-    settings |= {"tokenizer_class": "EvilTokenizer", "auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}}
+    settings |= {
+        "tokenizer_class": "EvilTokenizer",
+        "auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]},
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    monkeypatch.setattr("builtins.input", lambda *_: "y")  # transformers asks, and a user in a hurry agrees
+    monkeypatch.setattr(
+        "builtins.input", lambda *_: "y"
+    )  # transformers asks, and a user in a hurry agrees
     yield folder
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("load", [
-    policy.load_policy, lambda folder: llm_judges.LocalJudge("j", LLMJudge(kind="local", model=str(folder))),
-    lambda folder: metrics.BertScore(str(folder)), policy.load_tokenizer])
+@pytest.mark.parametrize(
+    "load",
+    [
+        policy.load_policy,
+        lambda folder: llm_judges.LocalJudge("j", LLMJudge(kind="local", model=str(folder))),
+        lambda folder: metrics.BertScore(str(folder)),
+        policy.load_tokenizer,
+    ],
+)
 def test_a_models_own_code_is_never_run(hostile, load):
     with pytest.raises(ValueError, match="code|trust_remote_code"):
         load(hostile)
@@ -91,7 +136,9 @@ def test_planning_and_reading_a_tokenizer_run_none_either(hostile):
 
 
 def test_the_refusal_does_not_advise_to_run_it(hostile):
-    with pytest.raises(ValueError, match="it brings code of its own, which is never run here; give a model") as caught:
+    with pytest.raises(
+        ValueError, match="it brings code of its own, which is never run here; give a model"
+    ) as caught:
         policy.load_policy(hostile)
     assert "trust_remote_code" not in str(caught.value)
 
@@ -128,7 +175,9 @@ def test_a_data_sets_own_code_is_never_run(tmp_path):
     folder = tmp_path / "feedback"
     folder.mkdir()
     (folder / "train.jsonl").write_text('{"prompt": "p", "completion": "c", "reward": 1}\n')
-    (folder / "README.md").write_text("---\nconfigs:\n- config_name: a\n  data_files: train.jsonl\n---\n")
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- config_name: a\n  data_files: train.jsonl\n---\n"
+    )
     (folder / "feedback.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
     with pytest.raises(ValueError, match="code of its own .feedback.py., which is never run"):
         data.load_feedback(str(folder))

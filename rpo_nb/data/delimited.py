@@ -1,4 +1,5 @@
-"""Rows of a delimited file (.csv, .tsv): the delimiter, the escape, the encoding and decimal commas are found.
+"""Rows of a delimited file (.csv, .tsv): the delimiter, the escape, the encoding and decimal commas
+are found.
 
 A broken quote costs the lines it swallowed, each of which is reported; no row is made of pieces.
 """
@@ -31,11 +32,21 @@ class Dialect(NamedTuple):
     def cells(self, record: str) -> list[str]:
         """The cells of one record. Raises csv.Error if its quotes are broken."""
         escape = {"escapechar": "\\"} if self.backslash else {}
-        return next(csv.reader([record], strict=True, delimiter=self.delimiter, skipinitialspace=self.space, **escape), [])
+        return next(
+            csv.reader(
+                [record],
+                strict=True,
+                delimiter=self.delimiter,
+                skipinitialspace=self.space,
+                **escape,
+            ),
+            [],
+        )
 
 
 def rows(path: Path, report: Report) -> Iterator[tuple[int, Any]]:
-    """Rows of a delimited file with a header; the line is where the row begins. Every value is a text, a hole None."""
+    """Rows of a delimited file with a header; the line is where the row begins. Every value is a
+    text, a hole None."""
     csv.field_size_limit(2**31 - 1)  # the default refuses texts over 131,072 characters
     report.untyped = True
     try:
@@ -50,6 +61,8 @@ def _rows(path: Path, report: Report) -> Iterator[tuple[int, Any]]:
         source = _decoded(stream, encoding, report)
         head = list(islice(source, 5 * SAMPLE))
         first = next((text for _, text in head if text.strip()), "")
+        if first.lstrip().startswith(("{", "[{")):
+            raise ValueError(f"{report.name}: the file is JSON; name it .jsonl or .json")
         dialect = _dialect(first, [text for _, text in head], path.name.lower())
         records = _records(head, source, dialect, report)
         line, header = next(records, (1, []))
@@ -63,7 +76,12 @@ def _rows(path: Path, report: Report) -> Iterator[tuple[int, Any]]:
                 if [cell.strip() for cell in cells] == header:
                     report.add(line, "", "header stands again")
                 elif len(cells) != len(header):
-                    report.add(line, "", "CSV row is malformed", f"{len(cells)} fields, {len(header)} in the header")
+                    report.add(
+                        line,
+                        "",
+                        "CSV row is malformed",
+                        f"{len(cells)} fields, {len(header)} in the header",
+                    )
                 else:
                     for i in commas:
                         if _DECIMAL_COMMA.fullmatch(cells[i]):
@@ -76,15 +94,18 @@ def _rows(path: Path, report: Report) -> Iterator[tuple[int, Any]]:
 def _tell(line: int, dialect: Dialect, header: list[str], report: Report) -> None:
     for key in {key for key in header if header.count(key) > 1 and key}:
         report.add(line, key, "key is given twice")
-    for told, reason in ((dialect.delimiter not in ",\t", "delimiter is no comma"),
-                         (dialect.backslash, "quotes are escaped by backslashes"),
-                         (dialect.space, "space after the delimiter")):
+    for told, reason in (
+        (dialect.delimiter not in ",\t", "delimiter is no comma"),
+        (dialect.backslash, "quotes are escaped by backslashes"),
+        (dialect.space, "space after the delimiter"),
+    ):
         if told:
             report.add(line, "", reason)
 
 
 def _encoding(path: Path, report: Report) -> str:
-    """UTF-8, or cp1252 where bytes stand that UTF-8 has not and never a character that only UTF-8 writes so."""
+    """UTF-8, or cp1252 where bytes stand that UTF-8 has not and never a character that only UTF-8
+    writes so."""
     broken = 0
     with files.unpacked(path, report.name) as stream:
         for line, raw in files.lines(stream, Report(report.name)):
@@ -97,7 +118,9 @@ def _encoding(path: Path, report: Report) -> str:
                     if any(ord(char) > 127 and not "\udc80" <= char <= "\udcff" for char in text):
                         return "utf-8"
                     letter = bytes([raw[error.start]]).decode("cp1252", "replace")
-                    broken = broken or (line if letter.isprintable() and raw[error.start] != 0xFF else 0)
+                    broken = broken or (
+                        line if letter.isprintable() and raw[error.start] != 0xFF else 0
+                    )
     if broken:
         report.add(broken, "", "file is not UTF-8")
     return "cp1252" if broken else "utf-8"
@@ -108,14 +131,19 @@ def _decoded(stream: Any, encoding: str, report: Report) -> Iterator[tuple[int, 
     for line, raw in files.lines(stream, report):
         text = raw.decode(encoding, "surrogateescape")
         if line == 1 and "\r" in text.rstrip("\r\n") and '"' not in text:
-            yield from enumerate(text.replace("\r\n", "\r").replace("\r", "\r\n").splitlines(keepends=True), 1)
+            yield from enumerate(
+                text.replace("\r\n", "\r").replace("\r", "\r\n").splitlines(keepends=True), 1
+            )
         else:
             yield line, text
 
 
 def _dialect(header: str, sample: list[str], name: str) -> Dialect:
-    """The delimiter that makes the most known names of the header, and the escape that makes the most whole rows."""
-    marks = sorted({mark for mark in header.rstrip("\r\n") if not mark.isalnum() and mark not in "\"' _-."})
+    """The delimiter that makes the most known names of the header, and the escape that makes the
+    most whole rows."""
+    marks = sorted(
+        {mark for mark in header.rstrip("\r\n") if not mark.isalnum() and mark not in "\"' _-."}
+    )
     usual = "\t" if ".tsv" in name else ","
 
     def known(mark: str) -> tuple[int, bool]:
@@ -130,16 +158,24 @@ def _dialect(header: str, sample: list[str], name: str) -> Dialect:
     if not any('\\"' in text for text in sample):
         return plain
     width = len(_try(plain, header) or _try(escaped, header) or [])
-    whole = [sum(len(cells) == width for _, cells in _records(list(enumerate(sample, 1)), iter(()), dialect, Report("")))
-             for dialect in (plain, escaped)]
+    whole = [
+        sum(
+            len(cells) == width
+            for _, cells in _records(list(enumerate(sample, 1)), iter(()), dialect, Report(""))
+        )
+        for dialect in (plain, escaped)
+    ]
     return escaped if whole[1] > whole[0] else plain
 
 
 def _known(cell: str) -> bool:
     """Whether a header's cell is a name of feedback's, a pair's side included."""
     name = names.normal(cell)
-    return name in names.KNOWN or any(side in name.split("_") for sides in names.SIDES for side in sides) \
+    return (
+        name in names.KNOWN
+        or any(side in name.split("_") for sides in names.SIDES for side in sides)
         or any(part in names.KNOWN for part in name.split("_"))
+    )
 
 
 def _try(dialect: Dialect, record: str) -> list[str] | None:
@@ -149,12 +185,17 @@ def _try(dialect: Dialect, record: str) -> list[str] | None:
         return None
 
 
-def _records(head: list[tuple[int, str]], source: Iterator[tuple[int, str]], dialect: Dialect, report: Report,
-             ) -> Iterator[tuple[int, list[str]]]:
+def _records(
+    head: list[tuple[int, str]],
+    source: Iterator[tuple[int, str]],
+    dialect: Dialect,
+    report: Report,
+) -> Iterator[tuple[int, list[str]]]:
     """(line, cells) of every whole record, blank lines left out and told.
 
-    A record whose quotes are broken costs its first line; with an odd number of quotes also the lines up to the one that
-    closes it, unless that one opens a cell of its own (then the quote was never closed, and they are records).
+    A record whose quotes are broken costs its first line; with an odd number of quotes also the
+    lines up to the one that closes it, unless that one opens a cell of its own (then the quote was
+    never closed, and they are records).
     """
     waiting, at = head, 0  # lines read and not yet used, from `at` on
 
@@ -211,7 +252,7 @@ def _swallowed(ahead: Any, text: str, dialect: Dialect) -> int:
     lost = 1
     while quotes % 2 and (more := ahead(lost)) is not None:
         if '"' in more[1]:
-            before = more[1][:more[1].index('"')].rstrip(" ")
+            before = more[1][: more[1].index('"')].rstrip(" ")
             if not before or before.endswith(dialect.delimiter):
                 return 1 if lost < 2 or _plain(ahead, lost, text, dialect) else lost
             quotes += _quotes(more[1], dialect)
@@ -224,20 +265,24 @@ def _quotes(text: str, dialect: Dialect) -> int:
 
 
 def _plain(ahead: Any, lost: int, text: str, dialect: Dialect) -> bool:
-    """Whether each of the lines between is a record of its own: as many cells as the broken one would have."""
+    """Whether each of the lines between is a record of its own: as many cells as the broken one
+    would have."""
     width = (text.split('"')[0] + "x").count(dialect.delimiter) + 1
     widths = {(_try(dialect, ahead(i)[1]) or []).__len__() for i in range(1, min(lost, 1000))}
     return len(widths) <= 1 and (not widths or min(widths) >= max(2, width))
 
 
 def _decimal_commas(header: list[str], sample: list[list[str]]) -> tuple[int, ...]:
-    """The columns of scores and weights that write 8,5 for 8.5: every cell is a number, one at least with a comma."""
+    """The columns of scores and weights that write 8,5 for 8.5: every cell is a number, one at
+    least with a comma."""
     found = []
     for i, name in enumerate(header):
         if names.normal(name) in names.TEXTS:
             continue
         cells = [cells[i] for cells in sample if len(cells) == len(header) and cells[i].strip()]
         commas = [bool(_DECIMAL_COMMA.fullmatch(cell)) for cell in cells]
-        if any(commas) and all(comma or NUMBER.fullmatch(cell) for comma, cell in zip(commas, cells, strict=True)):
+        if any(commas) and all(
+            comma or NUMBER.fullmatch(cell) for comma, cell in zip(commas, cells, strict=True)
+        ):
             found.append(i)
     return tuple(found)

@@ -1,4 +1,5 @@
-"""Rows of one file: JSON lines, JSON, Parquet; packed with gzip, bzip2, xz or zstd by its bytes, not its name.
+"""Rows of one file: JSON lines, JSON, Parquet; packed with gzip, bzip2, xz or zstd by its bytes,
+not its name.
 
 Every reader yields (line, row) and holds no more than one row, however long the file is.
 """
@@ -24,17 +25,40 @@ import pyarrow.parquet
 from rpo_nb.data import names
 from rpo_nb.data.defects import Report
 
-REPEATED_KEYS = object()  # key under which an object lists the keys it was given twice; no JSON key can equal it
+REPEATED_KEYS = (
+    object()
+)  # key under which an object lists the keys it was given twice; no JSON key can equal it
 LIMIT = 64 * 2**20  # bytes of a line, and characters of one value of a .json file
 PACKED = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd", ".zstd": "zstd"}
-DAMAGE = (EOFError, zlib.error, lzma.LZMAError, OSError)  # what unpackers raise; gzip's and pyarrow's are OSErrors
-WRAPPERS = ("data", "rows", "examples", "items", "records", "instances", "feedback", "train", "dataset")
+DAMAGE = (
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    OSError,
+)  # what unpackers raise; gzip's and pyarrow's are OSErrors
+WRAPPERS = (
+    "data",
+    "rows",
+    "examples",
+    "items",
+    "records",
+    "instances",
+    "feedback",
+    "train",
+    "dataset",
+)
 _OTHERS = {  # what a file begins with: what it is, and what to do
-    b"PAR1": "Parquet; name it .parquet", b"ARROW1": "Arrow; save it as Parquet", b"PK\x03\x04": "a zip archive or an Excel "
-    "book; unpack it, or save it as CSV UTF-8", b"\xd0\xcf\x11\xe0": "an Excel book; save it as CSV UTF-8",
-    b"SQLite format 3": "an SQLite database; export the table as CSV", b"%PDF": "PDF; give the rows as JSON lines",
-    b"ORC": "ORC; save it as Parquet", b"Obj\x01": "Avro; save it as Parquet", b"7z\xbc\xaf": "a 7z archive; unpack it",
-    b"Rar!": "a RAR archive; unpack it"}
+    b"PAR1": "Parquet; name it .parquet",
+    b"ARROW1": "Arrow; save it as Parquet",
+    b"PK\x03\x04": "a zip archive or an Excel book; unpack it, or save it as CSV UTF-8",
+    b"\xd0\xcf\x11\xe0": "an Excel book; save it as CSV UTF-8",
+    b"SQLite format 3": "an SQLite database; export the table as CSV",
+    b"%PDF": "PDF; give the rows as JSON lines",
+    b"ORC": "ORC; save it as Parquet",
+    b"Obj\x01": "Avro; save it as Parquet",
+    b"7z\xbc\xaf": "a 7z archive; unpack it",
+    b"Rar!": "a RAR archive; unpack it",
+}
 _JSON_SPACE = " \t\r\n"
 _SPACE = re.compile(f"[{_JSON_SPACE}]*")
 _WRAPPED = re.compile(r'\s*\{\s*"(%s)"\s*:\s*\[\s*(?=\{)' % "|".join(WRAPPERS))
@@ -51,7 +75,7 @@ class _Unpacking(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         data = self.stream.read1(len(buffer))
-        buffer[:len(data)] = data
+        buffer[: len(data)] = data
         return len(data)
 
     def close(self) -> None:
@@ -60,7 +84,8 @@ class _Unpacking(io.RawIOBase):
 
 
 def unpacked(path: Path, name: str) -> BinaryIO:
-    """The file's bytes, unpacked. Raises ValueError where they are no text: Parquet, Excel, an archive."""
+    """The file's bytes, unpacked. Raises ValueError where they are no text: Parquet, Excel, an
+    archive."""
     with path.open("rb") as stream:
         head = stream.read(512)
     if head.startswith(b"\x1f\x8b"):
@@ -70,17 +95,22 @@ def unpacked(path: Path, name: str) -> BinaryIO:
     elif head.startswith(b"\xfd7zXZ\x00"):
         opened = io.BufferedReader(_Unpacking(lzma.open(path, "rb")), 2**16)
     elif head.startswith(b"\x28\xb5\x2f\xfd"):
-        opened = io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd"), 2**16)
+        opened = io.BufferedReader(
+            pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd"), 2**16
+        )
     else:
         opened = path.open("rb", buffering=2**20)
     try:
         head = opened.peek(512)[:512]
     except DAMAGE:
-        head = b""  # told by whoever reads on
+        opened.close()
+        raise ValueError(f"{name}: the file is damaged from its first byte on; fetch it again") from None
     problem = next((told for begin, told in _OTHERS.items() if head.startswith(begin)), "")
     if head[257:262] == b"ustar":
         problem = "a tar archive; unpack it"
-    elif head.startswith((b"\xff\xfe", b"\xfe\xff")) or (len(head) > 20 and head.count(0) > len(head) // 3):
+    elif head.startswith((b"\xff\xfe", b"\xfe\xff")) or (
+        len(head) > 20 and head.count(0) > len(head) // 3
+    ):
         problem = "UTF-16; save it as UTF-8"
     if problem:
         opened.close()
@@ -89,7 +119,8 @@ def unpacked(path: Path, name: str) -> BinaryIO:
 
 
 def lines(stream: BinaryIO, report: Report) -> Iterator[tuple[int, bytes]]:
-    """Physical lines with their ends, cut at "\\n" only (U+2028 and friends are text), without the byte-order mark."""
+    """Physical lines with their ends, cut at "\\n" only (U+2028 and friends are text), without the
+    byte-order mark."""
     line = 0
     while True:
         try:
@@ -112,7 +143,8 @@ def lines(stream: BinaryIO, report: Report) -> Iterator[tuple[int, bytes]]:
 
 
 def json_lines(path: Path, report: Report) -> Iterator[tuple[int, Any]]:
-    """One value a line. Undecodable bytes become lone surrogates, which are found and repaired text by text."""
+    """One value a line. Undecodable bytes become lone surrogates, which are found and repaired text
+    by text."""
     crlf, found = 0, False
     with unpacked(path, report.name) as stream:
         for line, raw in lines(stream, report):
@@ -123,10 +155,20 @@ def json_lines(path: Path, report: Report) -> Iterator[tuple[int, Any]]:
                 continue
             try:
                 values, repair = _parse(text)
-            except (ValueError, RecursionError):  # RecursionError: nested deeper than the interpreter can follow
+            except (
+                ValueError,
+                RecursionError,
+            ):  # RecursionError: nested deeper than the interpreter can follow
+                cells = [cell.strip(' "') for cell in re.split("[,;\t|]", text[:1000])]
+                if line == 1 and sum(names.normal(cell) in names.KNOWN for cell in cells) > 1:
+                    raise ValueError(
+                        f"{report.name}: the file is CSV, with a header; name it .csv"
+                    ) from None
                 if not found and text in ("{", "[", "[{"):
-                    raise ValueError(f"{report.name}: these are not JSON lines, an object goes over several lines; write one "
-                                     "object on each line (jq -c .), or name the file .json") from None
+                    raise ValueError(
+                        f"{report.name}: these are not JSON lines, an object goes over several lines; write one "
+                        "object on each line (jq -c .), or name the file .json"
+                    ) from None
                 report.add(line, "", "line is not JSON", text)
                 continue
             found = True
@@ -143,7 +185,8 @@ def json_lines(path: Path, report: Report) -> Iterator[tuple[int, Any]]:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict:
-    """A JSON object as a dict (the last of equal keys wins) that remembers which keys were given twice."""
+    """A JSON object as a dict (the last of equal keys wins) that remembers which keys were given
+    twice."""
     out = dict(pairs)
     if len(out) < len(pairs):
         out[REPEATED_KEYS] = [key for key, n in Counter(key for key, _ in pairs).items() if n > 1]
@@ -151,11 +194,14 @@ def _object(pairs: list[tuple[str, Any]]) -> dict:
 
 
 _STRICT = json.JSONDecoder(object_pairs_hook=_object)
-_LENIENT = json.JSONDecoder(object_pairs_hook=_object, strict=False)  # takes raw control characters in strings
+_LENIENT = json.JSONDecoder(
+    object_pairs_hook=_object, strict=False
+)  # takes raw control characters in strings
 
 
 def _parse(text: str) -> tuple[list, str]:
-    """The JSON values of a line, and how the line had to be repaired ("" if not). ValueError: not JSON."""
+    """The JSON values of a line, and how the line had to be repaired ("" if not). ValueError: not
+    JSON."""
     try:
         return [_STRICT.decode(text)], ""
     except ValueError:
@@ -164,7 +210,9 @@ def _parse(text: str) -> tuple[list, str]:
         value, at = _LENIENT.raw_decode(text, at)
         values.append(value)
         at = _SPACE.match(text, at).end()
-    return values, "several objects on one line" if len(values) > 1 else "raw control characters in JSON"
+    return values, "several objects on one line" if len(
+        values
+    ) > 1 else "raw control characters in JSON"
 
 
 class _Text:
@@ -183,7 +231,7 @@ class _Text:
         except DAMAGE:
             raw = b""
         self.ended = not raw
-        self.buffer, self.at = self.buffer[self.at:] + self.decode(raw, final=not raw), 0
+        self.buffer, self.at = self.buffer[self.at :] + self.decode(raw, final=not raw), 0
         return not self.ended
 
     def peek(self) -> str:
@@ -191,10 +239,11 @@ class _Text:
         while True:
             self.at = _SPACE.match(self.buffer, self.at).end()
             if self.at < len(self.buffer) or not self.more():
-                return self.buffer[self.at:self.at + 1]
+                return self.buffer[self.at : self.at + 1]
 
     def value(self) -> Any:
-        """The next value. Raises EOFError where the file ends within it, ValueError where it is no JSON."""
+        """The next value. Raises EOFError where the file ends within it, ValueError where it is no
+        JSON."""
         while True:
             try:
                 value, end = _LENIENT.raw_decode(self.buffer, self.at)
@@ -215,7 +264,8 @@ class _Text:
 
 
 def json_file(path: Path, report: Report) -> Iterator[tuple[int, Any]]:
-    """A .json file: an array of rows, {"data": [rows]}, one row, several, or JSON lines. Rows are counted from 1."""
+    """A .json file: an array of rows, {"data": [rows]}, one row, several, or JSON lines. Rows are
+    counted from 1."""
     if _is_json_lines(path, report.name):
         yield from json_lines(path, report)
         return
@@ -248,12 +298,15 @@ def json_file(path: Path, report: Report) -> Iterator[tuple[int, Any]]:
         except ValueError as error:
             if str(error).startswith(report.name):
                 raise
-            raise ValueError(f"{report.name}: after {row} rows it is not JSON ({error}); mend it there, or write one object on "
-                             "each line") from None
+            raise ValueError(
+                f"{report.name}: after {row} rows it is not JSON ({error}); mend it there, or write one object on "
+                "each line"
+            ) from None
 
 
 def _is_json_lines(path: Path, name: str) -> bool:
-    """Whether the first line is one whole object, and another line follows; or whether nothing in it looks like JSON."""
+    """Whether the first line is one whole object, and another line follows; or whether nothing in
+    it looks like JSON."""
     found = 0
     with unpacked(path, name) as stream:
         for _, raw in lines(stream, Report(name)):
@@ -280,26 +333,44 @@ def _rows(value: Any, name: str) -> list:
     if not isinstance(value, dict):
         return [value]
     known = names.Columns(key for key in value if key is not REPEATED_KEYS)
-    inside = [item for key, item in value.items() if key in WRAPPERS and isinstance(item, list) and item
-              and all(isinstance(row, dict) for row in item)]
+    inside = [
+        item
+        for key, item in value.items()
+        if key in WRAPPERS
+        and isinstance(item, list)
+        and item
+        and all(isinstance(row, dict) for row in item)
+    ]
     if len(inside) == 1 and not known.prompt:
         return inside[0]
     columns = list(value.values())
     if len(columns) > 1 and not known.completions and (_lists(columns) or _indexed(columns)):
-        raise ValueError(f"{name}: these are columns ({names.described(value)}), not rows; write a list of objects "
-                         "(pandas: to_json(orient='records'))")
+        raise ValueError(
+            f"{name}: these are columns ({names.described(value)}), not rows; write a list of objects "
+            "(pandas: to_json(orient='records'))"
+        )
     return [value]
 
 
 def _lists(columns: list) -> bool:
     """Columns as {name: [values]}; messages are a list too, of one cell."""
-    return all(isinstance(column, list) and column and not (isinstance(column[0], dict) and {"role", "from"} & column[0].keys())
-               for column in columns) and len({len(column) for column in columns}) == 1
+    return (
+        all(
+            isinstance(column, list)
+            and column
+            and not (isinstance(column[0], dict) and {"role", "from"} & column[0].keys())
+            for column in columns
+        )
+        and len({len(column) for column in columns}) == 1
+    )
 
 
 def _indexed(columns: list) -> bool:
     """Columns as {name: {index: value}}."""
-    return all(isinstance(column, dict) and column for column in columns) and len({tuple(column) for column in columns}) == 1
+    return (
+        all(isinstance(column, dict) and column for column in columns)
+        and len({tuple(column) for column in columns}) == 1
+    )
 
 
 def parquet(path: Path, report: Report) -> Iterator[tuple[int, Any]]:
@@ -313,5 +384,9 @@ def parquet(path: Path, report: Report) -> Iterator[tuple[int, Any]]:
     except (pyarrow.ArrowInvalid, OSError) as error:
         with path.open("rb") as stream:
             packed = stream.read(2) == b"\x1f\x8b"
-        reason = "is gzip; unpack it" if packed else "is not a complete Parquet file, or damaged; fetch or write it again"
+        reason = (
+            "is gzip; unpack it"
+            if packed
+            else "is not a complete Parquet file, or damaged; fetch or write it again"
+        )
         raise ValueError(f"{report.name}: this {reason}") from error

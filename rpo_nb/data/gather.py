@@ -17,14 +17,16 @@ from rpo_nb.data import raters as rating
 from rpo_nb.data.defects import Report
 from rpo_nb.data.texts import INVISIBLE, Prompt
 
-NUMBER, WORD, CELL, BOOLEAN, PAIR = range(5)  # what a reward was written as; CELL: a word in a table of texts alone
+NUMBER, WORD, CELL, BOOLEAN, PAIR = range(
+    5
+)  # what a reward was written as; CELL: a word in a table of texts alone
 CHUNK = 8192  # rows that are Python objects at a time
 _INVISIBLE = re.compile(f"[{INVISIBLE}]")
 
 
 def plain(text: str) -> str:
-    """A text without what cannot be told by looking at it: white space as one space each, invisible characters left out,
-    characters composed."""
+    """A text without what cannot be told by looking at it: white space as one space each, invisible
+    characters left out, characters composed."""
     if not text.isascii():
         text = unicodedata.normalize("NFC", _INVISIBLE.sub("", text))
     return " ".join(text.split())
@@ -53,12 +55,21 @@ class _Strings:
         if order is None:
             return column
         self.chunks = []
-        return pa.chunked_array([_taken(column, order[i:i + 65536]) for i in range(0, len(order), 65536)] or [[]], pa.string())
+        return pa.chunked_array(
+            [_taken(column, order[i : i + 65536]) for i in range(0, len(order), 65536)] or [[]],
+            pa.string(),
+        )
 
 
 def _taken(column: pa.ChunkedArray, order: np.ndarray) -> pa.Array:
     found = column.take(pa.array(order))
-    return found if isinstance(found, pa.Array) else pa.concat_arrays(found.chunks) if found.num_chunks else pa.array([], pa.string())
+    return (
+        found
+        if isinstance(found, pa.Array)
+        else pa.concat_arrays(found.chunks)
+        if found.num_chunks
+        else pa.array([], pa.string())
+    )
 
 
 class Gatherer:
@@ -70,8 +81,18 @@ class Gatherer:
         self.prompt_text, self.prompt_messages, self.prompt_key = _Strings(), _Strings(), array("q")
         self.any_messages = self.any_weight = False
         self.completion, self.model = _Strings(), _Strings()
-        self.line, self.part, self.field, self.prompt = array("q"), array("i"), array("i"), array("q")
-        self.split, self.flat, self.digest, self.rater = array("b"), array("b"), array("q"), array("i")
+        self.line, self.part, self.field, self.prompt = (
+            array("q"),
+            array("i"),
+            array("i"),
+            array("q"),
+        )
+        self.split, self.flat, self.digest, self.rater = (
+            array("b"),
+            array("b"),
+            array("q"),
+            array("i"),
+        )
         self.reward, self.weight, self.word = array("d"), array("d"), array("b")
         self.score_field = array("i")
         self.lost = np.zeros(0, bool)
@@ -82,7 +103,9 @@ class Gatherer:
         return self._names[kind].setdefault(name, len(self._names[kind]))
 
     def _prompt(self, prompt: Prompt) -> int:
-        key = hashlib.blake2b(f"{len(prompt.messages)} {prompt.messages}{prompt.text}".encode(), digest_size=16).digest()
+        key = hashlib.blake2b(
+            f"{len(prompt.messages)} {prompt.messages}{prompt.text}".encode(), digest_size=16
+        ).digest()
         number = self.prompts.get(key)
         if number is None:
             number = self.prompts[key] = len(self.prompts)
@@ -92,8 +115,23 @@ class Gatherer:
             self.any_messages = self.any_messages or bool(prompt.messages)
         return number
 
-    def add(self, line: int, field: str, split: int, prompt: Prompt, completion: str, reward: float, model: str, *, flat: bool,
-            rater: str = "", weight: float | None = None, aspects: dict[str, float] | None = None, word: int = NUMBER, score_field: str = "reward") -> None:
+    def add(
+        self,
+        line: int,
+        field: str,
+        split: int,
+        prompt: Prompt,
+        completion: str,
+        reward: float,
+        model: str,
+        *,
+        flat: bool,
+        rater: str = "",
+        weight: float | None = None,
+        aspects: dict[str, float] | None = None,
+        word: int = NUMBER,
+        score_field: str = "reward",
+    ) -> None:
         """One completion with its reward."""
         self.score_field.append(self._number("field", score_field))
         self.line.append(line)
@@ -119,7 +157,8 @@ class Gatherer:
                 column.append(math.nan)
 
     def settle(self) -> np.ndarray:
-        """The rewards, those left out that are words, booleans or pairs in a source of other numbers than 1 and 0."""
+        """The rewards, those left out that are words, booleans or pairs in a source of other
+        numbers than 1 and 0."""
         self._said = {kind: list(numbers) for kind, numbers in self._names.items()}
         reward, word = np.frombuffer(self.reward, np.float64), np.frombuffer(self.word, np.int8)
         labels = set(np.unique(reward).tolist()) <= {0.0, 0.5, 1.0}
@@ -127,14 +166,20 @@ class Gatherer:
         for i in np.flatnonzero(word != NUMBER):
             field = self._said["field"][self.score_field[i]]
             if not labels:
-                self._tell(i, {BOOLEAN: "score is a boolean", PAIR: "score is missing"}.get(word[i], "score is not a number"), field=field)
+                self._tell(
+                    i,
+                    {BOOLEAN: "score is a boolean", PAIR: "score is missing"}.get(
+                        word[i], "score is not a number"
+                    ),
+                    field=field,
+                )
             elif word[i] == WORD:
                 self._tell(i, "label is a word", field=field)
         return reward[~self.lost]
 
     def columns(self, *, level_raters: bool, labels: bool, own_split: bool) -> dict[str, Any]:
-        """The columns of the feedback: the rows of a prompt together, of copies of a completion one, with the mean of their
-        ratings. What is merged or odd is reported."""
+        """The columns of the feedback: the rows of a prompt together, of copies of a completion
+        one, with the mean of their ratings. What is merged or odd is reported."""
         reward = np.frombuffer(self.reward, np.float64).copy()
         names = list(self._names["rater"])
         rater = np.frombuffer(self.rater, np.int32)
@@ -142,10 +187,14 @@ class Gatherer:
         if level_raters and not labels and len(names) > 2:
             self._level(reward, np.array(names, object)[rater])
         prompt, split = np.frombuffer(self.prompt, np.int64), np.frombuffer(self.split, np.int8)
-        order = np.lexsort((split, prompt))  # stable: rows of a prompt and a split stay as they came
+        order = np.lexsort(
+            (split, prompt)
+        )  # stable: rows of a prompt and a split stay as they came
         order = order[~self.lost[order]]
         kept, weight = ~self.lost, np.frombuffer(self.weight, np.float64).copy()
-        aspects = {name: np.frombuffer(column, np.float64).copy() for name, column in self.aspects.items()}
+        aspects = {
+            name: np.frombuffer(column, np.float64).copy() for name, column in self.aspects.items()
+        }
         several: dict[int, list[int]] = {}
         for rows in self._copies(prompt, split):
             counted = self._counted(rows, given, rater)
@@ -160,17 +209,29 @@ class Gatherer:
         order = order[kept[order]]
         self._tell_prompts(order, prompt, split, reward)
         self._tell_twins(split)
-        as_is = None if len(order) == len(reward) and (order == np.arange(len(order))).all() else order
+        as_is = (
+            None if len(order) == len(reward) and (order == np.arange(len(order))).all() else order
+        )
         ids = prompt[order]  # ascending, with a gap where every row of a prompt was lost
         unique = None if as_is is None and (ids == np.arange(len(ids))).all() else ids
-        columns = {"prompt_id": np.concatenate([[0], np.cumsum(np.diff(ids) != 0)]).astype(np.int64), "prompt": self.prompt_text.take(unique), "completion": self.completion.take(as_is),
-                   "reward": reward[order], "model": self.model.take(as_is)}
+        columns = {
+            "prompt_id": np.concatenate([[0], np.cumsum(np.diff(ids) != 0)]).astype(np.int64),
+            "prompt": self.prompt_text.take(unique),
+            "completion": self.completion.take(as_is),
+            "reward": reward[order],
+            "model": self.model.take(as_is),
+        }
         if self.any_weight:
             columns["weight"] = weight[order]
         if len(names) > 1:
             mine = [several.get(i, [i]) for i in order]
-            columns["rater"] = ["; ".join(dict.fromkeys(names[rater[i]] for i in rows)) for rows in mine]
-            columns["ratings"] = [json.dumps([[names[rater[i]], float(given[i])] for i in rows], ensure_ascii=False) for rows in mine]
+            columns["rater"] = [
+                "; ".join(dict.fromkeys(names[rater[i]] for i in rows)) for rows in mine
+            ]
+            columns["ratings"] = [
+                json.dumps([[names[rater[i]], float(given[i])] for i in rows], ensure_ascii=False)
+                for rows in mine
+            ]
         if self.any_messages:
             columns["messages"] = self.prompt_messages.take(unique)
         columns |= {name: values[order] for name, values in aspects.items()}
@@ -189,29 +250,43 @@ class Gatherer:
             self._tell(first[name], reason, field=f"rater {name}")
 
     def _copies(self, prompt: np.ndarray, split: np.ndarray) -> list[list[int]]:
-        """The rows of every completion that stands more than once under its prompt, as they came."""
+        """The rows of every completion that stands more than once under its prompt, as they
+        came."""
         digest = np.frombuffer(self.digest, np.int64)
         by = np.lexsort((digest, split, prompt))
         by = by[~self.lost[by]]
         same = (np.diff(prompt[by]) == 0) & (np.diff(split[by]) == 0) & (np.diff(digest[by]) == 0)
         edges = np.flatnonzero(np.diff(np.concatenate([[False], same, [False]]).astype(np.int8)))
-        found = [sorted(by[start:end + 1].tolist()) for start, end in zip(edges[::2], edges[1::2], strict=True)]
-        return sorted(found, key=lambda rows: rows[1])  # by place: a text's hash differs from process to process
+        found = [
+            sorted(by[start : end + 1].tolist())
+            for start, end in zip(edges[::2], edges[1::2], strict=True)
+        ]
+        return sorted(
+            found, key=lambda rows: rows[1]
+        )  # by place: a text's hash differs from process to process
 
     def _counted(self, rows: list[int], given: np.ndarray, rater: np.ndarray) -> list[int]:
-        """The rows whose ratings count: all, but of copies with one score and no rater's name the first."""
+        """The rows whose ratings count: all, but of copies with one score and no rater's name the
+        first."""
         copies = len(set(given[rows])) == 1 and not rater[rows].any()
         for i in rows[1:]:
-            self._tell(i, "same completion, same score" if copies else "same completion, several ratings")
+            self._tell(
+                i, "same completion, same score" if copies else "same completion, several ratings"
+            )
         return rows[:1] if copies else rows
 
     def _tell(self, i: int, reason: str, *, field: str | None = None) -> None:
         self.report.part = self._said["part"][self.part[i]]
-        self.report.add(self.line[i], self._said["field"][self.field[i]] if field is None else field, reason)
+        self.report.add(
+            self.line[i], self._said["field"][self.field[i]] if field is None else field, reason
+        )
 
     def _tell_spread(self, order: np.ndarray, prompt: np.ndarray, split: np.ndarray) -> None:
         """Prompts over several rows of the source (rows of one completion each are meant so)."""
-        flat, line, part = (np.frombuffer(a, t) for a, t in ((self.flat, np.int8), (self.line, np.int64), (self.part, np.int32)))
+        flat, line, part = (
+            np.frombuffer(a, t)
+            for a, t in ((self.flat, np.int8), (self.line, np.int64), (self.part, np.int32))
+        )
         edges = _edges(order, prompt, split)
         for start, end in () if flat.all() else zip(edges[:-1], edges[1:], strict=True):
             rows = order[start:end]
@@ -221,7 +296,9 @@ class Gatherer:
             for i in places.values() if len(places) > 1 else ():
                 self._tell(i, "prompt is spread over rows", field="prompt")
 
-    def _tell_prompts(self, order: np.ndarray, prompt: np.ndarray, split: np.ndarray, reward: np.ndarray) -> None:
+    def _tell_prompts(
+        self, order: np.ndarray, prompt: np.ndarray, split: np.ndarray, reward: np.ndarray
+    ) -> None:
         edges = _edges(order, prompt, split)
         values = reward[order]
         for start, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
@@ -242,7 +319,8 @@ class Gatherer:
 
 
 def _mean(values: np.ndarray, weights: np.ndarray) -> float:
-    """The weighted mean of those that are there, NaN of none; equal values stay as they are to the last bit."""
+    """The weighted mean of those that are there, NaN of none; equal values stay as they are to the
+    last bit."""
     found = ~np.isnan(values)
     values, weights = values[found], weights[found]
     if len(set(values)) < 2:

@@ -1,7 +1,7 @@
 """Scores, labels and weights as numbers.
 
-Every function reads one value, reports what is wrong with it (`rpo_nb.data.defects`) and returns None
-if it cannot be used.
+Every function reads one value, reports what is wrong with it (`rpo_nb.data.defects`) and returns
+None if it cannot be used.
 """
 
 from __future__ import annotations
@@ -19,19 +19,64 @@ from rpo_nb.config import DataConfig
 from rpo_nb.data.defects import Report
 
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
-LIKED = frozenset(("true", "yes", "y", "t", "up", "thumbs up", "thumbs_up", "thumbsup", "good",
-                   "like", "liked", "upvote", "positive", "accept", "accepted", "chosen", "helpful",
-                   "desirable", "correct", "\U0001f44d"))
-DISLIKED = frozenset(("false", "no", "n", "f", "down", "thumbs down", "thumbs_down", "thumbsdown",
-                      "bad", "dislike", "disliked", "downvote", "negative", "reject", "rejected",
-                      "unhelpful", "undesirable", "incorrect", "\U0001f44e"))
+LIKED = frozenset(
+    (
+        "true",
+        "yes",
+        "y",
+        "t",
+        "up",
+        "thumbs up",
+        "thumbs_up",
+        "thumbsup",
+        "good",
+        "like",
+        "liked",
+        "upvote",
+        "positive",
+        "accept",
+        "accepted",
+        "chosen",
+        "helpful",
+        "desirable",
+        "correct",
+        "\U0001f44d",
+    )
+)
+DISLIKED = frozenset(
+    (
+        "false",
+        "no",
+        "n",
+        "f",
+        "down",
+        "thumbs down",
+        "thumbs_down",
+        "thumbsdown",
+        "bad",
+        "dislike",
+        "disliked",
+        "downvote",
+        "negative",
+        "reject",
+        "rejected",
+        "unhelpful",
+        "undesirable",
+        "incorrect",
+        "\U0001f44e",
+    )
+)
 _TONES = re.compile("[\U0001f3fb-\U0001f3ff\ufe0f]")  # of a thumb
 OWN_SCALE = 1.0, 10.0  # of UltraFeedback's overall_score
 
 
 def is_null(value: Any) -> bool:
     """Nothing stands there: None, or the NaN and NaT by which tables mark a hole."""
-    return value is None or (isinstance(value, float) and value != value) or type(value).__name__ in ("NAType", "NaTType")
+    return (
+        value is None
+        or (isinstance(value, float) and value != value)
+        or type(value).__name__ in ("NAType", "NaTType")
+    )
 
 
 def number(value: Any) -> float | None:
@@ -54,20 +99,31 @@ def label(value: Any) -> float | None:
     """1 for true and its words, 0 for false and its words, None for everything else."""
     if isinstance(value, (bool, np.bool_)):
         return float(value)
-    word = _TONES.sub("", value).strip().lower() if isinstance(value, str) and len(value) < 20 else ""
+    word = (
+        _TONES.sub("", value).strip().lower() if isinstance(value, str) and len(value) < 20 else ""
+    )
     return 1.0 if word in LIKED else 0.0 if word in DISLIKED else None
 
 
 def ratings(value: Any) -> list[float]:
-    """The numbers of a list of ratings of one completion, holes left out; [] if it is no such list."""
+    """The numbers of a list of ratings of one completion, holes left out; [] if it is no such
+    list."""
     if not isinstance(value, list):
         return []
     numbers = [number(item) for item in value if not is_null(item)]
     return [] if None in numbers else numbers
 
 
-def read_score(line: int, field: str, value: Any, config: DataConfig, report: Report, *,
-               own: bool = False, annotations: Any = None) -> float | None:
+def read_score(
+    line: int,
+    field: str,
+    value: Any,
+    config: DataConfig,
+    report: Report,
+    *,
+    own: bool = False,
+    annotations: Any = None,
+) -> float | None:
     """A score as a finite number in the range that is set, a label as 1 or 0.
 
     own: it is UltraFeedback's overall_score, from 1 to 10, with the repair of its tens.
@@ -77,7 +133,13 @@ def read_score(line: int, field: str, value: Any, config: DataConfig, report: Re
         score = None if own else label(value)
         if score is None:
             boolean = isinstance(value, (bool, np.bool_))
-            reason = "missing" if is_null(value) or value == "" else "a boolean" if boolean else "not a number"
+            reason = (
+                "missing"
+                if is_null(value) or value == ""
+                else "a boolean"
+                if boolean
+                else "not a number"
+            )
             report.add(line, field, f"score is {reason}", value)
             return None
     elif own and score == 10:
@@ -112,19 +174,33 @@ def read_weight(line: int, field: str, value: Any, report: Report) -> float | No
     return weight
 
 
-def _overall_score(line: int, field: str, annotations: Any, config: DataConfig, report: Report) -> float:
+def _overall_score(
+    line: int, field: str, annotations: Any, config: DataConfig, report: Report
+) -> float:
     """UltraFeedback's score-10 fault: many a 10 of its first release stood for 1.
 
-    The rule is the data set's own correction (OpenBMB/UltraFeedback, issue 8): with m the mean of the
-    fine-grained ratings (1 to 5, "N/A" left out), m <= 2 becomes 1; 2 < m <= 4 had to be annotated
-    again, which nobody can do offline; m > 4 is right.
+    The rule is the data set's own correction (OpenBMB/UltraFeedback, issue 8): with m the mean of
+    the fine-grained ratings (1 to 5, "N/A" left out), m <= 2 becomes 1; 2 < m <= 4 had to be
+    annotated again, which nobody can do offline; m > 4 is right.
     """
-    rated = [aspect["Rating"] for aspect in annotations.values()
-             if isinstance(aspect, dict) and "Rating" in aspect] if isinstance(annotations, dict) else []
+    rated = (
+        [
+            aspect["Rating"]
+            for aspect in annotations.values()
+            if isinstance(aspect, dict) and "Rating" in aspect
+        ]
+        if isinstance(annotations, dict)
+        else []
+    )
     given = [float(rating) for rating in rated if NUMBER.fullmatch(str(rating))]
     if given and np.mean(given) <= 2:
         repair = config.repair_overall_score
-        report.add(line, field, "overall_score 10 with ratings of 2 or less", action="repaired" if repair else "kept")
+        report.add(
+            line,
+            field,
+            "overall_score 10 with ratings of 2 or less",
+            action="repaired" if repair else "kept",
+        )
         return 1.0 if repair else 10.0
     if given and np.mean(given) <= 4:
         report.add(line, field, "overall_score 10 with ratings of 2 to 4")

@@ -1,7 +1,8 @@
 """Rows of feedback from wherever they lie: the hub, a folder, a file, or memory.
 
-Every reader yields (line, row): the 1-based line of the file, or row of the table, and whatever stood there. What a file
-does to its rows is reported by its reader (`rpo_nb.data.files`, `rpo_nb.data.delimited`).
+Every reader yields (line, row): the 1-based line of the file, or row of the table, and whatever
+stood there. What a file does to its rows is reported by its reader (`rpo_nb.data.files`,
+`rpo_nb.data.delimited`).
 """
 
 from __future__ import annotations
@@ -20,19 +21,38 @@ from rpo_nb.data import delimited, files
 from rpo_nb.data.defects import Report
 from rpo_nb.data.scores import is_null
 
-READERS = {".json": files.json_file, ".jsonl": files.json_lines, ".ndjson": files.json_lines, ".parquet": files.parquet,
-           ".csv": delimited.rows, ".tsv": delimited.rows}
-_SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test", "eval": "test", "validation": "validation",
-           "valid": "validation", "val": "validation", "dev": "validation"}
+READERS = {
+    ".json": files.json_file,
+    ".jsonl": files.json_lines,
+    ".ndjson": files.json_lines,
+    ".parquet": files.parquet,
+    ".csv": delimited.rows,
+    ".tsv": delimited.rows,
+}
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "eval": "test",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+}
 _SHARD = re.compile(r"(?:[-_.]?\d+)?(?:-of-\d+)?")
 
 
-def rows(source: Any, *, split: str, report: Report, second: bool = False, revision: str = "main") -> Iterator[tuple[int, Any]]:
-    """(line, row) of a hub id, a folder, a file, a list of rows, a pandas frame, a Dataset or a DatasetDict.
+def rows(
+    source: Any, *, split: str, report: Report, second: bool = False, revision: str = "main"
+) -> Iterator[tuple[int, Any]]:
+    """(line, row) of a hub id, a folder, a file, a list of rows, a pandas frame, a Dataset or a
+    DatasetDict.
 
-    A folder was saved by datasets, or holds files as a data set on the hub does (flan.jsonl …, data/train-*.parquet). split:
-    which part of a hub id, folder or DatasetDict. revision: of a hub id. second: another split of the same source is read besides, so there must be
-    splits. Sets report.part. Raises ValueError with the remedy if there is nothing to read.
+    A folder was saved by datasets, or holds files as a data set on the hub does (flan.jsonl …,
+    data/train-*.parquet). split: which part of a hub id, folder or DatasetDict. revision: of a hub id. second:
+    another split of the same source is read besides, so there must be splits. Sets report.part. Raises
+    ValueError with the remedy if there is nothing to read.
     """
     report.part = split if second else ""
     if isinstance(source, datasets.DatasetDict):
@@ -41,9 +61,15 @@ def rows(source: Any, *, split: str, report: Report, second: bool = False, revis
         source = source.to_dict("records")
     if isinstance(source, (list, tuple, datasets.Dataset)):
         _without_splits(second, report)
-        return _table(source) if isinstance(source, datasets.Dataset) else enumerate(map(_python, source), 1)
+        return (
+            _table(source)
+            if isinstance(source, datasets.Dataset)
+            else enumerate(map(_python, source), 1)
+        )
     if not isinstance(source, (str, Path)) or not str(source).strip():
-        raise ValueError(f"feedback source {source!r} is neither a name, a path, a list of rows nor a Dataset; give one of these")
+        raise ValueError(
+            f"feedback source {source!r} is neither a name, a path, a list of rows nor a Dataset; give one of these"
+        )
     path = Path(source).expanduser()
     if path.is_dir():
         return _folder(path, split, report, second)
@@ -53,26 +79,34 @@ def rows(source: Any, *, split: str, report: Report, second: bool = False, revis
         return reader(path, report)
     if path.is_file():
         files.unpacked(path, report.name).close()
-        raise ValueError(f"{path.name}: the ending is not one of {', '.join(READERS)}, packed ({', '.join(files.PACKED)}) or not; "
-                         "convert the file or rename it")
+        raise ValueError(
+            f"{path.name}: the ending is not one of {', '.join(READERS)}, packed ({', '.join(files.PACKED)}) or not; "
+            "convert the file or rename it"
+        )
     if path.is_symlink():
         raise ValueError(f"{path.name}: the link leads nowhere; mend it or give the file itself")
     if isinstance(source, str) and not reader and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source):
         return _table(_hub(source, split, revision))
-    raise ValueError(f"feedback {str(source)!r} is no file, no folder and no hub id (owner/name); check the spelling")
+    raise ValueError(
+        f"feedback {str(source)!r} is no file, no folder and no hub id (owner/name); check the spelling"
+    )
 
 
 def file_reader(name: str) -> Any:
     """The reader of a file by its name's ending, packed or not; None if there is none."""
     name = name.lower()
-    inner = next((name.removesuffix(ending) for ending in files.PACKED if name.endswith(ending)), name)
+    inner = next(
+        (name.removesuffix(ending) for ending in files.PACKED if name.endswith(ending)), name
+    )
     return next((read for ending, read in READERS.items() if inner.endswith(ending)), None)
 
 
 def _without_splits(second: bool, report: Report) -> None:
     if second:
-        raise ValueError(f"{report.name} has no splits, so data.validation_split {report.part!r} is not in it; leave that empty, "
-                         "or give a hub id, a folder or a DatasetDict with that split")
+        raise ValueError(
+            f"{report.name} has no splits, so data.validation_split {report.part!r} is not in it; leave that empty, "
+            "or give a hub id, a folder or a DatasetDict with that split"
+        )
 
 
 def _table(table: datasets.Dataset) -> Iterator[tuple[int, Any]]:
@@ -101,10 +135,14 @@ def _value(value: Any) -> Any:
 def _hub(name: str, split: str, revision: str = "main") -> datasets.Dataset:
     try:
         return datasets.load_dataset(name, split=split, revision=revision, trust_remote_code=False)
-    except Exception as error:  # the hub client raises its own, its transport's and the operating system's errors
+    except (
+        Exception
+    ) as error:  # the hub client raises its own, its transport's and the operating system's errors
         reason, remedy = hub.problem(error, name, kind="dataset")
-        raise ValueError(f"feedback {name!r} is no file or folder here, and the hub did not give its split {split!r} ({reason}); "
-                         f"{remedy}") from error
+        raise ValueError(
+            f"feedback {name!r} is no file or folder here, and the hub did not give its split {split!r} ({reason}); "
+            f"{remedy}"
+        ) from error
 
 
 def _folder(path: Path, split: str, report: Report, second: bool) -> Iterator[tuple[int, Any]]:
@@ -118,62 +156,87 @@ def _folder(path: Path, split: str, report: Report, second: bool) -> Iterator[tu
 
 
 def _files(path: Path, split: str, report: Report) -> Iterator[tuple[int, Any]]:
-    """Rows of a folder of files, read by our own readers, so that a faulty line costs no more than itself."""
+    """Rows of a folder of files, read by our own readers, so that a faulty line costs no more than
+    itself."""
     found = _configured(path, report) or _found(path, report)
     if split not in found:
-        raise ValueError(f"{report.name}: there is no split {split!r}; set data.split (or data.validation_split) to one of "
-                         f"{', '.join(found)}")
+        raise ValueError(
+            f"{report.name}: there is no split {split!r}; set data.split (or data.validation_split) to one of "
+            f"{', '.join(found)}"
+        )
     parts, part = found[split], report.part
     unread = next((file for file in parts if not file_reader(file.name)), None)
     if unread:
-        raise ValueError(f"folder {report.name!r} was not saved by datasets' save_to_disk, and {unread.name} in it ends in none "
-                         f"of {', '.join(READERS)}; convert the file")
+        raise ValueError(
+            f"folder {report.name!r} was not saved by datasets' save_to_disk, and {unread.name} in it ends in none "
+            f"of {', '.join(READERS)}; convert the file"
+        )
     for file in parts:
         report.part = ": ".join(filter(None, (part, file.name if len(parts) > 1 else "")))
         yield from file_reader(file.name)(file, report)
 
 
 def _configured(path: Path, report: Report) -> dict[str, list[Path]]:
-    """The files of each split as the folder's README.md says (datasets reads it); {} if it says nothing of files."""
+    """The files of each split as the folder's README.md says (datasets reads it); {} if it says
+    nothing of files."""
     card = path / "README.md"
     if not card.is_file() or "\nconfigs:" not in card.read_text(encoding="utf-8", errors="replace"):
         return {}
     script = next(path.glob("*.py"), None)
     if script:  # datasets before 4 would run it
-        raise ValueError(f"folder {report.name!r} brings code of its own ({script.name}), which is never run here; give its "
-                         "data files alone")
+        raise ValueError(
+            f"folder {report.name!r} brings code of its own ({script.name}), which is never run here; give its "
+            "data files alone"
+        )
     try:
         found = datasets.load_dataset_builder(str(path)).config.data_files or {}
     except (FileNotFoundError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().split("\n")[0].replace(str(path), path.name)
-        raise ValueError(f"folder {report.name!r}: its README.md names several configurations and no default, or files that are not "
-                         f"there ({reason}); give the folder of one of them (openai/summarize_from_feedback's axis and comparisons, "
-                         "say, have other columns and are not to be mixed)") from error
+        raise ValueError(
+            f"folder {report.name!r}: its README.md names several configurations and no default, or files that are not "
+            f"there ({reason}); give the folder of one of them (openai/summarize_from_feedback's axis and comparisons, "
+            "say, have other columns and are not to be mixed)"
+        ) from error
     return {name: [Path(file) for file in listed] for name, listed in found.items()}
 
 
 def _found(path: Path, report: Report) -> dict[str, list[Path]]:
-    """The files of each split of a folder by their names, all of them "train" where the names tell no splits.
+    """The files of each split of a folder by their names, all of them "train" where the names tell
+    no splits.
 
-    Raises ValueError where there is no file, or where only some names tell a split, or several folders lie beside each other.
+    Raises ValueError where there is no file, or where only some names tell a split, or several
+    folders lie beside each other.
     """
-    there = sorted(file for file in path.rglob("*") if file.is_file() and file_reader(file.name)
-                   and not any(part.startswith(".") for part in file.relative_to(path).parts))
+    there = sorted(
+        file
+        for file in path.rglob("*")
+        if file.is_file()
+        and file_reader(file.name)
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+    )
     if not there:
-        raise ValueError(f"folder {report.name!r} was not saved by datasets' save_to_disk and has no file that ends in one of "
-                         f"{', '.join(READERS)}; give one of these, or one file")
+        raise ValueError(
+            f"folder {report.name!r} was not saved by datasets' save_to_disk and has no file that ends in one of "
+            f"{', '.join(READERS)}; give one of these, or one file"
+        )
     strict = {file: _split_of(file.relative_to(path)) for file in there}
     loose = {file: _token(file) for file in there}
     names = strict if all(strict.values()) else loose if all(loose.values()) else {}
     if not names and any(strict.values()):
         odd = next(file for file in there if not strict[file])
         told = next(file for file in there if strict[file])
-        raise ValueError(f"folder {report.name!r}: {told.name} is named like a split and {odd.name} is not; move it away, or give "
-                         "one file")
-    folders = {file.relative_to(path).parts[0] for file in there if len(file.relative_to(path).parts) > 1}
+        raise ValueError(
+            f"folder {report.name!r}: {told.name} is named like a split and {odd.name} is not; move it away, or give "
+            "one file"
+        )
+    folders = {
+        file.relative_to(path).parts[0] for file in there if len(file.relative_to(path).parts) > 1
+    }
     if len(folders - _SPLITS.keys()) > 1:
-        raise ValueError(f"folder {report.name!r} holds several folders ({', '.join(sorted(folders))}), which may be several "
-                         "configurations; give one of them")
+        raise ValueError(
+            f"folder {report.name!r} holds several folders ({', '.join(sorted(folders))}), which may be several "
+            "configurations; give one of them"
+        )
     found: dict[str, list[Path]] = {}
     for file in there:
         found.setdefault(names.get(file) or "train", []).append(file)
@@ -181,20 +244,25 @@ def _found(path: Path, report: Report) -> dict[str, list[Path]]:
 
 
 def _split_of(file: Path) -> str:
-    """The split that a file's own name, or its folder, is: train.jsonl, test-00000-of-00002.parquet, train/part-1.csv."""
+    """The split that a file's own name, or its folder, is: train.jsonl,
+    test-00000-of-00002.parquet, train/part-1.csv."""
     stem = file.name.split(".")[0].lower()
     for word, split in _SPLITS.items():
-        if stem.startswith(word) and _SHARD.fullmatch(stem[len(word):]):
+        if stem.startswith(word) and _SHARD.fullmatch(stem[len(word) :]):
             return split
     return next((_SPLITS[part.lower()] for part in file.parts[:-1] if part.lower() in _SPLITS), "")
 
 
 def _token(file: Path) -> str:
     """The split that a word of a file's name says: feedback_train.jsonl."""
-    return next((_SPLITS[word] for word in re.split(r"[^a-z]+", file.name.lower()) if word in _SPLITS), "")
+    return next(
+        (_SPLITS[word] for word in re.split(r"[^a-z]+", file.name.lower()) if word in _SPLITS), ""
+    )
 
 
 def _part(parts: datasets.DatasetDict, split: str, name: str) -> datasets.Dataset:
     if split not in parts:
-        raise ValueError(f"{name}: there is no split {split!r}; set data.split to one of {', '.join(parts)}")
+        raise ValueError(
+            f"{name}: there is no split {split!r}; set data.split to one of {', '.join(parts)}"
+        )
     return parts[split]

@@ -15,10 +15,15 @@ SPARSE = 3  # completions; with fewer, an estimate over the prompt's own complet
 
 
 def prompt_table(feedback: datasets.Dataset) -> pd.DataFrame:
-    """One row a prompt: prompt_id, completions (how many), best and spread (largest minus smallest reward)."""
-    rewards = feedback.select_columns(["prompt_id", "reward"]).to_pandas().groupby("prompt_id")["reward"]
+    """One row a prompt: prompt_id, completions (how many), best and spread (largest minus smallest
+    reward)."""
+    rewards = (
+        feedback.select_columns(["prompt_id", "reward"]).to_pandas().groupby("prompt_id")["reward"]
+    )
     spread = rewards.max() - rewards.min()
-    return pd.DataFrame({"completions": rewards.size(), "best": rewards.max(), "spread": spread}).reset_index()
+    return pd.DataFrame(
+        {"completions": rewards.size(), "best": rewards.max(), "spread": spread}
+    ).reset_index()
 
 
 def sparsity(feedback: datasets.Dataset, *, fewer_than: int = SPARSE) -> float:
@@ -31,50 +36,89 @@ def sparsity_warning(feedback: datasets.Dataset) -> str:
     share = sparsity(feedback)
     if not share:
         return ""
-    return (f"{share:.1%} of the prompts have fewer than {SPARSE} completions: their log-partition is estimated from next to "
-            "nothing (consider the pooled estimator, or drop them).")
+    return (
+        f"{share:.1%} of the prompts have fewer than {SPARSE} completions: their log-partition is estimated from next to "
+        "nothing (consider the pooled estimator, or drop them)."
+    )
 
 
 def rank_correlation(words: pd.Series, rewards: pd.Series) -> float:
     """Spearman's correlation of two columns; NaN where one of them is constant."""
-    return words.corr(rewards, method="spearman") if min(words.nunique(), rewards.nunique()) > 1 else math.nan
+    return (
+        words.corr(rewards, method="spearman")
+        if min(words.nunique(), rewards.nunique()) > 1
+        else math.nan
+    )
 
 
 def histogram(feedback: datasets.Dataset, *, bins: int = 10) -> pd.DataFrame:
-    """How many completions have which reward: columns reward (a value, or "from to" where there are more than `bins`
-    values), completions, share."""
+    """How many completions have which reward: columns reward (a value, or "from to" where there are
+    more than `bins` values), completions, share."""
     rewards = feedback.select_columns(["reward"]).to_pandas()["reward"]
     counts = rewards.value_counts().sort_index()
     names = [f"{value:g}" for value in counts.index]
     if len(counts) > bins:
         numbers, edges = np.histogram(rewards, bins)
-        counts, names = pd.Series(numbers), [f"{a:.4g} to {b:.4g}" for a, b in itertools.pairwise(edges)]
-    return pd.DataFrame({"reward": names, "completions": counts.to_numpy(), "share": counts.to_numpy() / len(rewards)})
+        counts, names = (
+            pd.Series(numbers),
+            [f"{a:.4g} to {b:.4g}" for a, b in itertools.pairwise(edges)],
+        )
+    return pd.DataFrame(
+        {
+            "reward": names,
+            "completions": counts.to_numpy(),
+            "share": counts.to_numpy() / len(rewards),
+        }
+    )
 
 
 def aspect_table(feedback: datasets.Dataset) -> pd.DataFrame:
-    """A row an aspect: completions that have it, mean, spread (ddof 0), least, most, with reward (Spearman's correlation)."""
+    """A row an aspect: completions that have it, mean, spread (ddof 0), least, most, with reward
+    (Spearman's correlation)."""
     frame = feedback.select_columns([*aspects(feedback), "reward"]).to_pandas()
-    rows = [{"aspect": name, "completions": int(frame[name].notna().sum()), "mean": frame[name].mean(),
-             "spread": frame[name].std(ddof=0), "least": frame[name].min(), "most": frame[name].max(),
-             "with reward": rank_correlation(frame[name], frame["reward"])} for name in aspects(feedback)]
-    return pd.DataFrame(rows, columns=["aspect", "completions", "mean", "spread", "least", "most", "with reward"])
+    rows = [
+        {
+            "aspect": name,
+            "completions": int(frame[name].notna().sum()),
+            "mean": frame[name].mean(),
+            "spread": frame[name].std(ddof=0),
+            "least": frame[name].min(),
+            "most": frame[name].max(),
+            "with reward": rank_correlation(frame[name], frame["reward"]),
+        }
+        for name in aspects(feedback)
+    ]
+    return pd.DataFrame(
+        rows, columns=["aspect", "completions", "mean", "spread", "least", "most", "with reward"]
+    )
 
 
 def summarise(feedback: datasets.Dataset) -> pd.DataFrame:
     """What there is, as rows (quantity, value)."""
-    prompts, frame = prompt_table(feedback), feedback.select_columns(["completion", "reward"]).to_pandas()
+    prompts, frame = (
+        prompt_table(feedback),
+        feedback.select_columns(["completion", "reward"]).to_pandas(),
+    )
     words = frame["completion"].str.split().str.len()
     quantities = {
-        "prompts": len(prompts), "completions": len(frame), "models": len(feedback.unique("model")),
+        "prompts": len(prompts),
+        "completions": len(frame),
+        "models": len(feedback.unique("model")),
         "completions per prompt, least": prompts["completions"].min(),
         "completions per prompt, most": prompts["completions"].max(),
         "share of prompts with fewer than 3 completions": sparsity(feedback),
         "share of prompts whose rewards are all equal": (prompts["spread"] == 0).mean(),
-        "reward, mean": frame["reward"].mean(), "reward, standard deviation": frame["reward"].std(ddof=0),
-        "reward, least": frame["reward"].min(), "reward, most": frame["reward"].max(),
-        "share of prompts that reach the top reward": (prompts["best"] == prompts["best"].max()).mean(),
-        "words per completion, median": words.median(), "words per completion, 90th percentile": words.quantile(0.9),
+        "reward, mean": frame["reward"].mean(),
+        "reward, standard deviation": frame["reward"].std(ddof=0),
+        "reward, least": frame["reward"].min(),
+        "reward, most": frame["reward"].max(),
+        "share of prompts that reach the top reward": (
+            prompts["best"] == prompts["best"].max()
+        ).mean(),
+        "words per completion, median": words.median(),
+        "words per completion, 90th percentile": words.quantile(0.9),
         "rank correlation of length and reward": rank_correlation(words, frame["reward"]),
     }
-    return pd.DataFrame({"quantity": quantities.keys(), "value": [float(value) for value in quantities.values()]})
+    return pd.DataFrame(
+        {"quantity": quantities.keys(), "value": [float(value) for value in quantities.values()]}
+    )
