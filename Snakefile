@@ -19,7 +19,8 @@ PYTHON = sys.executable
 # The notebook comes through stdin and the rest is relative: no path of this machine gets into the executed copy.
 NODE = '[ -z "${{SLURM_JOB_ID:-}}" ] || {PYTHON:q} -m rpo_nb.manifest {log:q}; '  # what the manifest tells of it
 RUN = NODE + "{PYTHON:q} -m papermill - {log:q} -k python3 --no-progress-bar -p profile {PROFILE:q} -p output_dir . "
-SOURCE = " < {params.notebook:q}"
+# The marker is the job's last word: the hashes of what it wrote, which the next start compares.
+SOURCE = " < {params.notebook:q} && {PYTHON:q} -m rpo_nb.store {output:q}"
 
 
 def generations(sizes=SIZES, seeds=SEEDS):
@@ -40,7 +41,7 @@ def kept(files):
 
 
 def done(job):
-    return touch(f"runs/jobs/{job}.done")
+    return f"runs/jobs/{job}.done"
 
 
 LAB_TABLES = [file for name in ("partition_bias", "partition_ablation", "regime_map", "low_data") for file in table(name)[:1]] \
@@ -81,7 +82,7 @@ for place, size in enumerate(SIZES):
         input:
             FEEDBACK,
         output:
-            expand("generations/{preset}-{size}-seed{{seed}}.jsonl.gz", preset=PRESETS, size=size),
+            update(expand("generations/{preset}-{size}-seed{{seed}}.jsonl.gz", preset=PRESETS, size=size)),
             done(f"03_train-{size}-seed{{seed}}"),
         params:
             **batch.params("03_train", profile),

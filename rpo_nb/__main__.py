@@ -1,4 +1,4 @@
-"""The command line: python -m rpo_nb reproduce | plan | train | report | judge | publish | data | advise | bench.
+"""The command line: python -m rpo_nb reproduce | plan | train | report | judge | publish | data | advise | clean | bench.
 
 Heavy imports wait until a command needs them.
 """
@@ -15,6 +15,7 @@ if __name__ == "__main__" and HEARD:  # Ctrl-C while the rest is imported
     signal.signal(signal.SIGINT, lambda *_: (os.write(2, f"\n{STOPPED}\n".encode()), os._exit(130)))
 
 import argparse
+import contextlib
 import locale
 import shlex
 from collections.abc import Sequence
@@ -142,6 +143,38 @@ def data(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def clean(arguments: argparse.Namespace) -> int:
+    """List what no profile's results need, with sizes; remove it with --yes or when the question is answered with yes."""
+    import shutil
+
+    from rpo_nb import batch, stale, store
+    from rpo_nb.provenance import CACHES, cache_dir
+
+    outs = stale.outputs([Path(out).expanduser().resolve() for out in arguments.output_dir])
+    if not outs:
+        raise ValueError("nothing is reproduced in results/, so what is needed is not known; name the folders with --output-dir")
+    print(f"what is needed is what a rerun of {', '.join(map(batch.shown, outs))} would look for")
+    with contextlib.ExitStack() as locks:
+        for out in outs:
+            locks.enter_context(batch.only_one(out))
+        half = store.sweep(cache_dir(), CACHES) + sum(store.sweep(out, batch.RESULTS) for out in outs)
+        if half:
+            print(f"removed {half} files and folders that killed processes left half written")
+        found = stale.stale(outs)
+        for path, size, why in found:
+            print(f"{size / 1e6:10.1f} MB  {batch.shown(path)}: {why}")
+        total = f"{len(found)} files and folders, {sum(item.bytes for item in found) / 1e6:.1f} MB"
+        if not found:
+            print("nothing is stale")
+        elif arguments.yes or sys.stdin.isatty() and input(f"remove these {total}? [y/N] ").strip().lower() in ("y", "yes"):
+            for item in found:
+                shutil.rmtree(item.path) if item.path.is_dir() else item.path.unlink(missing_ok=True)
+            print(f"removed {total}")
+        else:
+            print(f"nothing was removed; --yes removes these {total}")
+    return 0
+
+
 def plan(arguments: argparse.Namespace) -> int:
     """What a run would cost and what it lacks; 1 when something is missing."""
     import json
@@ -183,7 +216,7 @@ def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser(prog="python -m rpo_nb", description="The papers' tables, reproduced.")
     main.add_argument("--version", action="version", version=__version__)
     commands = main.add_subparsers(dest="command", required=True,
-                                   metavar="reproduce | plan | train | report | judge | publish | data | advise | bench")
+                                   metavar="reproduce | plan | train | report | judge | publish | data | advise | clean | bench")
 
     profile = argparse.ArgumentParser(add_help=False)
     profile.add_argument("--profile", default="", help="a name or a YAML file; default RPO_NB_PROFILE, else pocket")
@@ -228,6 +261,11 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--strict", action="store_true", help="stop at the first bad row")
     command.add_argument("--output", default="", help="write the row-by-row report there (csv)")
     command.set_defaults(run=data)
+    command = commands.add_parser("clean", help="list, then remove, what no profile's results need")
+    command.add_argument("--stale", action="store_true", required=True, help="caches and policies of earlier code, data, settings or weights")
+    command.add_argument("--yes", action="store_true", help="remove it without asking")
+    command.add_argument("--output-dir", action="append", default=[], help="a folder of results besides those in results/; several may be given")
+    command.set_defaults(run=clean)
     command = commands.add_parser("bench", help="measure the kit against what a user would pick instead (in the clone)")
     command.add_argument("--only", nargs="+", default=[], metavar="NAME", help="some of them: sft methods trl run scoring padding size memory "
                                                                                "gpu reproduction start")

@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rpo_nb import experiment, references, reporting
+from rpo_nb import experiment, reporting
 from rpo_nb.config import Profile, content_key
 from rpo_nb.data import aspects
 from rpo_nb.judges import RewardModel, train_reward_model
+from rpo_nb.provenance import model_key, step_code
+from rpo_nb.store import cached
 
 COLUMNS = ["preset", "aspect", "method", "size", "value", "std", "n"]
 UNIT = "Predicted rating in standard deviations of the held-out ratings of the aspect; ±: over seeds."
@@ -30,10 +32,10 @@ def judge(profile: Profile, out: Path, seed: int, aspect: str) -> RewardModel:
     held_out = experiment.splits(profile, seed, size).held_out
     rated = held_out.select(np.flatnonzero(np.isfinite(np.asarray(held_out[aspect], float))))
     rows = rated.select_columns(["prompt_id", "prompt", "completion"]).add_column("reward", np.asarray(rated[aspect], float))
-    key = content_key([Path(reference).name, rows.to_pandas().to_csv(), settings.model_dump(mode="json"), profile.limits(size),
-                       profile.training.threads, profile.training.bf16, seed, references.code_key("judges", "policy")])
+    key = content_key([model_key(reference), rows.to_pandas().to_csv(), settings.model_dump(mode="json"), profile.limits(size),
+                       profile.training.threads, profile.training.bf16, seed, step_code("reward model")])
     name = re.sub(r"\W+", "-", aspect)[:40]
-    folder = references.cached(
+    folder = cached(
         Path(out) / "runs" / "judges" / f"aspect-{name}-seed{seed}-{key}",
         lambda made: train_reward_model(reference, rows, config=settings, data=profile.data, seed=seed, threads=profile.training.threads,
                                         bf16=profile.training.bf16).save(made, base=profile.sizes[size].id))

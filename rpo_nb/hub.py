@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 PAGES = {"model": "https://huggingface.co/{}", "dataset": "https://huggingface.co/datasets/{}"}
-
-
+ID = r"[\w-][\w.-]*/[\w.-]+"  # of a model or data set on the hub
 DATA = (".json", ".jsonl", ".parquet", ".csv", ".arrow", ".gz", ".zst")  # endings of a data set's files
+MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]  # what is fetched of a model
 TIMEOUT = 10.0  # seconds for the hub to answer
 
 
@@ -171,3 +171,38 @@ def _on_the_hub(name: str, kind: str, safetensors: bool) -> Access:
     wanted = stored or {file: size for file, size in sizes.items() if file.endswith(".bin")}
     small = sum(size for file, size in sizes.items() if file.endswith((".json", ".model", ".txt")) and "/" not in file)
     return Access("hub", sum(wanted.values()) + small, gated)
+
+
+# One commit of it --------------------------------------------------------------------------------------------------------------
+
+def commit(name: str, revision: str = "main", *, kind: str = "model") -> str | None:
+    """The commit that a revision of a model or data set is in the hub client's cache of this machine; None where it is not there."""
+    folder = _repository(name, kind)
+    if (folder / "snapshots" / revision).is_dir():
+        return revision
+    reference = folder / "refs" / revision
+    return reference.read_text(encoding="utf-8").strip() if reference.is_file() else None
+
+
+def _repository(name: str, kind: str = "model") -> Path:
+    """The folder of a model or data set in the hub client's cache."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE) / f"{kind}s--{name.replace('/', '--')}"
+
+
+def snapshot_folder(name: str, revision: str = "main") -> Path:
+    """Where a model's snapshot lies in the hub client's cache, if it is there."""
+    return _repository(name) / "snapshots" / (commit(name, revision) or revision)
+
+
+def snapshot(name: str, revision: str = "main") -> str:
+    """The folder of a model's snapshot in the hub client's cache, fetched unless it is there: safetensors and what a tokenizer
+    needs. Raises ValueError with the remedy when it cannot be had."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return snapshot_download(name, revision=revision, allow_patterns=MODEL_FILES)
+    except Exception as error:  # the client raises its own, its transport's and the operating system's errors
+        found = problem(error, name)
+        raise ValueError(f"model {name!r} could not be loaded: {found.reason}; {found.remedy}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from scipy.stats import bootstrap
 
 from rpo_nb import experiment, pocket
 from rpo_nb.config import Profile
+from rpo_nb.store import read_json, read_sealed, sealed
 
 FRONTIER_TAUS = (100.0, 3.0, 1.5, 1.0, 0.7, 0.5, 0.35, 0.25, 0.15)  # in units of the pocket's reward, 1 to 10
 FRONTIER_PROMPTS, FRONTIER_SAMPLES = 50, 64
@@ -19,7 +19,8 @@ FRONTIER_PROMPTS, FRONTIER_SAMPLES = 50, 64
 
 def timings(profile: Profile, out: Path) -> pd.DataFrame:
     """preset, method, size, tau, seed, seconds, steps, rows, parameters of every finished run of the profile."""
-    return _of_runs(profile, out, lambda folder: pd.DataFrame([json.loads((folder / "done.json").read_text(encoding="utf-8"))]))
+    fields = ("seconds", "steps", "rows", "parameters")
+    return _of_runs(profile, out, lambda folder: pd.DataFrame([{k: read_json(folder / "done.json")[k] for k in fields}]))
 
 
 def histories(profile: Profile, out: Path) -> pd.DataFrame:
@@ -29,7 +30,7 @@ def histories(profile: Profile, out: Path) -> pd.DataFrame:
 
 def _of_runs(profile: Profile, out: Path, read) -> pd.DataFrame:
     frames = [read(c.run.folder(out)).assign(preset=c.preset, method=c.method, size=c.size, tau=c.tau, seed=c.seed)
-              for c in experiment.cells(profile) if c.run is not None and c.run.done_file(out).is_file()]
+              for c in experiment.cells(profile) if c.run is not None and sealed(c.run.folder(out), quick=True) is not None]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
@@ -43,10 +44,9 @@ def rewards_and_kl(profile: Profile, out: Path) -> pd.DataFrame:
     plain = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
     pools: dict[tuple, list[pd.DataFrame]] = {}
     for cell in experiment.cells(profile):
-        file = experiment.completions_file(profile, cell, out)
-        if not file.is_file() or any(getattr(cell.decoding, k) != v for k, v in plain.items()):
+        stored = read_sealed(experiment.completions_file(profile, cell, out))
+        if stored is None or any(getattr(cell.decoding, k) != v for k, v in plain.items()):
             continue
-        stored = json.loads(file.read_text(encoding="utf-8"))
         prompts = experiment.splits(profile, cell.seed, cell.size).validation["prompt"]
         pools.setdefault((cell.preset, cell.method, cell.size, cell.tau), []).append(pd.DataFrame({
             "reward": [pocket.score(p, t) for p, t in zip(prompts, stored["completions"], strict=True)],

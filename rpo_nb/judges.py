@@ -29,6 +29,7 @@ from rpo_nb.config import DataConfig, EvaluationConfig, content_key
 from rpo_nb.forward import IGNORE, core_of, text_config
 from rpo_nb.policy import collate, completion_logps, encode, load_policy
 from rpo_nb.prefixes import completion_states
+from rpo_nb.provenance import code_key
 from rpo_nb.steps import StepTrainer
 from rpo_nb.store import finished
 
@@ -107,8 +108,9 @@ class Checker(Pointwise):
 
     @cached_property
     def identity(self) -> str:
-        """The source of the module that scores: a changed rule is another judge."""
-        return content_key(inspect.getsource(sys.modules[self.score_fn.__module__]))
+        """The code of the module that scores: a changed rule is another judge."""
+        package, _, module = self.score_fn.__module__.partition(".")
+        return code_key(module) if package == __package__ else content_key(inspect.getsource(sys.modules[self.score_fn.__module__]))
 
     def _score(self, rows: list[tuple[str, str]]) -> Sequence[float]:
         return [self.score_fn(prompt, completion) for prompt, completion in rows]

@@ -15,7 +15,6 @@ sign of the log-odds averaged over both orders, in which a leaning to one positi
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from itertools import permutations
 from pathlib import Path
@@ -24,11 +23,12 @@ import numpy as np
 import pandas as pd
 from scipy.stats import bootstrap
 
-from rpo_nb import experiment, llm_judges, pocket, references
+from rpo_nb import experiment, llm_judges, pocket
 from rpo_nb.config import Profile, content_key
 from rpo_nb.judges import Checker, Judge, RewardModel, train_reward_model
+from rpo_nb.provenance import model_key, step_code
 from rpo_nb.settings import check_judges
-from rpo_nb.store import atomic_write, file_digest, packed, unpacked, write_json
+from rpo_nb.store import again, atomic_write, cached, file_digest, packed, read_sealed, unpacked, write_sealed
 
 __all__ = ["Checker", "Judge", "RewardModel", "accuracy_by_gap", "ask", "averaged", "distrust", "held_out_comparisons",
            "judge_agreement", "judge_pairs", "judges_for", "load_verdicts", "make_pairs", "quality", "train_reward_model",
@@ -149,20 +149,30 @@ def judges_for(profile: Profile, out: str | Path, seed: int) -> list[Judge]:
 
 def reward_model(profile: Profile, out: Path, seed: int) -> RewardModel:
     """The judge that learnt from the held-out feedback, trained once and kept in <out>/runs/judges/."""
-    settings = profile.evaluation
-    size = settings.judge_size or next(iter(profile.sizes))
+    settings, size = profile.evaluation, judge_size(profile)
     reference = experiment.reference_path(profile, size, seed)
     held_out = experiment.splits(profile, seed, size).held_out
-    weights = [file_digest(path) for path in sorted(Path(reference).glob("*.safetensors"))] or reference
-    key = content_key([weights, _digest(held_out.to_pandas()), settings.judge_comparisons, settings.judge_epochs,
-                       profile.limits(size), references.code_key("judges", "policy", "encoding", "forward", "prefixes", "steps"), profile.training.threads,
-                       profile.training.bf16, seed, *([settings.judge_loss] if settings.judge_loss != "bradley_terry" else []),
-                       *([["lora", settings.judge_lora_rank]] if settings.judge_lora_rank else [])])
-    return RewardModel.load(references.cached(
-        out / "runs" / "judges" / f"reward_model-seed{seed}-{key}",
+    return RewardModel.load(cached(
+        reward_model_folder(profile, out, seed, reference),
         lambda folder: train_reward_model(reference, held_out, config=settings, data=profile.data, seed=seed,
                                           threads=profile.training.threads,
                                           bf16=profile.training.bf16).save(folder, base=profile.sizes[size].id)), base=reference)
+
+
+def judge_size(profile: Profile) -> str:
+    """The size whose reference the reward model starts from."""
+    return profile.evaluation.judge_size or next(iter(profile.sizes))
+
+
+def reward_model_folder(profile: Profile, out: Path, seed: int, reference: str | Path) -> Path:
+    """Where the reward model of a seed is kept, named by all that it is made from."""
+    settings, size = profile.evaluation, judge_size(profile)
+    held_out = experiment.splits(profile, seed, size).held_out
+    key = content_key([model_key(reference), _digest(held_out.to_pandas()), settings.judge_comparisons, settings.judge_epochs,
+                       profile.limits(size), step_code("reward model"), profile.training.threads,
+                       profile.training.bf16, seed, *([settings.judge_loss] if settings.judge_loss != "bradley_terry" else []),
+                       *([["lora", settings.judge_lora_rank]] if settings.judge_lora_rank else [])])
+    return out / "runs" / "judges" / f"reward_model-seed{seed}-{key}"
 
 
 def ask(bench: Mapping[int, Sequence[Judge]], pairs: pd.DataFrame, out: str | Path, table: str) -> pd.DataFrame:
@@ -179,16 +189,19 @@ def ask(bench: Mapping[int, Sequence[Judge]], pairs: pd.DataFrame, out: str | Pa
         judges = {seed: next(j for j in bench[seed] if j.name == name) for seed in sorted(bench)}
         path, stamp = out / "verdicts" / f"{table}-{name}.jsonl.gz", out / "runs" / "judges" / f"{table}-{name}.json"
         limit = next(_most(judge) for judge in judges.values())
-        key = content_key([_digest(pairs), *([] if limit is None else [limit]), {str(seed): judge.identity for seed, judge in judges.items()}])
-        if path.is_file() and stamp.is_file() and json.loads(stamp.read_bytes()) == {"inputs": key, "file": file_digest(path)}:
-            print(f"{table}, {name}: the {len(pairs):,} stored verdicts are up to date")
-            parts.append(_read(path))
-            continue
+        key = content_key([_digest(pairs), *([] if limit is None else [limit]), {str(seed): judge.identity for seed, judge in judges.items()},
+                           step_code("verdicts")])
+        if path.is_file() and (known := read_sealed(stamp)) and known["inputs"] == key and not known["failed"]:
+            if known["file"] == file_digest(path):
+                print(f"{table}, {name}: the {len(pairs):,} stored verdicts are up to date")
+                parts.append(_read(path))
+                continue
+            again(path, "is not as it was written")
         judged = [judge_pairs(judge, _asked(judge, pairs[pairs["seed"].eq(seed)])) for seed, judge in judges.items()]
         rows = pd.concat(judged).sort_values(KEYS, ignore_index=True)
         atomic_write(path, packed(rows))
         failed = sum(judge.notes[note] for judge in judges.values() for note in getattr(judge, "again", ()))
-        write_json(stamp, {"inputs": key, "file": file_digest(path)} | ({"failed": failed} if failed else {}))
+        write_sealed(stamp, {"inputs": key, "file": file_digest(path), "failed": failed})
         print(f"{table}, {name}: {len(rows):,} pairs judged in both orders")
         for line in dict.fromkeys(line for judge in judges.values() if hasattr(judge, "remarks") for line in judge.remarks()):
             print(f"{table}, {line}")

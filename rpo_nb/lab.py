@@ -8,7 +8,6 @@ missing in a few processes and returns one row a policy, seed and prompt; the ta
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from rpo_nb import experiment, pocket
 from rpo_nb.config import Preset, Profile, content_key, load_profile
 from rpo_nb.experiment import Cell, Prepared, Run
 from rpo_nb.reporting import METHOD_NAMES
+from rpo_nb.store import read_sealed
 from rpo_nb.truth import PLAIN
 
 
@@ -134,6 +134,16 @@ class Study:
     def file(self, spec: Spec, out: Path) -> Path:
         """Where its completions are kept."""
         return experiment.completions_file(self.profile, self.cell(spec), out, self.asked)
+
+    @cached_property
+    def world(self) -> str:
+        """What its policies and answers are made from, in one key: see `experiment.train_runs`."""
+        return experiment.world_key(self.profile, self.size, self.seed, "all of the lab" if self.disturbance else "all of the grid")
+
+    def is_answered(self, spec: Spec, out: Path) -> bool:
+        """Whether its completions are there and whole, and made from what is here now."""
+        stored = read_sealed(self.file(spec, out))
+        return stored is not None and stored["world"] == self.world
 
     @cached_property
     def asked(self) -> str:
@@ -273,7 +283,7 @@ def make(study: Study, out: Path) -> int:
 
     logging.disable_progress_bar()  # of every model that is read or written
     experiment.torch_threads(study.profile)
-    missing = [spec for spec in study.specs if not study.file(spec, out).is_file()]
+    missing = [spec for spec in study.specs if not study.is_answered(spec, out)]
     if not missing:
         return 0
     loaded = experiment.prepare(study.profile, study.size, study.seed)
@@ -283,9 +293,9 @@ def make(study: Study, out: Path) -> int:
     with experiment.quick_collections(), redirect_stdout(StringIO()):  # the notebook prints the diagnostics, regime by regime
         for cell in map(study.cell, missing):
             if cell.run is not None:
-                made += experiment.train_runs(study.profile, [cell.run], prepared, out, tqdm(disable=True))
+                made += experiment.train_runs(study.profile, [cell.run], prepared, out, tqdm(disable=True), world=study.world)
             prepared.__dict__["reference"] = reference  # small here; training lets it go
-            experiment.completions(study.profile, cell, prepared, out, asked=study.asked, prompts=study.prompts)
+            experiment.completions(study.profile, cell, prepared, out, asked=study.asked, prompts=study.prompts, world=study.world)
     return made
 
 
@@ -295,7 +305,7 @@ def measure(studies: Sequence[Study], out: str | Path, *, workers: int = 1, prog
     from tqdm.auto import tqdm
 
     out = Path(out)
-    left = [study for study in studies if not all(study.file(spec, out).is_file() for spec in study.specs)]
+    left = [study for study in studies if not all(study.is_answered(spec, out) for spec in study.specs)]
     processes = max(1, min(workers, len(left)))
     tasks = joblib.Parallel(n_jobs=processes, return_as="generator_unordered", batch_size=1)(
         joblib.delayed(make)(study, out) for study in sorted(left, key=lambda s: -len(s.specs)))
@@ -316,7 +326,7 @@ def prepared(studies: Sequence[Study]) -> dict[tuple[str, int], Prepared]:
 
 
 def _rows(study: Study, place: int, spec: Spec, out: Path) -> pd.DataFrame:
-    stored = json.loads(study.file(spec, out).read_text(encoding="utf-8"))
+    stored = read_sealed(study.file(spec, out))
     prompts, texts = study.prompts, stored["completions"]
     return pd.DataFrame({
         "study": study.name, "seed": study.seed, "size": study.size, "spec": place, "prompt_id": range(len(prompts)), "prompt": prompts,

@@ -42,8 +42,9 @@ from rpo_nb.checks import memory_advice
 from rpo_nb.config import LLMJudge, content_key
 from rpo_nb.judges import Answer
 from rpo_nb.policy import load_policy
+from rpo_nb.provenance import model_key, step_code
 from rpo_nb.reporting import published_numbers
-from rpo_nb.store import file_digest, room_for
+from rpo_nb.store import room_for
 
 FORMAT = 1  # raised when the same text would get another reply from the same model
 DIGITS = 4  # of stored log-odds: other batches change the fifth
@@ -152,7 +153,8 @@ class LanguageModelJudge(ABC):
             if not is_verdict(reply):
                 raise ValueError(f"judge {self.name!r}: {reply} is no verdict and is not stored")
             if reply.note not in self.again:
-                append(self.store, {"key": keys[question], **reply._asdict()})
+                row = {"key": keys[question], **reply._asdict()}
+                append(self.store, row | {"sha256": content_key(row)})
         self.notes, self.asked = Counter(found[q].note for q in distinct), len(distinct)
         return [found[q] for q in questions]
 
@@ -201,9 +203,10 @@ def read_store(path: Path) -> dict[str, Reply]:
     for line in filter(str.strip, lines):
         try:
             row = json.loads(line)
+            written = row.pop("sha256")
             key, reply = row["key"], Reply(row["answer"], row["log_odds"], row["note"])
-            good = isinstance(key, str) and is_verdict(reply)
-        except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
+            good = isinstance(key, str) and is_verdict(reply) and written == content_key(row)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
             good = False
         if good:
             found[key] = reply
@@ -244,6 +247,7 @@ class LocalJudge(LanguageModelJudge):
         super().__init__(name, settings)
         self.folder = references.resolve(settings.model)
         try:
+            self.folder = references.fetched(settings.model, settings.revision)
             self.config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
             self.tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
         except (OSError, ValueError) as error:
@@ -263,12 +267,8 @@ class LocalJudge(LanguageModelJudge):
 
     @cached_property
     def identity(self) -> str:
-        """Weights (of a hub id its commit), tokenizer, precision."""
-        folder = Path(self.folder)
-        files = sorted(folder.glob("*")) if folder.is_dir() else []
-        weights = {p.name: file_digest(p) for p in files if p.suffix in (".safetensors", ".json", ".jinja")} \
-            or [self.folder, getattr(self.config, "_commit_hash", None)]
-        return content_key(["local", weights, self._bf16])
+        """Weights, tokenizer, precision and the code that asks."""
+        return content_key(["local", model_key(self.folder), self._bf16, step_code("local judge")])
 
     @property
     def _bf16(self) -> bool:

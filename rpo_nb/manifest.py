@@ -14,9 +14,9 @@ from pathlib import Path
 
 import psutil
 
-from rpo_nb import __version__
+from rpo_nb import __version__, hub
 from rpo_nb.config import Profile
-from rpo_nb.store import write_json
+from rpo_nb.store import Damaged, again, read_json, write_json
 
 SOURCE = Path(__file__).parent
 PACKAGES = (  # whose version can change a number
@@ -35,7 +35,7 @@ def write_manifest(profile: Profile, out: Path, *, seconds: float = 0.0, peak_me
     `afresh`, with nothing done, or the manifest there is of another config. A start that was killed tells nothing.
     """
     path = out / "manifest.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    before = _before(path)
     if afresh or before.get("config_hash") != profile.key():
         before = {}
     nodes = _nodes(out)
@@ -44,12 +44,37 @@ def write_manifest(profile: Profile, out: Path, *, seconds: float = 0.0, peak_me
         "config_hash": profile.key(),
         "seeds": list(profile.seeds),
         "code": _code(),
+        "hub": origins(profile),
         "python": platform.python_version(),
         "packages": _packages(),
         "hardware": _hardware(),
         "seconds": {"jobs": _job_seconds(out), "wall": round(before.get("seconds", {}).get("wall", 0.0) + seconds, 1)},
         "peak_memory_mb": round(max(before.get("peak_memory_mb", 0.0), peak_memory_mb)),
     })
+
+
+def _before(path: Path) -> dict:
+    """The manifest that is there; {} for none and, told in a line, for one that cannot be read."""
+    try:
+        before = read_json(path)
+        before["config_hash"], before["seconds"]["wall"], before["peak_memory_mb"]
+        return before
+    except FileNotFoundError:
+        return {}
+    except (Damaged, KeyError, TypeError):
+        again(path, "is damaged")
+        return {}
+
+
+def origins(profile: Profile) -> list[dict]:
+    """Each model and data set of the hub that a profile names: name, revision, and the commit that it is on this machine (None
+    where it is not here yet)."""
+    models = [(model.id, model.revision) for model in profile.sizes.values()]
+    models += [(model.authors, model.authors_revision) for model in profile.sizes.values() if profile.evaluation.authors]
+    models += [(judge.model, judge.revision) for judge in profile.evaluation.llm_judges.values() if judge.kind == "local"]
+    named = [("model", *pair) for pair in models] + [("dataset", profile.data.source, profile.data.revision)]
+    return [{"kind": kind, "name": name, "revision": revision, "commit": hub.commit(name, revision, kind=kind)}
+            for kind, name, revision in dict.fromkeys(named) if re.fullmatch(hub.ID, name) and not name.startswith("inputs/")]
 
 
 def _code() -> dict:

@@ -21,15 +21,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from rpo_nb import alignment, experiment, partition, pocket, policy, references
+from rpo_nb import alignment, experiment, partition, pocket, policy
 from rpo_nb.alignment import Probe, Reader, Responses, Sampler, Standardised, measures
 from rpo_nb.config import Objective, PaperB, Profile, Setting, content_key
 from rpo_nb.data import conversations, group_key, load_feedback, mean_and_std, weights_of
 from rpo_nb.reward_aware import suggested_eta, tuples
-from rpo_nb.store import atomic_write, packed, unpacked, write_json
+from rpo_nb.provenance import digest, model_key, source_key, step_code
+from rpo_nb.store import atomic_write, cached, packed, seal, sealed, unpacked
 from rpo_nb.training import save_policy
 
-CODE = (*experiment.CODE, "reward_aware", "alignment", "generation", "judges", "paper_b")
 TRUTH, LEARNT, GATED = "truth", "learnt", "gated"  # the judges a run may be trained on
 SPLITS = ("valid", "test", "ood_values", "ood_combinations", "ood")  # those a world has; "ood" is of a user's feedback
 # Out of distribution: objects and places that no training prompt has, and a quarter of the pairs of colour and object.
@@ -91,7 +91,7 @@ def feedback_prompts(profile: Profile, seed: int) -> dict[str, list[str]]:
     found |= {"valid": held[: config.valid], "test": held[config.valid : config.valid + config.test]}
     if config.ood:
         known = {group_key(prompt) for prompt in (*train, *held, *parts.held_out["prompt"])}
-        others = load_feedback(config.ood, config=profile.data.model_copy(update={"validation_split": ""}))["prompt"]
+        others = load_feedback(config.ood, config=profile.data.model_copy(update={"validation_split": "", "revision": "main"}))["prompt"]
         fresh = [prompt for prompt in dict.fromkeys(others) if group_key(prompt) not in known]
         if not fresh:
             raise ValueError(f"paper_b.ood, {Path(config.ood).name!r}, has no prompt that the feedback lacks; give another source")
@@ -227,8 +227,8 @@ class World:
 
         if judge == TRUTH:
             return self.learnt.setdefault(judge, judging.reward_model(self.profile, self.out, self.seed))
-        folder = self.out / "runs" / "paper_b" / f"reward_model-{judge}-seed{self.seed}-{self.key()}"
-        if judge not in self.learnt and not folder.is_dir():
+
+        def make(folder: Path) -> None:
             data, epochs = self.responses("train_1", ""), self.config.judge_epochs if judge == LEARNT else self.profile.evaluation.judge_epochs
             few = np.flatnonzero(data.prompt_ids < self.config.judge_prompts)
             rows = datasets.Dataset.from_dict({"prompt_id": data.prompt_ids[few], "prompt": [data.prompts[i] for i in few],
@@ -237,9 +237,14 @@ class World:
             judges.train_reward_model(self.path, rows, config=self.profile.evaluation.model_copy(update={"judge_epochs": epochs}),
                                       data=self.profile.data, seed=self.seed, threads=training.threads, bf16=training.bf16,
                                       gated=judge == GATED).save(folder, base=self.profile.sizes[self.size].id)
+
         if judge not in self.learnt:
-            self.learnt[judge] = judges.RewardModel.load(folder, base=self.path)
+            self.learnt[judge] = judges.RewardModel.load(cached(self.reward_model_folder(judge), make), base=self.path)
         return self.learnt[judge]
+
+    def reward_model_folder(self, judge: str) -> Path:
+        """Where a judge that learnt from the first prompts' responses is kept."""
+        return self.out / "runs" / "paper_b" / f"reward_model-{judge}-seed{self.seed}-{self.key()}"
 
     def judge(self, name: str) -> alignment.Score:
         return truth if name == TRUTH and self.profile.pocket_world else self.reward_model(name).score
@@ -311,12 +316,21 @@ class World:
         """What names a policy: everything it depends on, those it starts from included."""
         profile, config, judges = self.profile, self.config, {"judge_comparisons", "judge_epochs", "judge_loss", "judge_lora_rank", "judge_size"}
         shared = [config.model_dump(mode="json", exclude={"seeds", "processes", "runs", "etas", "reproduce", "size", "ood"}),
-                  config.ood and experiment.source_key(config.ood), profile.sizes[self.size].model_dump(mode="json", exclude={"micro_batch_tokens"}),
-                  profile.data.model_dump(mode="json") | {"source": experiment.source_key(profile.data.source)},
-                  profile.decoding.model_dump(mode="json"),
-                  profile.training.model_dump(mode="json", include={"threads", "bf16", "lora", "lora_rank", "quantize"}),
-                  profile.evaluation.model_dump(mode="json", include=judges), references.code_key(*CODE)]
+                  config.ood and source_key(config.ood), self.inputs, experiment.data_recipe(profile), profile.decoding.model_dump(mode="json"),
+                  profile.training.model_dump(mode="json", include={"threads", "bf16", "lora", "lora_rank", "quantize", "gradient_checkpointing",
+                                                                    "liger"}),
+                  profile.limits(self.size), profile.evaluation.model_dump(mode="json", include=judges), step_code("paper B")]
         return content_key([*shared, profile.generation, self.seed, *([vars(run)] if run else [])])
+
+    @cached_property
+    def inputs(self) -> list[str]:
+        """What the seed's policies are made from: the reference, the prompts and, of a user's feedback, its rows and its judge."""
+        given = [model_key(self.path), digest(self.prompts)]
+        if self.profile.pocket_world:
+            return given
+        train = experiment.splits(self.profile, self.seed, self.size).train
+        rows = [conversations(train), list(train["completion"]), list(train["reward"]), weights_of(train)]
+        return [*given, digest(rows), self.reward_model(TRUTH).identity]
 
 
 def truth(prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
@@ -352,7 +366,7 @@ def _ensure_seed(profile: Profile, out: Path, seed: int, progress: bool) -> int:
     with experiment.quick_collections(), tqdm(world.runs, desc=f"seed {seed}", disable=not progress) as bar:
         for run in bar:
             bar.set_postfix_str(run.name)
-            if not (world.folder(run) / "done.json").is_file():
+            if sealed(world.folder(run)) is None:
                 train(world, run)
                 made += bool(run.setting)
     return made
@@ -368,7 +382,7 @@ def train(world: World, run: Run) -> None:
     folder.mkdir(parents=True)
     if not run.setting:
         _write_answers(world, run, world.reference, world.probe("final", run.judge), folder)
-        write_json(folder / "done.json", {})
+        seal(folder)
         return
     set_seed(world.seed)
     training, within = world.profile.training_of(world.size), world.profile.training.lora and not run.start  # the reference is within the policy
@@ -398,8 +412,8 @@ def train(world: World, run: Run) -> None:
     curve = pd.DataFrame([{"step": 0, **measures(before, [TRUTH, LEARNT])}, *trainer.curve])
     atomic_write(folder / "curve.csv", curve.to_csv(index=False, lineterminator="\n"))
     shutil.rmtree(folder / "trainer")  # checkpoints: the best one is policy/
-    write_json(folder / "done.json", outcome | {"rewards": [judge.mean, judge.std] if judge else None,
-                                                "eta": objective.setting.eta if objective.setting else None})
+    seal(folder, outcome | {"rewards": [judge.mean, judge.std] if judge else None,
+                            "eta": objective.setting.eta if objective.setting else None})
 
 
 def _write_answers(world: World, run: Run, model: Any, probe: Probe, folder: Path) -> None:
@@ -442,7 +456,8 @@ def load(profile: Profile, out: str | Path) -> tuple[pd.DataFrame, pd.DataFrame,
         world = World(profile, seed, Path(out))
         for run in world.runs:
             folder = world.folder(run)
-            if not (folder / "done.json").is_file():
+            done = sealed(folder, quick=True)
+            if done is None:
                 raise ValueError(f"paper B's policy {run.name}, seed {seed}, is not trained; run paper_b.ensure first")
             answers = pd.DataFrame(unpacked(folder / "answers.jsonl.gz"))
             for split, rows in answers.groupby("split", sort=False):
@@ -450,7 +465,6 @@ def load(profile: Profile, out: str | Path) -> tuple[pd.DataFrame, pd.DataFrame,
             if not run.setting:
                 continue
             curves.append(pd.read_csv(folder / "curve.csv").assign(run=run.name, seed=seed))
-            done = json.loads((folder / "done.json").read_text(encoding="utf-8"))
             costs.append({"run": run.name, "seed": seed, "steps": done["steps"], "best_step": done["best_step"], "reason": done["reason"],
                           **{part: s / done["steps"] for part, s in done["seconds"].items()}})
     return pd.DataFrame(results), pd.concat(curves, ignore_index=True), pd.DataFrame(costs)

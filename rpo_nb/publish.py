@@ -20,7 +20,7 @@ import pandas as pd
 import yaml
 
 from rpo_nb.config import METHODS, REPOSITORY, Preset, Profile, repository_root
-from rpo_nb.store import atomic_write, finished, write_json
+from rpo_nb.store import atomic_write, fault, finished, read_json, write_json
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.j2"
 PARTS = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "adapter_config.json",
@@ -72,21 +72,32 @@ def choose(profile: Profile, out: Path, *, size: str = "", method: str = "", pre
     size = _one_of("size", size or next(iter(profile.sizes)), list(profile.sizes))
     seed = profile.seeds[0] if seed is None else seed
     tau = _tau(profile.presets[preset], method, tau)
-    source = str(out / profile.data.source) if (out / profile.data.source).exists() else profile.data.source
-    placed = profile.model_copy(update={"data": profile.data.model_copy(update={"source": source})})
-    run = experiment.recipe(placed, profile.presets[preset], method, size, tau, seed)
-    done = {file.parent: json.loads((file.parent / "recipe.json").read_text(encoding="utf-8"))
+    run = experiment.recipe(placed(profile, out), profile.presets[preset], method, size, tau, seed)
+    done = {file.parent: read_json(file.parent / "recipe.json")
             for file in sorted((out / "runs").glob("*/done.json"))}
     # The same recipe by an earlier version of the code is that policy, too; the card says by which it was trained.
     wanted = _without_code(json.loads(json.dumps(run.recipe)))
     alike = [folder for folder, recipe in done.items() if _without_code(recipe) == wanted]
     latest = max(alike, key=lambda folder: (folder / "done.json").stat().st_mtime, default=None)
     folder = run.folder(out) if run.folder(out) in alike else latest
+    why = fault(folder) if folder is not None else None
+    if why is not None:
+        raise ValueError(f"the policy {folder.name} {why}; run reproduce again, which makes it again")
     if folder is None:
         there = ", ".join(folder.name for folder in done) or "none"
         asked = f"{method} {size} preset {preset}{'' if tau is None else f' tau {tau:g}'} seed {seed}"
         raise ValueError(f"{out.name} has no finished policy {asked}; finished are: {there}")
     return Chosen(profile, out, preset, method, size, tau, seed, folder, done[folder])
+
+
+def placed(profile: Profile, out: Path) -> Profile:
+    """A profile of an output folder as other folders see it: what is linked into <out>/inputs is named by its path."""
+    def at(name: str) -> str:
+        return str(out / name) if name.startswith("inputs/") and (out / name).exists() else name
+
+    data, ood = profile.data.model_copy(update={"source": at(profile.data.source)}), at(profile.paper_b.ood)
+    sizes = {size: model.model_copy(update={"id": at(model.id), "authors": at(model.authors)}) for size, model in profile.sizes.items()}
+    return profile.model_copy(update={"data": data, "sizes": sizes, "paper_b": profile.paper_b.model_copy(update={"ood": ood})})
 
 
 def _one_of(what: str, value: str, choices: list[str]) -> str:
@@ -105,7 +116,7 @@ def _tau(preset: Preset, method: str, tau: float | None) -> float | None:
 
 
 def _without_code(recipe: dict) -> dict:
-    return {key: value for key, value in recipe.items() if key != "code"}
+    return {key: value for key, value in recipe.items() if key not in ("code", "inputs")}
 
 
 # The folder -------------------------------------------------------------------------------------------------------------------
@@ -291,9 +302,9 @@ def _interval(row: dict, name: str, digits: int) -> str:
 
 
 def _trained_by_other_code(chosen: Chosen) -> bool:
-    from rpo_nb import experiment, references
+    from rpo_nb.provenance import step_code
 
-    return chosen.recipe["code"] != references.code_key(*experiment.CODE)
+    return chosen.recipe["code"] != step_code("training")
 
 
 def _is_causal(chosen: Chosen) -> bool:

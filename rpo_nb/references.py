@@ -7,51 +7,23 @@ that make it, so an artefact is either what its key says or absent.
 
 from __future__ import annotations
 
-import hashlib
+import inspect
 import os
 import tempfile
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 
-from rpo_nb import pocket, policy
+from rpo_nb import hub, pocket, policy
 from rpo_nb.config import ModelConfig, Objective, Profile, content_key
-from rpo_nb.store import finished
+from rpo_nb.provenance import PACKAGE, cache_dir, digest, folder_key, model_key, step_code
+from rpo_nb.store import cached, fault, file_digest
 
-PACKAGE = Path(__file__).parent
 VERIFIED_ROWS = 8  # of a cached log-probability file, recomputed at every load
-
-
-def cache_dir() -> Path:
-    """RPO_NB_CACHE, else .cache/ of the clone, else the user's cache folder."""
-    if os.environ.get("RPO_NB_CACHE"):
-        return Path(os.environ["RPO_NB_CACHE"]).expanduser()
-    if (PACKAGE.parent / "Snakefile").is_file():
-        return PACKAGE.parent / ".cache"
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "rpo_nb"
-
-
-@cache  # a process has the code it started with, whatever is edited meanwhile
-def code_key(*modules: str) -> str:
-    """A hash of the source of these modules of the package: what makes an artefact stale when we change it."""
-    return content_key([hashlib.sha256((PACKAGE / f"{m}.py").read_bytes()).hexdigest() for m in modules])
-
-
-def cached(folder: Path, make: Callable[[Path], None]) -> Path:
-    """`folder`, made by `make(temporary folder)` unless it exists; one process makes it, the others wait."""
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
-            if not folder.exists():
-                with finished(folder) as temporary:
-                    make(temporary)
-    return folder
 
 
 # Reference policies ---------------------------------------------------------------------------------------------------------
@@ -63,21 +35,58 @@ def reference(profile: Profile, size: str, seed: int, held_out: Any = None) -> s
     """
     model = profile.sizes[size]
     if model.id != "pocket":
-        return resolve(model.id)
-    if profile.pocket_world:
-        pairs = pocket.demonstrations(model.demonstrations, seed=seed, demonstrator=model.demonstrator)
-    else:
-        rng = np.random.default_rng([seed, 2])
-        pairs = list(zip(held_out["prompt"], held_out["completion"], strict=True))
-        pairs = [pairs[i] for i in rng.permutation(len(pairs))[: model.demonstrations]]
-    key = content_key([model.model_dump(mode="json"), pairs, seed, profile.limits(size), profile.training.threads,
-                       code_key("pocket", "policy", "encoding", "forward", "prefixes", "training", "steps", "references")])
-    folder = cache_dir() / "references" / f"{size}-seed{seed}-{key}"
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not folder.exists():  # its Trainer would wait for the other processes for ever
+        return fetched(model.id, model.revision)
+    pairs = _pairs(profile, size, seed, held_out)
+    folder = reference_folder(profile, size, seed, pairs)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and fault(folder) is not None:  # its Trainer would wait for the other processes for ever
         raise ValueError(f"the reference of size {size}, seed {seed} is trained in one process: run `python -m rpo_nb train "
                          "--set methods=reference` with this profile first")
     return str(cached(folder, lambda folder: train_reference(
         folder, model, pairs, profile, seed, profile.limits(size))))
+
+
+def _pairs(profile: Profile, size: str, seed: int, held_out: Any) -> list[tuple[str, str]]:
+    """What a reference from nothing learns from."""
+    model = profile.sizes[size]
+    if profile.pocket_world:
+        return pocket.demonstrations(model.demonstrations, seed=seed, demonstrator=model.demonstrator)
+    rng = np.random.default_rng([seed, 2])
+    pairs = list(zip(held_out["prompt"], held_out["completion"], strict=True))
+    return [pairs[i] for i in rng.permutation(len(pairs))[: model.demonstrations]]
+
+
+def reference_folder(profile: Profile, size: str, seed: int, pairs: Sequence[tuple[str, str]]) -> Path:
+    """Where a reference that is trained from nothing on these pairs lies."""
+    return cache_dir() / "references" / f"{size}-seed{seed}-{reference_key(profile, size, seed, pairs)}"
+
+
+def expected(profile: Profile, size: str, seed: int, held_out: Any = None) -> Path:
+    """The folder that `reference` gives, without making or fetching anything: it may not be there."""
+    model = profile.sizes[size]
+    if model.id == "pocket":
+        return reference_folder(profile, size, seed, _pairs(profile, size, seed, held_out))
+    here = Path(model.id).expanduser()
+    return here if here.is_dir() else hub.snapshot_folder(model.id, model.revision)
+
+
+def reference_key(profile: Profile, size: str, seed: int, pairs: Sequence[tuple[str, str]]) -> str:
+    """What names a reference that is trained from nothing on these pairs."""
+    model = profile.sizes[size]
+    settings = model.model_dump(mode="json", exclude={"authors", "authors_revision", "revision", "micro_batch_tokens"})
+    training = profile.training.model_dump(mode="json", include={"threads", "bf16", "gradient_checkpointing", "liger"})
+    vocabulary = [] if profile.pocket_world else [_origin(name) for name in model.tokenizer]
+    return content_key([settings, digest(pairs), seed, profile.limits(size), training,
+                        profile.pocket_world, vocabulary, step_code("reference")])
+
+
+def _origin(tokenizer: str) -> str | None:
+    """What a candidate for the tokenizer is on this machine; None where it is not here."""
+    folder = _tokenizer_folder(tokenizer)
+    return tokenizer if tokenizer == "train" else folder_key(folder) if folder.is_dir() else hub.commit(tokenizer)
+
+
+def _tokenizer_folder(name: str) -> Path:
+    return Path(name) if Path(name).is_absolute() else PACKAGE.parent / name
 
 
 def resolve(model_id: str) -> str:
@@ -97,7 +106,15 @@ def resolve(model_id: str) -> str:
     weights = [package.locate_file(f) for f in package.files or () if f.suffix == ".gguf"]
     if len(weights) != 1:
         raise ValueError(f"model {model_id!r}: the package carries {len(weights)} GGUF files instead of one; give a folder instead")
-    return str(cached(cache_dir() / "models" / f"{name}-{package.version}", lambda folder: from_gguf(Path(weights[0]), folder)))
+    key = content_key([file_digest(weights[0]), inspect.getsource(from_gguf)])
+    return str(cached(cache_dir() / "models" / f"{name}-{package.version}-{key}", lambda folder: from_gguf(Path(weights[0]), folder)))
+
+
+def fetched(model_id: str, revision: str = "main") -> str:
+    """`resolve`, and of a hub id the folder of its snapshot in the hub's cache, downloaded unless it is there: one commit's files,
+    whatever the revision becomes. Raises ValueError with the remedy when it cannot be had."""
+    found = resolve(model_id)
+    return found if Path(found).is_dir() else hub.snapshot(found, revision)
 
 
 def from_gguf(weights: Path, folder: Path) -> None:
@@ -124,7 +141,7 @@ def make_tokenizer(model: ModelConfig, profile: Profile, pairs: Sequence[tuple[s
     for name in model.tokenizer:
         if name == "train":
             return train_tokenizer(text for pair in pairs for text in pair)
-        folder = Path(name) if Path(name).is_absolute() else PACKAGE.parent / name
+        folder = _tokenizer_folder(name)
         try:
             return AutoTokenizer.from_pretrained(folder if folder.is_dir() else name, local_files_only=True,
                                                  trust_remote_code=False)
@@ -183,24 +200,25 @@ def reference_logps(path: str, model: Any, tokenizer: Any, encoded: Sequence[tup
                     ) -> dict[str, np.ndarray]:
     """{"sum": [n], "mean": [n]} of log πref(y|x), float32, for encoded rows; from the cache when it has them.
 
-    The key is the model's weights and the token ids, so it holds for any method, τ, seed and estimator. A random sample is
-    recomputed at every load; ValueError names the file when it does not fit.
+    The key is the model's weights, the token ids and the code that reads them, so it holds for any method, τ, seed and estimator. A
+    random sample is recomputed at every load; ValueError names the file when it does not fit.
     """
-    weights = hashlib.sha256()
-    for file in sorted(Path(path).glob("*.safetensors")):
-        weights.update(file.read_bytes())
-    key = content_key([path if not Path(path).is_dir() else weights.hexdigest(), list(encoded), str(next(model.parameters()).dtype), bf16])
+    made_from = {"model": model_key(path), "code": step_code("log-probabilities")}
+    key = content_key([made_from, digest(encoded), str(next(model.parameters()).dtype), bf16])
 
     def make(folder: Path) -> None:
         sums, lengths = policy.score_completions(model, tokenizer, encoded, bf16=bf16)
         np.savez(folder / "logps.npz", sum=sums.numpy(), mean=(sums / lengths).numpy())
 
-    folder = cached(cache_dir() / "reference_logps" / key, make)
+    folder = cached(cache_dir() / "reference_logps" / key, make, of=made_from)
     with np.load(folder / "logps.npz") as stored:
         logps = {name: stored[name] for name in ("sum", "mean")}
-    sample = np.random.default_rng(int(key, 16) % 2**32).permutation(len(encoded))[:VERIFIED_ROWS]
-    sums, _ = policy.score_completions(model, tokenizer, [encoded[i] for i in sample], bf16=bf16)
-    if len(logps["sum"]) != len(encoded) or not torch.allclose(torch.from_numpy(logps["sum"][sample]), sums,
-                                                                     rtol=1e-3, atol=1.0 if bf16 else 1e-2):
+    # A sample of another load each time, and both kinds: a seed of its own would always look at the same rows.
+    sample = np.random.default_rng().permutation(len(encoded))[:VERIFIED_ROWS]
+    sums, lengths = policy.score_completions(model, tokenizer, [encoded[i] for i in sample], bf16=bf16)
+    again = {"sum": sums, "mean": sums / lengths}
+    if any(len(values) != len(encoded) or not torch.allclose(torch.from_numpy(values[sample]), again[name], rtol=1e-3,
+                                                             atol=1.0 if bf16 and name == "sum" else 1e-2)
+           for name, values in logps.items()):
         raise ValueError(f"the cached reference log-probabilities {key} are not the model's; delete reference_logps/{key} in the cache and run again")
     return logps

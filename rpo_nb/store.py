@@ -1,4 +1,8 @@
-"""Files that are whole or absent, and whose bytes depend on nothing but their content. A full disk leaves no half of one."""
+"""Files that are whole or absent, and whose bytes depend on nothing but their content. A full disk leaves no half of one.
+
+What we made is known by its hashes: a finished folder has them in its stamp, done.json, and a JSON file of `write_sealed` in
+itself. They are compared whenever something is read; what is not as it was written is told in one line and made again.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,18 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+STAMP = "done.json"
+LEFT_OVER = re.compile(r"(\..+)\.(\d+\.tmp|[a-z0-9_]{8}(\.tmp)?)")  # a file or folder that a kill left half written
 FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "your quota on this disk is used up",
         errno.EFBIG: "a file may not grow so large here (ulimit -f)"}
 FULL_WORDS = ("No space left on device", "Disk quota exceeded", "File too large")  # safetensors raises an error of its own, without an errno
@@ -86,18 +95,29 @@ def packed(frame: Any) -> bytes:
 
 
 def unpacked(path: Path) -> list[dict]:
-    """The rows of a file of `packed` bytes."""
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines if line.strip()]
+    """The rows of a file of `packed` bytes. Raises Damaged."""
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            return [json.loads(line) for line in lines if line.strip()]
+    except (gzip.BadGzipFile, EOFError, zlib.error, ValueError) as error:
+        raise Damaged(f"{_named(path)} is damaged ({_words(error)}); remove it and start again: it is made again") from error
+
+
+_DIGESTS: dict[tuple, str] = {}  # of this process: a reference is loaded ten times
 
 
 def file_digest(path: Path | str) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal; the file may be larger than the memory."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(1 << 24):
-            digest.update(block)
-    return digest.hexdigest()
+    """SHA-256 of a file's bytes, in hexadecimal; the file may be larger than the memory. Within a process a file whose size and
+    times are the same is read once."""
+    stat = Path(path).stat()
+    key = (os.path.abspath(path), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    if key not in _DIGESTS:
+        digest = hashlib.sha256()
+        with Path(path).open("rb") as file:
+            while block := file.read(1 << 24):
+                digest.update(block)
+        _DIGESTS[key] = digest.hexdigest()
+    return _DIGESTS[key]
 
 
 def digest_of(path: Path | str) -> str:
@@ -120,7 +140,7 @@ def finished(folder: Path) -> Iterator[Path]:
     """
     with room_for(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
         try:
             yield temporary
             temporary.chmod(0o777 & ~UMASK)  # a temporary folder is its owner's alone; a result follows the user's umask
@@ -129,3 +149,175 @@ def finished(folder: Path) -> Iterator[Path]:
             os.replace(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+# ---- known by its hashes --------------------------------------------------------------------------------------------------
+
+class Damaged(ValueError):
+    """A file of our own is not what was written. Its one sentence names the file."""
+
+
+def again(path: Path | str, why: str) -> None:
+    """Say that something of ours is made again."""
+    print(f"{_named(path)} {why}: made again", flush=True)
+
+
+def _named(path: Path | str) -> str:
+    return "/".join(Path(path).parts[-2:])
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".split("\n")[0]
+
+
+def read_json(path: Path | str) -> Any:
+    """A JSON file of ours. Raises Damaged where it is none, FileNotFoundError."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Damaged(f"{_named(path)} is damaged ({_words(error)}); remove it and start again: it is made again") from error
+
+
+def seal(folder: Path, value: dict[str, Any] | None = None, *, leave_out: tuple[str, ...] = ()) -> Path:
+    """Write the stamp that makes a folder finished: `value` and the SHA-256 of every file in it.
+
+    leave_out: names of files and folders below it that are no part of what is finished."""
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file != folder / STAMP
+             and file.relative_to(folder).parts[0] not in leave_out]
+    return write_json(folder / STAMP, (value or {}) | {
+        "sha256": {file.relative_to(folder).as_posix(): file_digest(file) for file in files}})
+
+
+def fault(folder: Path, *, quick: bool = False) -> str | None:
+    """Why a folder is not what its stamp says, in words that follow its name; None where it is. quick: read only the files that
+    were written after the stamp."""
+    try:
+        wanted = read_json(folder / STAMP)["sha256"].items()
+        stamped = (folder / STAMP).stat().st_mtime_ns
+    except FileNotFoundError:
+        return "is not finished"
+    except (Damaged, TypeError, KeyError, AttributeError):
+        return f"has a damaged {STAMP}"
+    for name, digest in wanted:
+        try:
+            if quick and (folder / name).stat().st_mtime_ns <= stamped:
+                continue
+            if file_digest(folder / name) != digest:
+                return f"is damaged ({name} is not as it was written)"
+        except OSError:
+            return f"is damaged ({name} is missing)"
+    return None
+
+
+def sealed(folder: Path, *, quick: bool = False) -> dict[str, Any] | None:
+    """The stamp of a finished folder, all of whose files are as they were written (quick: see `fault`); else None. A damaged one is
+    told in a line and loses its stamp: it is not finished any more."""
+    why = fault(folder, quick=quick)
+    if why is None:
+        return read_json(folder / STAMP)
+    if (folder / STAMP).exists():
+        again(folder, why)
+        (folder / STAMP).unlink(missing_ok=True)
+    return None
+
+
+def cached(folder: Path, make: Callable[[Path], None], *, of: dict[str, Any] | None = None) -> Path:
+    """`folder`, made by `make(temporary folder)` unless it is there and whole; one process makes it, the others wait.
+
+    of: what it was made from, for its stamp."""
+    from filelock import FileLock
+
+    if fault(folder) is not None:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            why = fault(folder)
+            if why is not None:
+                if folder.exists():
+                    again(folder, why)
+                for half in folder.parent.glob(f".{folder.name}.*"):  # nobody else writes here: we hold the lock
+                    _remove(half)
+                with finished(folder) as temporary:
+                    make(temporary)
+                    seal(temporary, of)
+    return folder
+
+
+def mark(outputs: list[str]) -> Path:
+    """Write the marker of a finished job, the one of its outputs that ends with .done: the hashes of the others."""
+    marker, = (name for name in outputs if name.endswith(".done"))
+    return write_sealed(marker, {name: file_digest(name) for name in outputs if name != marker})
+
+
+def write_sealed(path: Path | str, value: dict[str, Any]) -> Path:
+    """A JSON file that knows its own hash."""
+    return write_json(path, value | {"sha256": _content(value)})
+
+
+def read_sealed(path: Path | str) -> dict[str, Any] | None:
+    """What `write_sealed` wrote; None where there is no such file. One that is not as it was written is told in a line and removed."""
+    try:
+        value = read_json(path)
+        if value.pop("sha256") == _content(value):
+            return value
+        why = "is not as it was written"
+    except FileNotFoundError:
+        return None
+    except (Damaged, AttributeError, KeyError, TypeError):
+        why = "is damaged"
+    again(path, why)
+    Path(path).unlink(missing_ok=True)
+    return None
+
+
+def _content(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+# ---- what a kill leaves ---------------------------------------------------------------------------------------------------
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sweep(root: Path, folders: Iterable[str]) -> int:
+    """Remove the half-written files and folders that killed processes left below these folders of a root, and the half-written
+    files beside them; return how many.
+
+    Only under the lock of an output folder, with nothing running. In the cache, which others may be using, what a live process is
+    making is left: it holds that folder's lock."""
+    from filelock import FileLock, Timeout
+
+    beside = [path for path in root.glob(".*.tmp") if path.is_file() and LEFT_OVER.fullmatch(path.name)]
+    removed = 0
+    for path in [*beside, *(path for folder in folders for path in left_over(root / folder))]:
+        name = path.name
+        while found := LEFT_OVER.fullmatch(name):
+            name = found[1][1:]
+        lock = path.with_name(f"{name}.lock")
+        try:
+            if lock.exists():
+                with FileLock(lock, timeout=0):
+                    _remove(path)
+            else:
+                _remove(path)
+            removed += 1
+        except Timeout:
+            continue
+    return removed
+
+
+def left_over(root: Path) -> list[Path]:
+    """What is half written below a folder."""
+    found = []
+    for folder, folders, files in os.walk(root):
+        half = [name for name in (*folders, *files) if LEFT_OVER.fullmatch(name)]
+        found += [Path(folder) / name for name in half]
+        folders[:] = [name for name in folders if name not in half]
+    return sorted(found)
+
+
+if __name__ == "__main__":  # the end of a job, in its output folder: python -m rpo_nb.store <its outputs>
+    mark(sys.argv[1:])

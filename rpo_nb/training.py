@@ -33,7 +33,7 @@ from rpo_nb.config import Objective, TrainingConfig
 from rpo_nb.forward import causal_states, states_width
 from rpo_nb.policy import collate, grouped_logps
 from rpo_nb.steps import Step, StepTrainer, replayed
-from rpo_nb.store import finished, write_json
+from rpo_nb.store import STAMP, finished, seal, sealed, write_json
 
 ROW_FIELDS = ("rewards", "ref_logps", "log_partition", "desirable")  # of every item; others are added by name
 VALUE_WIDTH = 512  # paper A's value network: hidden → 512 → tanh → 1
@@ -377,21 +377,18 @@ class Elapsed(TrainerCallback):
         return self.before + time.perf_counter() - self.started
 
     def on_save(self, args, state, control, **kwargs):
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if state.is_world_process_zero:
-            write_json(Path(args.output_dir) / f"checkpoint-{state.global_step}" / self.FILE, {"seconds": self.seconds})
+            write_json(checkpoint / self.FILE, {"seconds": self.seconds})
+            # the other processes may still be writing theirs
+            seal(checkpoint, leave_out=tuple(f"rng_state_{i}.pth" for i in range(1, args.world_size)))
 
 
 def last_checkpoint(folder: str | Path) -> str | None:
-    """The newest complete checkpoint of a training, None where there is none.
-
-    Trainer writes its state last, so a checkpoint whose state cannot be read was being written when the process was killed.
-    """
+    """The newest whole checkpoint of a training, None where there is none: one that was being written when the process was killed
+    has no stamp, and one that is not as it was written is told and passed over."""
     def complete(checkpoint: Path) -> bool:
-        try:
-            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            return False
-        return True
+        return (checkpoint / STAMP).is_file() and sealed(checkpoint) is not None
 
     found = sorted(Path(folder).glob("checkpoint-*"), key=lambda f: int(f.name.rpartition("-")[2]), reverse=True)
     return next((str(checkpoint) for checkpoint in found if complete(checkpoint)), None)

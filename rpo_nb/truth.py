@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,8 +16,9 @@ import torch
 from scipy.special import logsumexp
 from scipy.stats import bootstrap
 
-from rpo_nb import experiment, partition, pocket, policy, references
+from rpo_nb import experiment, partition, pocket, policy, references, store
 from rpo_nb.config import DecodingConfig, Profile, content_key
+from rpo_nb.provenance import digest, model_key, step_code
 
 ESTIMATORS = tuple(name for name in partition.ESTIMATORS if name != "none")
 PLAIN = DecodingConfig()  # temperature 1, nothing cut off: samples of the reference itself
@@ -85,8 +85,9 @@ def sampled(profile: Profile, size: str, seed: int, regime: str, *, prompts: int
         sums, lengths = policy.score_completions(model, tokenizer, encoded)
         np.savez(folder / "pool.npz", sums=sums.numpy(), lengths=lengths.numpy())
 
-    key = content_key([Path(path).name, encoded, references.code_key("policy", "encoding", "forward", "prefixes", "truth")])
-    with np.load(references.cached(references.cache_dir() / "pools" / key, make) / "pool.npz") as stored:
+    made_from = {"model": model_key(path), "code": step_code("truth pool")}
+    folder = store.cached(references.cache_dir() / "pools" / content_key([made_from, digest(encoded)]), make, of=made_from)
+    with np.load(folder / "pool.npz") as stored:
         sums, lengths = (stored[name].astype(float).reshape(prompts, completions) for name in ("sums", "lengths"))
     rewards = np.array([pocket.score(*pair) for pair in pairs]).reshape(prompts, completions)
     hidden = np.array([[pocket.score(prompt, text) for text in row[:truth]] for prompt, row in zip(asked, own, strict=True)])

@@ -360,7 +360,6 @@ def test_a_policys_name_depends_on_the_source_of_prompts_and_on_nothing_that_lie
     profile = load_profile("smoke")
     before = key(profile)
     (tmp_path / "note.txt").write_text("new")
-    experiment.source_key.cache_clear()
     assert key(profile) == before
     other = own_feedback(tmp_path / "ood.jsonl", 2)
     with_ood = profile.model_copy(update={"paper_b": profile.paper_b.model_copy(update={"ood": other})})

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from rpo_nb import config, experiment, insight, partition, pocket, references
+from rpo_nb.store import seal
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +91,55 @@ def test_generations_that_were_tampered_with_are_written_again(profile, made):
     assert file.read_bytes() == before
 
 
+def damage(kind: str, file: Path) -> None:
+    """What a disk, an editor or a copy that broke off does to a file, at a later moment than it was written."""
+    content = file.read_bytes()
+    if kind == "missing":
+        file.unlink()
+    else:
+        middle = len(content) // 2
+        file.write_bytes({"empty": b"", "truncated": content[:middle],
+                          "flipped": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]}[kind])
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "truncated", "flipped"])
+def test_damaged_files_of_our_own_are_made_again_with_a_line_each(profile, made, capsys, kind):
+    """A policy's weights, another's stamp and history, a third's completions, a generations file and the note beside it, the cached
+    log-probabilities, and weights of the reference."""
+    def file(pattern: str) -> Path:
+        return sorted(made.glob(pattern))[0]
+
+    cached = experiment.reference_path(profile, "small", 0)
+    hurt = {"weights": file("runs/rpo-*/policy/model.safetensors"), "stamp": file("runs/dro-*/done.json"),
+            "history": file("runs/kto-*/history.csv"), "completions": file("runs/sft-*/completions-*.json"),
+            "generations": file("generations/paper-*.gz"), "note": file("runs/generations/fixed-*.json"),
+            "reference": Path(cached) / "model.safetensors"}
+    kept = {name: path.read_bytes() for name, path in hurt.items() if name not in ("stamp", "history")}
+    everything = {path: path.read_bytes() for path in (*made.glob("generations/*"), *made.glob("runs/*/completions-*.json"))}
+    for path in hurt.values():
+        damage(kind, path)
+    experiment.ensure_runs(profile, made, progress=False)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.endswith(": made again")]
+    assert {name: path.read_bytes() for name, path in hurt.items() if name in kept} == kept
+    assert {path: path.read_bytes() for path in everything} == everything
+    silent = {"stamp", "completions", "generations", "note"} if kind == "missing" else set()  # that is how what is not done looks
+    assert len(lines) == len(hurt) - len(silent), lines
+    experiment.ensure_runs(profile, made, progress=False)
+    assert "0 policies trained" in capsys.readouterr().out
+
+
+def test_what_was_interrupted_on_other_rows_is_not_gone_on_with(profile, made, tmp_path):
+    prepared = experiment.prepare(profile, "small", 0)
+    run = experiment.recipe(profile, profile.presets["paper"], "sft", "small", None, 0)
+    left = run.folder(tmp_path) / "trainer" / "checkpoint-1"
+    left.mkdir(parents=True)
+    (run.folder(tmp_path) / "recipe.json").write_text(json.dumps(run.recipe | {"inputs": "of other rows"}))
+    seal(left)
+    experiment.train(profile, run, prepared, tmp_path)
+    files = [sorted(run.folder(out).glob("policy/*.safetensors"))[0].read_bytes() for out in (made, tmp_path)]
+    assert files[0] == files[1]
+
+
 def test_a_fresh_folder_gives_the_same_bytes(profile, made, tmp_path):
     narrow = config.load_profile("smoke", sizes="small", seeds="0", methods="reference,rpo", taus="1.0", preset="paper")
     for out in (tmp_path / "a", tmp_path / "b"):
@@ -117,15 +168,20 @@ def test_the_trainer_sees_standardised_rewards_and_equation_19(profile, tmp_path
         assert group["log_partition"] == pytest.approx([float(expected)] * len(group["rows"]), rel=1e-5)
 
 
-def test_a_cached_log_probability_that_is_not_the_models_is_refused(profile, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["sum", "mean"])
+@pytest.mark.parametrize("row", [0, 50, 95])
+def test_a_cached_log_probability_that_is_not_the_models_is_made_again(profile, tmp_path, monkeypatch, capsys, name, row):
     prepared = experiment.prepare(profile, "small", 0)
     monkeypatch.setenv("RPO_NB_CACHE", str(tmp_path))
     references.reference_logps(prepared.path, prepared.reference, prepared.tokenizer, prepared.encoded)
     (file,) = tmp_path.rglob("logps.npz")
     with np.load(file) as stored:
-        np.savez(file, sum=stored["sum"] + 1, mean=stored["mean"])
-    with pytest.raises(ValueError, match="cached reference log-probabilities .* are not the model's; delete"):
-        references.reference_logps(prepared.path, prepared.reference, prepared.tokenizer, prepared.encoded)
+        changed = {kind: stored[kind] for kind in ("sum", "mean")}
+    changed[name][row] += 20
+    np.savez(file, **changed)
+    found = references.reference_logps(prepared.path, prepared.reference, prepared.tokenizer, prepared.encoded)
+    assert all(np.array_equal(found[kind], prepared.ref_logps[kind]) for kind in ("sum", "mean"))
+    assert "logps.npz is not as it was written): made again" in capsys.readouterr().out
 
 
 def test_on_policy_completions_are_the_references_own(tmp_path):

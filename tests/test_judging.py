@@ -637,7 +637,7 @@ def test_a_reward_model_of_another_loss_or_rank_is_another_file(tmp_path, monkey
     names = []
     monkeypatch.setattr(judging.experiment, "reference_path", lambda *_: "some/policy")
     monkeypatch.setattr(judging.experiment, "splits", lambda *_: SimpleNamespace(held_out=toy))
-    monkeypatch.setattr(judging.references, "cached", lambda folder, make: names.append(folder.name))
+    monkeypatch.setattr(judging, "cached", lambda folder, make: names.append(folder.name))
     monkeypatch.setattr(judging.RewardModel, "load", lambda folder, base: None)
     for overrides in ({}, {"judge_loss": "bradley_terry", "judge_lora_rank": 0}, {"judge_loss": "regression"}, {"judge_lora_rank": 8}):
         judging.reward_model(load_profile("smoke", **{f"evaluation.{name}": value for name, value in overrides.items()}), tmp_path, 0)

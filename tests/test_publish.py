@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard, errors
 
 from rpo_nb import config, experiment, policy, publish
 from rpo_nb.__main__ import main
-from rpo_nb.store import write_json
+from rpo_nb.store import seal, write_json
 
 ROOT = Path(__file__).parent.parent
 REPO = "someone/tiny-rpo"
@@ -122,7 +122,7 @@ def lora_run(folder: Path, tiny_t5, **overrides) -> tuple[config.Profile, Path]:
     tokenizer.save_pretrained(run.folder(out) / "policy")
     (run.folder(out) / "policy" / "training_args.bin").write_bytes(b"not for the hub")
     write_json(run.folder(out) / "recipe.json", run.recipe)
-    write_json(run.done_file(out), {"seconds": 1.5, "steps": 3, "rows": 96, "parameters": 1024})
+    seal(run.folder(out), {"seconds": 1.5, "steps": 3, "rows": 96, "parameters": 1024})
     config.write_profile(profile, out / "profile.yaml")
     return profile, out
 
@@ -193,6 +193,7 @@ def test_a_policy_of_another_version_of_the_code_is_found_and_the_card_says_so(t
     old = run.with_name("rpo-small-seed0-0000000000000000")
     shutil.move(run, old)
     write_json(old / "recipe.json", json.loads((old / "recipe.json").read_text()) | {"code": "0" * 16})
+    seal(old, json.loads((old / "done.json").read_text()))
     chosen = publish.choose(profile, out)
     assert chosen.folder == old
     card = publish.card(chosen, REPO, base="google/flan-t5-small", licence="apache-2.0")

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from rpo_nb import policy, references
 from rpo_nb.config import Objective, TrainingConfig, load_profile
+from rpo_nb.store import seal
 from rpo_nb.training import last_checkpoint, make_trainer, mismatched_rows, prompt_groups, save_policy
 
 ROOT = Path(__file__).parent.parent
@@ -366,8 +367,10 @@ def test_a_killed_training_goes_on_to_the_same_bits(reproduction, tmp_path):
 
 def test_a_torn_checkpoint_is_passed_over(tmp_path):
     assert last_checkpoint(tmp_path / "none") is None
-    for step, state in ((9, '{"global_step": 9}'), (10, '{"global_st'), (11, None)):
+    for step in (9, 10, 11):
         (tmp_path / f"checkpoint-{step}").mkdir()
-        if state:
-            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text('{"global_step": 9}')
+        if step < 11:  # which was being written
+            seal(tmp_path / f"checkpoint-{step}")
+    (tmp_path / "checkpoint-10" / "trainer_state.json").write_text('{"global_st')
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-9")

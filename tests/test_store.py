@@ -1,19 +1,27 @@
-"""A full disk, and memory that ran out: one sentence that says what to do, no half file, what was there before kept."""
+"""A full disk, and memory that ran out: one sentence that says what to do, no half file, what was there before kept. Files of our
+own that are not as they were written: made again with one line."""
 
 import errno
 import gc
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import save_file
 
+from rpo_nb import batch
 from rpo_nb.checks import OutOfMemory, memory_advice
-from rpo_nb.store import DiskFull, atomic_write, finished, room_for, write_json
+from rpo_nb.config import load_profile
+from rpo_nb.store import (
+    STAMP, Damaged, DiskFull, atomic_write, cached, fault, finished, mark, packed, read_sealed, room_for, seal, sweep, unpacked, write_json,
+    write_sealed)
 
 
 @pytest.fixture
@@ -124,3 +132,89 @@ def test_memory_advice_lets_other_errors_pass():
     with pytest.raises(RuntimeError, match="^shapes$") as caught, memory_advice("training", "nothing"):
         raise RuntimeError("shapes")
     assert not isinstance(caught.value, OutOfMemory)
+
+
+# ---- known by its hashes ----------------------------------------------------------------------------------------------
+
+def make(folder: Path) -> None:
+    (folder / "sub").mkdir()
+    (folder / "sub" / "weights.bin").write_bytes(bytes(range(256)))
+    (folder / "config.json").write_text("{}")
+
+
+@pytest.mark.parametrize("file", ["sub/weights.bin", "config.json", STAMP])
+@pytest.mark.parametrize("kind", ["missing", "empty", "truncated", "flipped"])
+def test_a_cached_folder_that_is_not_as_it_was_written_is_made_again_with_one_line(tmp_path, capsys, file, kind):
+    folder = cached(tmp_path / "kind" / "key", make, of={"model": "m"})
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert json.loads(before[folder / STAMP])["model"] == "m" and not capsys.readouterr().out
+    content = (folder / file).read_bytes()
+    damaged = {"empty": b"", "truncated": content[: len(content) // 2], "flipped": content[:-2] + bytes([content[-2] ^ 1]) + content[-1:]}
+    (folder / file).unlink() if kind == "missing" else (folder / file).write_bytes(damaged[kind])
+    (folder.parent / ".key.abcd1234").mkdir()  # what a kill left
+    assert cached(folder, make, of={"model": "m"}) == folder
+    printed = capsys.readouterr().out
+    assert printed.startswith("kind/key ") and printed.endswith(": made again\n") and printed.count("\n") == 1
+    assert (Path(file).name in printed) or kind == "missing" and file == STAMP
+    assert {path: path.read_bytes() for path in folder.parent.rglob("*") if path.is_file() and path.suffix != ".lock"} == before
+    cached(folder, make)
+    assert not capsys.readouterr().out
+
+
+def test_a_quick_look_reads_what_was_written_after_the_stamp(tmp_path):
+    make(tmp_path)
+    seal(tmp_path)
+    file = tmp_path / "config.json"
+    os.utime(file, ns=(0, 0))
+    assert fault(tmp_path, quick=True) is None
+    file.write_text("[]")
+    assert "config.json is not as it was written" in fault(tmp_path, quick=True) == fault(tmp_path)
+    file.unlink()
+    assert "config.json is missing" in fault(tmp_path, quick=True)
+
+
+def test_a_sealed_file_knows_when_a_number_of_it_is_another(tmp_path, capsys):
+    file = write_sealed(tmp_path / "a.json", {"texts": ["é"], "logps": [0.1, -1e300]})
+    assert read_sealed(file) == {"texts": ["é"], "logps": [0.1, -1e300]} and read_sealed(tmp_path / "none.json") is None
+    for content in (file.read_text().replace("0.1", "0.2"), "", "[]", "{}", "\xff"):
+        file.write_text(content, encoding="latin-1")
+        assert read_sealed(file) is None and read_sealed(file) is None
+        assert capsys.readouterr().out.count(": made again\n") == 1
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-9], lambda b: b[:20] + bytes([b[20] ^ 255]) + b[21:], lambda b: b"no gzip", lambda b: b[:5]])
+def test_rows_that_cannot_be_unpacked_are_told_in_one_sentence(tmp_path, damage):
+    file = atomic_write(tmp_path / "rows.jsonl.gz", packed(pd.DataFrame({"text": ["a", "b"] * 50})))
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(Damaged, match=f"{tmp_path.name}/rows.jsonl.gz is damaged .*: it is made again") as caught:
+        unpacked(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_kill_leaves_is_swept_but_not_what_another_process_is_making(tmp_path):
+    left = ["runs/x/.policy.abcd1234", "runs/x/.policy.ab_d1234.tmp", "cache/.key.abcd1234.tmp", "cache/..key.abcd1234.tmp.efgh5678.tmp"]
+    kept = ["runs/x/policy", ".snakemake/.x.abcd1234", "inputs/.x.abcd1234", "cache/key", "cache/.hidden", "cache/.busy.abcd1234.tmp"]
+    for name in (*left, *kept):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "weights").write_text("w")
+    (tmp_path / "runs" / ".done.json.123.tmp").write_text("{")
+    (tmp_path / ".report.html.123.tmp").write_text("<")
+    (tmp_path / "cache" / "key.lock").touch()
+    with FileLock(tmp_path / "cache" / "busy.lock"):
+        assert sweep(tmp_path, ("runs", "cache", "none")) == len(left) + 2
+    assert all((tmp_path / name).is_dir() for name in kept) and not any((tmp_path / name).exists() for name in left)
+    assert not (tmp_path / "runs" / ".done.json.123.tmp").exists() and not (tmp_path / ".report.html.123.tmp").exists()
+
+
+def test_a_jobs_marker_has_the_hashes_of_what_it_wrote(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    profile, job = load_profile("smoke"), "04_table2_metrics"
+    Path("tables").mkdir()
+    Path("tables/table2.csv").write_text("a,b\n")
+    marker = mark(["tables/table2.csv", f"runs/jobs/{job}.done"])
+    assert batch.distrust(profile, tmp_path) == [] and marker.exists()
+    Path("tables/table2.csv").write_text("a,c\n")
+    assert batch.distrust(profile, tmp_path) == [job] and not marker.exists()
+    assert capsys.readouterr().out == f"tables/table2.csv is not as {job} wrote it: made again\n"
+    marker.write_text("")  # torn
+    assert batch.distrust(profile, tmp_path) == [job] and not marker.exists()

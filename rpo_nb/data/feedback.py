@@ -51,7 +51,7 @@ def load_feedback(source: Any, *, config: DataConfig | None = None, return_repor
     rows, reader = Gatherer(report, wanted), Reader(report)
     read = _Read(config, report, rows, reader.of)
     for number, split in enumerate(wanted):
-        for line, row in sources.rows(source, split=split, report=report, second=split != config.split):
+        for line, row in sources.rows(source, split=split, report=report, second=split != config.split, revision=config.revision):
             for entry in reader.entries(line, row):
                 read.entry(line, number, row, entry)
     rewards = rows.settle()

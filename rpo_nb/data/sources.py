@@ -45,14 +45,14 @@ _SHARD = re.compile(r"(?:[-_.]?\d+)?(?:-of-\d+)?")
 
 
 def rows(
-    source: Any, *, split: str, report: Report, second: bool = False
+    source: Any, *, split: str, report: Report, second: bool = False, revision: str = "main"
 ) -> Iterator[tuple[int, Any]]:
     """(line, row) of a hub id, a folder, a file, a list of rows, a pandas frame, a Dataset or a
     DatasetDict.
 
     A folder was saved by datasets, or holds files as a data set on the hub does (flan.jsonl …,
-    data/train-*.parquet). split: which part of a hub id, folder or DatasetDict. second: another
-    split of the same source is read besides, so there must be splits. Sets report.part. Raises
+    data/train-*.parquet). split: which part of a hub id, folder or DatasetDict. revision: of a hub id. second:
+    another split of the same source is read besides, so there must be splits. Sets report.part. Raises
     ValueError with the remedy if there is nothing to read.
     """
     report.part = split if second else ""
@@ -87,7 +87,7 @@ def rows(
     if path.is_symlink():
         raise ValueError(f"{path.name}: the link leads nowhere; mend it or give the file itself")
     if isinstance(source, str) and not reader and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source):
-        return _table(_hub(source, split))
+        return _table(_hub(source, split, revision))
     raise ValueError(
         f"feedback {str(source)!r} is no file, no folder and no hub id (owner/name); check the spelling"
     )
@@ -133,9 +133,9 @@ def _value(value: Any) -> Any:
     return None if type(value).__name__ in ("NAType", "NaTType") and is_null(value) else value
 
 
-def _hub(name: str, split: str) -> datasets.Dataset:
+def _hub(name: str, split: str, revision: str = "main") -> datasets.Dataset:
     try:
-        return datasets.load_dataset(name, split=split, trust_remote_code=False)
+        return datasets.load_dataset(name, split=split, revision=revision, trust_remote_code=False)
     except (
         Exception
     ) as error:  # the hub client raises its own, its transport's and the operating system's errors
