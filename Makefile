@@ -72,6 +72,11 @@ INSTALL = $(if $(UV),uv pip install --quiet --python $(RUN),$(RUN) -m pip instal
 test-matrix:
 	@sh tests/matrix.sh
 
+# The wheel and every notebook on the versions that Colab has (tests/colab.txt), in an environment of its own; Python 3.13.
+test-colab: $(READY)
+	@RPO_NB_COLAB="$${RPO_NB_COLAB:-$$PWD/.venv-colab}" RPO_NB_PROFILE=smoke HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 \
+	  TOKENIZERS_PARALLELISM=false $(RUN) -m pytest tests/test_colab.py $(ARGS)
+
 # One lock for every Python, without what a CUDA wheel of torch brings; tests/test_setup.py tells when it has drifted.
 lock:
 	@test -n '$(UV)' || { echo 'make lock needs uv: pip install uv'; exit 1; }
