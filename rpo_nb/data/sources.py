@@ -190,14 +190,14 @@ def _configured(path: Path, report: Report) -> dict[str, list[Path]]:
             "data files alone"
         )
     try:
+        names = datasets.get_dataset_config_names(str(path))
         found = datasets.load_dataset_builder(str(path)).config.data_files or {}
     except (FileNotFoundError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().split("\n")[0].replace(str(path), path.name)
-        raise ValueError(
-            f"folder {report.name!r}: its README.md names several configurations and no default, or files that are not "
-            f"there ({reason}); give the folder of one of them (openai/summarize_from_feedback's axis and comparisons, "
-            "say, have other columns and are not to be mixed)"
-        ) from error
+        if "name is missing" in reason:  # none is called default, nor marked so
+            reason = (f"has the configurations {', '.join(names)} and no default; their columns may differ and are "
+                      "not mixed: give the files of one of them")
+        raise ValueError(f"folder {report.name!r}: its README.md {reason}") from error
     return {name: [Path(file) for file in listed] for name, listed in found.items()}
 
 
