@@ -69,13 +69,16 @@ def encode(tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[str]
 
 def added_tokens(tokenizer: Any, *, target: bool = False) -> tuple[list[int], list[int]]:
     """What the tokenizer puts before and after a text by itself; target: a text to be written,
-    which a multilingual tokenizer marks with another language."""
+    which a multilingual tokenizer marks with another language. Raises ValueError where that cannot
+    be told from the text."""
     whole, = _tokenized(tokenizer, ["a"], target=target, special=True)
     bare, = _tokenized(tokenizer, ["a"], target=target)
-    for start in range(len(whole) - len(bare) + 1):
-        if whole[start : start + len(bare)] == bare:
-            return whole[:start], whole[start + len(bare) :]
-    return [], []
+    if bare or not whole:
+        for start in range(len(whole) - len(bare) + 1):
+            if whole[start : start + len(bare)] == bare:
+                return whole[:start], whole[start + len(bare) :]
+    raise ValueError(f"{type(tokenizer).__name__}: which tokens it adds to a text cannot be told, 'a' "
+                     f"is {bare} without and {whole} with them; use another tokenizer")
 
 
 def _tokenized(tokenizer: Any, texts: list[str], *, target: bool = False,

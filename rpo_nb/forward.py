@@ -72,6 +72,23 @@ def depends_on_the_batch(model: nn.Module) -> str:
     return ""
 
 
+def refuse_what_padding_changes(model: nn.Module) -> None:
+    """Raise ValueError for a family whose rows depend on the rows or the padding beside them in
+    batches larger than those that models are tried on, so that no trial shows it."""
+    core = core_of(model)
+    if getattr(core.config, "moe_eval_capacity_token_fraction", None) is not None:  # NLLB-MoE
+        reason = "its experts have room for so many tokens of a whole batch"
+    elif getattr(core.config, "keep_window_size", None) is not None:  # Doge
+        reason = "it chooses the tokens to look at among a row's padding and what comes after, too"
+    elif getattr(core.config, "attention_type", None) == "block_sparse":  # BigBird
+        reason = ("its attention is sparse in long batches only; set attention_type in config.json "
+                  "to original_full")
+    else:
+        return
+    raise ValueError(f"{type(core).__name__}: the log-probability of a row would depend on the rows "
+                     f"beside it ({reason}); use another architecture")
+
+
 def start_token(model: nn.Module) -> int:
     """The token that the decoder begins with, as transformers' `generate` does. Raises ValueError
     for a checkpoint that names none."""
@@ -213,6 +230,7 @@ def _factors(core: nn.Module) -> list[float]:
 
 def _fitting(core: nn.Module, head: Head) -> float:
     """The factor with which the states of padded whole rows give the logits of each row alone."""
+    refuse_what_padding_changes(core)
     refused = (f"{type(core).__name__}: its log-probabilities here would not be those of its own "
                "forward pass")
     try:
@@ -232,8 +250,7 @@ def _fitting(core: nn.Module, head: Head) -> float:
     except torch.OutOfMemoryError:
         raise
     except CANNOT as error:
-        raise ValueError(f"{refused} ({type(error).__name__}: {error}); use another architecture"
-                         ) from error
+        raise ValueError(f"{refused} ({told(error)}); use another architecture") from error
     if not fits:
         raise ValueError(f"{refused}: it does more than scale, cap or shift its logits, or its "
                          "rows depend on their padding; use another architecture")
@@ -277,12 +294,22 @@ def probe(core: nn.Module, longest: int) -> tuple[Tensor, Tensor, Tensor, Tensor
     return ids, mask, torch.tensor([0, 0, 1], **place), labels
 
 
-def near(ours: Tensor, theirs: Tensor) -> bool:
-    """Whether two ways to the same numbers agree: to 1e-3 of the largest, in half precision to
-    2e-2. Broken weights are the row's error, told where it is scored."""
+def tolerance(theirs: Tensor) -> float:
+    """How far two ways to these numbers may be apart: 1e-3 of the largest, in half precision 2e-2."""
     share = 2e-2 if theirs.dtype in (torch.bfloat16, torch.float16) else 1e-3
-    limit = share * float(theirs.nan_to_num().abs().max())
-    return torch.allclose(ours.float(), theirs.float(), rtol=0, atol=limit, equal_nan=True)
+    return share * float(theirs.nan_to_num().abs().max())
+
+
+def near(ours: Tensor, theirs: Tensor) -> bool:
+    """Whether two ways to the same numbers agree to their `tolerance`. Broken weights are the
+    row's error, told where it is scored."""
+    return torch.allclose(ours.float(), theirs.float(), rtol=0, atol=tolerance(theirs),
+                          equal_nan=True)
+
+
+def told(error: Exception) -> str:
+    """An error's kind and the first line of what it says."""
+    return ": ".join((type(error).__name__, *str(error).splitlines()[:1]))
 
 
 def plain_logits(core: nn.Module, ids: Tensor, mask: Tensor, group: Tensor, labels: Tensor,

@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from .config import METHODS, DecodingConfig
 from .encoding import encode, end_of_turn
-from .forward import CANNOT, IGNORE, core_of, plain_logits, probe, probing, start_token
+from .forward import CANNOT, IGNORE, core_of, plain_logits, probe, probing, start_token, tolerance, told
 
 ENGINES = {"transformers": (), "vllm": ("vllm_engine",)}  # names of Profile.generation, and the modules beside this one that its texts depend on
 
@@ -305,12 +305,11 @@ def _greedy_difference(core: nn.Module, complete: Callable[..., list[Tensor]]) -
         except torch.OutOfMemoryError:
             raise
         except CANNOT as error:
-            return f"its cache cannot be handed on ({type(error).__name__}: {str(error).splitlines()[0]})"
+            return f"its cache cannot be handed on ({told(error)})"
         rows = [row[: row.index(ends) + 1] if ends in row else row for row in rows]
         found, said = plain(rows), torch.tensor(sum(rows, []), device=core.device)
-        limit = (2e-2 if found.dtype in (torch.bfloat16, torch.float16) else 1e-3) * found.abs().max()
         chosen = found.gather(1, said.unsqueeze(1)).squeeze(1)
-        good = bool((chosen >= found.max(1).values - limit).all()) or bool(found.isnan().any())  # broken weights show where rows are scored
+        good = bool((chosen >= found.max(1).values - tolerance(found)).all()) or bool(found.isnan().any())  # broken weights show where rows are scored
         return "" if good else "the rows beside a prompt change its completion"
 
 

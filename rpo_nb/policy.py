@@ -25,7 +25,7 @@ from rpo_nb import checks, hub
 from rpo_nb.encoding import Prompt, encode, is_t5_like  # noqa: F401 - part of this module's face
 from rpo_nb.forward import (
     IGNORE, causal_states, core_of, decoder_states, depends_on_the_batch, encoder_states, head_of,
-    joined, shift_right)  # noqa: F401
+    joined, refuse_what_padding_changes, shift_right, told)  # noqa: F401
 from rpo_nb.prefixes import buckets, overhead, read_prompts, worth_keeping
 
 LOGITS_AT_ONCE = 2**25  # of the vocabulary projection: 128 MB in float32
@@ -66,6 +66,7 @@ def load_policy(path: str | Path, *, dropout: float = 0.0, bf16: bool = False, l
     except (OSError, ValueError) as error:
         found = hub.problem(error, path)
         raise ValueError(f"model {path!r} could not be loaded: {found.reason}; {found.remedy}") from error
+    refuse_what_padding_changes(model)
     if depends_on_the_batch(model):
         warnings.warn(depends_on_the_batch(model))
     set_dropout(model, dropout)
@@ -145,7 +146,11 @@ def add_lora(model: nn.Module, rank: int) -> nn.Module:
     from peft import LoraConfig, TaskType, get_peft_model
 
     kind = TaskType.SEQ_2_SEQ_LM if model.config.is_encoder_decoder else TaskType.CAUSAL_LM
-    return get_peft_model(model, LoraConfig(task_type=kind, r=rank, lora_alpha=2 * rank, lora_dropout=0.0))
+    try:
+        return get_peft_model(model, LoraConfig(task_type=kind, r=rank, lora_alpha=2 * rank, lora_dropout=0.0))
+    except ValueError as error:  # peft asks for names of modules, and not of which model
+        raise ValueError(f"training.lora is true, but peft knows no attention projections of a {type(model).__name__} "
+                         f"({told(error)}); set it to false, or use another architecture") from error
 
 
 def token_logps(logits: Tensor, labels: Tensor) -> Tensor:
@@ -170,6 +175,7 @@ def sequence_logps(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, 
     −100; the shift is done here. reduce: "sum" (paper A, eq. 19) or "mean" over the completion's tokens, its end token
     included (the authors' code). Raises ValueError for shapes that do not fit and for a row without a label.
     """
+    head_of(model)  # an architecture that is refused is, before its layers fail
     seq2seq = model.config.is_encoder_decoder
     if input_ids.shape != attention_mask.shape or len(labels) != len(input_ids) or (not seq2seq and labels.shape != input_ids.shape):
         raise ValueError(f"shapes do not fit: input_ids {tuple(input_ids.shape)}, attention_mask {tuple(attention_mask.shape)}, "
@@ -259,6 +265,7 @@ def grouped_logps(model: nn.Module, batch: dict[str, Tensor], *, reduce: str, ex
     Prompts, and the completions of the prompts read together, are passed in buckets of near lengths, so that little padding is
     computed; exact_padding: all at once, padded as the batch is. Gradients are those of `sequence_logps` on whole rows.
     """
+    head_of(model)  # as in `sequence_logps`
     ids, mask, group = batch["input_ids"], batch["attention_mask"], batch["group"]
     wanted = {name: batch[name] for name in ("labels", "mismatched") if name in batch}
     longest = ids.shape[1] + max(labels.shape[1] for labels in wanted.values())

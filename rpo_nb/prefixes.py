@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from rpo_nb.forward import (
     CANNOT, IGNORE, core_of, decoder_of, decoder_states, encoder_states, narrowest_window, near, probe, probing, start_token,
-    states_width, whole_states)
+    states_width, told, whole_states)
 
 # What one more pass through a model of width d costs besides its arithmetic, in tokens: the launching of its operations, over d²,
 # and what small matrices lose. Fitted to the seconds of passes of widths 80 to 512 on one CPU core, and as much again for each
@@ -142,7 +142,9 @@ def _goes_on(model: nn.Module, longest: int) -> bool:
         takes = set(inspect.signature(decoder_of(core).forward).parameters)
         needed = {"past_key_values"} | (set() if core.config.is_encoder_decoder else {"position_ids"})
         reason = "it has no cache of keys and values that they could go on from"
-        if not getattr(core, "_is_stateful", False) and needed <= takes:
+        if getattr(core.config, "expert_capacity", None):  # Switch: counted anew in each pass
+            reason = f"its experts have room for {core.config.expert_capacity} tokens of a pass"
+        elif not getattr(core, "_is_stateful", False) and needed <= takes:
             reason = _difference(core, longest)
         tried[longest] = not reason
         if reason:
@@ -161,7 +163,7 @@ def _difference(core: nn.Module, longest: int) -> str:
         except torch.OutOfMemoryError:
             raise
         except CANNOT as error:
-            return f"its cache cannot be shared ({type(error).__name__}: {error})"
+            return f"its cache cannot be shared ({told(error)})"
     return "" if near(ours[real], whole[real]) else "from kept keys and values it comes to other states"
 
 

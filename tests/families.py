@@ -97,8 +97,15 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "LongT5, transient-global": ("EOS", "LongT5", T5 | {
         "local_radius": 4, "encoder_attention_type": "transient-global", "global_block_size": 4}),
     "SwitchTransformers": ("EOS", "SwitchTransformers", T5 | {
-        "num_experts": 4, "num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1}),
+        "num_experts": 4, "num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1,
+        "expert_capacity": 3}),
     "T5Gemma": ("EOS", "T5Gemma", {}),
+    "NLLB-MoE": ("language", "NllbMoe", BART | {
+        "num_experts": 2, "encoder_sparse_step": 1, "decoder_sparse_step": 1}),
+    "BigBird-PEGASUS, sparse": ("EOS", "BigBirdPegasus", BART | {
+        "decoder_start_token_id": 0, "block_size": 2, "num_random_blocks": 1}),
+    "FSMT": ("EOS", "FSMT", BART | {
+        "langs": ["en", "de"], "src_vocab_size": V, "tgt_vocab_size": V}),
     "BART": ("both", "Bart", BART),
     "mBART": ("language", "MBart", BART | {"forced_bos_token_id": 6}),
     "NLLB (M2M100)": ("language", "M2M100", BART | {"forced_bos_token_id": 6}),
@@ -175,6 +182,7 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "num_hidden_layers": 4, "attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2,
         "expert_layer_period": 2, "mamba_d_state": 4, "mamba_dt_rank": 4,
         "use_mamba_kernels": False}),
+    "Doge": ("BOS", "Doge", LLAMA | {"keep_window_size": W}),
     "Falcon H1": ("plain", "FalconH1", LLAMA | {
         "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_n_groups": 1,
         "mamba_d_state": 8, "mamba_chunk_size": 8, "lm_head_multiplier": 0.5}),
@@ -339,10 +347,12 @@ unequal lengths and were longer than the windows.
 | --- | --- | --- | --- |
 """
 FOOTER = """
-A family that is not here is tried when it is loaded, on unequal prompts, longer than its narrowest
-window once a batch has such rows: where shared prefixes give other states than whole rows, whole
-rows are passed and one line says so; where padded whole rows give other logits than each row alone
-(to 1e-3 of the largest in float32), the model is refused.
+A family that is not here is tried before its first log-probability, on unequal prompts, longer than
+its narrowest window once a batch has such rows: where shared prefixes give other states than whole
+rows, whole rows are passed and one line says so; where padded whole rows give other logits than each
+row alone (to 1e-3 of the largest in float32), the model is refused. What so few rows cannot show is
+refused by a rule when it is loaded: experts with room for a share of a whole batch (NLLB-MoE),
+attention that is sparse in long batches only (BigBird) or chosen among padding too (Doge).
 
 What tokenizers add by themselves (BOS, `<s>`, a language code) is there in scoring, training and
 sampling; a causal model's prompt is not ended. A completion ends as the chat template ends an

@@ -9,8 +9,10 @@ from families import DOCS, FAMILIES, FLOAT32, measured, page, tokenizer_of
 from rpo_nb import encoding, forward, generation, policy, prefixes
 from rpo_nb.config import DecodingConfig
 
-REFUSED = {"ProphetNet"}  # its logits come from another stream than its last states
-WHOLE = {"BLOOM", "MPT", "RecurrentGemma", "LFM2", "MiniMax", "Mamba", "RWKV", "Jamba", "Falcon H1"}
+REFUSED = {"ProphetNet",  # its logits come from another stream than its last states
+           "FSMT",  # its decoder asks for masks that its model makes
+           "NLLB-MoE", "BigBird-PEGASUS, sparse", "Doge"}  # their rows depend on those beside
+WHOLE = {"SwitchTransformers", "BLOOM", "MPT", "RecurrentGemma", "LFM2", "MiniMax", "Mamba", "RWKV", "Jamba", "Falcon H1"}
 VERSION = transformers.__version__.rpartition(".")[0]
 OURS = f"of transformers {VERSION}:" in DOCS.read_text(encoding="utf-8")  # others may refuse more
 
@@ -91,6 +93,16 @@ def test_a_target_text_has_the_code_of_its_own_language():
     (_, answer), = policy.encode(tokenizer, ["a"], ["b"], max_prompt_tokens=8,
                                  max_completion_tokens=8)
     assert answer == tokenizer("b", add_special_tokens=False)["input_ids"] + [2]
+
+
+def test_a_tokenizer_whose_special_tokens_cannot_be_told_is_refused():
+    """No BOS, in silence, would be the worse."""
+    from tokenizers import normalizers
+
+    tokenizer = tokenizer_of("BOS")
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("a", "")
+    with pytest.raises(ValueError, match="which tokens it adds.*use another tokenizer"):
+        policy.encode(tokenizer, ["red"], ["red"], max_prompt_tokens=8, max_completion_tokens=8)
 
 
 @pytest.mark.parametrize(("template", "end"), [
@@ -209,3 +221,20 @@ def test_a_decoder_without_a_start_is_refused_by_name():
     model = MBartForConditionalGeneration(config)
     with pytest.raises(ValueError, match="MBartForConditionalGeneration.*decoder_start_token_id"):
         policy.score_completions(model, tokenizer_of("language"), [([6, 9, 1], [10, 1])])
+
+
+def test_rows_that_depend_on_those_beside_are_refused_at_load(tmp_path):
+    families.build("NLLB-MoE").float().save_pretrained(tmp_path)
+    tokenizer_of("language").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="NllbMoe.*depend on the rows beside.*use another"):
+        policy.load_policy(tmp_path)
+
+
+def test_lora_names_an_architecture_whose_projections_peft_does_not_know():
+    with pytest.raises(ValueError, match="training.lora.*MambaForCausalLM.*set it to false"):
+        policy.add_lora(families.build("Mamba").float(), 4)
+
+
+def test_an_error_without_a_text_is_told_by_its_kind():
+    assert forward.told(AssertionError()) == "AssertionError"
+    assert forward.told(ValueError("one\ntwo")) == "ValueError: one"
