@@ -254,6 +254,9 @@ def _fitting(core: nn.Module, head: Head) -> float:
     if not fits:
         raise ValueError(f"{refused}: it does more than scale, cap or shift its logits, or its "
                          "rows depend on their padding; use another architecture")
+    if len(set(fits)) > 1 and bool(theirs.isfinite().all()):
+        raise ValueError(f"{refused}: all its logits are equal, so that their scale cannot be told; "
+                         "check the weights of its projection to the vocabulary")
     return fits[0]
 
 

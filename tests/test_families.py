@@ -206,6 +206,15 @@ def test_caps_and_biases_count_however_small_they_were_when_the_model_was_tried(
             head.mul_(1e4)
 
 
+def test_a_projection_of_zeros_hides_its_scale_and_is_refused():
+    model = families.build("Granite")
+    rows = policy.encode(tokenizer_of("plain"), ["red"], ["green"], **families.LIMITS)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.zero_()
+    with pytest.raises(ValueError, match="GraniteForCausalLM.*logits are equal"):
+        policy.score_completions(model, tokenizer_of("plain"), rows)
+
+
 def test_positions_that_depend_on_the_batch_are_told_at_load(tmp_path):
     families.build("Phi-3, LongRoPE").float().save_pretrained(tmp_path)
     tokenizer_of("turn").save_pretrained(tmp_path)
