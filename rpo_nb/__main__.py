@@ -36,7 +36,7 @@ SET_HELP = """a notebook parameter (sizes, methods, taus, seeds, preset, lora, f
 def settings(texts: Sequence[str]) -> dict[str, Any]:
     """["sizes=small taus=0.1,1", "training.epochs=2"] as load_profile's keywords. Raises ValueError naming what is no setting."""
     found = {}
-    for item in (item for text in texts for item in shlex.split(text)):
+    for item in (item for text in texts for item in _items(text)):
         key, equals, value = item.partition("=")
         if not equals or not (key in PARAMETERS or "." in key):
             raise ValueError(f"--set {item!r}: give key=value, the key dotted (training.epochs=2) or of {', '.join(PARAMETERS)}")
@@ -45,6 +45,18 @@ def settings(texts: Sequence[str]) -> dict[str, Any]:
         except yaml.YAMLError:
             raise ValueError(f"--set {item!r}: the value is not YAML; quote it or write a list as [a,b]") from None
     return found
+
+
+def _items(text: str) -> list[str]:
+    """The key=value items of a string; one in braces or brackets may hold spaces."""
+    items: list[str] = []
+    for word in shlex.split(text):
+        last = items[-1] if items else ""
+        if sum(last.count(mark) for mark in "{[") > sum(last.count(mark) for mark in "}]"):
+            items[-1] = f"{last} {word}"
+        else:
+            items.append(word)
+    return items
 
 
 def _profile(arguments: argparse.Namespace) -> Profile:

@@ -282,6 +282,8 @@ def align(trainer: AlignmentTrainer) -> dict[str, Any]:
 
     Raises the error itself when it diverges before the first checkpoint.
     """
+    if trainer.sampler:
+        trainer.sampler.seconds.clear()  # samples drawn before are no part of its steps
     try:
         trainer.train()
     except checks.NotFinite as error:

@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 
 from benchmarks import chaos
-from rpo_nb import store
 
 ROOT = Path(__file__).parent.parent
 
@@ -50,9 +49,6 @@ def test_what_is_compared_shows_what_is_lost_stale_and_different(whole, tmp_path
     assert (row["lost"], row["stale"], row["different"]) == (2, 1, 1)
 
 
-@pytest.mark.skipif(
-    not hasattr(store, "fault"), reason="this version keeps no hashes of its files yet"
-)
 def test_damaged_files_are_made_again(whole):
     rows = nothing_wrong(chaos.damaged_grid(*whole, random.Random(0).sample(chaos.GRID, 8)))
     silent = [

@@ -127,10 +127,10 @@ def test_hub_id_goes_through_load_dataset_with_the_split(monkeypatch):
 @pytest.mark.parametrize("source, words", [
     ("nowhere.jsonl", "'nowhere.jsonl' is no file, no folder and no hub id"), (Path("no/where"), "no file, no folder"),
     ("", "neither a name"), (3, "neither a name"), ([], "not one row"),
-    ([{"chosen": "a", "rejected": "b"}], "line 1, prompt: text is missing.*its columns are chosen, rejected"),
+    ([{"chosen": "a", "rejected": "b"}], "line 1, chosen: prompt is missing.*its columns are chosen, rejected"),
     ([{"left": "a", "right": "b"}], "the columns left, right are not feedback; name them"),
     ([{"promt": "a", "completion": "b", "reward": 1}], r"its columns are promt \(did you mean prompt\?\), completion, reward"),
-    ([ultrafeedback(answers=[("a", 70)])], r"line 1, completions\[0\].overall_score: score is out of range; correct it"),
+    ([ultrafeedback(answers=[("a", 70)])], r"line 1, completions\[0\].overall_score: score is out of range \(70\); correct it"),
 ])
 def test_one_sentence_says_why_nothing_can_be_read(source, words):
     with pytest.raises(ValueError, match=words) as error:

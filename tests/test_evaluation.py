@@ -193,7 +193,7 @@ def test_generation_limits_special_tokens_and_empty_texts(tiny_t5, tiny_llama):
 
 def test_no_repeated_ngram_is_obeyed(tiny_llama, monkeypatch):
     def token_ids(rows, **_):  # a text leaves out tokens such as <unk>, so that its words repeat where the tokens do not
-        return [" ".join(map(str, itertools.takewhile(lambda token: token != 1, row.tolist()))) for row in rows]
+        return [" ".join(map(str, itertools.takewhile(lambda token: token != 1, row))) for row in rows]
 
     def repeats(texts):
         grams = [list(nltk.bigrams(t.split())) for t in texts]

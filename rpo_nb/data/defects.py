@@ -45,6 +45,8 @@ DEFECTS = {  # reason: (action, remedy)
     "completion is not an object": ("dropped", "write it as an object with its text and its score"),
     "lists of different length": ("dropped", "give as many scores as completions"),
     "winner is not understood": ("dropped", "name the better one by its letter, number or column, or tie"),
+    "neither score nor winner": (
+        "dropped", "give each text a score (score_a, score_b …), or the row a column winner"),
     "pair has no scores": ("kept", "none needed; better and worse are 1 and 0: which is better is known, not by how much, nor how good a "
                            "prompt's texts are beside another's"),
     "pair is a tie": ("kept", "none needed; both have 0.5"),
@@ -68,12 +70,19 @@ DEFECTS = {  # reason: (action, remedy)
     "prompt is not the completion's conversation": ("kept", "none needed; the completion's own conversation was used"),
     "role is unknown": ("dropped", "use system, user or assistant"),
     "content is a list of parts": ("dropped", "write the content as one string; images and other parts are not read"),
+    "prompt is missing": ("dropped", "name its column prompt, or give whole conversations "
+                          "(messages, or Human: and Assistant: turns)"),
+    "conversation does not end with an answer": (
+        "dropped", "end it with the assistant's message, which is the completion"),
     "last message is not the user's": ("dropped", "end the prompt with the user's message; the answer to it is the completion"),
     "roles do not alternate": ("kept", "join neighbouring messages of one role, system first; some chat templates refuse others"),
     "completion is not one message of the assistant": ("dropped", "write it as one text, or as one message of role assistant"),
     # scores
     "score is missing": ("dropped", "give the completion a number"),
     "several columns could be the reward": ("dropped", "choose with data.reward, one or a weighted sum"),
+    "more of it may not be better": (
+        "dropped", "choose with data.reward, with a weight below 0 if less is better"),
+    "the one aspect is the reward": ("kept", "none needed; data.reward names another column"),
     "score is a boolean": ("dropped", "write a number; overall_score goes from 1 to 10"),
     "score is not a number": ("dropped", "write a number"),
     "score is not finite": ("dropped", "write a finite number"),
@@ -115,6 +124,7 @@ class Report:
         self.name, self.strict, self.part, self.rows, self.untyped = name, strict, "", [], False
         self.counts: Counter[tuple[str, str]] = Counter()  # of (reason, action), also those not listed
         self.first: dict[str, dict] = {}  # the first dropped row of each reason
+        self.values: dict[str, str] = {}  # what stood there, where it is a text or a number
         self._parts: dict[str, int] = {}  # in the order of reading
         self._order: list[tuple[int, int]] = []  # of each row: its part's number and its line
         self._once: set = set()
@@ -137,6 +147,8 @@ class Report:
             where = f"{self.name}, line {line}" + (f", {field}" if field else "")
             raise ValueError(f"{where}: {reason} ({ascii(value)[:60]}); {remedy}")
         if row["action"] == "dropped":
+            if reason not in self.first and isinstance(value, (str, int, float)):
+                self.values[reason] = f" ({ascii(value)[:40]})"
             self.first.setdefault(reason, row)
         self.rows.append(row)
         self._order.append((self._parts.setdefault(self.part, len(self._parts)), line))

@@ -60,7 +60,14 @@ def _rows(path: Path, report: Report) -> Iterator[tuple[int, Any]]:
     with files.unpacked(path, report.name) as stream:
         source = _decoded(stream, encoding, report)
         head = list(islice(source, 5 * SAMPLE))
+        if head and re.fullmatch(r"sep=.\s*", head[0][1]):  # Excel's word on the delimiter
+            head = head[1:]
         first = next((text for _, text in head if text.strip()), "")
+        below = next((line for line, text in head[:20] if _names_in(text) > 1), 0)
+        if below and not _names_in(first):
+            raise ValueError(
+                f"{report.name}: the header stands on line {below}; remove the lines before it"
+            )
         if first.lstrip().startswith(("{", "[{")):
             raise ValueError(f"{report.name}: the file is JSON; name it .jsonl or .json")
         dialect = _dialect(first, [text for _, text in head], path.name.lower())
@@ -166,6 +173,11 @@ def _dialect(header: str, sample: list[str], name: str) -> Dialect:
         for dialect in (plain, escaped)
     ]
     return escaped if whole[1] > whole[0] else plain
+
+
+def _names_in(text: str) -> int:
+    """How many cells of a line are names of feedback's columns."""
+    return sum(names.normal(cell.strip(' "')) in names.KNOWN for cell in re.split("[,;\t|]", text))
 
 
 def _known(cell: str) -> bool:

@@ -21,7 +21,14 @@ from rpo_nb.data.defects import HARMLESS, Report
 from rpo_nb.data.files import REPEATED_KEYS
 from rpo_nb.data.gather import BOOLEAN, CELL, NUMBER, PAIR, WORD, Gatherer
 from rpo_nb.data.shapes import Entry, Found, Reader, first
-from rpo_nb.data.texts import Prompt, read_completion, read_prompt, valid_unicode, whole_conversation
+from rpo_nb.data.texts import (
+    Prompt,
+    read_completion,
+    read_prompt,
+    valid_unicode,
+    whole_conversation,
+    why_no_prompt,
+)
 
 FEATURES = datasets.Features({"prompt_id": datasets.Value("int64"), "prompt": datasets.Value("string"),
                               "completion": datasets.Value("string"), "reward": datasets.Value("float64"),
@@ -111,6 +118,10 @@ class _Read:
         whole = whole_conversation(line, *text_found, report) if type(text_found[1]) is not str or text_found[1][:1] in "\nH[{ " else None
         if whole:
             prompt_found, text_found = self._conversation(line, prompt_found, text_found, whole)
+        elif not prompt_found[0]:
+            self._note(entry.score[1])
+            report.add(line, text_found[0], why_no_prompt(line, *text_found, report))
+            return
         used = {prompt_found[0], text_found[0], entry.score[0], entry.model[0], entry.text[0], entry.prompt[0]}
         if row is not self._last[0] or prompt_found is not self._last[1]:
             context = self._context(row, columns, used) if columns.system or columns.before or columns.after else {}
@@ -119,6 +130,7 @@ class _Read:
             self._unused(line, row, columns, entry, used)
         prompt = self._last[2]
         if prompt is None:
+            self._note(entry.score[1])
             return
         text = read_completion(line, *text_found, config.max_completion_tokens, report)
         field, reward = self._reward(line, entry)
@@ -193,14 +205,17 @@ class _Read:
             if len(rated) > 1:
                 report.add(line, field, "same completion, several ratings")
             value = sum(rated) / len(rated)
-        if len(self.values) < 4:
-            number = scores.number(value)
-            self.values.add(scores.label(value) if number is None else number)
+        self._note(value)
         score = scores.read_score(line, field, value, config, report, own=entry.own, annotations=entry.owner.get("annotations"))
         if score is not None and entry.rank:
             report.once(line, field, "rank was read as minus the rank")
             return field, -score
         return field, score
+
+    def _note(self, value: Any) -> None:
+        if len(self.values) < 4:
+            number = scores.number(value)
+            self.values.add(scores.label(value) if number is None else number)
 
     def _word(self, entry: Entry) -> int:
         """What a reward was written as, see `Gatherer.settle`."""
@@ -219,6 +234,11 @@ class _Read:
         there = [key for _, key in entry.columns.aspects] + rated
         if len(there) == 1 and not rated:
             field = f"{entry.prefix}{there[0]}"
+            if names.normal(there[0]) in names.LESS:
+                self.choice[str(there[0])] = None
+                self.report.add(line, field, "more of it may not be better")
+                return field, None
+            self.report.once(line, field, "the one aspect is the reward")
             return field, scores.read_score(line, field, entry.owner[there[0]], self.config, self.report)
         numbers = there or [key for key, value in entry.owner.items() if key is not REPEATED_KEYS
                             and (scores.number(value) is not None or scores.label(value) is not None) and not names.normal(key).endswith(("id", "index"))]
@@ -290,14 +310,15 @@ def _nothing_usable(report: Report, reader: Reader, read: _Read, config: DataCon
 
 def _first(report: Report, read: _Read, config: DataConfig) -> str:
     """The first defect as part of a sentence, and what could be the reward where that is what is missing."""
-    row = min(report.first.values(), key=lambda row: row["line"])
+    row = min(report.first.values(), key=lambda row: (row["reason"] in HARMLESS, row["line"]))
     told = (f"the first of {sum(report.counts.values()):,} defects is on line {row['line']}, {row['field'] or 'the whole line'}: "
-            f"{row['reason']}; {row['remedy']}")
+            f"{row['reason']}{report.values.get(row['reason'], '')}; {row['remedy']}")
     if read.parts and row["reason"] == "score is missing":
         told += f" (data.reward names {', '.join(read.parts)}, which must be among the columns)"
     elif read.choice and row["reason"] in ("score is missing", "several columns could be the reward"):
-        listed = list(read.choice)
-        told += f" (there are {', '.join(listed)}: data.reward={listed[0]}, or a sum such as data.reward={{{listed[0]}: 1}})"
+        name = names.normal(next(iter(read.choice)))
+        told += (f" (there are {', '.join(read.choice)}: data.reward={name}, "
+                 f"or a sum such as data.reward={{{name}:1}})")
     return told
 
 
@@ -307,12 +328,15 @@ def _stop_at_loss(report: Report, reader: Reader, kept: int, values: set, labels
     for reason, row in report.first.items():
         lost = report.counts[reason, "dropped"]
         few = 0 if reason == "score is out of range" and (config.reward_min, config.reward_max) != (None, None) else FEW
-        one_class = len(values) == 1 and len(labels) == 2 and (labels in LABELS) and config.max_dropped < 1
-        if reason in HARMLESS or lost <= few or lost / total <= config.max_dropped and not one_class:
+        one_class = len(values) == 1 and config.max_dropped < 1 and (
+            labels in LABELS or reason == "score is not a number" and values < {-1.0, 0.0, 1.0})
+        little = lost <= few or lost / total <= config.max_dropped
+        if reason in HARMLESS or little and not one_class:
             continue
         left = " and one class of labels be left" if one_class else ""
         share = min(1.0, np.ceil(lost / total * 100) / 100)
         raise ValueError(
             f"{report.name}: {lost:,} of {total:,} entries would be lost{left}, the first on line {row['line']}, "
-            f"{row['field'] or 'the whole line'}: {reason}; {row['remedy']}, or go on without them with "
+            f"{row['field'] or 'the whole line'}: {reason}{report.values.get(reason, '')}; "
+            f"{row['remedy']}, or go on without them with "
             f"data.max_dropped={1 if one_class else share:g}; the columns are {names.described(reader.seen)}")

@@ -1,4 +1,4 @@
-"""Rows of one file: JSON lines, JSON, Parquet; packed with gzip, bzip2, xz or zstd by its bytes,
+"""Rows of one file: JSON lines, Parquet; packed with gzip, bzip2, xz or zstd by its bytes,
 not its name.
 
 Every reader yields (line, row) and holds no more than one row, however long the file is.
@@ -37,20 +37,12 @@ DAMAGE = (
     lzma.LZMAError,
     OSError,
 )  # what unpackers raise; gzip's and pyarrow's are OSErrors
-WRAPPERS = (
-    "data",
-    "rows",
-    "examples",
-    "items",
-    "records",
-    "instances",
-    "feedback",
-    "train",
-    "dataset",
-)
 _OTHERS = {  # what a file begins with: what it is, and what to do
     b"PAR1": "Parquet; name it .parquet",
     b"ARROW1": "Arrow; save it as Parquet",
+    b"\xff\xff\xff\xff": "Arrow; save it as Parquet",
+    b"\xff\xfe\0\0": "UTF-32; save it as UTF-8",
+    b"\0\0\xfe\xff": "UTF-32; save it as UTF-8",
     b"PK\x03\x04": "a zip archive or an Excel book; unpack it, or save it as CSV UTF-8",
     b"\xd0\xcf\x11\xe0": "an Excel book; save it as CSV UTF-8",
     b"SQLite format 3": "an SQLite database; export the table as CSV",
@@ -60,9 +52,8 @@ _OTHERS = {  # what a file begins with: what it is, and what to do
     b"7z\xbc\xaf": "a 7z archive; unpack it",
     b"Rar!": "a RAR archive; unpack it",
 }
-_JSON_SPACE = " \t\r\n"
-_SPACE = re.compile(f"[{_JSON_SPACE}]*")
-_WRAPPED = re.compile(r'\s*\{\s*"(%s)"\s*:\s*\[\s*(?=\{)' % "|".join(WRAPPERS))
+JSON_SPACE = " \t\r\n"
+SPACE = re.compile(f"[{JSON_SPACE}]*")
 
 
 class _Unpacking(io.RawIOBase):
@@ -109,14 +100,18 @@ def unpacked(path: Path, name: str) -> BinaryIO:
     problem = next((told for begin, told in _OTHERS.items() if head.startswith(begin)), "")
     if head[257:262] == b"ustar":
         problem = "a tar archive; unpack it"
-    elif head.startswith((b"\xff\xfe", b"\xfe\xff")) or (
-        len(head) > 20 and head.count(0) > len(head) // 3
-    ):
+    elif not problem and (head.startswith((b"\xff\xfe", b"\xfe\xff")) or _is_utf16(head)):
         problem = "UTF-16; save it as UTF-8"
     if problem:
         opened.close()
         raise ValueError(f"{name}: the file is {problem}")
     return opened
+
+
+def _is_utf16(head: bytes) -> bool:
+    """Whether every other byte is mostly 0: UTF-16 without its mark."""
+    zeros = sorted((head[::2].count(0), head[1::2].count(0)))
+    return len(head) > 20 and zeros[1] > len(head) // 3 and zeros[0] < len(head) // 20
 
 
 def lines(stream: BinaryIO, report: Report) -> Iterator[tuple[int, bytes]]:
@@ -150,7 +145,7 @@ def json_lines(path: Path, report: Report) -> Iterator[tuple[int, Any]]:
     with unpacked(path, report.name) as stream:
         for line, raw in lines(stream, report):
             crlf = crlf or (line if raw.endswith(b"\r\n") else 0)
-            text = raw.decode("utf-8", "surrogateescape").strip(_JSON_SPACE)
+            text = raw.decode("utf-8", "surrogateescape").strip(JSON_SPACE)
             if not text:
                 report.add(line, "", "line is blank")
                 continue
@@ -195,7 +190,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict:
 
 
 _STRICT = json.JSONDecoder(object_pairs_hook=_object)
-_LENIENT = json.JSONDecoder(
+LENIENT = json.JSONDecoder(
     object_pairs_hook=_object, strict=False
 )  # takes raw control characters in strings
 
@@ -208,170 +203,12 @@ def _parse(text: str) -> tuple[list, str]:
     except ValueError:
         values, at = [], 0
     while at < len(text):
-        value, at = _LENIENT.raw_decode(text, at)
+        value, at = LENIENT.raw_decode(text, at)
         values.append(value)
-        at = _SPACE.match(text, at).end()
+        at = SPACE.match(text, at).end()
     return values, "several objects on one line" if len(
         values
     ) > 1 else "raw control characters in JSON"
-
-
-class _Text:
-    """The text of a JSON file, value by value, with little more than one value in memory."""
-
-    def __init__(self, stream: BinaryIO, name: str):
-        self.stream, self.name, self.buffer, self.at, self.ended = stream, name, "", 0, False
-        self.decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
-
-    def more(self) -> bool:
-        """Reads on, twice as much where a value is long; False at the end of the file."""
-        if self.ended:
-            return False
-        try:
-            raw = self.stream.read(max(2**20, len(self.buffer) - self.at))
-        except DAMAGE:
-            raw = b""
-        self.ended = not raw
-        self.buffer, self.at = self.buffer[self.at :] + self.decode(raw, final=not raw), 0
-        return not self.ended
-
-    def peek(self) -> str:
-        """The next character that is no space, "" at the end."""
-        while True:
-            self.at = _SPACE.match(self.buffer, self.at).end()
-            if self.at < len(self.buffer) or not self.more():
-                return self.buffer[self.at : self.at + 1]
-
-    def value(self) -> Any:
-        """The next value. Raises EOFError where the file ends within it, ValueError where it is no
-        JSON."""
-        while True:
-            try:
-                value, end = _LENIENT.raw_decode(self.buffer, self.at)
-            except json.JSONDecodeError as error:
-                cut = error.msg.startswith("Unterminated") or error.pos > len(self.buffer) - 16
-                if not cut:
-                    raise ValueError(error.msg) from None
-                if len(self.buffer) - self.at > LIMIT:
-                    raise ValueError("one value is longer than 64 MB") from None
-                if not self.more():
-                    raise EOFError from None
-            except RecursionError:
-                raise ValueError("it is nested too deeply") from None
-            else:
-                if end < len(self.buffer) or not self.more():
-                    self.at = end
-                    return value
-
-
-def json_file(path: Path, report: Report) -> Iterator[tuple[int, Any]]:
-    """A .json file: an array of rows, {"data": [rows]}, one row, several, or JSON lines. Rows are
-    counted from 1."""
-    if _is_json_lines(path, report.name):
-        yield from json_lines(path, report)
-        return
-    with unpacked(path, report.name) as stream:
-        text = _Text(stream, report.name)
-        if text.peek() == "\ufeff":
-            report.add(1, "", "byte-order mark")
-            text.at += 1
-        start, row = text.peek(), 0
-        wrapped = _WRAPPED.match(text.buffer, text.at)
-        try:
-            if wrapped or start == "[":
-                text.at = wrapped.end() if wrapped else text.at + 1
-                while text.peek() not in ("]", ""):
-                    value, row = text.value(), row + 1
-                    yield row, value
-                    if text.peek() == ",":
-                        text.at += 1
-                    elif text.peek() not in ("]", ""):
-                        raise ValueError("Expecting ',' delimiter")
-                if not text.peek():
-                    raise EOFError
-            while not (wrapped or start == "[") and text.peek():
-                value = text.value()
-                for item in _rows(value, report.name) if not row else [value]:
-                    row += 1
-                    yield row, item
-        except EOFError:
-            report.add(row + 1, "", "file is damaged from here on")
-        except ValueError as error:
-            if str(error).startswith(report.name):
-                raise
-            raise ValueError(
-                f"{report.name}: after {row} rows it is not JSON ({error}); mend it there, or write one object on "
-                "each line"
-            ) from None
-
-
-def _is_json_lines(path: Path, name: str) -> bool:
-    """Whether the first line is one whole object, and another line follows; or whether nothing in
-    it looks like JSON."""
-    found = 0
-    with unpacked(path, name) as stream:
-        for _, raw in lines(stream, Report(name)):
-            text = raw.decode("utf-8", "surrogateescape").strip(_JSON_SPACE)
-            if text and found:
-                return True
-            if text and text[0] not in "[{":
-                return True
-            if text and not _is_object(text):
-                return False
-            found += bool(text)
-    return False
-
-
-def _is_object(text: str) -> bool:
-    try:
-        return text[0] == "{" and isinstance(_LENIENT.decode(text), dict)
-    except (ValueError, RecursionError):
-        return False
-
-
-def _rows(value: Any, name: str) -> list:
-    """The rows of the one value of a file: those of a wrapper, or the value itself."""
-    if not isinstance(value, dict):
-        return [value]
-    known = names.Columns(key for key in value if key is not REPEATED_KEYS)
-    inside = [
-        item
-        for key, item in value.items()
-        if key in WRAPPERS
-        and isinstance(item, list)
-        and item
-        and all(isinstance(row, dict) for row in item)
-    ]
-    if len(inside) == 1 and not known.prompt:
-        return inside[0]
-    columns = list(value.values())
-    if len(columns) > 1 and not known.completions and (_lists(columns) or _indexed(columns)):
-        raise ValueError(
-            f"{name}: these are columns ({names.described(value)}), not rows; write a list of objects "
-            "(pandas: to_json(orient='records'))"
-        )
-    return [value]
-
-
-def _lists(columns: list) -> bool:
-    """Columns as {name: [values]}; messages are a list too, of one cell."""
-    return (
-        all(
-            isinstance(column, list)
-            and column
-            and not (isinstance(column[0], dict) and {"role", "from"} & column[0].keys())
-            for column in columns
-        )
-        and len({len(column) for column in columns}) == 1
-    )
-
-
-def _indexed(columns: list) -> bool:
-    """Columns as {name: {index: value}}."""
-    return (
-        all(isinstance(column, dict) and column for column in columns)
-        and len({tuple(column) for column in columns}) == 1
-    )
 
 
 def parquet(path: Path, report: Report) -> Iterator[tuple[int, Any]]:
@@ -384,10 +221,12 @@ def parquet(path: Path, report: Report) -> Iterator[tuple[int, Any]]:
                     yield line, row
     except (pyarrow.ArrowInvalid, OSError) as error:
         with path.open("rb") as stream:
-            packed = stream.read(2) == b"\x1f\x8b"
+            head = stream.read(4)
         reason = (
             "is gzip; unpack it"
-            if packed
+            if head.startswith(b"\x1f\x8b")
             else "is not a complete Parquet file, or damaged; fetch or write it again"
+            if head == b"PAR1"
+            else "is no Parquet file; name it for what it is (.csv, .jsonl …)"
         )
         raise ValueError(f"{report.name}: this {reason}") from error

@@ -184,7 +184,8 @@ class Gatherer:
         names = list(self._names["rater"])
         rater = np.frombuffer(self.rater, np.int32)
         given = reward.copy()
-        if level_raters and not labels and len(names) > 2:
+        pairs = (np.frombuffer(self.word, np.int8)[~self.lost] == PAIR).all()
+        if level_raters and not labels and not pairs and len(names) > 2:
             self._level(reward, np.array(names, object)[rater])
         prompt, split = np.frombuffer(self.prompt, np.int64), np.frombuffer(self.split, np.int8)
         order = np.lexsort(

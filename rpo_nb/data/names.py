@@ -50,14 +50,17 @@ _TEXT = frozenset((*COMPLETION, *CONVERSATION, *COMPLETIONS, "message", "human_r
                    "option"))
 _SCORE = frozenset((*SCORE, "avg_rating", "average_rating", "mean_rating", "avg_score",
                     "average_score", "mean_score", "rm_score", "total_score", "reward_score"))
+LESS = frozenset(("toxicity", "verbosity", "complexity"))  # aspects of which more is not better
+OTHER = frozenset(("image", "images", "audio", "video", "videos", "tools"))  # content, no text
 _NUMBERED = re.compile(r"(.+?)(?:_([a-z])|_?(\d+))$")
+_NUMBERED_SCORE = re.compile(r"(.+?)(?:_([a-z])|_?(\d+))_(.+)")  # response_1_rating
 
 KNOWN = tuple(dict.fromkeys((
     *PROMPT, *CONVERSATION, *SYSTEM, *BEFORE, *AFTER, *COMPLETION, *COMPLETIONS, *SCORES, *RANKS,
     *MODELS, *RATER, *WEIGHT, *sorted(ASPECTS), *WINNER, "chosen", "rejected", "annotations",
     "prompt_id", "id")))
 TEXTS = frozenset((*PROMPT, *CONVERSATION, *SYSTEM, *BEFORE, *AFTER, *COMPLETION, *COMPLETIONS))
-CONTENT = frozenset((*TEXTS, *SCORES, *RANKS, *ASPECTS))
+CONTENT = frozenset((*TEXTS, *SCORES, *RANKS, *ASPECTS, *OTHER))
 
 
 @lru_cache(maxsize=65536)
@@ -137,6 +140,9 @@ class Columns:
         if not found:
             if name == "winner_tie":
                 self.one_hot["tie"] = key
+            found = _NUMBERED_SCORE.fullmatch(name)
+            if found and found[1] in (*_TEXT, *MODEL) and found[4] in _SCORE:
+                self.side_scores.setdefault(found[2] or found[3], key)
             return
         stem, side = found[1], found[2] or found[3]
         if stem in _TEXT and not (stem == "text" and side not in "ab01"):

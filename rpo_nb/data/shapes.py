@@ -157,7 +157,8 @@ def read_sides(row: Row) -> Iterator[Entry]:
     else:
         field, better = _better(row, sides)
         if better is None:
-            row.report.add(row.line, field, "winner is not understood", values.get(field))
+            reason = "winner is not understood" if field else "neither score nor winner"
+            row.report.add(row.line, field, reason, values.get(field))
             return
         row.report.once(row.line, field, "pair has no scores")
         if better == "tie":
@@ -210,11 +211,25 @@ def _better(row: Row, sides: dict[str, str]) -> tuple[str, str | None]:
             return key, None  # nothing says which of the two it means
         if number is not None:
             return key, next((side for side in sides if side.isdigit() and int(side) == number), None)
-        word = names.normal(value)
-        return key, "tie" if word in TIES else next(
-            (side for side in sides if word in (side, names.normal(sides[side])) or word.endswith(f"_{side}")
-             or (side.isdigit() and word.endswith(side)) or value == values.get(columns.side_models.get(side))), None)
-    return columns.winners[0] if columns.winners else "winner", None
+        return key, "tie" if names.normal(value) in TIES else next(
+            (side for side in sides if _is_side(value, side, sides)
+             or value == values.get(columns.side_models.get(side))), None)
+    return columns.winners[0] if columns.winners else "", None
+
+
+def _is_side(value: Any, side: str, sides: dict[str, str]) -> bool:
+    """Whether a value names this side: A, 1, response_a, Response A, model_a."""
+    word = names.normal(value)
+    return (word in (side, names.normal(sides[side])) or word.endswith(f"_{side}")
+            or (side.isdigit() and word.endswith(side)))
+
+
+def names_sides(row: Row) -> bool:
+    """Whether chosen and rejected are the names of two of the row's texts, and no texts."""
+    given, sides = [row.values[key] for key in row.columns.pair[0]], row.columns.sides
+    return bool(sides) and all(
+        isinstance(value, (str, int)) and len(str(value)) < 20
+        and any(_is_side(value, side, sides) for side in sides) for value in given)
 
 
 def read_flat(row: Row) -> Iterator[Entry]:
@@ -279,7 +294,7 @@ class Shape(NamedTuple):
 SHAPES = (
     Shape("a list of completions", lambda columns: columns.completions, has_list, read_list),
     Shape("a pair", lambda columns: columns.pair,
-          lambda row: has(row.values, row.columns.pair[0]), read_pair),
+          lambda row: has(row.values, row.columns.pair[0]) and not names_sides(row), read_pair),
     Shape("answers a and b", lambda columns: tuple(columns.sides),
           lambda row: has(row.values, row.columns.sides.values()), read_sides),
     Shape("one completion", lambda columns: columns.completion,

@@ -17,13 +17,13 @@ import numpy as np
 import pandas as pd
 
 from rpo_nb import hub
-from rpo_nb.data import delimited, files
+from rpo_nb.data import delimited, files, json_file
 from rpo_nb.data.arrow import to_rows
 from rpo_nb.data.defects import Report
 from rpo_nb.data.scores import is_null
 
 READERS = {
-    ".json": files.json_file,
+    ".json": json_file.rows,
     ".jsonl": files.json_lines,
     ".ndjson": files.json_lines,
     ".parquet": files.parquet,
@@ -41,6 +41,8 @@ _SPLITS = {
     "val": "validation",
     "dev": "validation",
 }
+_UNREAD = {".arrow", ".feather", ".avro", ".orc", ".xls", ".xlsx", ".ods", ".pkl", ".pickle",
+           ".zip", ".tar", ".tgz", ".7z", ".db", ".sqlite"}  # tables and archives
 _SHARD = re.compile(r"(?:[-_.]?\d+)?(?:-of-\d+)?")
 
 
@@ -208,13 +210,18 @@ def _found(path: Path, report: Report) -> dict[str, list[Path]]:
     Raises ValueError where there is no file, or where only some names tell a split, or several
     folders lie beside each other.
     """
-    there = sorted(
+    files_there = [
         file
         for file in path.rglob("*")
-        if file.is_file()
-        and file_reader(file.name)
-        and not any(part.startswith(".") for part in file.relative_to(path).parts)
-    )
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
+    ]
+    there = sorted(file for file in files_there if file_reader(file.name))
+    unread = sorted(file.name for file in files_there if file.suffix.lower() in _UNREAD)
+    if there and unread:
+        raise ValueError(
+            f"folder {report.name!r}: {unread[0]} may hold rows and is in none of the formats that "
+            f"are read ({', '.join(READERS)}); convert it, move it away, or give one file"
+        )
     if not there:
         raise ValueError(
             f"folder {report.name!r} was not saved by datasets' save_to_disk and has no file that ends in one of "

@@ -16,7 +16,7 @@ from rpo_nb.data.scores import is_null
 
 ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}  # of a message, and how `render` names them
 ALIASES = {"developer": "system", "human": "user", "prompter": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant",
-           "ai": "assistant", "chatgpt": "assistant"}
+           "ai": "assistant", "chatgpt": "assistant", "chatbot": "assistant"}
 TOOLS = {"tool", "function", "function_call", "tool_call", "observation", "ipython"}
 TEXT_PARTS = {"text", "input_text", "output_text"}
 CHARACTERS_A_TOKEN = 8  # text with more than this many characters for each token allowed is surely cut (English has about 4)
@@ -151,6 +151,21 @@ def whole_conversation(line: int, field: str, value: Any, report: Report) -> tup
             report.once(line, field, "HH's text form" if value.lstrip()[:1] == "H" else "conversation in a string")
         return messages[:-1], messages[-1:]
     return None
+
+
+def why_no_prompt(line: int, field: str, value: Any, report: Report) -> str:
+    """The reason for which a completion without a prompt beside it is no whole conversation."""
+    messages = as_messages(line, field, value, report, quiet=True)
+    if not messages or not all(isinstance(message, dict) for message in messages):
+        return "prompt is missing"
+    roles = [_role(message) for message in messages]
+    if any(role in TOOLS for role in roles):
+        return "a tool's turn"
+    if not ROLES.keys() >= set(roles):
+        return "role is unknown"
+    if roles[-1] != "assistant":
+        return "conversation does not end with an answer"
+    return "conversation has no message"
 
 
 def as_messages(line: int, field: str, value: Any, report: Report, *, quiet: bool = False) -> list | None:
