@@ -77,8 +77,8 @@ def added_tokens(tokenizer: Any, *, target: bool = False) -> tuple[list[int], li
         for start in range(len(whole) - len(bare) + 1):
             if whole[start : start + len(bare)] == bare:
                 return whole[:start], whole[start + len(bare) :]
-    raise ValueError(f"{type(tokenizer).__name__}: which tokens it adds to a text cannot be told, 'a' "
-                     f"is {bare} without and {whole} with them; use another tokenizer")
+    raise ValueError(f"{type(tokenizer).__name__}: which tokens it adds to a text cannot be told, "
+                     f"'a' is {bare} without and {whole} with them; use another tokenizer")
 
 
 def _tokenized(tokenizer: Any, texts: list[str], *, target: bool = False,

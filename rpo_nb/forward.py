@@ -85,8 +85,8 @@ def refuse_what_padding_changes(model: nn.Module) -> None:
                   "to original_full")
     else:
         return
-    raise ValueError(f"{type(core).__name__}: the log-probability of a row would depend on the rows "
-                     f"beside it ({reason}); use another architecture")
+    raise ValueError(f"{type(core).__name__}: the log-probability of a row would depend on the "
+                     f"rows beside it ({reason}); use another architecture")
 
 
 def start_token(model: nn.Module) -> int:
@@ -255,8 +255,8 @@ def _fitting(core: nn.Module, head: Head) -> float:
         raise ValueError(f"{refused}: it does more than scale, cap or shift its logits, or its "
                          "rows depend on their padding; use another architecture")
     if len(set(fits)) > 1 and bool(theirs.isfinite().all()):
-        raise ValueError(f"{refused}: all its logits are equal, so that their scale cannot be told; "
-                         "check the weights of its projection to the vocabulary")
+        raise ValueError(f"{refused}: all its logits are equal, so that their scale cannot be "
+                         "told; check the weights of its projection to the vocabulary")
     return fits[0]
 
 
@@ -298,7 +298,7 @@ def probe(core: nn.Module, longest: int) -> tuple[Tensor, Tensor, Tensor, Tensor
 
 
 def tolerance(theirs: Tensor) -> float:
-    """How far two ways to these numbers may be apart: 1e-3 of the largest, in half precision 2e-2."""
+    """How far two ways to these numbers may be apart: 1e-3 of the largest (half: 2e-2)."""
     share = 2e-2 if theirs.dtype in (torch.bfloat16, torch.float16) else 1e-3
     return share * float(theirs.nan_to_num().abs().max())
 

@@ -19,7 +19,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from .config import METHODS, DecodingConfig
 from .encoding import encode, end_of_turn
-from .forward import CANNOT, IGNORE, core_of, plain_logits, probe, probing, start_token, tolerance, told
+from .forward import (
+    CANNOT, IGNORE, core_of, plain_logits, probe, probing, start_token, tolerance, told)
 
 ENGINES = {"transformers": (), "vllm": ("vllm_engine",)}  # names of Profile.generation, and the modules beside this one that its texts depend on
 
@@ -309,7 +310,8 @@ def _greedy_difference(core: nn.Module, complete: Callable[..., list[Tensor]]) -
         rows = [row[: row.index(ends) + 1] if ends in row else row for row in rows]
         found, said = plain(rows), torch.tensor(sum(rows, []), device=core.device)
         chosen = found.gather(1, said.unsqueeze(1)).squeeze(1)
-        good = bool((chosen >= found.max(1).values - tolerance(found)).all()) or bool(found.isnan().any())  # broken weights show where rows are scored
+        good = bool((chosen >= found.max(1).values - tolerance(found)).all())
+        good = good or bool(found.isnan().any())  # broken weights show where rows are scored
         return "" if good else "the rows beside a prompt change its completion"
 
 

@@ -146,11 +146,13 @@ def add_lora(model: nn.Module, rank: int) -> nn.Module:
     from peft import LoraConfig, TaskType, get_peft_model
 
     kind = TaskType.SEQ_2_SEQ_LM if model.config.is_encoder_decoder else TaskType.CAUSAL_LM
+    config = LoraConfig(task_type=kind, r=rank, lora_alpha=2 * rank, lora_dropout=0.0)
     try:
-        return get_peft_model(model, LoraConfig(task_type=kind, r=rank, lora_alpha=2 * rank, lora_dropout=0.0))
+        return get_peft_model(model, config)
     except ValueError as error:  # peft asks for names of modules, and not of which model
-        raise ValueError(f"training.lora is true, but peft knows no attention projections of a {type(model).__name__} "
-                         f"({told(error)}); set it to false, or use another architecture") from error
+        raise ValueError(f"training.lora is true, but peft knows no attention projections of a "
+                         f"{type(model).__name__} ({told(error)}); set it to false, or use another "
+                         "architecture") from error
 
 
 def token_logps(logits: Tensor, labels: Tensor) -> Tensor:

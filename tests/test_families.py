@@ -12,7 +12,8 @@ from rpo_nb.config import DecodingConfig
 REFUSED = {"ProphetNet",  # its logits come from another stream than its last states
            "FSMT",  # its decoder asks for masks that its model makes
            "NLLB-MoE", "BigBird-PEGASUS, sparse", "Doge"}  # their rows depend on those beside
-WHOLE = {"SwitchTransformers", "BLOOM", "MPT", "RecurrentGemma", "LFM2", "MiniMax", "Mamba", "RWKV", "Jamba", "Falcon H1"}
+WHOLE = {"SwitchTransformers", "BLOOM", "MPT", "RecurrentGemma", "LFM2", "MiniMax", "Mamba", "RWKV",
+         "Jamba", "Falcon H1"}
 VERSION = transformers.__version__.rpartition(".")[0]
 OURS = f"of transformers {VERSION}:" in DOCS.read_text(encoding="utf-8")  # others may refuse more
 
