@@ -7,6 +7,7 @@ import pytest
 
 from rpo_nb import data
 from rpo_nb.__main__ import settings
+from rpo_nb.config import DataConfig
 
 Q, GOOD, BAD = "Name a colour.", "Red it is.", "Bl, I think."
 ROWS = [{"prompt": Q, "response": GOOD, "reward": 3}, {"prompt": Q, "response": BAD, "reward": 1}]
@@ -133,3 +134,30 @@ def test_an_image_beside_the_text_is_told():
 def test_settings_in_braces_may_hold_spaces():
     assert settings(["data.reward={helpfulness: 0.65, verbosity: -0.4} seeds=[0, 1]"]) == {
         "data.reward": {"helpfulness": 0.65, "verbosity": -0.4}, "seeds": [0, 1]}
+
+
+def test_ranks_and_scores_are_not_one_scale():
+    rows = [{"prompt": f"{Q} {i}", "response": text, "rank": rank, "score": score}
+            for i in range(5) for text, rank, score in ((GOOD, 1, None), (BAD, 2, 3.0))]
+    more = [row | {"prompt": f"{row['prompt']} {row['rank']}"} for row in rows]
+    assert "rank among scores" in refused(rows + more)
+    assert rewards([row | {"score": None} for row in rows]) == {-1: 5, -2: 5}
+
+
+def test_rewards_of_two_columns_are_told():
+    rows = [ROWS[0] | {"score": None}, ROWS[1] | {"reward": None, "score": 80}]
+    found, report = data.load_feedback(rows, return_report=True)
+    assert Counter(found["reward"]) == {3: 1, 80: 1}
+    told = [(row["line"], row["field"]) for row in report if "several columns" in row["reason"]]
+    assert told == [(2, "score")]
+    rows = [row | {"helpfulness": n} for n, row in enumerate(rows)]
+    config = DataConfig(reward="helpfulness")
+    _, report = data.load_feedback(rows, config=config, return_report=True)
+    assert not any("several columns" in row["reason"] for row in report)
+
+
+@pytest.mark.parametrize("name", ["ratings", "scores", "rewards"])
+def test_a_list_of_ratings_of_one_completion_is_averaged(name):
+    rows = [{"prompt": Q, "response": text, name: given}
+            for text, given in ((GOOD, [3, None, 4]), (BAD, [1, 2]))]
+    assert rewards(rows) == {3.5: 1, 1.5: 1}

@@ -89,6 +89,9 @@ DEFECTS = {  # reason: (action, remedy)
     "score is out of range": ("dropped", "correct it, or set data.reward_min and data.reward_max to your scale"),
     "score is a number in quotes": ("repaired", "none needed; the number was used (write it without quotes)"),
     "label is a word": ("repaired", "none needed; read as 1 or 0 (write true and false)"),
+    "rank among scores": ("dropped", "give it a score as the others have, or leave every score out"),
+    "rewards are of several columns": (
+        "kept", "none needed if they have one scale; else name one of them as data.reward"),
     "rank was read as minus the rank": ("kept", "none needed; 1 is taken as the best (only the first is listed)"),
     "rewards are labels": ("kept", "none needed; KTO takes them as they are, the others as rewards of two values"),
     "weight is not a number of 0 and more": ("dropped", "write the row's weight as a finite number, 0 and more"),

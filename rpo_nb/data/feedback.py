@@ -19,7 +19,7 @@ from rpo_nb.config import DataConfig
 from rpo_nb.data import names, scores, shapes, sources
 from rpo_nb.data.defects import HARMLESS, Report
 from rpo_nb.data.files import REPEATED_KEYS
-from rpo_nb.data.gather import BOOLEAN, CELL, NUMBER, PAIR, WORD, Gatherer
+from rpo_nb.data.gather import BOOLEAN, CELL, NUMBER, PAIR, RANK, WORD, Gatherer
 from rpo_nb.data.shapes import Entry, Found, Reader, first
 from rpo_nb.data.texts import (
     Prompt,
@@ -197,7 +197,7 @@ class _Read:
             found = [self._part(line, entry, part) for part in self.parts]
             if None in found:
                 return field, None
-            return field, scores.weighted(self.parts, found) if self.parts else None
+            return ", ".join(self.parts), scores.weighted(self.parts, found)
         if not field:
             return self._only_aspect(line, entry)
         rated = scores.ratings(value) if entry.flat else []
@@ -222,6 +222,8 @@ class _Read:
         value = entry.score[1]
         if entry.paired:
             return PAIR
+        if entry.rank and not self.parts:
+            return RANK
         if self.parts or type(value) in (float, int) or scores.label(value) is None:
             return NUMBER
         return BOOLEAN if not isinstance(value, str) else CELL if self.report.untyped else WORD

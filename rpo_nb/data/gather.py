@@ -17,8 +17,8 @@ from rpo_nb.data import raters as rating
 from rpo_nb.data.defects import Report
 from rpo_nb.data.texts import INVISIBLE, Prompt
 
-NUMBER, WORD, CELL, BOOLEAN, PAIR = range(
-    5
+NUMBER, WORD, CELL, BOOLEAN, PAIR, RANK = range(
+    6
 )  # what a reward was written as; CELL: a word in a table of texts alone
 CHUNK = 8192  # rows that are Python objects at a time
 _INVISIBLE = re.compile(f"[{INVISIBLE}]")
@@ -158,12 +158,23 @@ class Gatherer:
 
     def settle(self) -> np.ndarray:
         """The rewards, those left out that are words, booleans or pairs in a source of other
-        numbers than 1 and 0."""
+        numbers than 1 and 0, and ranks in a source of scores."""
         self._said = {kind: list(numbers) for kind, numbers in self._names.items()}
         reward, word = np.frombuffer(self.reward, np.float64), np.frombuffer(self.word, np.int8)
         labels = set(np.unique(reward).tolist()) <= {0.0, 0.5, 1.0}
-        self.lost = np.zeros(len(reward), bool) if labels else word != NUMBER
-        for i in np.flatnonzero(word != NUMBER):
+        ranks = word == RANK
+        self.lost = np.zeros(len(reward), bool) if labels else (word != NUMBER) & ~ranks
+        if ranks.any() and not ranks.all():
+            self.lost |= ranks
+        for i in np.flatnonzero(self.lost & ranks):
+            self._tell(i, "rank among scores", field=self._said["field"][self.score_field[i]])
+        flat = np.flatnonzero((np.frombuffer(self.flat, np.int8) != 0) & ~self.lost)
+        columns = np.frombuffer(self.score_field, np.int32)[flat]
+        for i in flat[np.sort(np.unique(columns, return_index=True)[1])[1:]]:
+            self._tell(
+                i, "rewards are of several columns", field=self._said["field"][self.score_field[i]]
+            )
+        for i in np.flatnonzero((word != NUMBER) & ~ranks):
             field = self._said["field"][self.score_field[i]]
             if not labels:
                 self._tell(

@@ -258,6 +258,9 @@ def _score(values: dict, columns: Columns, prefix: str = "") -> tuple[Found, boo
     found = first(values, columns.score, "", prefix)
     if found[1] is None and has(values, columns.rank):
         return first(values, columns.rank, "", prefix), True
+    if found[1] is None:  # ratings of this one completion
+        found = next(((f"{prefix}{key}", values[key]) for key in columns.scores
+                      if scores.ratings(values[key])), found)
     return found, False
 
 
