@@ -96,6 +96,8 @@ def samples(model: nn.Module, tokenizer: Any, prompts: Sequence[str], *, decodin
             streams = [row_stream(seed, encoded[i], occurrence[i], core.device) for i in rows] if decoding.do_sample else None
             asked = [encoded[i] for i in rows]
             new = _way(core)(core, asked, setup, decoding, streams)
+            if setup.forced_eos_token_id is not None:  # the last place has an end that nobody drew
+                new = [row[: max(1, decoding.max_new_tokens - 1)] for row in new]
             for i, drawn in zip(rows, _drawn(tokenizer, asked, new, setup.eos_token_id), strict=True):
                 found[i] = drawn
     return found

@@ -163,6 +163,21 @@ def test_sampling_stops_at_every_end_and_says_none_of_it(stop, named, monkeypatc
     assert set(generation.stop_tokens(model, tokenizer)) >= {1, number("</turn>"), number(stop)}
 
 
+def test_an_end_that_a_checkpoint_forces_at_the_limit_was_not_drawn():
+    """BART, mBART and PEGASUS force one, which KL and entropy must not count."""
+    model, tokenizer = families.build("BART").float(), tokenizer_of("both")
+    drawn = {}
+    for forced in (None, 1):
+        model.generation_config.forced_eos_token_id = forced
+        drawn[forced] = generation.samples(
+            model, tokenizer, families.PROMPTS, decoding=DecodingConfig(max_new_tokens=4), seed=0,
+            batch_size=4, max_prompt_tokens=32)
+    cut = [i for i, one in enumerate(drawn[None]) if 1 not in one.ids]
+    assert cut
+    for i in cut:
+        assert drawn[1][i].ids == drawn[None][i].ids[:3]
+
+
 # ---- windows, heads, positions ----------------------------------------------------------------
 
 def test_step_0_of_a_windowed_model_has_no_log_ratio(monkeypatch):
