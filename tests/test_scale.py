@@ -349,7 +349,7 @@ def test_a_killed_training_goes_on_to_the_same_bits(reproduction, tmp_path):
     subprocess.run(command(whole), cwd=ROOT, env=env, check=True, capture_output=True)
     process = subprocess.Popen(command(killed), cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not list(killed.glob("runs/rpo-*/trainer/checkpoint-[46]")):
+    while not list(killed.glob("runs/rpo-*/trainer/checkpoint-[46]/seconds.json")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
