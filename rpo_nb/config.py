@@ -261,6 +261,7 @@ class PaperB(Config):
     reproduce: bool = False  # a part of `make reproduce`
     responses: Literal["reference", "feedback"] = "reference"  # what is offline at first: the reference's responses, or the feedback's rows
     ood: str = ""  # another feedback source, whose prompts are asked, too; the pocket makes its own
+    ood_revision: str = "main"  # of a hub id: a branch, tag or, to pin it, a commit
     runs: tuple[str, ...] = ()  # names of paper_b.grid; empty: all
     prompts: int = Field(200, gt=0)  # of an iteration
     valid: int = Field(100, gt=1)  # prompts that choose the checkpoint

@@ -85,10 +85,11 @@ class Access(NamedTuple):
     problem: Problem | None = None
 
 
-def look_up(name: str, *, kind: str = "model", online: bool = True, safetensors: bool = True) -> Access:
+def look_up(name: str, *, kind: str = "model", revision: str = "main", online: bool = True,
+            safetensors: bool = True) -> Access:
     """Whether a model or data set is on this machine, on the hub, or missing; nothing is downloaded.
 
-    name: a folder, "package:NAME" or a hub id. online: False asks this machine only. safetensors: whether a model's weights must
+    name: a folder, "package:NAME" or a hub id. revision: of a hub id. online: False asks this machine only. safetensors: whether a model's weights must
     be (what is trained or judges; metric libraries also read others).
     """
     folder = Path(name).expanduser()
@@ -96,10 +97,10 @@ def look_up(name: str, *, kind: str = "model", online: bool = True, safetensors:
         return _folder(folder, kind, safetensors)
     if name.startswith("package:"):
         return _package(name.removeprefix("package:"))
-    cached = _cached(name, kind, safetensors)
+    cached = _cached(name, kind, revision, safetensors)
     if cached or not online:
         return Access("cache") if cached else Access("missing", None, False, UNREACHED)
-    return _on_the_hub(name, kind, safetensors)
+    return _on_the_hub(name, kind, revision, safetensors)
 
 
 def _folder(folder: Path, kind: str, safetensors: bool) -> Access:
@@ -132,7 +133,7 @@ def _package(name: str) -> Access:
     return Access("package")
 
 
-def _cached(name: str, kind: str, safetensors: bool) -> bool:
+def _cached(name: str, kind: str, revision: str, safetensors: bool) -> bool:
     """Whether the hub client's cache (or for data sets that of datasets) has it whole."""
     from huggingface_hub import errors, snapshot_download
 
@@ -143,7 +144,7 @@ def _cached(name: str, kind: str, safetensors: bool) -> bool:
         if any(prepared.rglob("dataset_info.json")):
             return True
     try:
-        snapshot = Path(snapshot_download(name, repo_type=kind, local_files_only=True))
+        snapshot = Path(snapshot_download(name, repo_type=kind, revision=revision, local_files_only=True))
     except (errors.LocalEntryNotFoundError, errors.HFValidationError):
         return False
     if kind == "dataset":
@@ -151,12 +152,13 @@ def _cached(name: str, kind: str, safetensors: bool) -> bool:
     return (snapshot / "config.json").is_file() and _has_weights(snapshot, safetensors)
 
 
-def _on_the_hub(name: str, kind: str, safetensors: bool) -> Access:
+def _on_the_hub(name: str, kind: str, revision: str, safetensors: bool) -> Access:
     from huggingface_hub import HfApi
 
     api, gated = HfApi(), False
     try:
-        info = (api.model_info if kind == "model" else api.dataset_info)(name, files_metadata=True, timeout=TIMEOUT)
+        look = api.model_info if kind == "model" else api.dataset_info
+        info = look(name, revision=revision, files_metadata=True, timeout=TIMEOUT)
         gated = bool(info.gated)
         if gated:
             api.auth_check(name, repo_type=kind)

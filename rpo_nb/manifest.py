@@ -72,7 +72,8 @@ def origins(profile: Profile) -> list[dict]:
     models = [(model.id, model.revision) for model in profile.sizes.values()]
     models += [(model.authors, model.authors_revision) for model in profile.sizes.values() if profile.evaluation.authors]
     models += [(judge.model, judge.revision) for judge in profile.evaluation.llm_judges.values() if judge.kind == "local"]
-    named = [("model", *pair) for pair in models] + [("dataset", profile.data.source, profile.data.revision)]
+    sources = [(profile.data.source, profile.data.revision), (profile.paper_b.ood, profile.paper_b.ood_revision)]
+    named = [("model", *pair) for pair in models] + [("dataset", *pair) for pair in sources]
     return [{"kind": kind, "name": name, "revision": revision, "commit": hub.commit(name, revision, kind=kind)}
             for kind, name, revision in dict.fromkeys(named) if re.fullmatch(hub.ID, name) and not name.startswith("inputs/")]
 

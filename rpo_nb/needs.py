@@ -41,39 +41,42 @@ class Need:
 def look_up(profile: Profile) -> list[Need]:
     """Everything a run of the profile reads from elsewhere; after the first sign that there is no network, only here."""
     found, online = [], True
-    for (name, kind), purposes in _wanted(profile).items():
+    for (name, kind, revision), purposes in _wanted(profile).items():
         if kind == "server":
             access = hub.Access("answers" if _answers(name) else "silent")
         elif kind == "dataset" and sources.file_reader(name):
             access = hub.Access("missing", None, False, hub.Problem("there is no such file", "check the path"))
         else:
             metric = name in (model for _, model in METRIC_MODELS.values())  # their libraries read other formats, too
-            access = hub.look_up(name, kind=kind, online=online, safetensors=not metric)
+            access = hub.look_up(name, kind=kind, revision=revision, online=online,
+                                 safetensors=not metric)
             online &= access.problem is not hub.UNREACHED
         found.append(Need(name, kind, ", ".join(purposes), access))
     return found
 
 
-def _wanted(profile: Profile) -> dict[tuple[str, str], list[str]]:
-    """{(name, kind): what for}."""
-    wanted: dict[tuple[str, str], list[str]] = {}
+def _wanted(profile: Profile) -> dict[tuple[str, str, str], list[str]]:
+    """{(name, kind, revision): what for}."""
+    wanted: dict[tuple[str, str, str], list[str]] = {}
 
-    def want(name: str, purpose: str, kind: str = "model") -> None:
-        wanted.setdefault((name, kind), []).append(purpose)
+    def want(name: str, purpose: str, kind: str = "model", revision: str = "main") -> None:
+        wanted.setdefault((name, kind, revision), []).append(purpose)
 
     if not profile.pocket_world and not Path(profile.data.source).expanduser().is_file():
-        want(profile.data.source, "feedback", "dataset")
+        want(profile.data.source, "feedback", "dataset", profile.data.revision)
     if profile.paper_b.reproduce and profile.paper_b.ood and not Path(profile.paper_b.ood).expanduser().is_file():
-        want(profile.paper_b.ood, "prompts out of distribution", "dataset")
+        want(profile.paper_b.ood, "prompts out of distribution", "dataset", profile.paper_b.ood_revision)
     for size, model in profile.sizes.items():
         if model.id != "pocket":
-            want(model.id, f"policy {size}")
+            want(model.id, f"policy {size}", revision=model.revision)
         if profile.evaluation.authors and model.authors:
-            want(model.authors, f"the authors' {size}")
+            want(model.authors, f"the authors' {size}", revision=model.authors_revision)
     for name in profile.evaluation.judges:
         judge = profile.evaluation.llm_judges.get(name)
-        if judge:
-            want(*((judge.model, f"judge {name}") if judge.kind == "local" else (judge.url, f"judge {name}", "server")))
+        if judge and judge.kind == "local":
+            want(judge.model, f"judge {name}", revision=judge.revision)
+        elif judge:
+            want(judge.url, f"judge {name}", "server")
     for metric, (setting, name) in METRIC_MODELS.items():
         if getattr(profile.evaluation, metric) == setting:
             want(name, f"metric {metric}")

@@ -91,7 +91,8 @@ def feedback_prompts(profile: Profile, seed: int) -> dict[str, list[str]]:
     found |= {"valid": held[: config.valid], "test": held[config.valid : config.valid + config.test]}
     if config.ood:
         known = {group_key(prompt) for prompt in (*train, *held, *parts.held_out["prompt"])}
-        others = load_feedback(config.ood, config=profile.data.model_copy(update={"validation_split": "", "revision": "main"}))["prompt"]
+        source = profile.data.model_copy(update={"validation_split": "", "revision": config.ood_revision})
+        others = load_feedback(config.ood, config=source)["prompt"]
         fresh = [prompt for prompt in dict.fromkeys(others) if group_key(prompt) not in known]
         if not fresh:
             raise ValueError(f"paper_b.ood, {Path(config.ood).name!r}, has no prompt that the feedback lacks; give another source")
@@ -315,8 +316,8 @@ class World:
     def key(self, run: Run | None = None) -> str:
         """What names a policy: everything it depends on, those it starts from included."""
         profile, config, judges = self.profile, self.config, {"judge_comparisons", "judge_epochs", "judge_loss", "judge_lora_rank", "judge_size"}
-        shared = [config.model_dump(mode="json", exclude={"seeds", "processes", "runs", "etas", "reproduce", "size", "ood"}),
-                  config.ood and source_key(config.ood), self.inputs, experiment.data_recipe(profile), profile.decoding.model_dump(mode="json"),
+        shared = [config.model_dump(mode="json", exclude={"seeds", "processes", "runs", "etas", "reproduce", "size", "ood", "ood_revision"}),
+                  config.ood and source_key(config.ood, config.ood_revision), self.inputs, experiment.data_recipe(profile), profile.decoding.model_dump(mode="json"),
                   profile.training.model_dump(mode="json", include={"threads", "bf16", "lora", "lora_rank", "quantize", "gradient_checkpointing",
                                                                     "liger"}),
                   profile.limits(self.size), profile.evaluation.model_dump(mode="json", include=judges), step_code("paper B")]

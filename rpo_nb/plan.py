@@ -141,23 +141,23 @@ def config_of(model: ModelConfig, tokenizer: Any, *, online: bool) -> tuple[Any,
     from transformers import T5Config
 
     if model.id != "pocket":
-        return named_config(model.id, online=online)
+        return named_config(model.id, revision=model.revision, online=online)
     config = T5Config(
         vocab_size=32_100 if tokenizer is None else len(tokenizer), d_model=model.d_model, d_kv=model.d_model // model.heads,
         d_ff=model.d_ff, num_layers=model.layers, num_decoder_layers=model.layers, num_heads=model.heads)
     return config, "the profile"
 
 
-def named_config(model_id: str, *, online: bool) -> tuple[Any, str]:
+def named_config(model_id: str, *, revision: str = "main", online: bool) -> tuple[Any, str]:
     """The configuration of a folder, package or hub id: its own, else by its shape in profiles/models.yaml, else None."""
     from transformers import AutoConfig
 
-    if not hub.look_up(model_id, online=False).problem:
-        return AutoConfig.from_pretrained(references.resolve(model_id), local_files_only=True,
+    if not hub.look_up(model_id, revision=revision, online=False).problem:
+        return AutoConfig.from_pretrained(references.resolve(model_id), revision=revision, local_files_only=True,
                                           trust_remote_code=False), "config.json"
     if online and not model_id.startswith("package:"):
         try:
-            return AutoConfig.from_pretrained(model_id, trust_remote_code=False), "config.json"
+            return AutoConfig.from_pretrained(model_id, revision=revision, trust_remote_code=False), "config.json"
         except (OSError, ValueError) as error:  # why it cannot be had is also told where access is checked
             logging.getLogger(__name__).info("%s: %s", model_id, error)
     shape = {key: value for key, value in needs.known()["models"].get(model_id, {}).items() if key not in ("bytes", "gated")}
@@ -256,7 +256,7 @@ def judge_hours(profile: Profile, asked: int, device: Device, share: float, *, o
     for name in profile.evaluation.judges:
         judge = profile.evaluation.llm_judges.get(name)
         if judge and judge.kind == "local":
-            config, _ = named_config(judge.model, online=online)
+            config, _ = named_config(judge.model, revision=judge.revision, online=online)
             count = costs.parameters(config, TrainingConfig()) if config else None
             found[name] = count and asked * count.forward(0, text, 1) / (device.rate(True) * share) / 3600
     return found

@@ -73,14 +73,16 @@ def of_profile(profile: Profile, pairs: Sequence[tuple[str, str]], *, online: bo
     """
     found = {}
     for model in profile.sizes.values():
-        sizes = [size for size, other in profile.sizes.items() if (other.id, other.tokenizer) == (model.id, model.tokenizer)]
+        sizes = [size for size, other in profile.sizes.items()
+                 if (other.id, other.revision, other.tokenizer) == (model.id, model.revision, model.tokenizer)]
         name = ", ".join(sizes) + (" (word-level)" if model.id == "pocket" and profile.pocket_world else "")
         if name not in found:
-            found[name] = references.make_tokenizer(model, profile, pairs) if model.id == "pocket" else _load(model.id, online)
+            found[name] = (references.make_tokenizer(model, profile, pairs) if model.id == "pocket"
+                           else _load(model.id, model.revision, online))
     return found
 
 
-def _load(model_id: str, online: bool) -> Any:
+def _load(model_id: str, revision: str, online: bool) -> Any:
     """The tokenizer of a model, from this machine if it has it; a sentence where it cannot be had."""
     from transformers import AutoTokenizer
 
@@ -90,7 +92,8 @@ def _load(model_id: str, online: bool) -> Any:
         return str(error)
     for here in (True, False)[: 1 + online]:  # without a network the second try costs half a minute of retries
         try:
-            return AutoTokenizer.from_pretrained(path, local_files_only=here, trust_remote_code=False)
+            return AutoTokenizer.from_pretrained(path, revision=revision, local_files_only=here,
+                                                 trust_remote_code=False)
         except (OSError, ValueError) as error:
             problem = hub.problem(error, model_id)
     return f"its tokenizer cannot be had ({problem.reason}): {problem.remedy}"

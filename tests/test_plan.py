@@ -123,7 +123,7 @@ def test_parameters_and_what_lora_trains_are_counted_without_weights(tiny_t5, ti
                                             ("meta-llama/Meta-Llama-3-8B-Instruct", 8030), ("mistralai/Mistral-7B-Instruct-v0.3", 7248),
                                             ("HuggingFaceTB/SmolLM2-135M-Instruct", 134.5)])
 def test_the_shapes_of_well_known_models_have_their_published_size(name, millions, monkeypatch):
-    monkeypatch.setattr(hub, "_cached", lambda name, kind, safetensors: False)
+    monkeypatch.setattr(hub, "_cached", lambda name, kind, revision, safetensors: False)
     config, source = plan.named_config(name, online=False)
     assert source == "profiles/models.yaml"
     assert costs.parameters(config, TrainingConfig()).all / 1e6 == pytest.approx(millions, rel=2e-3)
@@ -247,11 +247,12 @@ def online(monkeypatch):
     """A hub of our own: files {name: {file: bytes}}, gated names, errors by name."""
     from huggingface_hub.hf_api import DatasetInfo, ModelInfo
 
-    there = SimpleNamespace(files={}, gated={}, errors={}, asked=[])
+    there = SimpleNamespace(files={}, gated={}, errors={}, asked=[], revisions=[])
 
     class Api:
-        def model_info(self, name, *, files_metadata, timeout, kind=ModelInfo):
+        def model_info(self, name, *, revision, files_metadata, timeout, kind=ModelInfo):
             there.asked.append(name)
+            there.revisions.append(revision)
             if name in there.errors:
                 raise there.errors[name]
             return kind(id=name, gated=there.gated.get(name, False), siblings=[
@@ -265,7 +266,7 @@ def online(monkeypatch):
                 raise refusal(403, "GatedRepo")
 
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
-    monkeypatch.setattr(hub, "_cached", lambda name, kind, safetensors: False)
+    monkeypatch.setattr(hub, "_cached", lambda name, kind, revision, safetensors: False)
     return there
 
 
@@ -276,6 +277,15 @@ def test_downloads_count_safetensors_and_small_files_only(online):
     assert hub.look_up("some/data", kind="dataset") == hub.Access("hub", 505)
     assert hub.look_up("only/bin").problem.reason == "it has no weights in safetensors"
     assert hub.look_up("only/bin", safetensors=False) == hub.Access("hub", 910)
+
+
+def test_the_plan_looks_at_the_revisions_that_the_profile_pins(online):
+    online.files = {"some/model": {"model.safetensors": 1}, "some/data": {"a.jsonl": 1}, "other/data": {"b.jsonl": 1}}
+    profile = load_profile("pocket", sizes="small", **{
+        "sizes.small.id": "some/model", "sizes.small.revision": "v1", "data.source": "some/data", "data.revision": "v2",
+        "paper_b.reproduce": True, "paper_b.ood": "other/data", "paper_b.ood_revision": "v3", "evaluation.judges": ["reward_model"]})
+    assert {need.name: need.access.where for need in needs.look_up(profile)} == dict.fromkeys(online.files, "hub")
+    assert dict(zip(online.asked, online.revisions)) == {"some/model": "v1", "some/data": "v2", "other/data": "v3"}
 
 
 @pytest.mark.parametrize("error, words", [

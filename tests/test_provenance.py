@@ -196,7 +196,8 @@ def test_every_field_of_paper_b_names_its_policies(field, tmp_path, monkeypatch)
     monkeypatch.setattr(paper_b.World, "inputs", ["reference and prompts"])
     value = {"settings": {"dpo": PROFILE.paper_b.settings["bwd"]}, "size": "large", "offline": config.Schedule(steps=3),
              "online": config.Schedule(steps=3)}.get(field) or other(getattr(PROFILE.paper_b, field))
-    keys = {paper_b.World(profile, 0, tmp_path).key() for profile in (PROFILE, with_leaf(PROFILE, ("paper_b", field), value))}
+    profile = with_leaf(PROFILE, ("paper_b", "ood"), "some/data") if field == "ood_revision" else PROFILE
+    keys = {paper_b.World(one, 0, tmp_path).key() for one in (profile, with_leaf(profile, ("paper_b", field), value))}
     assert len(keys) == (1 if field in NOT_IN_PAPER_B else 2)
 
 
@@ -270,6 +271,8 @@ def test_the_manifest_names_the_commit_of_every_hub_model_and_data_set(hub_cache
     assert manifest.origins(profile) == [
         {"kind": "model", "name": "some/model", "revision": "main", "commit": "a" * 40},
         {"kind": "dataset", "name": "some/data", "revision": "main", "commit": "d" * 40}]
+    profile = profile.model_copy(update={"paper_b": profile.paper_b.model_copy(update={"ood": "some/data", "ood_revision": "v1"})})
+    assert manifest.origins(profile)[-1] == {"kind": "dataset", "name": "some/data", "revision": "v1", "commit": None}
     pinned = with_model("some/model", revision="c" * 40)
     assert manifest.origins(pinned)[0]["commit"] is None and manifest.origins(PROFILE) == []
     assert hub.commit("some/model", "a" * 40) == "a" * 40
