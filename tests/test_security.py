@@ -130,7 +130,7 @@ def test_a_models_own_code_is_never_run(hostile, load):
 
 
 def test_planning_and_reading_a_tokenizer_run_none_either(hostile):
-    assert "code of its own" in tokens._load(str(hostile), online=True)
+    assert "code of its own" in tokens._load(str(hostile), "main", online=True)
     with pytest.raises(ValueError):
         plan.named_config(str(hostile), online=False)
 
