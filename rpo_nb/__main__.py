@@ -11,8 +11,16 @@ import sys
 
 STOPPED = "Stopped. The same command goes on from here."
 HEARD = signal.getsignal(signal.SIGINT) != signal.SIG_IGN  # a shell's background job ignores Ctrl-C
-if __name__ == "__main__" and HEARD:  # Ctrl-C while the rest is imported
-    signal.signal(signal.SIGINT, lambda *_: (os.write(2, f"\n{STOPPED}\n".encode()), os._exit(130)))
+
+
+def stop_at_once(*_) -> None:
+    """Ctrl-C where nothing is under way: while the rest is imported, and while the interpreter ends."""
+    os.write(2, f"\n{STOPPED}\n".encode())
+    os._exit(130)
+
+
+if __name__ == "__main__" and HEARD:
+    signal.signal(signal.SIGINT, stop_at_once)
 
 import argparse
 import contextlib
@@ -301,8 +309,8 @@ def in_utf8() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; a ValueError is the user's to mend, so it is told in its one sentence, as is what the machine refuses."""
-    arguments = parser().parse_args(argv)
     try:
+        arguments = parser().parse_args(argv)
         return arguments.run(arguments)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -323,4 +331,8 @@ if __name__ == "__main__":
     in_utf8()
     if HEARD:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.exit(main())
+    status = main()
+    sys.stdout.flush()
+    if HEARD:
+        signal.signal(signal.SIGINT, stop_at_once)
+    sys.exit(status)

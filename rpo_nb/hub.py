@@ -203,8 +203,11 @@ def snapshot(name: str, revision: str = "main") -> str:
     needs. Raises ValueError with the remedy when it cannot be had."""
     from huggingface_hub import snapshot_download
 
+    here = snapshot_folder(name, revision)
     try:
         return snapshot_download(name, revision=revision, allow_patterns=MODEL_FILES)
     except Exception as error:  # the client raises its own, its transport's and the operating system's errors
+        if (here / "config.json").is_file() and _has_weights(here, safetensors=True):
+            return str(here)  # huggingface_hub 1 asks for a commit's files although it has them
         found = problem(error, name)
         raise ValueError(f"model {name!r} could not be loaded: {found.reason}; {found.remedy}") from error

@@ -174,7 +174,7 @@ def test_ctrl_c_before_the_workflow_starts_is_one_sentence(monkeypatch, capsys, 
     assert capsys.readouterr().err.strip() == "Stopped. The same command goes on from here."
 
 
-@pytest.mark.parametrize("delay", [0.15, 0.6])
+@pytest.mark.parametrize("delay", [0.1, 0.3])
 def test_ctrl_c_while_it_is_imported_is_one_sentence(delay, tmp_path):
     with subprocess.Popen(
         [
