@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from .config import METHODS, DecodingConfig
 from .encoding import encode, end_of_turn
 from .forward import (
-    CANNOT, IGNORE, core_of, plain_logits, probe, probing, start_token, tolerance, told)
+    CANNOT, IGNORE, core_of, near, plain_logits, probe, probing, start_token, told)
 
 ENGINES = {"transformers": (), "vllm": ("vllm_engine",)}  # names of Profile.generation, and the modules beside this one that its texts depend on
 
@@ -93,9 +93,9 @@ def samples(model: nn.Module, tokenizer: Any, prompts: Sequence[str], *, decodin
     setup = _generation_config(core_of(model), tokenizer, decoding)
     with _generating(model) as core:
         for rows in batches(order, batch_size):
-            streams = [row_stream(seed, encoded[i], occurrence[i], core.device) for i in rows] if decoding.do_sample else None
+            streams = [row_stream(seed, encoded[i], occurrence[i], core.device) for i in rows]
             asked = [encoded[i] for i in rows]
-            new = _way(core)(core, asked, setup, decoding, streams)
+            new = _way(core)(core, asked, setup, _sampling(decoding, streams) if decoding.do_sample else None)
             if setup.forced_eos_token_id is not None:  # the last place has an end that nobody drew
                 new = [row[: max(1, decoding.max_new_tokens - 1)] for row in new]
             for i, drawn in zip(rows, _drawn(tokenizer, asked, new, setup.eos_token_id), strict=True):
@@ -182,8 +182,14 @@ class RowSampling:
         return scores - noise.clamp_(min=1e-30).log_()
 
 
-def _complete(core: nn.Module, prompts: Sequence[tuple[int, ...]], setup: Any, decoding: DecodingConfig,
-              streams: Sequence[np.random.Generator | torch.Generator] | None) -> list[Tensor]:
+Processing = Callable[[Sequence[int]], Callable[[Tensor, Tensor], Tensor]]  # rows → what is done to their logits at each step
+
+
+def _sampling(decoding: DecodingConfig, streams: Sequence[np.random.Generator | torch.Generator]) -> Processing:
+    return lambda rows: RowSampling(decoding, [streams[i] for i in rows])
+
+
+def _complete(core: nn.Module, prompts: Sequence[tuple[int, ...]], setup: Any, processing: Processing | None) -> list[Tensor]:
     """The new token ids of each row, up to and with its end token (or more: padding).
 
     Equal prompts are read once. `generate` runs until half of its rows have ended; the others go on from their cache without
@@ -222,9 +228,8 @@ def _complete(core: nn.Module, prompts: Sequence[tuple[int, ...]], setup: Any, d
         known = {"encoder_outputs": BaseModelOutput(states), "attention_mask": mask, "decoder_input_ids": ids,
                  "decoder_attention_mask": torch.ones_like(ids)} if seq2seq else {
                  "input_ids": ids, "attention_mask": torch.cat([mask, grown], 1)}
-        processors = [] if streams is None else [RowSampling(decoding, [streams[i] for i in live])]
         out = core.generate(**known, past_key_values=cache, generation_config=_for_steps(setup, limit - grown.shape[1]),
-                            logits_processor=processors, stopping_criteria=[half_ended])
+                            logits_processor=[processing(live)] if processing else [], stopping_criteria=[half_ended])
         ids, cache = out.sequences, out.past_key_values
         done = ended(ids) | (ids.shape[1] - width >= limit)
         for i, row, finished in zip(live, ids, done.tolist(), strict=True):
@@ -240,25 +245,22 @@ def _complete(core: nn.Module, prompts: Sequence[tuple[int, ...]], setup: Any, d
     return new
 
 
-def _complete_apart(core: nn.Module, prompts: Sequence[tuple[int, ...]], setup: Any, decoding: DecodingConfig,
-                    streams: Sequence[np.random.Generator | torch.Generator] | None) -> list[Tensor]:
+def _complete_apart(core: nn.Module, prompts: Sequence[tuple[int, ...]], setup: Any, processing: Processing | None) -> list[Tensor]:
     """`_complete` for any model: prompts of one length at a time, so without padding, and nothing shared."""
     new: list[Any] = [None] * len(prompts)
     for length in dict.fromkeys(map(len, prompts)):
         rows = [i for i, ids in enumerate(prompts) if len(ids) == length]
         ids = torch.tensor([prompts[i] for i in rows], device=core.device)
-        processors = [] if streams is None else [RowSampling(decoding, [streams[i] for i in rows])]
         out = core.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=setup,
-                            logits_processor=processors).sequences
+                            logits_processor=[processing(rows)] if processing else []).sequences
         for i, row in zip(rows, out[:, 1 if core.config.is_encoder_decoder else length :], strict=True):
             new[i] = row
     return new
 
 
-def _complete_alone(core: nn.Module, prompts: Sequence[tuple[int, ...]], setup: Any, decoding: DecodingConfig,
-                    streams: Sequence[np.random.Generator | torch.Generator] | None) -> list[Tensor]:
+def _complete_alone(core: nn.Module, prompts: Sequence[tuple[int, ...]], setup: Any, processing: Processing | None) -> list[Tensor]:
     """`_complete` one row at a time."""
-    return [_complete_apart(core, [ids], setup, decoding, None if streams is None else [streams[i]])[0]
+    return [_complete_apart(core, [ids], setup, (lambda _, i=i: processing([i])) if processing else None)[0]
             for i, ids in enumerate(prompts)]
 
 
@@ -288,32 +290,40 @@ def _way(core: nn.Module) -> Callable[..., list[Tensor]]:
 
 
 def _greedy_difference(core: nn.Module, complete: Callable[..., list[Tensor]]) -> str:
-    """What is wrong with greedy completions of two equal prompts and a shorter one, "" where nothing is."""
+    """What is wrong with greedy completions of two equal prompts and a shorter one, "" where nothing is: the logits of every
+    step are looked at, as a token hides what changes them by less than its lead."""
     from transformers import GenerationConfig
 
     with probing(core):
         ids, mask, group, _ = probe(core, 7)
         prompts = [tuple(ids[i, : int(mask[i].sum())].tolist()) for i in group.tolist()]
+        read: list[list[Tensor]] = [[] for _ in prompts]  # the logits of each row's steps
 
         def plain(rows: list[list[int]]) -> Tensor:
             labels = [torch.tensor(row, device=core.device) for row in rows]
             return plain_logits(core, ids, mask, group, pad_sequence(labels, batch_first=True, padding_value=IGNORE))
+
+        def reading(rows: Sequence[int]) -> Callable[[Tensor, Tensor], Tensor]:
+            def read_step(_: Tensor, scores: Tensor) -> Tensor:
+                for i, logits in zip(rows, scores, strict=True):
+                    read[i].append(logits)
+                return scores
+            return read_step
 
         first = int(plain([[0]] * 3)[0].argmax())
         ends = int(plain([[first, 0]] * 3)[1].argmax())  # the equal prompts end after two tokens, the other goes on alone
         setup = GenerationConfig(do_sample=False, return_dict_in_generate=True, max_new_tokens=4, eos_token_id=[ends], pad_token_id=0,
                                  decoder_start_token_id=start_token(core) if core.config.is_encoder_decoder else None)
         try:
-            rows = [row.tolist() for row in complete(core, prompts, setup, DecodingConfig(do_sample=False), None)]
+            rows = [row.tolist() for row in complete(core, prompts, setup, reading)]
         except torch.OutOfMemoryError:
             raise
         except CANNOT as error:
             return f"its cache cannot be handed on ({told(error)})"
         rows = [row[: row.index(ends) + 1] if ends in row else row for row in rows]
-        found, said = plain(rows), torch.tensor(sum(rows, []), device=core.device)
-        chosen = found.gather(1, said.unsqueeze(1)).squeeze(1)
-        good = bool((chosen >= found.max(1).values - tolerance(found)).all())
-        good = good or bool(found.isnan().any())  # broken weights show where rows are scored
+        said = torch.stack([logits for row, steps in zip(rows, read, strict=True) for logits in steps[: len(row)]])
+        theirs = plain(rows)
+        good = near(said, theirs) or bool(theirs.isnan().any())  # broken weights show where rows are scored
         return "" if good else "the rows beside a prompt change its completion"
 
 
