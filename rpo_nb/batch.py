@@ -31,7 +31,7 @@ from rpo_nb.config import Profile, content_key, write_profile
 from rpo_nb.manifest import JOBS, write_manifest
 from rpo_nb.progress import Progress
 from rpo_nb.provenance import CACHES, PACKAGE, cache_dir, code_key, notebook_modules
-from rpo_nb.staging import local_files, models, seen, stage
+from rpo_nb.staging import fetch, hub_data, local_files, models, seen, stage, tokenizers
 from rpo_nb.store import STAMP, again, atomic_write, digest_of, file_digest, read_sealed, sealed, sweep
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,7 +64,7 @@ def params(notebook: str, profile: Profile) -> dict[str, str]:
     kept = [digest_of(file) for file in sorted(PACKAGE.rglob("*")) if file.is_file() and file.suffix not in (".py", ".pyc")]
     code = code_key(*sorted(notebook_modules(path)))
     key = content_key([profile.key(), digest_of(path), code, kept, *map(digest_of, local_files(profile)),
-                       [seen(model, revision) for model, revision in models(profile)]])
+                       [seen(*one) for one in (*models(profile), *tokenizers(profile), *hub_data(profile))]])
     return {"notebook": str(path), "key": key}
 
 
@@ -198,6 +198,7 @@ def run(profile: Profile, out: Path, *, cores: int | None = None, only: Sequence
         env = environment(profile, out)
         write_profile(profile, out / (f"{STATE}/dry-run.yaml" if dry_run else "profile.yaml"))
         if not dry_run:
+            fetch(profile)
             sweep(out, RESULTS)
             sweep(cache_dir(), CACHES)
             distrust(profile, out)

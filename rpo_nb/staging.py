@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from rpo_nb import hub
 from rpo_nb.config import Profile
 from rpo_nb.names import ending
+from rpo_nb.provenance import PACKAGE
 
 INPUTS = "inputs"
 
@@ -28,12 +30,36 @@ def models(profile: Profile) -> list[tuple[str, str]]:
     return [*named, *([(bertscore, "main")] if _is_path(bertscore) else [])]
 
 
-def seen(model: str, revision: str) -> list:
+def tokenizers(profile: Profile) -> list[tuple[str, str]]:
+    """The same of the tokenizers that its models from nothing may take."""
+    sizes = [] if profile.pocket_world else profile.sizes.values()
+    named = [name for size in sizes if size.id == "pocket" for name in size.tokenizer if name != "train"]
+    folders = [(PACKAGE.parent / name, name) for name in named]
+    return [(str(folder) if folder.is_dir() else name, "main") for folder, name in folders]
+
+
+def hub_data(profile: Profile) -> list[tuple[str, str, str]]:
+    """(hub id, revision, "dataset") of the feedback that a profile has of the hub."""
+    named = [(profile.data.source, profile.data.revision), (profile.paper_b.ood, profile.paper_b.ood_revision)]
+    return [(source, revision, "dataset") for source, revision in named
+            if re.fullmatch(hub.ID, source) and not Path(source).exists()]
+
+
+def fetch(profile: Profile) -> None:
+    """Have the hub's models here before the jobs' keys are made, which name their commits: else the
+    next start would run every job again. What cannot be had is told by the job that needs it.
+    """
+    for model in models(profile):
+        with suppress(ValueError):
+            hub.fetch([model])
+
+
+def seen(name: str, revision: str, kind: str = "model") -> list:
     """What tells at a glance that a model is another: of a folder its files' sizes and times, which the jobs then compare by content;
     of a hub id the commit that is here."""
-    folder = Path(model).expanduser()
+    folder = Path(name).expanduser()
     if not folder.is_dir():
-        return [model, revision, hub.commit(model, revision)]
+        return [name, revision, hub.commit(name, revision, kind=kind)]
     return [[file.name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns] for file in sorted(folder.rglob("*"))
             if file.is_file() and (stat := file.stat())]
 
