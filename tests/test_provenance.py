@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from rpo_nb import batch, config, experiment, hub, manifest, paper_b, provenance, references, stale, staging
+from rpo_nb import batch, config, experiment, hub, judging, manifest, paper_b, provenance, references, stale, staging
 from rpo_nb.__main__ import main
 from rpo_nb.lab import Spec, Study, low_data
 from rpo_nb.provenance import ALWAYS_GIVEN, PACKAGE, STEPS, closure, code_key, folder_key, model_key, source_key, step_code
@@ -201,6 +201,26 @@ def test_every_field_of_paper_b_names_its_policies(field, tmp_path, monkeypatch)
     profile = with_leaf(PROFILE, ("paper_b", "ood"), "some/data") if field == "ood_revision" else PROFILE
     keys = {paper_b.World(one, 0, tmp_path).key() for one in (profile, with_leaf(profile, ("paper_b", field), value))}
     assert len(keys) == (1 if field in NOT_IN_PAPER_B else 2)
+
+
+def test_the_batch_that_is_generated_at_once_names_paper_bs_policies_in_bf16(tmp_path, monkeypatch):
+    monkeypatch.setattr(paper_b.World, "inputs", ["reference and prompts"])
+    for bf16 in (False, True):
+        one = with_leaf(PROFILE, ("training", "bf16"), bf16)
+        other_batch = with_leaf(one, ("evaluation", "generation_batch_size"), 7)
+        keys = {paper_b.World(profile, 0, tmp_path).key() for profile in (one, other_batch)}
+        assert len(keys) == 1 + bf16
+
+
+@pytest.mark.parametrize("field", ["max_prompt_tokens", "max_completion_tokens"])
+def test_a_reward_model_is_named_by_the_tokens_that_it_reads(field, tmp_path):
+    """Of a size with a lower limit of its own, too, which its policies have and the judge has not."""
+    size = PROFILE.sizes["small"].model_copy(update={"max_tokens": 16})
+    profile = PROFILE.model_copy(update={"sizes": {"small": size}})
+    changed = with_leaf(profile, ("data", field), getattr(profile.data, field) + 1)
+    reference = model_folder(tmp_path / "reference", b"")
+    folders = {judging.reward_model_folder(one, tmp_path, 0, reference) for one in (profile, changed)}
+    assert len(folders) == 2
 
 
 def test_the_lab_on_other_data_is_another_world():
