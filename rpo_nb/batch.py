@@ -1,8 +1,7 @@
 """One reproduction as a batch: Snakemake over papermill under a lock, with progress, safe to stop and to start again.
 
-The workflow runs inside the output folder and everything it is told is relative to it, so nothing it writes depends on where
-the folder lies; a user's own files are linked into ``<out>/inputs/`` for the same reason. Whatever stops it (Ctrl-C, SIGKILL,
-a power cut), the same command goes on: a job is done when its marker says so, and the next start ends what the last one left.
+The workflow runs inside the output folder and everything it is told is relative to it (`staging`). Whatever stops it (Ctrl-C,
+SIGKILL, a power cut), the same command goes on: a job is done when its marker says so, and the next start ends what was left.
 """
 
 from __future__ import annotations
@@ -42,7 +41,9 @@ LOG = Path("runs") / "snakemake.log"
 ON_SLURM = Path(STATE) / "rpo_nb.slurm"  # there since the first start on Slurm
 LAB = "07_partition_lab"  # only where the ground truth is known
 PAPER_B = "08_reward_aware"  # where paper_b.reproduce is on
-TABLES = ("04_table2_metrics", "05_table3_judges", "06_table4_temperature", "09_report")
+TABLES = {"04_table2_metrics": "metrics", "05_table3_judges": "judges", "06_table4_temperature": "temperature",
+          "09_report": "report"}  # job -> its rule in the Snakefile
+ANSWERS = "completions-*.json"  # in the folder of a policy, or in one without: the reference's
 READ_BY = {  # the fields of a preset that change a policy, by method; sft and best_of_k read none
     "kto": ("reduce", "kto_beta", "kto_kl", "dropout", "max_grad_norm", "weight_decay"),
     "dro": ("reduce", "dro_tau", "value_pooling", "value_detach", "dropout", "max_grad_norm", "weight_decay"),
@@ -189,7 +190,7 @@ def run(profile: Profile, out: Path, *, cores: int | None = None, only: Sequence
     options = [*at_a_time, "--keep-going", "--rerun-incomplete", "--nocolor", "--scheduler", "greedy", *on_slurm, *more]
     targets = [f"{JOBS}/{job}.done" for job in only]
     if only:
-        options += ["--allowed-rules", *only_rules(only), "--forcerun", *targets]
+        options += ["--allowed-rules", *map(TABLES.get, only), "--forcerun", *targets]
     with only_one(out):
         profile = stage(profile, out)
         stop_everything(out)
@@ -223,31 +224,22 @@ def distrust(profile: Profile, out: Path) -> list[str]:
         if not marker.exists():
             continue
         wrote = read_sealed(marker)
-        wrong = None if wrote is None else next((name for name, digest in wrote.items() if not _is(out / name, digest)), None)
+        wrong = None if wrote is None else next((name for name, digest in wrote.items()
+                                               if not (out / name).is_file() or file_digest(out / name) != digest), None)
         if wrong is not None:
             again(out / wrong, f"is not as {job} wrote it")
         if wrote is None or wrong is not None:
             marker.unlink(missing_ok=True)
             doubted.append(job)
-    for folder in (file.parent for file in sorted((out / "runs").rglob(STAMP))):
-        answers = [file for file in sorted(folder.glob("completions-*.json")) if read_sealed(file) is None]
-        if answers or sealed(folder, quick=True) is None:
+    for folder in sorted({file.parent for name in (STAMP, ANSWERS) for file in (out / "runs").rglob(name)}):
+        answers = [file for file in sorted(folder.glob(ANSWERS)) if read_sealed(file) is None]
+        if answers or (folder / STAMP).exists() and sealed(folder, quick=True) is None:
             makers = [LAB, PAPER_B, *(f"03_train-{size}-seed{seed}" for size in profile.sizes for seed in profile.seeds
                                       if f"-{size}-seed{seed}-" in folder.name)]
             for marker in (out / JOBS / f"{job}.done" for job in makers):
                 marker.unlink(missing_ok=True)
             doubted += makers
     return doubted
-
-
-def _is(path: Path, digest: str) -> bool:
-    return path.is_file() and file_digest(path) == digest
-
-
-def only_rules(names: Sequence[str]) -> list[str]:
-    """The Snakefile's rules of the jobs that make tables."""
-    rules = dict(zip(TABLES, ("metrics", "judges", "temperature", "report")))
-    return [rules[name] for name in names]
 
 
 def _watched(command: list[str], profile: Profile, out: Path, env: dict[str, str], *, measured: bool, elsewhere: bool) -> int:
