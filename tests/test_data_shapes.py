@@ -323,7 +323,7 @@ def test_twins_stand_on_one_side_and_are_told():
         assert sum(bool(set(twins) & set(part["prompt"])) for part in (splits.train, splits.validation, splits.held_out)) == 1
 
 
-# ---- the table of shapes, merged weights, what a reader reads -----------------------------------------
+# ---- the table of shapes, merged weights, what a reader reads ----------------------------------------
 
 def test_a_new_shape_is_a_reader_and_a_line_of_the_table(monkeypatch):
     def read_triple(row):
@@ -332,8 +332,11 @@ def test_a_new_shape_is_a_reader_and_a_line_of_the_table(monkeypatch):
             yield shapes.Entry(row.prompt, (f"{field}[{i}]", text), (f"{field}[{i}]", 3 - i),
                                shapes.NOTHING, row.values, row.columns)
 
-    triple = shapes.Shape("three, the best first", lambda columns: columns.keys(("triple",)),
-                          lambda row: shapes.has(row.values, row.columns.keys(("triple",))), read_triple)
+    def keys(columns):
+        return columns.keys(("triple",))
+
+    triple = shapes.Shape("three, the best first", keys,
+                          lambda row: shapes.has(row.values, keys(row.columns)), read_triple)
     monkeypatch.setattr(shapes, "SHAPES", (triple, *shapes.SHAPES))
     feedback, report = load([{"prompt": Q, "triple": [GOOD, BAD, "C"]}])
     assert rewards(feedback) == {GOOD: 3, BAD: 2, "C": 1}
@@ -368,9 +371,9 @@ def test_a_merged_completion_has_the_mean_of_its_weights(scores, reward):
 
 
 def test_the_reports_summary_names_the_columns():
-    rows = [{"prompt": Q, "completion": text, "reward": r, "notes": "a text of more words than four",
-             "remarks": "another text of more words than four", "score": 1}
-            for text, r in ((GOOD, 3), (BAD, 1))]
+    rows = [{"prompt": Q, "completion": text, "reward": r, "score": 1,
+             "notes": "a text of more words than four",
+             "remarks": "another text of more words than four"} for text, r in ((GOOD, 3), (BAD, 1))]
     table = data.summarise_report(load(rows)[1]).set_index("reason")["fields"]
     assert table["column looks like content and is not used"] == "notes, remarks"
     assert table["column could be the reward too"] == "score"

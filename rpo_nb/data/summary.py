@@ -52,7 +52,7 @@ def rank_correlation(words: pd.Series, rewards: pd.Series) -> float:
 
 
 def word_counts(feedback: datasets.Dataset) -> pd.Series:
-    """Words of each completion, counted a thousand texts at a time (a million have no room as lists)."""
+    """Words of each completion, counted text by text: a million have no room as lists of words."""
     batches = feedback.select_columns(["completion"]).with_format(None).iter(1024)
     counts = (len(text.split()) for batch in batches for text in batch["completion"])
     return pd.Series(np.fromiter(counts, np.int64, len(feedback)))
