@@ -2,9 +2,10 @@
 #   make reproduce [PROFILE=pocket] [SET="sizes=small training.epochs=2"] [FEEDBACK=file]    tables, figures, report in results/
 #   make test       the whole suite      make lab   JupyterLab on the notebooks      make clean   everything but results/
 #   make chaos      what kills, a full disk and damaged files do to a reproduction
-#   make test-matrix   the suite on every Python here, and on the lowest versions allowed      make lock   requirements.lock again
+#   make test-matrix   the suite on every Python here, and on the lowest versions allowed
+#   make test-colab    every notebook on Colab's versions      make lock   requirements.lock again
 .DEFAULT_GOAL := reproduce
-.PHONY: reproduce test chaos test-matrix lab lock clean setup
+.PHONY: reproduce test chaos test-matrix test-colab lab lock clean setup
 
 PROFILE ?= pocket
 # As typed: make would expand a "$" in them, and run $(shell ...). Before the first shell of ours, which they are exported to.
@@ -39,7 +40,7 @@ test: $(READY)
 	@$(RUN) -m pytest --nbmake --nbmake-timeout=900 tests notebooks $(ARGS) || { \
 	  echo 'make test failed: see the first FAILED line above; run one test with  make test ARGS="-x -k NAME"'; exit 1; }
 
-# Half an hour of kills, a full disk and damaged files; a short version is part of the suite. Writes benchmarks/reliability.csv.
+# Ten minutes of kills, a full disk and damaged files; a short version is part of the suite. Writes benchmarks/reliability.csv.
 chaos: export OMP_NUM_THREADS := 1
 chaos: export HF_HUB_OFFLINE := 1
 chaos: $(READY)

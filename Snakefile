@@ -36,8 +36,8 @@ def verdicts(name):
 
 
 def kept(files):
-    """Files that a job adds to: not deleted before it. Snakemake 7, on Python 3.10, cannot say so: there they are not listed."""
-    return update(files) if "update" in globals() else []
+    """Files that a job adds to: not deleted before it. Snakemake 7, on Python 3.10, deletes them, and the job writes them whole."""
+    return update(files) if "update" in globals() else files
 
 
 def done(job):
@@ -82,7 +82,7 @@ for place, size in enumerate(SIZES):
         input:
             FEEDBACK,
         output:
-            update(expand("generations/{preset}-{size}-seed{{seed}}.jsonl.gz", preset=PRESETS, size=size)),
+            kept(expand("generations/{preset}-{size}-seed{{seed}}.jsonl.gz", preset=PRESETS, size=size)),
             done(f"03_train-{size}-seed{{seed}}"),
         params:
             **batch.params("03_train", profile),

@@ -218,8 +218,26 @@ WORKFLOW: list[tuple[str, Damage]] = [  # met by a start of the whole
 ]
 
 
-def named(target: str, damage: Damage) -> str:
-    return f"{target.split('/', 1)[1]} {damage.__name__}"
+def after_damage(
+    case: tuple[str, Damage],
+    folder: Path,
+    right: dict[str, str],
+    broken: dict[str, str],
+    lines: Sequence[str],
+    **more: Any,
+) -> dict:
+    """The row of one damage below `folder`; lines: what was said of it, of which the first counts."""
+    target, damage = case
+    return compared(
+        "damage",
+        f"{target.split('/', 1)[1]} {damage.__name__}",
+        folder / "out",
+        right,
+        broken,
+        starts=1,
+        said=re.sub(r"[0-9a-f]{16}", "…", next(iter(lines), "").strip())[:120],
+        **more,
+    )
 
 
 # The grid, in a process of this one --------------------------------------------------------------
@@ -290,19 +308,9 @@ def damaged_grid(
             shutil.rmtree(folder / "out" / "runs")
             shutil.rmtree(folder / "out" / "generations")
         status, said = grid_again(feedback, folder)
-        line = next(
-            (line for line in said.splitlines() if "made again" in line or status), ""
-        ).strip()
-        yield compared(
-            "damage",
-            named(target, damage),
-            folder / "out",
-            right,
-            broken,
-            starts=1,
-            seconds=round(time.monotonic() - started, 1),
-            said=re.sub(r"[0-9a-f]{16}", "…", line)[:120],
-        )
+        seconds = round(time.monotonic() - started, 1)
+        lines = [line for line in said.splitlines() if "made again" in line or status]
+        yield after_damage((target, damage), folder, right, broken, lines, seconds=seconds)
         shutil.rmtree(folder)
 
 
@@ -458,24 +466,10 @@ def damaged_whole(
     broken = results(folder / "out")
     said = finish(feedback, folder)
     for target, damage in cases:
-        names = {file.relative_to(folder / "out").as_posix() for file in folder.glob(target)}
-        line = next(
-            (
-                line
-                for line in said.splitlines()
-                if "made again" in line and any(n.split("/")[-1] in line for n in names)
-            ),
-            "",
-        )
-        yield compared(
-            "damage",
-            named(target, damage),
-            folder / "out",
-            right,
-            broken,
-            starts=1,
-            said=re.sub(r"[0-9a-f]{16}", "…", line.strip())[:120],
-        )
+        names = {file.name for file in folder.glob(target)}
+        again = [line for line in said.splitlines() if "made again" in line]
+        lines = [line for line in again if any(name in line for name in names)]
+        yield after_damage((target, damage), folder, right, broken, lines)
 
 
 # All of it ---------------------------------------------------------------------------------------

@@ -117,7 +117,7 @@ def again(arguments: argparse.Namespace) -> int:
     from rpo_nb import batch
 
     out = _reproduced(arguments)
-    only = batch.TABLES if arguments.command == "report" else batch.TABLES[1:3]
+    only = tuple(batch.TABLES)[slice(None) if arguments.command == "report" else slice(1, 3)]
     return batch.run(load_profile(str(out / "profile.yaml")), out, cores=arguments.cores, only=only, executor=arguments.executor,
                      more=shlex.split(arguments.snakemake))
 

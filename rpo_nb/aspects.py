@@ -15,7 +15,7 @@ import pandas as pd
 from rpo_nb import experiment, reporting
 from rpo_nb.config import Profile, content_key
 from rpo_nb.data import aspects
-from rpo_nb.judges import RewardModel, train_reward_model
+from rpo_nb.judges import RewardModel, limits, train_reward_model
 from rpo_nb.provenance import model_key, step_code
 from rpo_nb.store import cached
 
@@ -32,7 +32,7 @@ def judge(profile: Profile, out: Path, seed: int, aspect: str) -> RewardModel:
     held_out = experiment.splits(profile, seed, size).held_out
     rated = held_out.select(np.flatnonzero(np.isfinite(np.asarray(held_out[aspect], float))))
     rows = rated.select_columns(["prompt_id", "prompt", "completion"]).add_column("reward", np.asarray(rated[aspect], float))
-    key = content_key([model_key(reference), rows.to_pandas().to_csv(), settings.model_dump(mode="json"), profile.limits(size),
+    key = content_key([model_key(reference), rows.to_pandas().to_csv(), settings.model_dump(mode="json"), limits(profile.data),
                        profile.training.threads, profile.training.bf16, seed, step_code("reward model")])
     name = re.sub(r"\W+", "-", aspect)[:40]
     folder = cached(

@@ -1,8 +1,7 @@
 """One reproduction as a batch: Snakemake over papermill under a lock, with progress, safe to stop and to start again.
 
-The workflow runs inside the output folder and everything it is told is relative to it, so nothing it writes depends on where
-the folder lies; a user's own files are linked into ``<out>/inputs/`` for the same reason. Whatever stops it (Ctrl-C, SIGKILL,
-a power cut), the same command goes on: a job is done when its marker says so, and the next start ends what the last one left.
+The workflow runs inside the output folder and everything it is told is relative to it (`staging`). Whatever stops it (Ctrl-C,
+SIGKILL, a power cut), the same command goes on: a job is done when its marker says so, and the next start ends what was left.
 """
 
 from __future__ import annotations
@@ -20,38 +19,37 @@ from contextlib import contextmanager
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import joblib
 import nbformat
 import psutil
 from filelock import FileLock, Timeout
 
-from rpo_nb import cluster, hub
+from rpo_nb import cluster
 from rpo_nb.config import Profile, content_key, write_profile
 from rpo_nb.manifest import JOBS, write_manifest
-from rpo_nb.names import ending
 from rpo_nb.progress import Progress
 from rpo_nb.provenance import CACHES, PACKAGE, cache_dir, code_key, notebook_modules
+from rpo_nb.staging import fetch, hub_data, local_files, models, seen, stage, tokenizers
 from rpo_nb.store import STAMP, again, atomic_write, digest_of, file_digest, read_sealed, sealed, sweep
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "RPO_NB_OUTPUT"  # in the environment of every process of a reproduction: how a later start finds what is left of it
 STATE = ".snakemake"
-INPUTS = "inputs"  # links to what a user's profile names: the workflow sees plain names only
 RESULTS = ("data", "figures", "generations", "publish", "runs", "tables", "verdicts")  # folders of a reproduction
 LOG = Path("runs") / "snakemake.log"
 ON_SLURM = Path(STATE) / "rpo_nb.slurm"  # there since the first start on Slurm
 LAB = "07_partition_lab"  # only where the ground truth is known
 PAPER_B = "08_reward_aware"  # where paper_b.reproduce is on
-TABLES = ("04_table2_metrics", "05_table3_judges", "06_table4_temperature", "09_report")
+TABLES = {"04_table2_metrics": "metrics", "05_table3_judges": "judges", "06_table4_temperature": "temperature",
+          "09_report": "report"}  # job -> its rule in the Snakefile
+ANSWERS = "completions-*.json"  # in the folder of a policy, or in one without: the reference's
 READ_BY = {  # the fields of a preset that change a policy, by method; sft and best_of_k read none
     "kto": ("reduce", "kto_beta", "kto_kl", "dropout", "max_grad_norm", "weight_decay"),
     "dro": ("reduce", "dro_tau", "value_pooling", "value_detach", "dropout", "max_grad_norm", "weight_decay"),
     "qrpo": ("reduce", "qrpo_beta", "dropout", "max_grad_norm", "weight_decay"),
     "rpo": ("reduce", "partition", "dropout", "max_grad_norm", "weight_decay"),
 }
-HUB_ID = hub.ID
 
 
 def jobs(profile: Profile) -> list[str]:
@@ -67,80 +65,8 @@ def params(notebook: str, profile: Profile) -> dict[str, str]:
     kept = [digest_of(file) for file in sorted(PACKAGE.rglob("*")) if file.is_file() and file.suffix not in (".py", ".pyc")]
     code = code_key(*sorted(notebook_modules(path)))
     key = content_key([profile.key(), digest_of(path), code, kept, *map(digest_of, local_files(profile)),
-                       [_seen(model, revision) for model, revision in models(profile)]])
+                       [seen(*one) for one in (*models(profile), *tokenizers(profile), *hub_data(profile))]])
     return {"notebook": str(path), "key": key}
-
-
-def models(profile: Profile) -> list[tuple[str, str]]:
-    """(folder or hub id, revision) of every model that a profile names."""
-    named = [(model.id, model.revision) for model in profile.sizes.values() if model.id != "pocket"]
-    named += [(model.authors, model.authors_revision) for model in profile.sizes.values() if model.authors and profile.evaluation.authors]
-    named += [(judge.model, judge.revision) for name, judge in profile.evaluation.llm_judges.items()
-              if judge.kind == "local" and name in profile.evaluation.judges]
-    bertscore = profile.evaluation.bertscore
-    return [*named, *([(bertscore, "main")] if _is_path(bertscore) else [])]
-
-
-def _seen(model: str, revision: str) -> list:
-    """What tells at a glance that a model is another: of a folder its files' sizes and times, which the jobs then compare by content;
-    of a hub id the commit that is here."""
-    folder = Path(model).expanduser()
-    if not folder.is_dir():
-        return [model, revision, hub.commit(model, revision)]
-    return [[file.name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns] for file in sorted(folder.rglob("*"))
-            if file.is_file() and (stat := file.stat())]
-
-
-def local_files(profile: Profile) -> list[str]:
-    """The feedback that the profile names where it is a file or a folder."""
-    named = [] if profile.pocket_world else [profile.data.source, profile.paper_b.ood]
-    return [source for source in named if source and Path(source).exists()]
-
-
-def stage(profile: Profile, out: Path) -> Profile:
-    """Link the local files and folders a profile names into ``<out>/inputs/`` and return the profile that names the links.
-
-    Raises ValueError when the feedback is neither there nor a hub id.
-    """
-    source = profile.data.source
-    if source == "pocket" or (re.fullmatch(rf"{INPUTS}/feedback/[\w.]+", source) and (out / source).exists()):
-        linked = source  # the second: it was staged before
-    elif Path(source).expanduser().exists():
-        linked = _link(source, out, "feedback", f"feedback{ending(source)}")
-    elif re.fullmatch(HUB_ID, source) and not re.search(r"\.(jsonl?|gz|csv|parquet)$", source):
-        linked = source
-    else:
-        raise ValueError(f"feedback: {source!r} is no file, no folder and no hub id (owner/name); check the spelling")
-
-    def staged(owner: Any, field: str, use: str) -> Any:
-        value = getattr(owner, field)
-        return owner.model_copy(update={field: _link(value, out, use)}) if _is_path(value) else owner
-
-    sizes = {size: staged(staged(model, "id", size), "authors", f"{size}-authors") for size, model in profile.sizes.items()}
-    evaluation = profile.evaluation
-    judges = {name: staged(judge, "model", f"judge-{name}") if judge.kind == "local" else judge
-              for name, judge in evaluation.llm_judges.items()}
-    evaluation = evaluation.model_copy(update={"llm_judges": judges})
-    if _is_path(evaluation.bertscore):
-        evaluation = evaluation.model_copy(update={"bertscore": _link(evaluation.bertscore, out, "bertscore")})
-    data, ood = profile.data.model_copy(update={"source": linked}), profile.paper_b.ood
-    paper_b = profile.paper_b.model_copy(update={"ood": _link(ood, out, "ood", f"ood{ending(ood)}") if ood and Path(ood).expanduser().exists() else ood})
-    return profile.model_copy(update={"data": data, "sizes": sizes, "evaluation": evaluation, "paper_b": paper_b})
-
-
-def _is_path(value: str) -> bool:
-    """A folder on this machine: it has a separator (a hub id may too) and is there."""
-    return os.sep in value and Path(value).expanduser().exists()
-
-
-def _link(source: str, out: Path, use: str, name: str = "") -> str:
-    """Link a file or folder, by default under its own name with what a workflow would misread as "_"."""
-    target = Path(source).expanduser().resolve()
-    link = out / INPUTS / use / (name or re.sub(r"[^\w.-]+", "_", target.name))
-    link.parent.mkdir(parents=True, exist_ok=True)
-    link.unlink(missing_ok=True)
-    link.symlink_to(target)
-    return link.relative_to(out).as_posix()
 
 
 @contextmanager
@@ -264,7 +190,7 @@ def run(profile: Profile, out: Path, *, cores: int | None = None, only: Sequence
     options = [*at_a_time, "--keep-going", "--rerun-incomplete", "--nocolor", "--scheduler", "greedy", *on_slurm, *more]
     targets = [f"{JOBS}/{job}.done" for job in only]
     if only:
-        options += ["--allowed-rules", *only_rules(only), "--forcerun", *targets]
+        options += ["--allowed-rules", *map(TABLES.get, only), "--forcerun", *targets]
     with only_one(out):
         profile = stage(profile, out)
         stop_everything(out)
@@ -273,6 +199,7 @@ def run(profile: Profile, out: Path, *, cores: int | None = None, only: Sequence
         env = environment(profile, out)
         write_profile(profile, out / (f"{STATE}/dry-run.yaml" if dry_run else "profile.yaml"))
         if not dry_run:
+            fetch(profile)
             sweep(out, RESULTS)
             sweep(cache_dir(), CACHES)
             distrust(profile, out)
@@ -297,31 +224,22 @@ def distrust(profile: Profile, out: Path) -> list[str]:
         if not marker.exists():
             continue
         wrote = read_sealed(marker)
-        wrong = None if wrote is None else next((name for name, digest in wrote.items() if not _is(out / name, digest)), None)
+        wrong = None if wrote is None else next((name for name, digest in wrote.items()
+                                               if not (out / name).is_file() or file_digest(out / name) != digest), None)
         if wrong is not None:
             again(out / wrong, f"is not as {job} wrote it")
         if wrote is None or wrong is not None:
             marker.unlink(missing_ok=True)
             doubted.append(job)
-    for folder in (file.parent for file in sorted((out / "runs").rglob(STAMP))):
-        answers = [file for file in sorted(folder.glob("completions-*.json")) if read_sealed(file) is None]
-        if answers or sealed(folder, quick=True) is None:
+    for folder in sorted({file.parent for name in (STAMP, ANSWERS) for file in (out / "runs").rglob(name)}):
+        answers = [file for file in sorted(folder.glob(ANSWERS)) if read_sealed(file) is None]
+        if answers or (folder / STAMP).exists() and sealed(folder, quick=True) is None:
             makers = [LAB, PAPER_B, *(f"03_train-{size}-seed{seed}" for size in profile.sizes for seed in profile.seeds
                                       if f"-{size}-seed{seed}-" in folder.name)]
             for marker in (out / JOBS / f"{job}.done" for job in makers):
                 marker.unlink(missing_ok=True)
             doubted += makers
     return doubted
-
-
-def _is(path: Path, digest: str) -> bool:
-    return path.is_file() and file_digest(path) == digest
-
-
-def only_rules(names: Sequence[str]) -> list[str]:
-    """The Snakefile's rules of the jobs that make tables."""
-    rules = dict(zip(TABLES, ("metrics", "judges", "temperature", "report")))
-    return [rules[name] for name in names]
 
 
 def _watched(command: list[str], profile: Profile, out: Path, env: dict[str, str], *, measured: bool, elsewhere: bool) -> int:

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from rpo_nb import checks, data, partition, pocket, policy, references, store
+from rpo_nb import checks, data, hub, partition, pocket, policy, references, store
 from rpo_nb.config import AUTHORS, METHODS, DecodingConfig, Objective, Preset, Profile, TrainingConfig, content_key, hash_seed
 from rpo_nb.generation import generate, ready, released_decoding, samples
 from rpo_nb.provenance import digest, folder_key, model_key, source_key, step_code
@@ -92,7 +92,9 @@ def model_recipe(profile: Profile, size: str) -> dict[str, Any]:
     """A size's settings, its model by content: two folders of one name are two models."""
     model = profile.sizes[size]
     settings = model.model_dump(mode="json", exclude={"micro_batch_tokens", "authors", "authors_revision"})
-    return settings if model.id == "pocket" else settings | {"id": model_key(references.resolve(model.id), model.revision)}
+    if model.id != "pocket":
+        return settings | {"id": model_key(references.resolve(model.id), model.revision)}
+    return settings if profile.pocket_world else settings | {"tokenizer": references.vocabulary(model)}
 
 
 def data_recipe(profile: Profile) -> dict[str, Any]:
@@ -103,9 +105,20 @@ def data_recipe(profile: Profile) -> dict[str, Any]:
 def world_key(profile: Profile, size: str, seed: int, code: str = "all of the grid") -> str:
     """All that policies of a size and seed and their answers are made from, without making any of it: while it is the same, nothing
     has to be looked at. code: a key of `provenance.STEPS`."""
-    settings = profile.model_dump(mode="json", include={"data", "training", "generation", "evaluation"})
+    settings = profile.model_dump(
+        mode="json", include={"data", "training", "generation", "evaluation", "decoding"}
+    )  # decoding: what the reference wrote is data of the on_policy regime, and QRPO's rewards
     settings["evaluation"] = settings["evaluation"]["generation_batch_size"]
     return content_key([settings, model_recipe(profile, size), data_recipe(profile), seed, step_code(code)])
+
+
+def cell_world(profile: Profile, cell: Cell) -> str:
+    """`world_key` of a cell, with the weights that are asked where they are not the reference's."""
+    world = world_key(profile, cell.size, cell.seed)
+    if not cell.model:
+        return world
+    revision = profile.sizes[cell.size].authors_revision
+    return content_key([world, model_key(references.resolve(cell.model), revision)])
 
 
 def taus_of(profile: Profile, preset_name: str, method: str) -> list[float | None]:
@@ -190,6 +203,16 @@ def _splits(profile_json: str, seed: int, size: str | None) -> data.Splits:
 def splits(profile: Profile, seed: int, size: str | None = None) -> data.Splits:
     """Training, validation and held-out rows of a seed (kept in memory)."""
     return _splits(profile.model_dump_json(), seed, size if profile.data.regime == "on_policy" else None)
+
+
+def fetch(profile: Profile) -> None:
+    """Have here what the hub gives, before any key is made of it: see `hub.fetch`. Raises ValueError."""
+    sizes, source = profile.sizes.values(), profile.data.source
+    authors = [(size.authors, size.authors_revision) for size in sizes if profile.evaluation.authors]
+    hub.fetch([*((size.id, size.revision) for size in sizes), *authors])
+    here = source == "pocket" or Path(source).expanduser().exists()
+    if not here and hub.commit(source, profile.data.revision, kind="dataset") is None:
+        splits(profile, profile.seeds[0])
 
 
 def reference_path(profile: Profile, size: str, seed: int) -> str:
@@ -427,7 +450,7 @@ def completions(profile: Profile, cell: Cell, prepared: Prepared, out: Path, *, 
                 world: str = "") -> list[str]:
     """The cell's completions of the validation prompts (or of `prompts`, which `asked` names); generated once a (policy, decoding) and kept
     beside the policy, with both log-probabilities, from which KL(policy ‖ reference) is estimated. world: see `train_runs`."""
-    file, world = completions_file(profile, cell, out, asked), world or world_key(profile, cell.size, cell.seed)
+    file, world = completions_file(profile, cell, out, asked), world or cell_world(profile, cell)
     stored = read_sealed(file)
     if stored is not None and stored["world"] == world:
         return stored["completions"]
@@ -472,6 +495,7 @@ def ensure_runs(profile: Profile, out: Path, *, progress: bool = True) -> None:
 
     out = Path(out)
     torch_threads(profile)
+    fetch(profile)
     wanted = cells(profile)
     total = len(plan(profile)) + len({(c.run.key if c.run else (c.size, c.seed, c.model), c.decoding.key()) for c in wanted})
     made = 0
@@ -488,8 +512,9 @@ def ensure_policies(profile: Profile, out: str | Path, *, progress: bool = True)
     several processes share (accelerate launch, notebook_launcher): each calls it, the first one writes."""
     from tqdm.auto import tqdm
 
-    out, runs, made = Path(out), plan(profile), 0
     torch_threads(profile)
+    fetch(profile)
+    out, runs, made = Path(out), plan(profile), 0
     with tqdm(total=len(runs), desc="policies", unit="policy", disable=not (progress and processes().is_main_process)) as bar:
         for size, seed in dict.fromkeys((size, seed) for size in profile.sizes for seed in profile.seeds):
             mine = [run for run in runs if (run.size, run.seed) == (size, seed)]
@@ -594,8 +619,7 @@ def _is_written(profile: Profile, mine: list[Cell], out: Path) -> bool:
     if written["generations"] != file_digest(file):
         store.again(file, "is not as it was written")
         return False
-    world = world_key(profile, mine[0].size, mine[0].seed)
-    return all((read_sealed(completions_file(profile, c, out)) or {}).get("world") == world
+    return all((read_sealed(completions_file(profile, c, out)) or {}).get("world") == cell_world(profile, c)
                and (c.run is None or sealed(c.run.folder(out), quick=True) is not None) for c in mine)
 
 

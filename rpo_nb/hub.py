@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import NamedTuple
@@ -196,6 +197,15 @@ def _repository(name: str, kind: str = "model") -> Path:
 def snapshot_folder(name: str, revision: str = "main") -> Path:
     """Where a model's snapshot lies in the hub client's cache, if it is there."""
     return _repository(name) / "snapshots" / (commit(name, revision) or revision)
+
+
+def fetch(models: Iterable[tuple[str, str]]) -> None:
+    """Fetch those of (name, revision) that are hub ids and not here, before keys are made of them:
+    a hub id is known by its commit, and that is known once it is here. Raises ValueError.
+    """
+    for name, revision in models:
+        if re.fullmatch(ID, name) and not Path(name).is_dir() and commit(name, revision) is None:
+            snapshot(name, revision)
 
 
 def snapshot(name: str, revision: str = "main") -> str:

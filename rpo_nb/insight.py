@@ -45,7 +45,8 @@ def rewards_and_kl(profile: Profile, out: Path) -> pd.DataFrame:
     pools: dict[tuple, list[pd.DataFrame]] = {}
     for cell in experiment.cells(profile):
         stored = read_sealed(experiment.completions_file(profile, cell, out))
-        if stored is None or any(getattr(cell.decoding, k) != v for k, v in plain.items()):
+        made_now = stored is not None and stored["world"] == experiment.cell_world(profile, cell)
+        if not made_now or any(getattr(cell.decoding, k) != v for k, v in plain.items()):
             continue
         prompts = experiment.splits(profile, cell.seed, cell.size).validation["prompt"]
         pools.setdefault((cell.preset, cell.method, cell.size, cell.tau), []).append(pd.DataFrame({

@@ -254,8 +254,7 @@ def train_reward_model(reference_path: str | Path, held_out: Any, *, config: Eva
     rewards = _standardised(held_out, train) if config.judge_loss == "regression" else None
     lora_rank = config.judge_lora_rank
     half = bf16 and lora_rank > 0
-    settings = {"max_prompt_tokens": data.max_prompt_tokens, "max_completion_tokens": data.max_completion_tokens, "seed": seed,
-                "comparisons": len(train), "epochs": config.judge_epochs, **RECIPE, **({} if gated else {"gated": False}),
+    settings = {**limits(data), "seed": seed, "comparisons": len(train), "epochs": config.judge_epochs, **RECIPE, **({} if gated else {"gated": False}),
                 **({} if rewards is None else {"loss": config.judge_loss}),
                 **({"lora_rank": lora_rank, "half": half} if lora_rank else {})}
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as scratch:
@@ -271,6 +270,11 @@ def train_reward_model(reference_path: str | Path, held_out: Any, *, config: Eva
     judge = RewardModel(net, tokenizer, settings)
     judge.held_out = report.assign(seed=seed, correct=_correct(judge, report))[["seed", "prompt_id", "gap", "correct"]]
     return judge
+
+
+def limits(data: DataConfig) -> dict[str, int]:
+    """How many tokens of a prompt and of a completion a reward model reads, whatever its size's policies read."""
+    return data.model_dump(include={"max_prompt_tokens", "max_completion_tokens"})
 
 
 def _trainer(net: RewardNet, examples: list[dict[str, list]], pad_id: int, *, output_dir: str, seed: int, epochs: int, bf16: bool,

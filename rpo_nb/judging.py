@@ -25,7 +25,7 @@ from scipy.stats import bootstrap
 
 from rpo_nb import experiment, llm_judges, pocket
 from rpo_nb.config import Profile, content_key
-from rpo_nb.judges import Checker, Judge, RewardModel, train_reward_model
+from rpo_nb.judges import Checker, Judge, RewardModel, limits, train_reward_model
 from rpo_nb.provenance import model_key, step_code
 from rpo_nb.settings import check_judges
 from rpo_nb.store import again, atomic_write, cached, file_digest, packed, read_sealed, unpacked, write_sealed
@@ -166,10 +166,10 @@ def judge_size(profile: Profile) -> str:
 
 def reward_model_folder(profile: Profile, out: Path, seed: int, reference: str | Path) -> Path:
     """Where the reward model of a seed is kept, named by all that it is made from."""
-    settings, size = profile.evaluation, judge_size(profile)
-    held_out = experiment.splits(profile, seed, size).held_out
+    settings = profile.evaluation
+    held_out = experiment.splits(profile, seed, judge_size(profile)).held_out
     key = content_key([model_key(reference), _digest(held_out.to_pandas()), settings.judge_comparisons, settings.judge_epochs,
-                       profile.limits(size), step_code("reward model"), profile.training.threads,
+                       limits(profile.data), step_code("reward model"), profile.training.threads,
                        profile.training.bf16, seed, *([settings.judge_loss] if settings.judge_loss != "bradley_terry" else []),
                        *([["lora", settings.judge_lora_rank]] if settings.judge_lora_rank else [])])
     return out / "runs" / "judges" / f"reward_model-seed{seed}-{key}"

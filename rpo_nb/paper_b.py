@@ -321,7 +321,8 @@ class World:
                   profile.training.model_dump(mode="json", include={"threads", "bf16", "lora", "lora_rank", "quantize", "gradient_checkpointing",
                                                                     "liger"}),
                   profile.limits(self.size), profile.evaluation.model_dump(mode="json", include=judges), step_code("paper B")]
-        return content_key([*shared, profile.generation, self.seed, *([vars(run)] if run else [])])
+        batch = profile.evaluation.generation_batch_size if profile.training.bf16 else None  # as of the grid's answers
+        return content_key([*shared, batch, profile.generation, self.seed, *([vars(run)] if run else [])])
 
     @cached_property
     def inputs(self) -> list[str]:

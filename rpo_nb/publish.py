@@ -20,6 +20,7 @@ import pandas as pd
 import yaml
 
 from rpo_nb.config import METHODS, REPOSITORY, Preset, Profile, repository_root
+from rpo_nb.staging import placed
 from rpo_nb.store import atomic_write, fault, finished, read_json, write_json
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.j2"
@@ -88,16 +89,6 @@ def choose(profile: Profile, out: Path, *, size: str = "", method: str = "", pre
         asked = f"{method} {size} preset {preset}{'' if tau is None else f' tau {tau:g}'} seed {seed}"
         raise ValueError(f"{out.name} has no finished policy {asked}; finished are: {there}")
     return Chosen(profile, out, preset, method, size, tau, seed, folder, done[folder])
-
-
-def placed(profile: Profile, out: Path) -> Profile:
-    """A profile of an output folder as other folders see it: what is linked into <out>/inputs is named by its path."""
-    def at(name: str) -> str:
-        return str(out / name) if name.startswith("inputs/") and (out / name).exists() else name
-
-    data, ood = profile.data.model_copy(update={"source": at(profile.data.source)}), at(profile.paper_b.ood)
-    sizes = {size: model.model_copy(update={"id": at(model.id), "authors": at(model.authors)}) for size, model in profile.sizes.items()}
-    return profile.model_copy(update={"data": data, "sizes": sizes, "paper_b": profile.paper_b.model_copy(update={"ood": ood})})
 
 
 def _one_of(what: str, value: str, choices: list[str]) -> str:

@@ -74,19 +74,23 @@ def reference_key(profile: Profile, size: str, seed: int, pairs: Sequence[tuple[
     model = profile.sizes[size]
     settings = model.model_dump(mode="json", exclude={"authors", "authors_revision", "revision", "micro_batch_tokens"})
     training = profile.training.model_dump(mode="json", include={"threads", "bf16", "gradient_checkpointing", "liger"})
-    vocabulary = [] if profile.pocket_world else [_origin(name) for name in model.tokenizer]
+    words = [] if profile.pocket_world else vocabulary(model)
     return content_key([settings, digest(pairs), seed, profile.limits(size), training,
-                        profile.pocket_world, vocabulary, step_code("reference")])
+                        profile.pocket_world, words, step_code("reference")])
+
+
+def vocabulary(model: ModelConfig) -> list[str | None]:
+    """What each candidate for the tokenizer is on this machine; None where it is not here."""
+    return [_origin(name) for name in model.tokenizer]
 
 
 def _origin(tokenizer: str) -> str | None:
-    """What a candidate for the tokenizer is on this machine; None where it is not here."""
     folder = _tokenizer_folder(tokenizer)
     return tokenizer if tokenizer == "train" else folder_key(folder) if folder.is_dir() else hub.commit(tokenizer)
 
 
 def _tokenizer_folder(name: str) -> Path:
-    return Path(name) if Path(name).is_absolute() else PACKAGE.parent / name
+    return PACKAGE.parent / name
 
 
 def resolve(model_id: str) -> str:

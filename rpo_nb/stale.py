@@ -13,7 +13,7 @@ from typing import NamedTuple
 from rpo_nb import experiment, judging, lab, paper_b, references
 from rpo_nb.config import Profile, load_profile, repository_root
 from rpo_nb.provenance import STEPS, cache_dir, model_key, step_code
-from rpo_nb.publish import placed
+from rpo_nb.staging import placed
 from rpo_nb.store import LEFT_OVER, STAMP, Damaged, read_json
 
 OF_A_MODEL = ("reference_logps", "reference_samples", "pools")  # folders of the cache whose entries name their model and code

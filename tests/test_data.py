@@ -379,8 +379,11 @@ def test_report_file_and_its_summary(tmp_path):
         assert [row | {"line": int(row["line"])} for row in csv.DictReader(file)] == report
     assert b"\r" not in (tmp_path / "data" / "report.csv").read_bytes()
     counts = data.summarise_report(report)
-    assert counts.values.tolist()[:3] == [["dropped", "score is missing", 2, 2], ["dropped", "score is out of range", 1, 3],
-                                          ["repaired", "score is a number in quotes", 1, 2]]
+    score = "completions[{}].overall_score".format
+    assert counts.values.tolist()[:3] == [
+        ["dropped", "score is missing", 2, 2, f"{score(0)}, {score(1)}"],
+        ["dropped", "score is out of range", 1, 3, score(0)],
+        ["repaired", "score is a number in quotes", 1, 2, score(2)]]
     data.write_report([], tmp_path / "none.csv")
     assert (tmp_path / "none.csv").read_text() == ",".join(COLUMNS) + "\n" and data.summarise_report([]).empty
 

@@ -14,7 +14,7 @@ import pytest
 
 from rpo_nb import data
 from rpo_nb.config import DataConfig
-from rpo_nb.data import defects, files
+from rpo_nb.data import defects, files, shapes
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = next((folder / "shared" / "data" for folder in Path(__file__).resolve().parents[2:4]
@@ -224,7 +224,8 @@ def test_of_a_reason_the_first_thousand_are_listed_and_all_are_counted(tmp_path)
     path.write_text("\n" * 2500 + "\n".join(json.dumps({"prompt": Q, "completion": c, "reward": r}) for c, r in ((GOOD, 3), (BAD, 1))))
     _, report = load(path)
     assert len(report) == defects.LISTED + 1 and "and 1,500 more" in report[-1]["field"]
-    assert data.summarise_report(report)["count"].tolist() == [2500]
+    summary = data.summarise_report(report)
+    assert summary["count"].tolist() == [2500] and summary["fields"].tolist() == [""]
 
 
 def test_a_line_longer_than_the_limit_costs_itself(tmp_path, monkeypatch):
@@ -320,3 +321,67 @@ def test_twins_stand_on_one_side_and_are_told():
     for seed in range(5):
         splits = data.split_feedback(feedback, config=DataConfig(validation=1, held_out=1), seed=seed)
         assert sum(bool(set(twins) & set(part["prompt"])) for part in (splits.train, splits.validation, splits.held_out)) == 1
+
+
+# ---- the table of shapes, merged weights, what a reader reads ----------------------------------------
+
+def test_a_new_shape_is_a_reader_and_a_line_of_the_table(monkeypatch):
+    def read_triple(row):
+        field, texts = row.first(row.columns.keys(("triple",)))
+        for i, text in enumerate(texts):
+            yield shapes.Entry(row.prompt, (f"{field}[{i}]", text), (f"{field}[{i}]", 3 - i),
+                               shapes.NOTHING, row.values, row.columns)
+
+    def keys(columns):
+        return columns.keys(("triple",))
+
+    triple = shapes.Shape("three, the best first", keys,
+                          lambda row: shapes.has(row.values, keys(row.columns)), read_triple)
+    monkeypatch.setattr(shapes, "SHAPES", (triple, *shapes.SHAPES))
+    feedback, report = load([{"prompt": Q, "triple": [GOOD, BAD, "C"]}])
+    assert rewards(feedback) == {GOOD: 3, BAD: 2, "C": 1}
+    assert {row["reason"] for row in report} <= {"text is over-long"}
+    old = [{"prompt": Q, "completion": text, "reward": r} for text, r in ((GOOD, 3), (BAD, 1))]
+    assert rewards(load(old)[0]) == {GOOD: 3, BAD: 1}
+    with pytest.raises(ValueError, match="completions are missing"):  # a prompt alone
+        load([{"prompt": Q}])
+    with pytest.raises(ValueError, match="prompt: text is missing"):
+        load([{"score": 3}])
+
+
+@pytest.mark.parametrize("raters", [True, False])
+def test_weights_of_one_are_as_no_weights_also_of_merged_ratings(raters):
+    rows = [{"prompt": f"p{i % 8}", "completion": f"c{i % 4}", "reward": i % 7,
+             "rater": f"r{i % 3}"} for i in range(60)]
+    rows = rows if raters else [{k: v for k, v in row.items() if k != "rater"} for row in rows]
+    plain, _ = load(rows)
+    weighted, _ = load([row | {"weight": 1} for row in rows])
+    assert len(plain) < 60 and set(weighted["weight"]) == {1.0}
+    assert weighted["reward"][:] == plain["reward"][:]
+
+
+@pytest.mark.parametrize(("scores", "reward"), [((4, 1), 2.5), ((2, 2), 2)])
+def test_a_merged_completion_has_the_mean_of_its_weights(scores, reward):
+    rows = [{"prompt": Q, "completion": GOOD, "score": score, "weight": weight}
+            for score, weight in zip(scores, (3, 3), strict=True)]
+    rows[1]["weight"] = 1 if scores == (2, 2) else 3
+    feedback, _ = load([*rows, {"prompt": Q, "completion": BAD, "score": 0, "weight": 1}])
+    assert rewards(feedback) == {GOOD: reward, BAD: 0}
+    assert feedback["weight"][:] == [2.0 if scores == (2, 2) else 3.0, 1.0]
+
+
+def test_the_reports_summary_names_the_columns():
+    rows = [{"prompt": Q, "completion": text, "reward": r, "score": 1,
+             "notes": "a text of more words than four",
+             "remarks": "another text of more words than four"} for text, r in ((GOOD, 3), (BAD, 1))]
+    table = data.summarise_report(load(rows)[1]).set_index("reason")["fields"]
+    assert table["column looks like content and is not used"] == "notes, remarks"
+    assert table["column could be the reward too"] == "score"
+
+
+def test_a_missing_name_is_no_model_and_words_are_counted_without_lists():
+    rows = [{"prompt": Q, "completion": "a\u3000b  c\n", "reward": 3},
+            {"prompt": Q, "completion": BAD, "reward": 1, "model": "m"}]
+    summary = data.summarise(load(rows)[0]).set_index("quantity")["value"]
+    assert summary["models"] == 1 and summary["words per completion, median"] == 2
+    assert data.summarise(load(ROWS)[0]).set_index("quantity")["value"]["models"] == 0

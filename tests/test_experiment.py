@@ -235,6 +235,8 @@ def test_the_frontier_starts_at_the_references_own_reward_and_rises_with_its_kl(
 
 def test_kl_of_the_reference_is_zero_and_of_others_is_finite(profile, made):
     table = insight.rewards_and_kl(profile, made)
+    changed = profile.evaluation.model_copy(update={"generation_batch_size": 7})
+    assert insight.rewards_and_kl(profile.model_copy(update={"evaluation": changed}), made).empty  # nobody has looked at them since
     assert "released" not in set(table["preset"])  # its decoding does not sample from the policy
     assert table.loc[table["method"] == "reference", "kl"].abs().max() < 1e-4
     assert np.isfinite(table[["kl", "kl_low", "kl_high", "reward"]].to_numpy()).all()

@@ -61,6 +61,12 @@ def refused(argv: list[str], capsys: pytest.CaptureFixture) -> str:
     return error
 
 
+def dry_run(path: Path, tmp_path: Path) -> list[str]:
+    """The command that only says what a profile's reproduction would do."""
+    out = str(tmp_path / "out")
+    return ["reproduce", "--dry-run", "--profile", str(path), "--output-dir", out]
+
+
 # ---- names --------------------------------------------------------------------------------------
 
 
@@ -79,17 +85,7 @@ def test_a_name_that_could_leave_its_folder_or_reach_a_shell_is_refused(name, tm
         "evaluation.judges": {"evaluation": {"judges": [name]}},
     }.items():
         path = written(tmp_path, **changes)
-        said = refused(
-            [
-                "reproduce",
-                "--dry-run",
-                "--profile",
-                str(path),
-                "--output-dir",
-                str(tmp_path / "out"),
-            ],
-            capsys,
-        )
+        said = refused(dry_run(path, tmp_path), capsys)
         assert key in said and "cannot be a name" in said and not (tmp_path / "out").exists()
 
 
@@ -107,23 +103,9 @@ def test_a_size_that_looks_like_a_number_stays_a_name(tmp_path):
     )
     assert list(load_profile(str(path)).sizes) == ["1e3"]
     assert list(load_profile(str(path), sizes="1e3").sizes) == ["1e3"]
-    dry = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "rpo_nb",
-            "reproduce",
-            "--dry-run",
-            "--profile",
-            str(path),
-            "--output-dir",
-            str(tmp_path / "out"),
-            "--snakemake=--printshellcmds",
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    command = [sys.executable, "-m", "rpo_nb", *dry_run(path, tmp_path)]
+    command.append("--snakemake=--printshellcmds")
+    dry = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert dry.returncode == 0 and "-r sizes 1e3 -p seeds 0" in dry.stdout + dry.stderr
 
 

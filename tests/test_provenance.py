@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from rpo_nb import config, experiment, hub, manifest, paper_b, provenance, references, stale
+from rpo_nb import batch, config, experiment, hub, judging, manifest, paper_b, provenance, references, stale, staging
 from rpo_nb.__main__ import main
 from rpo_nb.lab import Spec, Study, low_data
 from rpo_nb.provenance import ALWAYS_GIVEN, PACKAGE, STEPS, closure, code_key, folder_key, model_key, source_key, step_code
-from rpo_nb.store import seal
+from rpo_nb.store import STAMP, seal
 
 ROOT = Path(__file__).parent.parent
 WORDS_ONLY = ("figures", "report", "claims", "plan", "publish", "cluster", "progress", "labelling", "advise", "lab_tables",
@@ -186,6 +186,8 @@ def test_every_field_of_decoding_names_the_answers_and_no_policy(field, tmp_path
         cell = next(c for c in experiment.cells(profile) if c.preset == "paper" and c.method == "rpo")
         files.append(experiment.completions_file(profile, cell, tmp_path))
     assert files[0].parent == files[1].parent and files[0] != files[1]
+    # The reference's texts are data of the on_policy regime and rewards of QRPO: all is looked at again.
+    assert experiment.world_key(changed, "small", 0) != experiment.world_key(PROFILE, "small", 0)
 
 
 NOT_IN_PAPER_B = {"size", "seeds", "processes", "runs", "etas", "reproduce"}  # which policies there are, and where the prompts are from
@@ -199,6 +201,26 @@ def test_every_field_of_paper_b_names_its_policies(field, tmp_path, monkeypatch)
     profile = with_leaf(PROFILE, ("paper_b", "ood"), "some/data") if field == "ood_revision" else PROFILE
     keys = {paper_b.World(one, 0, tmp_path).key() for one in (profile, with_leaf(profile, ("paper_b", field), value))}
     assert len(keys) == (1 if field in NOT_IN_PAPER_B else 2)
+
+
+def test_the_batch_that_is_generated_at_once_names_paper_bs_policies_in_bf16(tmp_path, monkeypatch):
+    monkeypatch.setattr(paper_b.World, "inputs", ["reference and prompts"])
+    for bf16 in (False, True):
+        one = with_leaf(PROFILE, ("training", "bf16"), bf16)
+        other_batch = with_leaf(one, ("evaluation", "generation_batch_size"), 7)
+        keys = {paper_b.World(profile, 0, tmp_path).key() for profile in (one, other_batch)}
+        assert len(keys) == 1 + bf16
+
+
+@pytest.mark.parametrize("field", ["max_prompt_tokens", "max_completion_tokens"])
+def test_a_reward_model_is_named_by_the_tokens_that_it_reads(field, tmp_path):
+    """Of a size with a lower limit of its own, too, which its policies have and the judge has not."""
+    size = PROFILE.sizes["small"].model_copy(update={"max_tokens": 16})
+    profile = PROFILE.model_copy(update={"sizes": {"small": size}})
+    changed = with_leaf(profile, ("data", field), getattr(profile.data, field) + 1)
+    reference = model_folder(tmp_path / "reference", b"")
+    folders = {judging.reward_model_folder(one, tmp_path, 0, reference) for one in (profile, changed)}
+    assert len(folders) == 2
 
 
 def test_the_lab_on_other_data_is_another_world():
@@ -287,6 +309,29 @@ def test_a_folder_is_its_files_whatever_its_place(tmp_path):
     assert model_key(one) != model_key(two)
 
 
+def test_another_tokenizer_in_the_same_folder_is_another_reference_and_another_run(tmp_path):
+    model_folder(tmp_path / "words", b"")
+    (tmp_path / "mine.jsonl").write_text("{}")
+    profile = config.load_profile("smoke", feedback=str(tmp_path / "mine.jsonl"),
+                                  **{"sizes.small.tokenizer": [str(tmp_path / "words"), "train"]})
+    def keys() -> list[str]:
+        return [run_key(profile, "sft"), experiment.world_key(profile, "small", 0),
+                references.reference_key(profile, "small", 0, []), batch.params("03_train", profile)["key"]]
+
+    before = keys()
+    assert keys() == before
+    (tmp_path / "words" / "tokenizer.json").write_text("{}")
+    assert all(one != other for one, other in zip(keys(), before, strict=True))
+
+
+def test_a_job_knows_the_commit_of_its_hub_data(hub_cache):
+    profile = PROFILE.model_copy(update={"data": PROFILE.data.model_copy(update={"source": "some/data"})})
+    before = batch.params("09_report", profile)["key"]
+    assert batch.params("09_report", profile)["key"] == before
+    (hub_cache / "datasets--some--data" / "refs" / "main").write_text("e" * 40)
+    assert batch.params("09_report", profile)["key"] != before
+
+
 # ---- the whole, once ----------------------------------------------------------------------------------------------------------
 
 TINY = {"sizes.small.demonstrations": 48, "data.prompts": 6, "data.validation": 4, "data.held_out": 2, "decoding.max_new_tokens": 4,
@@ -338,6 +383,66 @@ def test_after_a_change_of_code_nothing_stale_is_left_and_after_a_change_of_word
     found = results(old)
     assert found == results(fresh) and found.keys() == before.keys()
     assert {file for file in found if found[file] != before[file]} >= {file for file in found if "rpo-" in str(file)}
+
+
+@pytest.fixture
+def two_models(tmp_path, monkeypatch):
+    """A tiny profile of a reference and sft, and two model folders of its architecture."""
+    monkeypatch.setenv("RPO_NB_CACHE", str(tmp_path / "cache"))
+    profile = config.load_profile("smoke", sizes="small", seeds="0", methods="reference,sft", taus="1.0", preset="paper", **TINY)
+    one, two = (Path(experiment.reference_path(profile, "small", seed)) for seed in (0, 1))
+    return profile, one, two
+
+
+def copied(source: Path, folder: Path) -> None:
+    """The model's files in a folder, over those that are there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in source.iterdir():
+        if file.name != STAMP:
+            shutil.copyfile(file, folder / file.name)
+
+
+def test_an_authors_checkpoint_that_is_replaced_in_place_is_asked_again(two_models, tmp_path, capsys):
+    profile, one, two = two_models
+    copied(one, tmp_path / "authors")
+    sizes = {"small": profile.sizes["small"].model_copy(update={"authors": str(tmp_path / "authors")})}
+    profile = profile.model_copy(update={"sizes": sizes, "evaluation": profile.evaluation.model_copy(update={"authors": True})})
+
+    def answers(out: str) -> dict[str, list[str]]:
+        experiment.ensure_runs(profile, tmp_path / out, progress=False)
+        return experiment.load_generations(tmp_path / out).groupby("method")["completion"].apply(list).to_dict()
+
+    before = answers("old")
+    assert before[config.AUTHORS] == before["reference"]  # the same weights
+    copied(two, tmp_path / "authors")
+    capsys.readouterr()
+    after = answers("old")
+    assert "0 policies trained, 1 were done already" in capsys.readouterr().out
+    assert after == answers("fresh") and after[config.AUTHORS] != before[config.AUTHORS]
+
+
+def test_a_model_that_is_fetched_by_the_first_start_has_the_same_key_in_the_second(two_models, hub_cache, tmp_path, monkeypatch, capsys):
+    profile, one, _ = two_models
+    place, commit = hub_cache / "models--an--other", "c" * 40
+
+    def download(name: str, **_) -> str:
+        copied(one, place / "snapshots" / commit)
+        (place / "refs").mkdir(exist_ok=True)
+        (place / "refs" / "main").write_text(commit)
+        return str(place / "snapshots" / commit)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    sizes = {"small": profile.sizes["small"].model_copy(update={"id": "an/other"})}
+    profile = profile.model_copy(update={"sizes": sizes})
+    for trained in ("1 policies trained, 0", "0 policies trained, 1"):
+        experiment.ensure_runs(profile, tmp_path / "out", progress=False)
+        assert trained in capsys.readouterr().out
+    shutil.rmtree(place)
+    keys = []
+    for _ in range(2):
+        staging.fetch(profile)
+        keys.append(batch.params("03_train", profile)["key"])
+    assert keys[0] == keys[1] and place.is_dir()
 
 
 def test_clean_lists_what_nothing_needs_and_removes_it_when_told(tmp_path, monkeypatch, capsys):

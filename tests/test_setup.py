@@ -142,6 +142,11 @@ def make(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedProce
     return subprocess.run(["make", "-C", str(folder), *arguments], env=os.environ | env, capture_output=True, text=True)
 
 
+def stamp(clone: Path) -> str:
+    """The name of a finished set-up, below the clone."""
+    return re.search(r"\.venv/\.ready-\d+", make(clone, "--dry-run", "setup").stdout)[0]
+
+
 @pytest.fixture
 def clone(tmp_path):
     """The files that set-up reads, in a folder with a space in its name."""
@@ -183,39 +188,37 @@ def test_a_failed_installation_leaves_no_stamp(clone):
 
 def test_a_finished_installation_is_not_made_again(clone):
     """The stamp is named by the lock, pyproject and the place; when it is there make goes straight to the command."""
-    named = re.search(r"\.venv/\.ready-\d+", make(clone, "--dry-run", "setup").stdout)[0]
-    (clone / named).parent.mkdir()
-    (clone / named).touch()
+    (clone / ".venv").mkdir()
+    (clone / stamp(clone)).touch()
     assert "venv" not in make(clone, "--dry-run", "setup").stdout
     with (clone / "requirements.lock").open("a") as lock:
         lock.write("another==1\n")
     assert "-m venv .venv" in make(clone, "--dry-run", "setup", "UV=").stdout
 
 
-def test_what_the_user_names_reaches_the_command_as_it_is(clone):
-    """A profile, settings and a relative path with spaces arrive unsplit and unexpanded."""
-    named = re.search(r"\.venv/\.ready-\d+", make(clone, "--dry-run", "setup").stdout)[0]
+@pytest.fixture
+def telling(clone):
+    """A clone whose set-up is done, with a Python that tells its arguments."""
     python = clone / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
-    (clone / named).touch()
+    (clone / stamp(clone)).touch()
     python.write_text('#!/bin/sh\nprintf "[%s]" "$@"\n')
     python.chmod(0o755)
-    done = make(clone, "reproduce", "PROFILE=smoke", "SET=sizes=small taus=[0.1, 1]", "FEEDBACK=../my data/x.jsonl")
+    return clone
+
+
+def test_what_the_user_names_reaches_the_command_as_it_is(telling):
+    """A profile, settings and a relative path with spaces arrive unsplit and unexpanded."""
+    done = make(telling, "reproduce", "PROFILE=smoke", "SET=sizes=small taus=[0.1, 1]", "FEEDBACK=../my data/x.jsonl")
     assert "[--profile][smoke][--set][sizes=small taus=[0.1, 1]][--feedback][../my data/x.jsonl]" in done.stdout
 
 
 @pytest.mark.parametrize("text", ["$(touch x)", "$(shell touch x)", "`touch x`", "price$5 {x}.jsonl", "$$HOME", "${HOME}",
                                   "a'b\"c.jsonl", "; touch x", "$(error stopped)"])
 @pytest.mark.parametrize("by", ["argument", "environment"])
-def test_what_the_user_names_is_never_expanded_or_run(clone, text, by):
-    named = re.search(r"\.venv/\.ready-\d+", make(clone, "--dry-run", "setup").stdout)[0]
-    python = clone / ".venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    (clone / named).touch()
-    python.write_text('#!/bin/sh\nprintf "[%s]" "$@"\n')
-    python.chmod(0o755)
+def test_what_the_user_names_is_never_expanded_or_run(telling, text, by):
     values = {"PROFILE": text, "SET": f"a.b={text}", "FEEDBACK": text}
     given = [f"{name}={value}" for name, value in values.items()] if by == "argument" else []
-    done = make(clone, "reproduce", *given, **({} if given else values))
+    done = make(telling, "reproduce", *given, **({} if given else values))
     assert f"[--profile][{text}][--set][a.b={text}][--feedback][{text}]" in done.stdout, done.stdout + done.stderr
-    assert not list(clone.rglob("x"))
+    assert not list(telling.rglob("x"))

@@ -216,5 +216,11 @@ def test_a_jobs_marker_has_the_hashes_of_what_it_wrote(tmp_path, monkeypatch, ca
     Path("tables/table2.csv").write_text("a,c\n")
     assert batch.distrust(profile, tmp_path) == [job] and not marker.exists()
     assert capsys.readouterr().out == f"tables/table2.csv is not as {job} wrote it: made again\n"
+    write_sealed(answers := Path("runs/reference-small-seed0-1/completions-1.json"), {"completions": ["a"]})
+    trained = write_sealed(Path("runs/jobs/03_train-small-seed0.done"), {})
+    assert batch.distrust(profile, tmp_path) == [] and trained.exists()
+    answers.write_text(answers.read_text().replace('"a"', '"b"'))  # beside no policy, so under no stamp
+    assert "03_train-small-seed0" in batch.distrust(profile, tmp_path) and not trained.exists()
+    capsys.readouterr()
     marker.write_text("")  # torn
     assert batch.distrust(profile, tmp_path) == [job] and not marker.exists()

@@ -103,7 +103,8 @@ DEFECTS = {  # reason: (action, remedy)
     "overall_score 10 without any rating": ("kept", "check it; no rating is left to judge it by (OpenBMB/UltraFeedback issue 8)"),
     # the prompt, over all its rows
     "same completion, same score": ("dropped", "none needed; one copy was kept"),
-    "same completion, several ratings": ("repaired", "none needed; the mean of its ratings is the reward"),
+    "same completion, several ratings": (
+        "repaired", "none needed; the mean of its ratings is the reward (of weights its weight)"),
     "prompt is another's twin": ("kept", "none needed; they differ in white space or invisible or composed characters alone and stay on one "
                                  "side of the split"),
     "prompt is spread over rows": ("kept", "none needed; its rows were merged"),
@@ -179,12 +180,20 @@ class Report:
 
 
 def summarise_report(report: list[dict]) -> pd.DataFrame:
-    """How often each reason occurs: columns action, reason, count, first_line; the gravest and the most frequent first."""
+    """How often each reason occurs: columns action, reason, count, first_line, fields (the first
+    three); the gravest and the most frequent first."""
     frame = pd.DataFrame(report, columns=COLUMNS).assign(count=[row.get("more", 1) for row in report])
-    counts = frame.groupby(["action", "reason"], as_index=False).agg(count=("count", "sum"), first_line=("line", "min"))
+    frame["field"] = ["" if "more" in row else row["field"] for row in report]
+    counts = frame.groupby(["action", "reason"], as_index=False).agg(
+        count=("count", "sum"), first_line=("line", "min"), fields=("field", _first_fields))
     grave = counts["action"].map({"dropped": 0, "repaired": 1, "kept": 2})
     return counts.assign(grave=grave).sort_values(["grave", "count", "reason"], ascending=[True, False, True],
                                                   ignore_index=True).drop(columns="grave")
+
+
+def _first_fields(fields: pd.Series) -> str:
+    found = list(filter(None, fields.unique()))
+    return ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
 
 
 def write_report(report: list[dict], path: str | Path) -> None:

@@ -22,7 +22,6 @@ from rpo_nb.data.files import REPEATED_KEYS
 from rpo_nb.data.gather import BOOLEAN, CELL, NUMBER, PAIR, RANK, WORD, Gatherer
 from rpo_nb.data.shapes import Entry, Found, Reader, first
 from rpo_nb.data.texts import (
-    Prompt,
     read_completion,
     read_prompt,
     valid_unicode,
@@ -299,8 +298,6 @@ def _is_text(value: Any) -> bool:
 # What is told when a source cannot be used ------------------------------------------------------------------------------------
 
 def _nothing_usable(report: Report, reader: Reader, read: _Read, config: DataConfig) -> str:
-    if not report.counts:
-        return f"{report.name}: there is not one row in it; give a file with feedback"
     if not any(action == "dropped" for _, action in report.counts):
         return f"{report.name}: there is not one row in it; give a file with feedback"
     there = f"its columns are {names.described(reader.seen)}" if reader.seen else ""

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 
 from rpo_nb.data import SPARSE, prompt_table, rank_correlation, sparsity
+from rpo_nb.data.summary import word_counts
 from rpo_nb.figures import STYLE
 
 BLUE, ORANGE = "#2F7FB5", "#D55E00"
@@ -72,8 +73,8 @@ def completions_per_prompt(feedback: datasets.Dataset) -> Figure:
 @matplotlib.rc_context(STYLE)
 def length_against_reward(feedback: datasets.Dataset) -> Figure:
     """Words of a completion (logarithmic) against its reward: points shaken a little, medians and quartiles of bins."""
-    frame = feedback.select_columns(["completion", "reward"]).to_pandas()
-    words = frame["completion"].str.split().str.len()
+    frame = feedback.select_columns(["reward"]).to_pandas().assign(words=word_counts(feedback))
+    words = frame["words"]
     correlation = rank_correlation(words, frame["reward"])
     title = f"Length and reward: rank correlation {correlation:+.2f}"
     figure, axis = _axis(title, "words of the completion (line and band: median and quartiles)", "reward")
@@ -83,7 +84,7 @@ def length_against_reward(feedback: datasets.Dataset) -> Figure:
     y = frame["reward"] + noise.uniform(-shift, shift, len(words))
     axis.scatter(x, y, s=8, color=BLUE, alpha=0.22 if len(words) > 1000 else 0.6, lw=0, rasterized=True)
     edges = np.quantile(words, np.arange(1, LENGTH_BINS) / LENGTH_BINS)
-    groups = frame.assign(words=words).groupby(np.searchsorted(edges, words))
+    groups = frame.groupby(np.searchsorted(edges, words))
     quartiles = groups["reward"].quantile([0.25, 0.5, 0.75]).unstack()
     centre = groups["words"].median()
     axis.fill_between(centre, quartiles[0.25], quartiles[0.75], color=ORANGE, alpha=0.2, lw=0)

@@ -214,8 +214,7 @@ class Gatherer:
             kept[rows[1:]] = False
             for values in (reward, *aspects.values()):
                 values[first] = _mean(values[counted], weight[counted])
-            if self.any_weight:
-                weight[first] = math.fsum(weight[counted])
+            weight[first] = math.fsum(weight[rows]) / len(rows)
             several[first] = counted
         self._tell_spread(order, prompt, split)
         order = order[kept[order]]

@@ -294,18 +294,19 @@ class Shape(NamedTuple):
     read: Callable[[Row], Iterator[Entry]]
 
 
-SHAPES = (
-    Shape("a list of completions", lambda columns: columns.completions, has_list, read_list),
+LIST = Shape("a list of completions", lambda columns: columns.completions, has_list, read_list)
+FLAT = Shape("one completion", lambda columns: columns.completion,
+             lambda row: has(row.values, row.columns.completion), read_flat)
+SHAPES = (  # in the order in which they are looked for
+    LIST,
     Shape("a pair", lambda columns: columns.pair,
           lambda row: has(row.values, row.columns.pair[0]) and not names_sides(row), read_pair),
     Shape("answers a and b", lambda columns: tuple(columns.sides),
           lambda row: has(row.values, row.columns.sides.values()), read_sides),
-    Shape("one completion", lambda columns: columns.completion,
-          lambda row: has(row.values, row.columns.completion), read_flat),
+    FLAT,
     Shape("a conversation", lambda columns: columns.conversation,
           lambda row: has(row.values, row.columns.conversation), read_conversation),
 )
-FLAT = SHAPES[3]
 _NO_COLUMNS = Columns(())
 
 
@@ -356,4 +357,4 @@ class Reader:
                 return shape
         if there or row.columns.score or row.columns.aspects:
             return there[0] if there else FLAT
-        return SHAPES[0] if row.columns.prompt else None
+        return LIST if row.columns.prompt else None

@@ -51,6 +51,13 @@ def rank_correlation(words: pd.Series, rewards: pd.Series) -> float:
     )
 
 
+def word_counts(feedback: datasets.Dataset) -> pd.Series:
+    """Words of each completion, counted text by text: a million have no room as lists of words."""
+    batches = feedback.select_columns(["completion"]).with_format(None).iter(1024)
+    counts = (len(text.split()) for batch in batches for text in batch["completion"])
+    return pd.Series(np.fromiter(counts, np.int64, len(feedback)))
+
+
 def histogram(feedback: datasets.Dataset, *, bins: int = 10) -> pd.DataFrame:
     """How many completions have which reward: columns reward (a value, or "from to" where there are
     more than `bins` values), completions, share."""
@@ -95,29 +102,26 @@ def aspect_table(feedback: datasets.Dataset) -> pd.DataFrame:
 
 def summarise(feedback: datasets.Dataset) -> pd.DataFrame:
     """What there is, as rows (quantity, value)."""
-    prompts, frame = (
-        prompt_table(feedback),
-        feedback.select_columns(["completion", "reward"]).to_pandas(),
-    )
-    words = frame["completion"].str.split().str.len()
+    prompts, words = prompt_table(feedback), word_counts(feedback)
+    rewards = feedback.select_columns(["reward"]).to_pandas()["reward"]
     quantities = {
         "prompts": len(prompts),
-        "completions": len(frame),
-        "models": len(feedback.unique("model")),
+        "completions": len(rewards),
+        "models": sum(map(bool, feedback.unique("model"))),
         "completions per prompt, least": prompts["completions"].min(),
         "completions per prompt, most": prompts["completions"].max(),
         "share of prompts with fewer than 3 completions": sparsity(feedback),
         "share of prompts whose rewards are all equal": (prompts["spread"] == 0).mean(),
-        "reward, mean": frame["reward"].mean(),
-        "reward, standard deviation": frame["reward"].std(ddof=0),
-        "reward, least": frame["reward"].min(),
-        "reward, most": frame["reward"].max(),
+        "reward, mean": rewards.mean(),
+        "reward, standard deviation": rewards.std(ddof=0),
+        "reward, least": rewards.min(),
+        "reward, most": rewards.max(),
         "share of prompts that reach the top reward": (
             prompts["best"] == prompts["best"].max()
         ).mean(),
         "words per completion, median": words.median(),
         "words per completion, 90th percentile": words.quantile(0.9),
-        "rank correlation of length and reward": rank_correlation(words, frame["reward"]),
+        "rank correlation of length and reward": rank_correlation(words, rewards),
     }
     return pd.DataFrame(
         {"quantity": quantities.keys(), "value": [float(value) for value in quantities.values()]}
