@@ -81,7 +81,9 @@ class LLM:
         with generation._generating(net) as core:
             setup = generation._generation_config(core, self.tokenizer, decoding)
             streams = [np.random.Generator(np.random.SFC64(sampling_params[i].seed)) for i in order] if first.temperature > 0 else None
-            for i, row in zip(order, generation._complete(core, [ids[i] for i in order], setup, decoding, streams), strict=True):
+            drawing = generation._sampling(decoding, streams) if streams else None
+            rows = generation._complete(core, [ids[i] for i in order], setup, drawing)
+            for i, row in zip(order, rows, strict=True):
                 stop = [n for n, token in enumerate(row.tolist()) if token in first.stop_token_ids]
                 new[i] = row.tolist()[: stop[0] + 1] if stop else row.tolist()
         return [SimpleNamespace(outputs=[SimpleNamespace(token_ids=new[i])]) for i in range(len(ids))]
