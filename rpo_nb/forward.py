@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 IGNORE = -100  # transformers' label for "no loss here"
 LONGEST_PROBE = 512  # tokens of a prompt that every model is tried on, whatever its windows
+GROWN = 100.0  # the largest logit where a cap is looked for
 # What an architecture may raise when it is asked for something it has not.
 CANNOT = (AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError,
           TypeError, ValueError)
@@ -242,11 +243,11 @@ def _fitting(core: nn.Module, head: Head) -> float:
             fits = [factor for factor in _factors(core)
                     if near(replace(head, factor=factor)(states[real]), theirs)]
             # A cap hides behind small logits and shows when they have grown.
-            grown = 100 / max(1e-3, float(theirs.nan_to_num().abs().max()))
-            with _multiplied(head.module, grown):
+            grown = GROWN / max(1e-3, largest(theirs))
+            with _multiplied(head.module, grown):  # and rounding grows as they do, under a cap too
                 theirs = plain_logits(core, ids, mask, group, labels)
                 fits = [factor for factor in fits
-                        if near(replace(head, factor=factor)(states[real]), theirs)]
+                        if near(replace(head, factor=factor)(states[real]), theirs, GROWN)]
     except torch.OutOfMemoryError:
         raise
     except CANNOT as error:
@@ -297,17 +298,24 @@ def probe(core: nn.Module, longest: int) -> tuple[Tensor, Tensor, Tensor, Tensor
     return ids, mask, torch.tensor([0, 0, 1], **place), labels
 
 
-def tolerance(theirs: Tensor) -> float:
-    """How far two ways to these numbers may be apart: 1e-3 of the largest (half: 2e-2)."""
-    share = 2e-2 if theirs.dtype in (torch.bfloat16, torch.float16) else 1e-3
-    return share * float(theirs.nan_to_num().abs().max())
+def largest(numbers: Tensor) -> float:
+    """The largest magnitude. NaN is none, nor are infinities and a dtype's least number, which
+    stand for tokens that cannot be."""
+    sizes = numbers.abs()
+    sizes = sizes[sizes < torch.finfo(numbers.dtype).max / 2]
+    return float(sizes.max()) if len(sizes) else 0.0
 
 
-def near(ours: Tensor, theirs: Tensor) -> bool:
-    """Whether two ways to the same numbers agree to their `tolerance`. Broken weights are the
-    row's error, told where it is scored."""
-    return torch.allclose(ours.float(), theirs.float(), rtol=0, atol=tolerance(theirs),
-                          equal_nan=True)
+def near(ours: Tensor, theirs: Tensor, size: float = 0.0) -> bool:
+    """Whether two ways to the same numbers agree: to 1e-3 of the largest, or of `size` where that
+    is more. Broken weights are the row's error, told where it is scored.
+
+    In half precision to 5e-2: rounding alone, in bfloat16 with other kernels, came to 2.2 % in
+    random models of 32 to 80 layers, while padding that a model reads came to 8 % and more.
+    """
+    share = 5e-2 if theirs.dtype in (torch.bfloat16, torch.float16) else 1e-3
+    return torch.allclose(ours.float(), theirs.float(), rtol=0, equal_nan=True,
+                          atol=share * max(size, largest(theirs)))
 
 
 def told(error: Exception) -> str:

@@ -95,7 +95,8 @@ def samples(model: nn.Module, tokenizer: Any, prompts: Sequence[str], *, decodin
         for rows in batches(order, batch_size):
             streams = [row_stream(seed, encoded[i], occurrence[i], core.device) for i in rows]
             asked = [encoded[i] for i in rows]
-            new = _way(core)(core, asked, setup, _sampling(decoding, streams) if decoding.do_sample else None)
+            drawing = _sampling(decoding, streams) if decoding.do_sample else None
+            new = _way(core)(core, asked, setup, drawing)
             if setup.forced_eos_token_id is not None:  # the last place has an end that nobody drew
                 new = [row[: max(1, decoding.max_new_tokens - 1)] for row in new]
             for i, drawn in zip(rows, _drawn(tokenizer, asked, new, setup.eos_token_id), strict=True):
@@ -182,14 +183,17 @@ class RowSampling:
         return scores - noise.clamp_(min=1e-30).log_()
 
 
-Processing = Callable[[Sequence[int]], Callable[[Tensor, Tensor], Tensor]]  # rows → what is done to their logits at each step
+# Rows → what is done to their logits at each step, as transformers' logits processors do it.
+Processing = Callable[[Sequence[int]], Callable[[Tensor, Tensor], Tensor]]
 
 
-def _sampling(decoding: DecodingConfig, streams: Sequence[np.random.Generator | torch.Generator]) -> Processing:
+def _sampling(decoding: DecodingConfig,
+              streams: Sequence[np.random.Generator | torch.Generator]) -> Processing:
     return lambda rows: RowSampling(decoding, [streams[i] for i in rows])
 
 
-def _complete(core: nn.Module, prompts: Sequence[tuple[int, ...]], setup: Any, processing: Processing | None) -> list[Tensor]:
+def _complete(core: nn.Module, prompts: Sequence[tuple[int, ...]], setup: Any,
+              processing: Processing | None) -> list[Tensor]:
     """The new token ids of each row, up to and with its end token (or more: padding).
 
     Equal prompts are read once. `generate` runs until half of its rows have ended; the others go on from their cache without
@@ -229,7 +233,8 @@ def _complete(core: nn.Module, prompts: Sequence[tuple[int, ...]], setup: Any, p
                  "decoder_attention_mask": torch.ones_like(ids)} if seq2seq else {
                  "input_ids": ids, "attention_mask": torch.cat([mask, grown], 1)}
         out = core.generate(**known, past_key_values=cache, generation_config=_for_steps(setup, limit - grown.shape[1]),
-                            logits_processor=[processing(live)] if processing else [], stopping_criteria=[half_ended])
+                            logits_processor=[processing(live)] if processing else [],
+                            stopping_criteria=[half_ended])
         ids, cache = out.sequences, out.past_key_values
         done = ended(ids) | (ids.shape[1] - width >= limit)
         for i, row, finished in zip(live, ids, done.tolist(), strict=True):
@@ -245,7 +250,8 @@ def _complete(core: nn.Module, prompts: Sequence[tuple[int, ...]], setup: Any, p
     return new
 
 
-def _complete_apart(core: nn.Module, prompts: Sequence[tuple[int, ...]], setup: Any, processing: Processing | None) -> list[Tensor]:
+def _complete_apart(core: nn.Module, prompts: Sequence[tuple[int, ...]], setup: Any,
+                    processing: Processing | None) -> list[Tensor]:
     """`_complete` for any model: prompts of one length at a time, so without padding, and nothing shared."""
     new: list[Any] = [None] * len(prompts)
     for length in dict.fromkeys(map(len, prompts)):
@@ -258,10 +264,14 @@ def _complete_apart(core: nn.Module, prompts: Sequence[tuple[int, ...]], setup: 
     return new
 
 
-def _complete_alone(core: nn.Module, prompts: Sequence[tuple[int, ...]], setup: Any, processing: Processing | None) -> list[Tensor]:
+def _complete_alone(core: nn.Module, prompts: Sequence[tuple[int, ...]], setup: Any,
+                    processing: Processing | None) -> list[Tensor]:
     """`_complete` one row at a time."""
-    return [_complete_apart(core, [ids], setup, (lambda _, i=i: processing([i])) if processing else None)[0]
-            for i, ids in enumerate(prompts)]
+    new = []
+    for i, ids in enumerate(prompts):
+        mine = (lambda _, i=i: processing([i])) if processing else None
+        new += _complete_apart(core, [ids], setup, mine)
+    return new
 
 
 # Ways to complete prompts, the fastest first, and how a slower one works.
@@ -290,8 +300,9 @@ def _way(core: nn.Module) -> Callable[..., list[Tensor]]:
 
 
 def _greedy_difference(core: nn.Module, complete: Callable[..., list[Tensor]]) -> str:
-    """What is wrong with greedy completions of two equal prompts and a shorter one, "" where nothing is: the logits of every
-    step are looked at, as a token hides what changes them by less than its lead."""
+    """What is wrong with greedy completions of two equal prompts and a shorter one, "" where
+    nothing is: the logits of every step are compared, as a token hides what changes them by less
+    than its lead."""
     from transformers import GenerationConfig
 
     with probing(core):
@@ -321,10 +332,14 @@ def _greedy_difference(core: nn.Module, complete: Callable[..., list[Tensor]]) -
         except CANNOT as error:
             return f"its cache cannot be handed on ({told(error)})"
         rows = [row[: row.index(ends) + 1] if ends in row else row for row in rows]
-        said = torch.stack([logits for row, steps in zip(rows, read, strict=True) for logits in steps[: len(row)]])
+        if any(len(steps) < len(row) for row, steps in zip(rows, read, strict=True)):
+            return "its generate passes its logits by"  # and so by what samples them
+        ours = torch.stack([step for row, steps in zip(rows, read, strict=True)
+                            for step in steps[: len(row)]])
         theirs = plain(rows)
-        good = near(said, theirs) or bool(theirs.isnan().any())  # broken weights show where rows are scored
-        return "" if good else "the rows beside a prompt change its completion"
+        if near(ours, theirs) or theirs.isnan().any():  # broken weights show where rows are scored
+            return ""
+        return "its logits, step by step, are not those of each row alone"
 
 
 def _for_steps(setup: Any, steps: int) -> Any:

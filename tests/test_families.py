@@ -180,6 +180,84 @@ def test_an_end_that_a_checkpoint_forces_at_the_limit_was_not_drawn():
 
 # ---- windows, heads, positions ----------------------------------------------------------------
 
+GREEDY = {"decoding": DecodingConfig(do_sample=False, max_new_tokens=4), "seed": 0,
+          "batch_size": 4, "max_prompt_tokens": 32}
+
+
+def test_padding_that_moves_logits_is_seen_where_it_moves_no_token(monkeypatch):
+    """RecurrentGemma reads left padding, and most of its greedy tokens hide it."""
+    model, tokenizer = families.build("Llama").float(), tokenizer_of("BOS")
+    plain = model.forward
+
+    def padded(*args, **kwargs):
+        out = plain(*args, **kwargs)
+        beside = (kwargs["attention_mask"] == 0).any(1)
+        lowest = out.logits[:, -1].argmin(-1)
+        out.logits[beside, -1, lowest[beside]] -= 1.0
+        return out
+
+    monkeypatch.setattr(model, "forward", padded)
+    with pytest.warns(UserWarning, match="Llama.*prompts of one length at a time.*logits"):
+        generation.generate(model, tokenizer, families.PROMPTS, **GREEDY)
+
+
+def test_a_model_whose_generate_passes_its_processors_by_is_refused(monkeypatch):
+    """Its completions would be greedy where samples are asked for."""
+    model, tokenizer = families.build("Llama").float(), tokenizer_of("BOS")
+    plain = model.generate
+    monkeypatch.setattr(model, "generate", lambda **asked: plain(
+        **{name: value for name, value in asked.items() if name != "logits_processor"}))
+    with pytest.raises(ValueError, match="LlamaForCausalLM: .*passes its logits by.*another"):
+        generation.generate(model, tokenizer, families.PROMPTS, **GREEDY)
+
+
+def test_broken_weights_are_the_rows_error_and_no_architectures():
+    model, tokenizer = families.build("Llama").float(), tokenizer_of("BOS")
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    drawn = generation.samples(model, tokenizer, families.PROMPTS, **GREEDY)
+    with pytest.raises(ValueError, match="row 0: its log-probability"):
+        policy.score_completions(model, tokenizer, [one.row for one in drawn])
+
+
+@pytest.mark.parametrize("least", [float("-inf"), torch.finfo(torch.float32).min])
+def test_a_token_that_a_model_never_says_hides_no_other_difference(least, monkeypatch):
+    """Its logit has no size that the others could be compared with."""
+    model, tokenizer = families.build("BART").float(), tokenizer_of("both")
+    model.final_logits_bias[0, 7] = least
+    rows = policy.encode(tokenizer, ["red"], ["green"], **families.LIMITS)
+    assert policy.score_completions(model, tokenizer, rows)[0].isfinite().all()
+    forward._FACTORS.pop(model)
+    plain = model.forward
+
+    def more(*args, **kwargs):
+        out = plain(*args, **kwargs)
+        out.logits[..., 8] += 1
+        return out
+
+    monkeypatch.setattr(model, "forward", more)
+    with pytest.raises(ValueError, match="BartFor.*use another architecture"):
+        policy.score_completions(model, tokenizer, rows)
+
+
+def test_rounding_of_bfloat16_refuses_no_deep_model():
+    """48 layers came to 1.8 % of the largest logit, where a cap is looked for to 5.4 % of it."""
+    torch.manual_seed(0)
+    config = transformers.Gemma2Config(**FAMILIES["Gemma 2"][2] | {
+        "hidden_size": 256, "num_hidden_layers": 48, "num_attention_heads": 8, "head_dim": 32,
+        "intermediate_size": 768, "vocab_size": 2000})
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() == 2:
+                weight.normal_(0, weight.shape[-1] ** -0.5)
+        model.get_output_embeddings().weight.mul_(4)
+    model = model.bfloat16().eval()
+    rows = policy.encode(tokenizer_of("BOS"), ["red"], ["green"], **families.LIMITS)
+    assert policy.score_completions(model, tokenizer_of("BOS"), rows)[0].isfinite().all()
+    generation.generate(model, tokenizer_of("BOS"), families.PROMPTS, **GREEDY)
+
+
 def test_step_0_of_a_windowed_model_has_no_log_ratio(monkeypatch):
     """The policy, prompts read once, against the reference, row by row, beyond the window."""
     model = families.build("Mistral").float()
