@@ -350,10 +350,10 @@ FOOTER = """
 A family that is not here is tried before its first log-probability, on unequal prompts, longer than
 its narrowest window once a batch has such rows: where shared prefixes give other states than whole
 rows, whole rows are passed and one line says so; where padded whole rows give other logits than each
-row alone (to 1e-3 of the largest in float32, 5e-2 in half precision), the model is refused. What so
-few rows cannot show is refused by a rule when it is loaded: experts with room for a share of a whole
-batch (NLLB-MoE), attention that is sparse in long batches only (BigBird) or chosen among padding too
-(Doge).
+row alone (to 1e-3 of the largest in float32, 5e-2 in half precision), the model is refused. What
+so few rows cannot show is refused by a rule when it is loaded: experts with room for a share of a
+whole batch (NLLB-MoE), attention that is sparse in long batches only (BigBird) or chosen among
+padding too (Doge).
 
 What tokenizers add by themselves (BOS, `<s>`, a language code) is there in scoring, training and
 sampling; a causal model's prompt is not ended. A completion ends as the chat template ends an
