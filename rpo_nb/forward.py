@@ -25,6 +25,16 @@ GROWN = 100.0  # the largest logit where a cap is looked for
 CANNOT = (AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError,
           TypeError, ValueError)
 
+# What a checkpoint's generation_config says of tokens belongs to the model and is used as it is;
+TOKENS = ("forced_bos_token_id", "forced_eos_token_id", "bad_words_ids", "suppress_tokens",
+          "begin_suppress_tokens", "sequence_bias")
+# what it says of the search is not (the value that does nothing), for the profile says how.
+SEARCH = {"num_beams": 1, "repetition_penalty": 1, "no_repeat_ngram_size": 0, "min_length": 0,
+          "min_new_tokens": 0, "encoder_repetition_penalty": 1, "encoder_no_repeat_ngram_size": 0,
+          "exponential_decay_length_penalty": None, "guidance_scale": 1, "stop_strings": None,
+          "min_p": 0, "typical_p": 1, "epsilon_cutoff": 0, "eta_cutoff": 0, "top_h": None,
+          "penalty_alpha": 0, "dola_layers": None, "watermarking_config": None}
+
 
 def core_of(model: nn.Module) -> nn.Module:
     """The transformers model inside peft's wrapper; its layers hold the adapters."""
@@ -71,6 +81,18 @@ def depends_on_the_batch(model: nn.Module) -> str:
                     "keep prompt and completion together below that, or a row's log-probability "
                     "depends on the rows beside it")
     return ""
+
+
+def unused_search(model: nn.Module) -> str:
+    """What of a checkpoint's search `model.generate` would do and completions here do not, "" of
+    most; but for temperature, top-k and top-p, which every profile has of its own."""
+    core = core_of(model)
+    own = {name: getattr(core.generation_config, name, None) for name in SEARCH}
+    said = [f"{name} {value}" for name, value in own.items() if value not in (None, SEARCH[name])]
+    if not said:
+        return ""
+    return (f"{type(core).__name__}: the checkpoint's generation_config sets {', '.join(said)}, "
+            "which completions here do not follow: they are decoded as the profile's decoding says")
 
 
 def refuse_what_padding_changes(model: nn.Module) -> None:

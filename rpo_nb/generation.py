@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from .config import METHODS, DecodingConfig
 from .encoding import encode, end_of_turn
 from .forward import (
-    CANNOT, IGNORE, core_of, near, plain_logits, probe, probing, start_token, told)
+    CANNOT, IGNORE, TOKENS, core_of, near, plain_logits, probe, probing, start_token, told)
 
 ENGINES = {"transformers": (), "vllm": ("vllm_engine",)}  # names of Profile.generation, and the modules beside this one that its texts depend on
 
@@ -192,6 +192,23 @@ def _sampling(decoding: DecodingConfig,
     return lambda rows: RowSampling(decoding, [streams[i] for i in rows])
 
 
+def _penalties(setup: Any, mask: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """The penalties on repetition of rows padded on the left (mask [n, S] 0), where transformers
+    5.15 counts the padding, so that a text depended on the longest prompt beside it."""
+    from transformers import NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
+
+    penalty, size = setup.repetition_penalty or 1.0, setup.no_repeat_ngram_size
+
+    def penalised(ids: Tensor, scores: Tensor) -> Tensor:
+        padded = nn.functional.pad(mask == 0, (0, ids.shape[1] - mask.shape[1]))
+        seen = ids.where(~padded, ids[:, -1:])  # a token of the row, which counts anyway
+        scores = RepetitionPenaltyLogitsProcessor(penalty)(seen, scores) if penalty != 1 else scores
+        seen = ids.masked_fill(padded, -1)  # no token
+        return NoRepeatNGramLogitsProcessor(size)(seen, scores) if size else scores
+
+    return penalised
+
+
 def _complete(core: nn.Module, prompts: Sequence[tuple[int, ...]], setup: Any,
               processing: Processing | None) -> list[Tensor]:
     """The new token ids of each row, up to and with its end token (or more: padding).
@@ -217,6 +234,8 @@ def _complete(core: nn.Module, prompts: Sequence[tuple[int, ...]], setup: Any,
             cache = core.generate(input_ids=inputs[:, :-1], attention_mask=mask[:, :-1], generation_config=_for_steps(setup, 1)).past_key_values
             cache.reorder_cache(which)
         ids = inputs[which]
+        setup, asked = copy(setup), setup
+        setup.repetition_penalty = setup.no_repeat_ngram_size = None  # `_penalties` instead
     mask, width, limit = mask[which], ids.shape[1], setup.max_new_tokens
     live, new = list(range(rows)), [None] * rows
     stops = torch.tensor(setup.eos_token_id, device=core.device)
@@ -232,9 +251,10 @@ def _complete(core: nn.Module, prompts: Sequence[tuple[int, ...]], setup: Any,
         known = {"encoder_outputs": BaseModelOutput(states), "attention_mask": mask, "decoder_input_ids": ids,
                  "decoder_attention_mask": torch.ones_like(ids)} if seq2seq else {
                  "input_ids": ids, "attention_mask": torch.cat([mask, grown], 1)}
+        processors = ([] if seq2seq else [_penalties(asked, mask)]) + (
+            [processing(live)] if processing else [])
         out = core.generate(**known, past_key_values=cache, generation_config=_for_steps(setup, limit - grown.shape[1]),
-                            logits_processor=[processing(live)] if processing else [],
-                            stopping_criteria=[half_ended])
+                            logits_processor=processors, stopping_criteria=[half_ended])
         ids, cache = out.sequences, out.past_key_values
         done = ended(ids) | (ids.shape[1] - width >= limit)
         for i, row, finished in zip(live, ids, done.tolist(), strict=True):
@@ -267,11 +287,8 @@ def _complete_apart(core: nn.Module, prompts: Sequence[tuple[int, ...]], setup: 
 def _complete_alone(core: nn.Module, prompts: Sequence[tuple[int, ...]], setup: Any,
                     processing: Processing | None) -> list[Tensor]:
     """`_complete` one row at a time."""
-    new = []
-    for i, ids in enumerate(prompts):
-        mine = (lambda _, i=i: processing([i])) if processing else None
-        new += _complete_apart(core, [ids], setup, mine)
-    return new
+    return [_complete_apart(core, [ids], setup, processing and (lambda _, i=i: processing([i])))[0]
+            for i, ids in enumerate(prompts)]
 
 
 # Ways to complete prompts, the fastest first, and how a slower one works.
@@ -343,9 +360,11 @@ def _greedy_difference(core: nn.Module, complete: Callable[..., list[Tensor]]) -
 
 
 def _for_steps(setup: Any, steps: int) -> Any:
-    """The set-up with `steps` new tokens at most."""
-    setup = copy(setup)
+    """The set-up with `steps` new tokens at most, where these are fewer after the first ones."""
+    begun, setup = steps < setup.max_new_tokens, copy(setup)
     setup.max_new_tokens = steps
+    if begun:
+        setup.begin_suppress_tokens = None
     return setup
 
 
@@ -370,11 +389,10 @@ def _generating(model: nn.Module) -> Iterator[nn.Module]:
 
 def _generation_config(core: nn.Module, tokenizer: Any, decoding: DecodingConfig) -> Any:
     """Everything that generation depends on, spelled out, but for sampling (`RowSampling`). Of the checkpoint's own set-up only
-    what belongs to the model: its ends, first and last tokens that it forces (a language code), words that it must not say."""
+    what belongs to the model: its ends and TOKENS (a first language code, words not to be said)."""
     from transformers import GenerationConfig
 
-    own = core.generation_config
-    forced = {name: getattr(own, name, None) for name in ("forced_bos_token_id", "forced_eos_token_id", "bad_words_ids")}
+    forced = {name: getattr(core.generation_config, name, None) for name in TOKENS}
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return GenerationConfig(
         do_sample=False, num_beams=1, return_dict_in_generate=True, max_new_tokens=decoding.max_new_tokens,

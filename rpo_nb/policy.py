@@ -25,7 +25,7 @@ from rpo_nb import checks, hub
 from rpo_nb.encoding import Prompt, encode, is_t5_like  # noqa: F401 - part of this module's face
 from rpo_nb.forward import (
     IGNORE, causal_states, core_of, decoder_states, depends_on_the_batch, encoder_states, head_of,
-    joined, refuse_what_padding_changes, shift_right, told)  # noqa: F401
+    joined, refuse_what_padding_changes, shift_right, told, unused_search)  # noqa: F401
 from rpo_nb.prefixes import buckets, overhead, read_prompts, worth_keeping
 
 LOGITS_AT_ONCE = 2**25  # of the vocabulary projection: 128 MB in float32
@@ -67,8 +67,8 @@ def load_policy(path: str | Path, *, dropout: float = 0.0, bf16: bool = False, l
         found = hub.problem(error, path)
         raise ValueError(f"model {path!r} could not be loaded: {found.reason}; {found.remedy}") from error
     refuse_what_padding_changes(model)
-    if depends_on_the_batch(model):
-        warnings.warn(depends_on_the_batch(model))
+    for said in filter(None, (depends_on_the_batch(model), unused_search(model))):
+        warnings.warn(said)
     set_dropout(model, dropout)
     if quantize == "none":
         model = model.to(device())

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import DecodingConfig
-from .forward import core_of
+from .forward import TOKENS, core_of
 
 MEMORY = 0.4  # the engine's share of the GPU; the rest is for the policy that is trained or scored beside it
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # of adapters that vLLM has room for
@@ -116,6 +116,10 @@ def _refuse(core: nn.Module, decoding: DecodingConfig, precision: str, rank: int
     if decoding.no_repeat_ngram_size:
         raise ValueError(f"generation is 'vllm', which has no no_repeat_ngram_size, but the decoding's is {decoding.no_repeat_ngram_size} (preset "
                          f"released sets it); {plain}, or the size to 0")
+    said = [name for name in TOKENS if getattr(core.generation_config, name, None) is not None]
+    if said:
+        raise ValueError("generation is 'vllm', which does not follow what the checkpoint's "
+                         f"generation_config says of tokens ({', '.join(said)}); {plain}")
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise ValueError(f"generation is 'vllm', which works in one process here, not in {os.environ['WORLD_SIZE']}; start one process, or {plain}")
     if getattr(core.config, "quantization_config", None):

@@ -360,7 +360,10 @@ sampling; a causal model's prompt is not ended. A completion ends as the chat te
 assistant's turn, and sampling stops there, at the tokenizer's end and at every `eos_token_id` of the
 checkpoint's `generation_config`. A token that a checkpoint forces (`forced_bos_token_id`: the
 language to be written) is forced here too and counts as a token of the completion, as in
-transformers' own loss.
+transformers' own loss. What else it says of tokens (`bad_words_ids`, `suppress_tokens`,
+`begin_suppress_tokens`, `sequence_bias`) is followed by completions too. What it says of the
+search is not, which is the profile's `decoding`: beams, penalties and least lengths that a
+checkpoint names are told when it is loaded.
 
 **LongRoPE and dynamic RoPE** (Phi-3 with 128k tokens): transformers scales all positions of a batch
 by its longest row as soon as that is longer than the original context. A row's log-probability then

@@ -1,5 +1,7 @@
 """Every family that users bring: right, or refused by name. The table is docs/models.md."""
 
+import warnings
+
 import families
 import pytest
 import torch
@@ -341,3 +343,76 @@ def test_lora_names_an_architecture_whose_projections_peft_does_not_know():
 def test_an_error_without_a_text_is_told_by_its_kind():
     assert forward.told(AssertionError()) == "AssertionError"
     assert forward.told(ValueError("one\ntwo")) == "ValueError: one"
+
+
+@pytest.mark.parametrize("decoding", [
+    DecodingConfig(do_sample=False, max_new_tokens=6, repetition_penalty=1.5),
+    DecodingConfig(max_new_tokens=6, repetition_penalty=1.5)])
+def test_a_penalty_does_not_count_the_padding_of_a_batch(decoding, monkeypatch):
+    """transformers 5.15 counts it: where the end pads, rows beside longer ones went on."""
+    model, tokenizer = families.build("Llama").float(), tokenizer_of("plain")
+    tokenizer.pad_token = tokenizer.eos_token
+    plain = model.forward
+
+    def ending(*args, **kwargs):
+        out = plain(*args, **kwargs)
+        out.logits[..., 1] = 1 + out.logits.abs().max(-1).values  # the end is the likeliest
+        return out
+
+    monkeypatch.setattr(model, "forward", ending)
+    prompts = [*families.PROMPTS, "red", "red"]
+    together, alone = ([one.ids for one in generation.samples(
+        model, tokenizer, prompts, **GREEDY | {"decoding": decoding, "batch_size": size})]
+        for size in (len(prompts), 1))
+    assert together == alone
+    assert decoding.do_sample or set(together) == {(1,)}
+
+
+@pytest.mark.parametrize("own", [
+    {"suppress_tokens": list(range(8, 28))}, {"begin_suppress_tokens": list(range(1, 28))},
+    {"bad_words_ids": [[i] for i in range(8, 28)]},
+    {"sequence_bias": [[[i], -90.0] for i in range(2, 28)]}], ids=lambda own: next(iter(own)))
+@pytest.mark.parametrize("name", ["Llama", "T5", "BART"])
+def test_what_a_checkpoint_says_of_its_tokens_is_followed(name, own):
+    """As `model.generate` does, in rows that go on when others have ended, too."""
+    tokenizer, kept = tokenizer_of(FAMILIES[name][0]), {}
+    for config in ({}, own):
+        model = families.build(name)
+        model.generation_config.update(**config)
+        (same, asked), _ = families.same_texts(model, tokenizer)
+        assert same == asked
+        kept[bool(config)] = generation.generate(model, tokenizer, families.PROMPTS, **GREEDY)
+    assert kept[True] != kept[False]
+
+
+def test_words_that_must_not_begin_a_completion_may_go_on_in_it(monkeypatch):
+    """In rows that go on from their cache, as half of a batch has ended, too."""
+    model, tokenizer = families.build("Llama").float(), tokenizer_of("plain")
+    plain, red = model.forward, tokenizer.convert_tokens_to_ids("red")
+    model.generation_config.begin_suppress_tokens = [red]
+
+    def scripted(*args, **kwargs):  # red for ever, but a chair where that may not be; two rows end
+        out, read = plain(*args, **kwargs), kwargs["attention_mask"].sum(1)
+        out.logits[:, -1] = -50.0
+        out.logits[:, -1, red], out.logits[:, -1, red + 5] = 50.0, 40.0
+        out.logits[(read > 3) & (read < 9), -1, 1] = 60.0
+        return out
+
+    monkeypatch.setattr(generation, "_way", lambda core: generation._complete)
+    monkeypatch.setattr(model, "forward", scripted)
+    texts = generation.generate(model, tokenizer, ["red " * n for n in (3, 3, 12, 10)], **GREEDY)
+    assert texts[2:] == ["chair red red red"] * 2 and "red red" not in texts[0]
+
+
+def test_the_search_of_a_checkpoint_is_told_at_load(tmp_path):
+    for name, kind, own in (("BART", "both", {"num_beams": 4, "min_length": 5}), ("Llama", "BOS", {
+            "temperature": 0.6, "do_sample": True, "num_beams": 1, "repetition_penalty": 1.0})):
+        model = families.build(name).float()
+        model.generation_config.update(**own)
+        model.save_pretrained(tmp_path / name)
+        tokenizer_of(kind).save_pretrained(tmp_path / name)
+    with pytest.warns(UserWarning, match="BartFor.*num_beams 4, min_length 5, which.*profile"):
+        policy.load_policy(tmp_path / "BART")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        policy.load_policy(tmp_path / "Llama")

@@ -199,6 +199,9 @@ def test_what_vllm_cannot_do_is_refused_before_it_starts(vllm, saved, tiny_t5, m
     model.config.quantization_config = {"load_in_4bit": True}
     refused("training.quantize to none")
     del model.config.quantization_config
+    model.generation_config.suppress_tokens = [7]
+    refused("says of tokens .suppress_tokens.; set generation to transformers")
+    model.generation_config.suppress_tokens = None
     monkeypatch.setenv("WORLD_SIZE", "2")
     refused("one process here, not in 2")
     monkeypatch.delenv("WORLD_SIZE")
