@@ -21,9 +21,11 @@ from torch import Tensor, nn
 IGNORE = -100  # transformers' label for "no loss here"
 LONGEST_PROBE = 512  # tokens of a prompt that every model is tried on, whatever its windows
 GROWN = 100.0  # the largest logit where a cap is looked for
-# What an architecture may raise when it is asked for something it has not.
-CANNOT = (AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError,
-          TypeError, ValueError)
+# What architectures raise when they are asked for something they have not: each is raised by some
+# (XLM; RWKV; LFM2; MiniMax; FSMT; Mamba), is told with its text, and another error is a fault.
+CANNOT = (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError)
+# What among these is the machine's.
+MACHINE = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
 
 # What a checkpoint's generation_config says of tokens belongs to the model and is used as it is;
 TOKENS = ("forced_bos_token_id", "forced_eos_token_id", "bad_words_ids", "suppress_tokens",
@@ -270,7 +272,7 @@ def _fitting(core: nn.Module, head: Head) -> float:
                 theirs = plain_logits(core, ids, mask, group, labels)
                 fits = [factor for factor in fits
                         if near(replace(head, factor=factor)(states[real]), theirs, GROWN)]
-    except torch.OutOfMemoryError:
+    except MACHINE:
         raise
     except CANNOT as error:
         raise ValueError(f"{refused} ({told(error)}); use another architecture") from error

@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from .config import METHODS, DecodingConfig
 from .encoding import encode, end_of_turn
 from .forward import (
-    CANNOT, IGNORE, TOKENS, core_of, near, plain_logits, probe, probing, start_token, told)
+    CANNOT, IGNORE, MACHINE, TOKENS, core_of, near, plain_logits, probe, probing, start_token, told)
 
 ENGINES = {"transformers": (), "vllm": ("vllm_engine",)}  # names of Profile.generation, and the modules beside this one that its texts depend on
 
@@ -344,7 +344,7 @@ def _greedy_difference(core: nn.Module, complete: Callable[..., list[Tensor]]) -
                                  decoder_start_token_id=start_token(core) if core.config.is_encoder_decoder else None)
         try:
             rows = [row.tolist() for row in complete(core, prompts, setup, reading)]
-        except torch.OutOfMemoryError:
+        except MACHINE:
             raise
         except CANNOT as error:
             return f"its cache cannot be handed on ({told(error)})"

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from rpo_nb.forward import (
-    CANNOT, IGNORE, core_of, decoder_of, decoder_states, encoder_states, narrowest_window, near, probe, probing, start_token,
-    states_width, told, whole_states)
+    CANNOT, IGNORE, MACHINE, core_of, decoder_of, decoder_states, encoder_states, narrowest_window,
+    near, probe, probing, start_token, states_width, told, whole_states)
 
 # What one more pass through a model of width d costs besides its arithmetic, in tokens: the launching of its operations, over d²,
 # and what small matrices lose. Fitted to the seconds of passes of widths 80 to 512 on one CPU core, and as much again for each
@@ -160,7 +160,7 @@ def _difference(core: nn.Module, longest: int) -> str:
         whole, real = whole_states(core, ids, mask, group, labels), labels != IGNORE
         try:
             ours = _kept(core, ids, mask).hidden(group, labels)
-        except torch.OutOfMemoryError:
+        except MACHINE:
             raise
         except CANNOT as error:
             return f"its cache cannot be shared ({told(error)})"

@@ -81,6 +81,8 @@ LLAMA = SMALL | {"intermediate_size": 48, "num_key_value_heads": 2}
 HEADS = LLAMA | {"head_dim": 8}
 MIXED = {"sliding_window": W, "layer_types": ["sliding_attention", "full_attention"]}
 GEMMA = HEADS | {"query_pre_attn_scalar": 8}
+DELTA = HEADS | {"num_hidden_layers": 4, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+                 "linear_key_head_dim": 8, "linear_value_head_dim": 8}
 
 
 def t5gemma() -> dict[str, Any]:
@@ -182,6 +184,14 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "num_hidden_layers": 4, "attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2,
         "expert_layer_period": 2, "mamba_d_state": 4, "mamba_dt_rank": 4,
         "use_mamba_kernels": False}),
+    "Qwen 3 Next": ("turn", "Qwen3Next", DELTA | {
+        "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
+        "shared_expert_intermediate_size": 16}),
+    "Qwen 3.5": ("turn", "Qwen3_5Text", DELTA),
+    "Nemotron-H": ("turn", "NemotronH", HEADS | {
+        "num_hidden_layers": 4, "layers_block_type": ["mamba", "attention", "mlp", "mamba"],
+        "mamba_num_heads": 4, "mamba_head_dim": 8, "ssm_state_size": 8, "n_groups": 1,
+        "chunk_size": 8}),
     "Doge": ("BOS", "Doge", LLAMA | {"keep_window_size": W}),
     "Falcon H1": ("plain", "FalconH1", LLAMA | {
         "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_n_groups": 1,

@@ -15,7 +15,7 @@ REFUSED = {"ProphetNet",  # its logits come from another stream than its last st
            "FSMT",  # its decoder asks for masks that its model makes
            "NLLB-MoE", "BigBird-PEGASUS, sparse", "Doge"}  # their rows depend on those beside
 WHOLE = {"SwitchTransformers", "BLOOM", "MPT", "RecurrentGemma", "LFM2", "MiniMax", "Mamba", "RWKV",
-         "Jamba", "Falcon H1"}
+         "Jamba", "Falcon H1", "Qwen 3 Next", "Qwen 3.5", "Nemotron-H"}
 VERSION = transformers.__version__.rpartition(".")[0]
 OURS = f"of transformers {VERSION}:" in DOCS.read_text(encoding="utf-8")  # others may refuse more
 
@@ -416,3 +416,24 @@ def test_the_search_of_a_checkpoint_is_told_at_load(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         policy.load_policy(tmp_path / "Llama")
+
+
+@pytest.mark.parametrize("error", [KeyError("a fault"), torch.OutOfMemoryError("a fault")])
+@pytest.mark.parametrize("place", ["forward.whole_states", "prefixes._kept",
+                                   "generation._complete"])
+def test_a_fault_is_not_told_as_what_an_architecture_cannot(place, error, monkeypatch):
+    model, tokenizer = families.build("Llama").float(), tokenizer_of("BOS")
+
+    def broken(*args, **kwargs):
+        raise error
+
+    module, name = place.split(".")
+    monkeypatch.setattr(f"rpo_nb.{place}", broken)
+    monkeypatch.setattr(generation, "WAYS", {broken: "", generation._complete_alone: "alone"})
+    with pytest.raises(type(error), match="a fault"):
+        if module == "forward":
+            forward.head_of(model)
+        elif module == "prefixes":
+            prefixes.reads_cache(model)
+        else:
+            generation.generate(model, tokenizer, families.PROMPTS, **GREEDY)
