@@ -7,8 +7,8 @@ An executed notebook is a log, so that a failed one stays where it is, with its 
 
 import sys
 
-from rpo_nb import batch, cluster
-from rpo_nb.config import load_profile
+from rpo_nb.config.loading import load_profile
+from rpo_nb.running import batch, cluster
 
 PROFILE = config.get("profile", "profile.yaml")
 profile = load_profile(PROFILE)
@@ -17,7 +17,7 @@ SMALLEST, *_ = SIZES = list(profile.sizes)
 FEEDBACK = batch.local_files(profile)  # the user's own, else nothing
 PYTHON = sys.executable
 # The notebook comes through stdin and the rest is relative: no path of this machine gets into the executed copy.
-NODE = '[ -z "${{SLURM_JOB_ID:-}}" ] || {PYTHON:q} -m rpo_nb.manifest {log:q}; '  # what the manifest tells of it
+NODE = '[ -z "${{SLURM_JOB_ID:-}}" ] || {PYTHON:q} -m rpo_nb.running.manifest {log:q}; '  # what the manifest tells of it
 RUN = NODE + "{PYTHON:q} -m papermill - {log:q} -k python3 --no-progress-bar -p profile {PROFILE:q} -p output_dir . "
 # The marker is the job's last word: the hashes of what it wrote, which the next start compares.
 SOURCE = " < {params.notebook:q} && {PYTHON:q} -m rpo_nb.store {output:q}"

@@ -83,7 +83,7 @@ def profile(feedback: Path) -> Any:
     """The smallest world: one size, one seed, two policies, a reference and a judge from
     nothing.
     """
-    from rpo_nb.config import load_profile
+    from rpo_nb.config.loading import load_profile
 
     return load_profile("smoke", feedback=str(feedback), **SETTINGS)
 
@@ -245,12 +245,12 @@ def after_damage(
 
 def grid(feedback: Path, folder: Path) -> str:
     """Train and ask what is missing below `folder`, in this process; what was said."""
-    from rpo_nb import experiment
+    from rpo_nb.experiment import generations
 
     os.environ["RPO_NB_CACHE"] = str(folder / "cache")
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(io.StringIO()):
-        experiment.ensure_runs(profile(feedback), folder / "out", progress=False)
+        generations.ensure_runs(profile(feedback), folder / "out", progress=False)
     return said.getvalue()
 
 
@@ -258,7 +258,7 @@ def loaded() -> None:
     """Import here what every child needs: it starts at once."""
     from transformers import T5ForConditionalGeneration, Trainer  # noqa: F401
 
-    from rpo_nb import experiment, training  # noqa: F401
+    pass  # noqa: F401
 
 
 def fork(work: Callable[[], str], said: Path) -> int:

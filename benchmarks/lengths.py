@@ -18,8 +18,8 @@ def main(source: str, tokenizer_path: str) -> None:
     import pandas as pd
     from transformers import AutoTokenizer
 
-    from rpo_nb.data import load_feedback
-    from rpo_nb.policy import encode
+    from rpo_nb.data.feedback import load_feedback
+    from rpo_nb.policy.encoding import encode
 
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_path, trust_remote_code=False)
     feedback = load_feedback(source)

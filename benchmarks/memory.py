@@ -18,10 +18,10 @@ import time
 import psutil
 import torch
 
-from rpo_nb import policy
-
 from benchmarks.measuring import peak_mib
 from benchmarks.workloads import SIDES, Case, configuration, fresh
+from rpo_nb.policy import forward
+from rpo_nb.policy.logps import sequence_logps
 
 PROMPT = COMPLETION = 256  # UltraFeedback's medians
 
@@ -46,12 +46,12 @@ def full(model: torch.nn.Module, batch: dict[str, torch.Tensor], rows: int) -> t
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels.clamp(min=0)).logits
     else:
         logits, labels = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1], batch["labels"][:, 1:]
-    keep = labels != policy.IGNORE
+    keep = labels != forward.IGNORE
     return (torch.log_softmax(logits.float(), -1).gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1) * keep).sum(-1)
 
 
 def pieces(model: torch.nn.Module, batch: dict[str, torch.Tensor], rows: int) -> torch.Tensor:
-    return policy.sequence_logps(model, batch["input_ids"], batch["attention_mask"], batch["labels"], reduce="sum")
+    return sequence_logps(model, batch["input_ids"], batch["attention_mask"], batch["labels"], reduce="sum")
 
 
 def projection(shape: str, way: str, rows: str) -> dict:
@@ -64,7 +64,7 @@ def projection(shape: str, way: str, rows: str) -> dict:
     prompts, completions = torch.randint(2, 1000, (n, PROMPT)), torch.randint(2, 1000, (n, COMPLETION))
     ids, labels = prompts, completions
     if not config.is_encoder_decoder:
-        ids, labels = torch.cat([prompts, completions], 1), torch.cat([torch.full_like(prompts, policy.IGNORE), completions], 1)
+        ids, labels = torch.cat([prompts, completions], 1), torch.cat([torch.full_like(prompts, forward.IGNORE), completions], 1)
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
     logps = {"full": full, "pieces": pieces}[way]
     logps(model, {name: tensor[:1] for name, tensor in batch.items()}, 1).sum().backward()  # gradients and buffers stand

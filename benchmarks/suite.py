@@ -21,7 +21,14 @@ import torch
 from benchmarks import measuring, tables
 from benchmarks.measuring import ROOT, Detail, Ratio, detail, interleaved, ratio, seconds_of
 from benchmarks.workloads import (
-    SHAPES, Case, CountedPositions, Stepper, configuration, ours, real_lengths, tokenizer,
+    SHAPES,
+    Case,
+    CountedPositions,
+    Stepper,
+    configuration,
+    ours,
+    real_lengths,
+    tokenizer,
 )
 
 FLAN_SMALL, LLAMA = "google/flan-t5-small", "Llama, 6 layers"
@@ -85,8 +92,8 @@ def sft(settings: Settings) -> Found:
 def least(name: str, case: Case) -> Detail:
     """The matrix products that a step cannot do without (`work`) over those of plain fine-tuning, which passes every row whole and,
     where the model is causal, projects its prompt to the vocabulary, too."""
-    from rpo_nb import costs
-    from rpo_nb.config import TrainingConfig
+    from rpo_nb.config.schema import TrainingConfig
+    from rpo_nb.planning import costs
 
     rows = Case(case.shape, [(prompt, [answer]) for prompt, answers in case.lengths for answer in answers], case.batch)
     projected = 0 if case.config.is_encoder_decoder else sum(prompt for prompt, _ in rows.lengths) * case.batch / len(rows.lengths)
@@ -131,7 +138,7 @@ def _run_ours(case: Case, model: torch.nn.Module) -> None:
 def run(settings: Settings) -> Found:
     """Our whole run over the released scripts' way of working, on lengths of real feedback."""
     from benchmarks import released
-    from rpo_nb import experiment
+    from rpo_nb.experiment import runs as experiment_runs
 
     ratios, details = [], []
     for shape, prompts, repetitions in (("T5, 4M", 16, settings.repetitions), (FLAN_SMALL, 4, min(3, settings.repetitions))):
@@ -140,7 +147,7 @@ def run(settings: Settings) -> Found:
         model, rewards = case.model, case.rewards.tolist()
         sides = {"ours": lambda: _run_ours(case, copy.deepcopy(model)),
                  "theirs": lambda: released.train(copy.deepcopy(model), case.encoded, case.prompt_ids, rewards, length=length)}
-        with experiment.quick_collections():  # both as the kit trains: garbage collection passes over what the imports made
+        with experiment_runs.quick_collections():  # both as the kit trains: garbage collection passes over what the imports made
             seconds = interleaved({side: seconds_of(work) for side, work in sides.items()}, repetitions, warm_up=settings.quick)
         name = f"reference pass and an epoch of RPO, {'T5' if shape == 'T5, 4M' else 'Flan-T5-Small'}, real lengths"
         ratios.append(ratio(name, f"the same as the released scripts go about it, padded to {length}", seconds["ours"], seconds["theirs"], 1 / 8))
@@ -153,14 +160,14 @@ def run(settings: Settings) -> Found:
 
 def scoring(settings: Settings) -> Found:
     """The reference pass: length-sorted batches over one row at a time, neither with needless padding."""
-    from rpo_nb import policy
+    from rpo_nb.policy import logps
 
     ratios, details = [], []
     for shape in ("T5, 4M", LLAMA):
         case = Case(_shape(shape, settings), real_lengths(3 if settings.quick else 32, limit=64 if settings.quick else 512), 4)
         words = tokenizer(case.config.vocab_size)
-        together = seconds_of(lambda: policy.score_completions(case.model, words, case.encoded))
-        alone = seconds_of(lambda: [policy.score_completions(case.model, words, [row]) for row in case.encoded])
+        together = seconds_of(lambda: logps.score_completions(case.model, words, case.encoded))
+        alone = seconds_of(lambda: [logps.score_completions(case.model, words, [row]) for row in case.encoded])
         seconds = interleaved({"together": together, "alone": alone}, settings.repetitions)
         name = f"reference log-probabilities, {_kind(shape)}, real lengths"
         ratios.append(ratio(name, "one row at a time, unpadded", seconds["together"], seconds["alone"]))
@@ -194,8 +201,8 @@ def work(case: Case) -> float:
 
     Attention's products are counted, causal ones by half; T5's keys and values of the prompt are made once a prompt.
     """
-    from rpo_nb import costs
-    from rpo_nb.config import TrainingConfig
+    from rpo_nb.config.schema import TrainingConfig
+    from rpo_nb.planning import costs
 
     config = case.config
     count, total = costs.parameters(config, TrainingConfig()), 0.0
@@ -255,8 +262,8 @@ def growth(name: str, seconds: Sequence[tuple[float, float]], needed: Sequence[t
 
 
 def _parameters(shape: str) -> int:
-    from rpo_nb import costs
-    from rpo_nb.config import TrainingConfig
+    from rpo_nb.config.schema import TrainingConfig
+    from rpo_nb.planning import costs
 
     return costs.parameters(configuration(shape), TrainingConfig()).all
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from rpo_nb.store import atomic_write
-
 from benchmarks.measuring import ROOT, Detail, Ratio
+from rpo_nb.store import atomic_write
 
 HERE = ROOT / "benchmarks"
 COLUMNS = ["name", "baseline", "ratio", "ratio_low", "ratio_high", "goal", "n", "machine"]
@@ -22,7 +21,7 @@ def machine(quick: bool = False) -> str:
     """CPU, threads and GPU, as results.csv names a machine."""
     import torch
 
-    from rpo_nb.manifest import _cpu
+    from rpo_nb.running.manifest import _cpu
 
     threads = torch.get_num_threads()
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""

@@ -20,13 +20,14 @@ import numpy as np
 import torch
 import yaml
 
-from rpo_nb import costs, policy
-from rpo_nb.checks import OutOfMemory, memory_advice
-from rpo_nb.config import PROFILE_DIR, TrainingConfig
-from rpo_nb.training import prompt_groups
-
 from benchmarks import tables
 from benchmarks.workloads import Case, Clock, fresh, ours
+from rpo_nb.checks import OutOfMemory, memory_advice
+from rpo_nb.config.schema import TrainingConfig
+from rpo_nb.config.settings import PROFILE_DIR
+from rpo_nb.planning import costs
+from rpo_nb.policy import load
+from rpo_nb.training.batches import prompt_groups
 
 METHODS = ("sft", "rpo", "dro", "kto")
 COMPLETIONS = 4
@@ -63,7 +64,7 @@ def measure(name: str, lora: bool, rows: int, prompt: int, completion: int, repe
                 with memory_advice(f"{name}, {method}", "give fewer --rows"):
                     model = fresh(case.config, dtype=torch.bfloat16 if lora else torch.float32)
                     mine = [{k: v for k, v in g.items() if method == "kto" or not k.startswith("mismatched")} for g in groups]
-                    trainer = ours(case, method, folder, groups=mine, model=policy.add_lora(model, 16) if lora else model, bf16=True, lora=lora)
+                    trainer = ours(case, method, folder, groups=mine, model=load.add_lora(model, 16) if lora else model, bf16=True, lora=lora)
                     trainer.add_callback(clock)
                     trainer.train()
             except OutOfMemory as error:

@@ -21,10 +21,13 @@ import yaml
 from torch import nn
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback
 
-from rpo_nb import policy
-from rpo_nb.config import PROFILE_DIR, Objective, TrainingConfig
+from rpo_nb.config.objective import Objective
+from rpo_nb.config.schema import TrainingConfig
+from rpo_nb.config.settings import PROFILE_DIR
 from rpo_nb.partition import log_partition
-from rpo_nb.training import make_trainer, mismatched_rows, prompt_groups
+from rpo_nb.policy import forward, load, logps
+from rpo_nb.training.batches import mismatched_rows, prompt_groups
+from rpo_nb.training.trainer import make_trainer
 
 STEPS = 3  # of a repetition; the first is not counted
 LEARNING_RATE = 1e-5
@@ -66,9 +69,9 @@ def fresh(config: Any, *, dtype: torch.dtype = torch.float32, seed: int = 0) -> 
     """A model of random weights without dropout, on the device."""
     auto = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
     torch.manual_seed(seed)
-    with policy.device():
+    with logps.device():
         model = auto.from_config(config, dtype=dtype, trust_remote_code=False)
-    policy.set_dropout(model, 0.0)
+    load.set_dropout(model, 0.0)
     return model
 
 
@@ -137,7 +140,7 @@ class Case:
 
     def score(self, rows: list[tuple[list[int], list[int]]]) -> np.ndarray:
         """log πref of encoded rows."""
-        return policy.score_completions(self.model, tokenizer(self.config.vocab_size), rows)[0].numpy()
+        return logps.score_completions(self.model, tokenizer(self.config.vocab_size), rows)[0].numpy()
 
 
 # Trainers ---------------------------------------------------------------------------------------------------------------------
@@ -181,7 +184,7 @@ def plain(case: Case, folder: str | Path) -> Trainer:
     """transformers' Seq2SeqTrainer or Trainer, as its users fine-tune: a row each, its collator's padding, cross-entropy."""
     seq2seq = case.config.is_encoder_decoder
     rows = [{"input_ids": p, "attention_mask": [1] * len(p), "labels": c} if seq2seq else
-            {"input_ids": p + c, "attention_mask": [1] * len(p + c), "labels": [policy.IGNORE] * len(p) + c} for p, c in case.encoded]
+            {"input_ids": p + c, "attention_mask": [1] * len(p + c), "labels": [forward.IGNORE] * len(p) + c} for p, c in case.encoded]
     kind, arguments = ((transformers.Seq2SeqTrainer, transformers.Seq2SeqTrainingArguments) if seq2seq else
                        (Trainer, transformers.TrainingArguments))
     model = copy.deepcopy(case.model)
@@ -267,7 +270,7 @@ class CountedPositions:
 
     def __init__(self, model: nn.Module):
         self.count = 0
-        core = policy.core_of(model)
+        core = forward.core_of(model)
         inputs = {id(m): m for m in (core.get_input_embeddings(), getattr(core.get_encoder(), "embed_tokens", None),
                                      getattr(core.get_decoder(), "embed_tokens", None)) if m is not None}
         self.hooks = [m.register_forward_pre_hook(self._add) for m in inputs.values()]

@@ -5,9 +5,23 @@ Heavy imports wait until a command needs them.
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import locale
 import os
+import shlex
 import signal
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rpo_nb import __version__
+from rpo_nb.config.loading import default_profile, load_profile, results_dir
+from rpo_nb.config.names import readable
+from rpo_nb.config.schema import Profile
 
 STOPPED = "Stopped. The same command goes on from here."
 HEARD = signal.getsignal(signal.SIGINT) != signal.SIG_IGN  # a shell's background job ignores Ctrl-C
@@ -21,20 +35,6 @@ def stop_at_once(*_) -> None:
 
 if __name__ == "__main__" and HEARD:
     signal.signal(signal.SIGINT, stop_at_once)
-
-import argparse
-import contextlib
-import locale
-import shlex
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
-import yaml
-
-from rpo_nb import __version__
-from rpo_nb.config import Profile, default_profile, load_profile, results_dir
-from rpo_nb.names import readable
 
 PARAMETERS = ("feedback", "sizes", "methods", "taus", "seeds", "preset", "lora")
 SET_HELP = """a notebook parameter (sizes, methods, taus, seeds, preset, lora, feedback) or a dotted key of the profile, e.g.
@@ -78,25 +78,25 @@ def _profile(arguments: argparse.Namespace) -> Profile:
 
 def reproduce(arguments: argparse.Namespace) -> int:
     """Every table, figure and the report."""
-    from rpo_nb import batch
+    from rpo_nb.running import batch, processes
 
     profile = _profile(arguments)
     out = results_dir(profile, arguments.output_dir)
-    print(f"{profile.name}: {profile.description} Expect {profile.expect}.\nResults go to {batch.shown(out)}.", flush=True)
+    print(f"{profile.name}: {profile.description} Expect {profile.expect}.\nResults go to {processes.shown(out)}.", flush=True)
     return batch.run(profile, out, cores=arguments.cores, dry_run=arguments.dry_run, executor=arguments.executor,
                      more=shlex.split(arguments.snakemake))
 
 
 def train(arguments: argparse.Namespace) -> int:
     """The policies only; alone it also lets them answer, under `accelerate launch` several processes share each training."""
-    from rpo_nb import experiment
+    from rpo_nb.experiment import generations, inputs, runs
 
     profile = _profile(arguments)
-    out, group = results_dir(profile, arguments.output_dir), experiment.processes()
+    out, group = results_dir(profile, arguments.output_dir), inputs.processes()
     if group.num_processes == 1:
-        experiment.ensure_runs(profile, out)
+        generations.ensure_runs(profile, out)
     else:
-        made = experiment.ensure_policies(profile, out)
+        made = runs.ensure_policies(profile, out)
         if group.is_main_process:
             print(f"{made} policies trained by {group.num_processes} processes; reproduce or train in one process goes on from here")
     return 0
@@ -104,17 +104,17 @@ def train(arguments: argparse.Namespace) -> int:
 
 def _reproduced(arguments: argparse.Namespace) -> Path:
     """The output folder of an earlier `reproduce`."""
-    from rpo_nb import batch
+    from rpo_nb.running import processes
 
     out = Path(arguments.output_dir or f"results/{arguments.profile or default_profile()}").expanduser().resolve()
     if not (out / "profile.yaml").is_file():
-        raise ValueError(f"{batch.shown(out)} has no profile.yaml, so nothing was reproduced there; run reproduce first")
+        raise ValueError(f"{processes.shown(out)} has no profile.yaml, so nothing was reproduced there; run reproduce first")
     return out
 
 
 def again(arguments: argparse.Namespace) -> int:
     """The tables (report) or the verdicts (judge) once more, from what is stored in the output folder."""
-    from rpo_nb import batch
+    from rpo_nb.running import batch
 
     out = _reproduced(arguments)
     only = tuple(batch.TABLES)[slice(None) if arguments.command == "report" else slice(1, 3)]
@@ -124,19 +124,19 @@ def again(arguments: argparse.Namespace) -> int:
 
 def publish(arguments: argparse.Namespace) -> int:
     """A finished policy as a folder with a model card; to the hub only with --push."""
-    from rpo_nb import publish as publishing
-    from rpo_nb.batch import shown
+    from rpo_nb.reporting import publish as reporting_publish
+    from rpo_nb.running.processes import shown
 
-    publishing.check_repo(arguments.repo)
+    reporting_publish.check_repo(arguments.repo)
     out = _reproduced(arguments)
-    chosen = publishing.choose(load_profile(str(out / "profile.yaml")), out, size=arguments.size, method=arguments.method,
+    chosen = reporting_publish.choose(load_profile(str(out / "profile.yaml")), out, size=arguments.size, method=arguments.method,
                                preset=arguments.preset, tau=arguments.tau, seed=arguments.seed)
-    folder = publishing.write(chosen, arguments.repo, base_model=arguments.base_model, licence=arguments.license)
+    folder = reporting_publish.write(chosen, arguments.repo, base_model=arguments.base_model, licence=arguments.license)
     print(f"{chosen.folder.name} as {shown(folder)}:")
-    for name, size in publishing.listing(folder):
-        print(f"  {name:32} {publishing.megabytes(size):>12}")
+    for name, size in reporting_publish.listing(folder):
+        print(f"  {name:32} {reporting_publish.megabytes(size):>12}")
     if arguments.push:
-        print(f"pushed to {publishing.push(folder, arguments.repo, private=arguments.private)}")
+        print(f"pushed to {reporting_publish.push(folder, arguments.repo, private=arguments.private)}")
     else:
         print(f"Nothing left this machine: --push makes this https://huggingface.co/{arguments.repo}.")
     return 0
@@ -144,22 +144,23 @@ def publish(arguments: argparse.Namespace) -> int:
 
 def data(arguments: argparse.Namespace) -> int:
     """What reading a feedback source finds: a summary of what is wrong, and row by row with --output."""
-    from rpo_nb import data as reader
+    from rpo_nb.data import defects, kinds, raters, summary
+    from rpo_nb.data import feedback as data_feedback
 
     config = _profile(arguments).data
     config = config.model_copy(update={"strict": arguments.strict})
-    feedback, report = reader.load_feedback(readable(arguments.source), config=config, return_report=True)
-    print(reader.summarise(feedback).to_string())
-    print(reader.histogram(feedback).to_string(index=False))
-    for sentence in reader.kind_notes(feedback, report):
+    feedback, report = data_feedback.load_feedback(readable(arguments.source), config=config, return_report=True)
+    print(summary.summarise(feedback).to_string())
+    print(summary.histogram(feedback).to_string(index=False))
+    for sentence in kinds.kind_notes(feedback, report):
         print(sentence)
     if "ratings" in feedback.column_names:
-        print(reader.strictness(feedback).to_string(index=False))
-    if reader.aspects(feedback):
-        print(reader.aspect_table(feedback).to_string(index=False))
-    print(reader.summarise_report(report).to_string() if report else "nothing to report")
+        print(raters.strictness(feedback).to_string(index=False))
+    if kinds.aspects(feedback):
+        print(summary.aspect_table(feedback).to_string(index=False))
+    print(defects.summarise_report(report).to_string() if report else "nothing to report")
     if arguments.output:
-        reader.write_report(report, arguments.output)
+        defects.write_report(report, arguments.output)
     return 0
 
 
@@ -167,22 +168,24 @@ def clean(arguments: argparse.Namespace) -> int:
     """List what no profile's results need, with sizes; remove it with --yes or when the question is answered with yes."""
     import shutil
 
-    from rpo_nb import batch, stale, store
-    from rpo_nb.provenance import CACHES, cache_dir
+    from rpo_nb import store
+    from rpo_nb.planning import stale
+    from rpo_nb.running import batch, processes
+    from rpo_nb.running.provenance import CACHES, cache_dir
 
     outs = stale.outputs([Path(out).expanduser().resolve() for out in arguments.output_dir])
     if not outs:
         raise ValueError("nothing is reproduced in results/, so what is needed is not known; name the folders with --output-dir")
-    print(f"what is needed is what a rerun of {', '.join(map(batch.shown, outs))} would look for")
+    print(f"what is needed is what a rerun of {', '.join(map(processes.shown, outs))} would look for")
     with contextlib.ExitStack() as locks:
         for out in outs:
-            locks.enter_context(batch.only_one(out))
+            locks.enter_context(processes.only_one(out))
         half = store.sweep(cache_dir(), CACHES) + sum(store.sweep(out, batch.RESULTS) for out in outs)
         if half:
             print(f"removed {half} files and folders that killed processes left half written")
         found = stale.stale(outs)
         for path, size, why in found:
-            print(f"{size / 1e6:10.1f} MB  {batch.shown(path)}: {why}")
+            print(f"{size / 1e6:10.1f} MB  {processes.shown(path)}: {why}")
         total = f"{len(found)} files and folders, {sum(item.bytes for item in found) / 1e6:.1f} MB"
         if not found:
             print("nothing is stale")
@@ -199,12 +202,12 @@ def plan(arguments: argparse.Namespace) -> int:
     """What a run would cost and what it lacks; 1 when something is missing."""
     import json
 
-    from rpo_nb import costs
-    from rpo_nb import plan as planning
+    from rpo_nb.planning import costs, plan_text
+    from rpo_nb.planning import plan as planning_plan
 
     profile = _profile(arguments)
-    made = planning.make_plan(profile, results_dir(profile, arguments.output_dir), device=costs.device(arguments.gpu))
-    print(json.dumps(made, indent=1, ensure_ascii=False) if arguments.json else planning.render(made))
+    made = planning_plan.make_plan(profile, results_dir(profile, arguments.output_dir), device=costs.device(arguments.gpu))
+    print(json.dumps(made, indent=1, ensure_ascii=False) if arguments.json else plan_text.render(made))
     return 1 if made["problems"] else 0
 
 
@@ -222,7 +225,7 @@ def bench(arguments: argparse.Namespace) -> int:
 
 def advise(arguments: argparse.Namespace) -> int:
     """What to train on this feedback with this reference, and the measured evidence."""
-    from rpo_nb import advise as adviser
+    from rpo_nb.studies import advise as adviser
 
     profile = _profile(arguments)
     size, seed = next(iter(profile.sizes)), profile.seeds[0]

@@ -16,7 +16,6 @@ from torch.nn.functional import log_softmax, logsigmoid, relu
 
 from rpo_nb import checks
 
-
 # One completion at a time -----------------------------------------------------------------------------------------------
 
 def sft(policy_logps) -> Tensor:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rpo_nb import checks, settings
+from rpo_nb import checks
+from rpo_nb.config import settings
 
 
 @dataclass(frozen=True)

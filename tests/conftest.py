@@ -10,12 +10,12 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
+import torch
+
 for _library in ("HF_HUB", "HF_DATASETS", "HF_EVALUATE"):  # a test that forgets itself fails at once instead of waiting for a hub
     os.environ.setdefault(f"{_library}_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-import pytest
-import torch
 
 ROOT = Path(__file__).parent.parent
 WORDS = (

@@ -21,10 +21,11 @@ import torch
 import transformers
 from torch.nn.utils.rnn import pad_sequence
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+from rpo_nb.config.schema import DecodingConfig
+from rpo_nb.policy import completing, encoding, forward, generation, load, prefixes
+from rpo_nb.policy.logps import collate, grouped_logps, sequence_logps
 
-from rpo_nb import forward, generation, policy, prefixes
-from rpo_nb.config import DecodingConfig
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 DOCS = Path(__file__).parent.parent / "docs" / "models.md"
 SPECIAL = ["<pad>", "</s>", "<unk>", "<s>", "<turn>", "</turn>", "en_XX", "ro_RO"]
@@ -274,33 +275,33 @@ def flat_gradient(model: torch.nn.Module, logps: torch.Tensor) -> torch.Tensor:
 
 
 def whole_rows(model: torch.nn.Module, rows: list[tuple[list[int], list[int]]]) -> tuple:
-    """input_ids, attention_mask and labels of `policy.sequence_logps`."""
+    """input_ids, attention_mask and labels of `logps.sequence_logps`."""
     def padded(lists: list[list[int]], value: int) -> torch.Tensor:
         return pad_sequence([torch.tensor(x) for x in lists], batch_first=True, padding_value=value)
 
     split = model.config.is_encoder_decoder
     ids = [p if split else p + c for p, c in rows]
-    labels = [c if split else [policy.IGNORE] * len(p) + c for p, c in rows]
+    labels = [c if split else [forward.IGNORE] * len(p) + c for p, c in rows]
     mask = padded([[1] * len(row) for row in ids], 0)
-    return padded(ids, 0), mask, padded(labels, policy.IGNORE)
+    return padded(ids, 0), mask, padded(labels, forward.IGNORE)
 
 
 @cache
 def measured(name: str) -> Family:
     """A family's row of the table. Prompts are read together, and kept wherever they can be."""
     model, tokenizer = build(name), tokenizer_of(FAMILIES[name][0])
-    policy.set_dropout(model, 0.0)
-    rows = policy.encode(tokenizer, ROWS, TEXTS, **LIMITS)
+    load.set_dropout(model, 0.0)
+    rows = encoding.encode(tokenizer, ROWS, TEXTS, **LIMITS)
     found = Family(name, type(model).__name__)
-    costs = prefixes.overhead, policy.overhead
-    prefixes.overhead, policy.overhead = (lambda _: 0.0), (lambda _: 1e9)
+    costs = prefixes.overhead, prefixes.overhead
+    prefixes.overhead, prefixes.overhead = (lambda _: 0.0), (lambda _: 1e9)
     try:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             try:
-                whole = policy.sequence_logps(model, *whole_rows(model, rows), reduce="sum")
-                batch = policy.collate(rows, pad_id=0)
-                grouped = policy.grouped_logps(model.train(), batch, reduce="sum").logps
+                whole = sequence_logps(model, *whole_rows(model, rows), reduce="sum")
+                batch = collate(rows, pad_id=0)
+                grouped = grouped_logps(model.train(), batch, reduce="sum").logps
             except ValueError as error:
                 found.refused = str(error)
             else:
@@ -313,7 +314,7 @@ def measured(name: str) -> Family:
             if not found.refused:
                 found.texts, found.way = same_texts(model.eval(), tokenizer)
     finally:
-        prefixes.overhead, policy.overhead = costs
+        prefixes.overhead, prefixes.overhead = costs
     ours = (str(w.message) for w in said if str(w.message).startswith(found.model))
     found.said = tuple(dict.fromkeys(ours))
     return found
@@ -323,7 +324,7 @@ def same_texts(model: torch.nn.Module, tokenizer: Any) -> tuple[tuple[int, int],
     """How many greedy completions are those of `model.generate`, one prompt at a time, with the
     checkpoint's own generation_config, of how many; and the way they came about."""
     expected = []
-    for prompt, _ in policy.encode(tokenizer, PROMPTS, [""] * len(PROMPTS), **LIMITS):
+    for prompt, _ in encoding.encode(tokenizer, PROMPTS, [""] * len(PROMPTS), **LIMITS):
         ids = torch.tensor([prompt])
         with torch.no_grad():
             out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), num_beams=1,
@@ -335,7 +336,7 @@ def same_texts(model: torch.nn.Module, tokenizer: Any) -> tuple[tuple[int, int],
         model, tokenizer, [PROMPTS[0], *PROMPTS], seed=0, batch_size=5, max_prompt_tokens=32,
         decoding=DecodingConfig(do_sample=False, max_new_tokens=NEW))
     same = sum(a == b for a, b in zip(ours, [expected[0], *expected], strict=True))
-    return (same, len(ours)), generation.WAYS[generation._WAYS[model]]
+    return (same, len(ours)), completing.WAYS[completing._WAYS[model]]
 
 
 # ---- the page ----------------------------------------------------------------------------------

@@ -14,10 +14,28 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from rpo_nb import experiment, paper_b, paper_b_tables, pocket, policy, reward_aware
-from rpo_nb.alignment import Probe, Reader, Sampler, Standardised, align, groups_of, make_alignment_trainer, measures, respond
-from rpo_nb.config import Objective, PaperB, Schedule, Setting, load_profile
-from rpo_nb.reward_aware import framework_loss, tuple_losses, tuples
+from rpo_nb import pocket
+from rpo_nb.config.loading import load_profile
+from rpo_nb.config.objective import Objective, Setting
+from rpo_nb.config.studies import PaperB, Schedule
+from rpo_nb.experiment import inputs
+from rpo_nb.policy import encoding
+from rpo_nb.policy.logps import score_completions
+from rpo_nb.studies.paper_b import figures, learnings, tables
+from rpo_nb.studies.paper_b import grid as paper_b_grid
+from rpo_nb.studies.paper_b.grid import UNSEEN, is_synthetic, prompts_of
+from rpo_nb.studies.paper_b.runs import _groups, _objective, ensure, load
+from rpo_nb.studies.paper_b.world import World
+from rpo_nb.training import reward_aware
+from rpo_nb.training.alignment import (
+    Sampler,
+    Standardised,
+    align,
+    groups_of,
+    make_alignment_trainer,
+)
+from rpo_nb.training.reward_aware import framework_loss, tuple_losses, tuples
+from rpo_nb.training.samples import Probe, Reader, measures, respond
 
 WORDS = "the a red green blue small old lamp rope chair boat book stands lies waits in on under near garden kitchen harbour".split()
 PROMPTS = ["write about a red lamp", "please write about the boat", "two chair in the garden", "a kind book", "the small cat", "old rope"]
@@ -114,7 +132,7 @@ def test_online_steps_read_the_policys_own_samples(calm, tmp_path):
     assert groups == again and [len(g["rows"]) for g in groups] == [3, 3]
     texts = [reader.tokenizer.decode(c, skip_special_tokens=True) for g in groups for _, c in g["encoded"]]
     assert [r for g in groups for r in g["rewards"]] == length(None, texts).tolist() and len(set(texts)) > 1
-    sums, _ = policy.score_completions(model, reader.tokenizer, [pair for g in groups for pair in g["encoded"]])
+    sums, _ = score_completions(model, reader.tokenizer, [pair for g in groups for pair in g["encoded"]])
     np.testing.assert_allclose([x for g in groups for x in g["ref_logps"]], sums.numpy(), rtol=1e-5)
     outcome = align(trainer)
     assert outcome["steps"] == 4 and set(outcome["seconds"]) == {"training", "sampling", "scoring"} and min(outcome["seconds"].values()) > 0
@@ -182,70 +200,70 @@ def test_measures_by_hand():
 
 def test_prompts_in_and_out_of_distribution_are_what_their_names_say():
     config = PaperB(prompts=30, valid=20, test=25, iterations=2)
-    found = paper_b.prompts_of(config, 3)
+    found = prompts_of(config, 3)
     assert {name: len(prompts) for name, prompts in found.items()} == {
         "train_1": 30, "train_2": 30, "synthetic": 30, "valid": 20, "test": 25, "ood_values": 25, "ood_combinations": 25}
     every = [prompt for prompts in found.values() for prompt in prompts]
-    assert len(set(every)) == len(every) and found == paper_b.prompts_of(config, 3) != paper_b.prompts_of(config, 4)
+    assert len(set(every)) == len(every) and found == prompts_of(config, 3) != prompts_of(config, 4)
     wishes = {name: [pocket.parse(prompt) for prompt in prompts] for name, prompts in found.items()}
     seen = [w for name in ("train_1", "train_2", "synthetic", "valid", "test") for w in wishes[name]]
-    unseen = paper_b.UNSEEN
+    unseen = UNSEEN
     assert not any(w.object in unseen["object"] or w.place in unseen["place"] for w in seen)
     assert all(w.object in unseen["object"] or w.place in unseen["place"] for w in wishes["ood_values"])
     pairs = {(w.colour, w.object) for w in seen}
     assert not any((w.colour, w.object) in pairs or w.object in unseen["object"] or w.place in unseen["place"] for w in wishes["ood_combinations"])
-    assert all(paper_b.is_synthetic(prompt) for prompt in found["synthetic"])
+    assert all(is_synthetic(prompt) for prompt in found["synthetic"])
 
 
 def test_the_grid_names_what_the_tables_need_and_runs_follow_those_they_start_from():
-    grid = paper_b.grid(PaperB())
+    grid = paper_b_grid.grid(PaperB())
     names = [run.name for run in grid]
     assert len(set(names)) == len(names) == 26 and names[0] == "sft"
     assert all(names.index(run.start) < names.index(run.name) for run in grid if run.start)
-    some = paper_b.grid(PaperB(runs=("dpo-iteration3",)))
+    some = paper_b_grid.grid(PaperB(runs=("dpo-iteration3",)))
     assert [run.name for run in some] == ["sft", "dpo", "dpo-iteration2", "dpo-iteration3"] and some[-1].prompts == "train_3"
     with pytest.raises(ValueError, match="'ppo' is unknown"):
-        paper_b.grid(PaperB(runs=("ppo",)))
+        paper_b_grid.grid(PaperB(runs=("ppo",)))
 
 
 def frame(values, seeds=(0, 1, 2)):
     """results of runs whose rewards are given, plus a little a seed."""
     rows = [{"run": run, "seed": seed, "split": split, "truth": value + 0.1 * seed, "learnt": 0.0, "win_rate": 0.5 + value / 100, "kl": 1.0}
-            for run, value in values.items() for seed in seeds for split in paper_b.SPLITS[:4]]
+            for run, value in values.items() for seed in seeds for split in paper_b_grid.SPLITS[:4]]
     return pd.DataFrame(rows)
 
 
 def test_tables_have_the_papers_columns_and_numbers_beside():
-    results = frame({run.name: 5.0 + i for i, run in enumerate(paper_b.grid(PaperB()))})
-    two, three, four = paper_b_tables.table2(results, PaperB()), paper_b_tables.table3(results), paper_b_tables.table4(results, PaperB())
+    results = frame({run.name: 5.0 + i for i, run in enumerate(paper_b_grid.grid(PaperB()))})
+    two, three, four = tables.table2(results, PaperB()), tables.table3(results), tables.table4(results, PaperB())
     for table in (two, three, four):
         assert {"metric", "prompts", "mean", "ci_low", "ci_high", "seeds", "published"} <= set(table) and (table["seeds"] == 3).all()
     assert len(two) == 12 * 2 * 3 and len(three) == 2 * 2 * 4 and len(four) == 3 * 4 * 2 * 4
     cell = two.query("loss == 'rpo-bwd' and k == '4' and responses == 'Online' and rm == 'Learnt' and metric == 'win_rate' and "
                      "prompts == 'test'").iloc[0]
     assert (cell["published"], cell["published_ci"]) == ("57.3", "1.6") and cell["mean"] == pytest.approx(50 + 5 + list(
-        run.name for run in paper_b.grid(PaperB())).index("online-bwd-learnt"))
+        run.name for run in paper_b_grid.grid(PaperB())).index("online-bwd-learnt"))
     first = two.query("loss == 'dpo' and metric == 'avg_reward' and prompts == 'test'").iloc[0]
     assert first["mean"] == pytest.approx(6.1) and first["ci_high"] - first["mean"] == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-4)
     third = four.query("training == 'Online RPO-bwd' and iteration == '3' and metric == 'avg_reward' and prompts == 'test'")
     assert third["published"].item() == "6.056"
-    assert paper_b_tables.eta_sweep(results.assign(entropy=1.0), PaperB())["eta"].tolist() == ["0.3 × suggested", "1 × suggested", "3 × suggested"]
-    gains = paper_b_tables.bridge(results, PaperB())
+    assert tables.eta_sweep(results.assign(entropy=1.0), PaperB())["eta"].tolist() == ["0.3 × suggested", "1 × suggested", "3 × suggested"]
+    gains = tables.bridge(results, PaperB())
     assert gains["log_z"].tolist()[0] == "cancelled (sqloo)" and gains["gain"].notna().sum() == 4
 
 
 def test_verdicts_follow_the_differences_and_their_intervals():
     curves = pd.DataFrame({"run": "dpo", "seed": 0, "step": [0, 1], "truth": [1.0, 2.0], "learnt": 0.0, "kl": 0.0})
-    flat = {run.name: 5.0 for run in paper_b.grid(PaperB())}
+    flat = {run.name: 5.0 for run in paper_b_grid.grid(PaperB())}
     results = frame(flat | {"online-bwd-truth": 8.0, "online-sqloo-truth": 9.0})
-    found = paper_b_tables.verdicts(results, curves, PaperB()).set_index("learning")["verdict"]
+    found = learnings.verdicts(results, curves, PaperB()).set_index("learning")["verdict"]
     assert found["online, bwd does better than sqloo"] == "is reversed"
     assert found["online does better than offline with the true judge (bwd)"] == "holds"
     noisy = frame(flat)
     noisy.loc[(noisy["run"] == "kto") & (noisy["seed"] == 0), "truth"] -= 3
-    told = paper_b_tables.verdicts(noisy, curves, PaperB()).set_index("learning").loc["offline, they do better than KTO"]
+    told = learnings.verdicts(noisy, curves, PaperB()).set_index("learning").loc["offline, they do better than KTO"]
     assert told["verdict"] == "not decided" and "+1.00 [" in told["sentence"]
-    alone = paper_b_tables.verdicts(frame(flat, seeds=(0,)), curves, PaperB())
+    alone = learnings.verdicts(frame(flat, seeds=(0,)), curves, PaperB())
     assert set(alone["verdict"]) == {"one seed: not decided"}
 
 
@@ -255,10 +273,10 @@ def test_hacking_is_a_learnt_reward_that_rises_while_the_truth_falls():
                                         "truth": np.array(truths) + 0.01 * seed * np.arange(3), "learnt": [0.0, 1.0, 2.0]}) for seed in range(3)])
 
     for truths, verdict in (([5, 7, 6], "seen"), ([5, 4, 4.5], "seen"), ([5, 6, 7], "not seen"), ([5, 5, 5.0], "gains vanish")):
-        assert paper_b_tables._hacked(paper_b_tables.hacking(curves(truths)))[0] == verdict
-    assert paper_b_tables.hacking(curves([5, 7, 6])).iloc[0].tolist()[2:] == [2.0, 1.0, -1.0]
-    flat = paper_b_tables.hacking(curves([5, 5, 5.0])).assign(truth_gain=[-1, 0.0, 1.0], truth_late=[-1, 0.0, 1.0])
-    assert paper_b_tables._hacked(flat)[0] == "gains vanish" and paper_b_tables._hacked(flat.head(1))[0] == "one seed: not decided"
+        assert learnings._hacked(learnings.hacking(curves(truths)))[0] == verdict
+    assert learnings.hacking(curves([5, 7, 6])).iloc[0].tolist()[2:] == [2.0, 1.0, -1.0]
+    flat = learnings.hacking(curves([5, 5, 5.0])).assign(truth_gain=[-1, 0.0, 1.0], truth_late=[-1, 0.0, 1.0])
+    assert learnings._hacked(flat)[0] == "gains vanish" and learnings._hacked(flat.head(1))[0] == "one seed: not decided"
 
 
 # A user's feedback ----------------------------------------------------------------------------------------------------------
@@ -287,26 +305,26 @@ def users_world(tmp_path_factory, tiny_llama):
         "paper_b.ood": own_feedback(folder / "other.jsonl", 1),
         "paper_b.runs": ["dpo-iteration2", "kto", "online-bwd-learnt", "online-bwd-truth-iteration2"],
         "paper_b.offline.learning_rate": 0.05, "paper_b.online.learning_rate": 0.05})
-    paper_b.ensure(profile, folder, progress=False)
-    return profile, folder, paper_b.load(profile, folder)
+    ensure(profile, folder, progress=False)
+    return profile, folder, load(profile, folder)
 
 
 def test_a_users_feedback_makes_paper_bs_tables_with_a_judge_in_the_truths_place(users_world):
     profile, out, (results, curves, costs) = users_world
     assert set(results["split"]) == {"valid", "test", "ood"} and np.isfinite(results[["truth", "learnt", "kl"]]).all(axis=None)
     assert results[results["run"] == "sft"]["kl"].abs().max() < 1e-4 < results[results["run"] != "sft"]["kl"].abs().min()
-    table = paper_b_tables.table2(results, profile.paper_b)
+    table = tables.table2(results, profile.paper_b)
     assert set(table["loss"]) == {"sft", "dpo", "kto", "rpo-bwd"} and set(table["prompts"]) == {"test", "ood"}
-    assert paper_b_tables.table3(results)["training_prompts"].unique().tolist() == ["in distribution"]
-    assert len(paper_b_tables.table4(results, profile.paper_b)) == 2 * 3 * 2 * 3
-    for figure in (paper_b_tables.figure1(curves, profile.paper_b), paper_b_tables.figure3(results, profile.paper_b), paper_b_tables.figure4(curves)):
+    assert tables.table3(results)["training_prompts"].unique().tolist() == ["in distribution"]
+    assert len(tables.table4(results, profile.paper_b)) == 2 * 3 * 2 * 3
+    for figure in (figures.figure1(curves, profile.paper_b), figures.figure3(results, profile.paper_b), figures.figure4(curves)):
         assert figure.axes
     assert (costs["steps"] == 2).all()
 
 
 def test_the_feedbacks_own_scores_are_what_the_first_policies_learn_from(users_world):
     profile, out, _ = users_world
-    world = paper_b.World(profile, 0, out)
+    world = World(profile, 0, out)
     data = world.responses("train_1", "")
     rows = map(json.loads, Path(profile.data.source).read_text().splitlines())
     own = {(row["prompt"], item["text"]): item["reward"] for row in rows for item in row["responses"]}
@@ -316,13 +334,13 @@ def test_the_feedbacks_own_scores_are_what_the_first_policies_learn_from(users_w
     standardised, _ = world.offline(dpo)
     assert abs(standardised.rewards.mean()) < 1e-9 and standardised.rewards.std() == pytest.approx(1)
     asked = [set(world.prompts[name]) for name in ("train_1", "train_2", "valid", "test", "ood")]
-    held_out = set(experiment.splits(profile, 0).held_out["prompt"])  # what the judge in the truth's place learnt from
+    held_out = set(inputs.splits(profile, 0).held_out["prompt"])  # what the judge in the truth's place learnt from
     assert len(set().union(*asked, held_out)) == sum(map(len, asked)) + len(held_out)
 
 
 def test_an_iteration_goes_on_with_the_adapter_of_the_one_before(users_world):
     profile, out, _ = users_world
-    world = paper_b.World(profile, 0, out)
+    world = World(profile, 0, out)
     runs = {run.name: run for run in world.runs}
     first, second = (load_file(world.folder(runs[name]) / "policy" / "adapter_model.safetensors") for name in ("dpo", "dpo-iteration2"))
     assert first.keys() == second.keys() and any((first[name] != second[name]).any() for name in first)
@@ -338,13 +356,13 @@ def test_an_iteration_goes_on_with_the_adapter_of_the_one_before(users_world):
 
 def test_checkpoints_of_an_adapter_hold_the_adapter_alone_and_strange_ones_are_refused(users_world, tmp_path):
     profile, out, _ = users_world
-    world = paper_b.World(profile, 0, out)
+    world = World(profile, 0, out)
     run = next(run for run in world.runs if run.name == "dpo")
     data, eta = world.offline(run)
-    objective = paper_b._objective(profile.paper_b, run, eta)
+    objective = _objective(profile.paper_b, run, eta)
     probe = world.probe("valid", "truth", within=True)
     trainer = make_alignment_trainer(world.load("", trained=True), world.reader, objective, SCHEDULE, probe=probe, watched="truth",
-                                     output_dir=tmp_path, seed=0, groups=paper_b._groups(world, data, objective, run))
+                                     output_dir=tmp_path, seed=0, groups=_groups(world, data, objective, run))
     align(trainer)
     (file,) = tmp_path.glob("checkpoint-*/model.safetensors")
     assert set(load_file(file)) == {name for name, weight in trainer.model.named_parameters() if weight.requires_grad}
@@ -354,7 +372,7 @@ def test_checkpoints_of_an_adapter_hold_the_adapter_alone_and_strange_ones_are_r
 
 def test_a_policys_name_depends_on_the_source_of_prompts_and_on_nothing_that_lies_around(users_world, tmp_path, monkeypatch):
     def key(profile):
-        return paper_b.World(profile, 0, tmp_path).key()
+        return World(profile, 0, tmp_path).key()
 
     monkeypatch.chdir(tmp_path)
     profile = load_profile("smoke")
@@ -369,26 +387,26 @@ def test_a_policys_name_depends_on_the_source_of_prompts_and_on_nothing_that_lie
 def test_feedback_that_is_too_small_for_paper_b_is_told(users_world, tmp_path):
     profile, out, _ = users_world
     with pytest.raises(ValueError, match="asks for 9 × 8 training prompts"):
-        paper_b.feedback_prompts(profile.model_copy(update={"paper_b": profile.paper_b.model_copy(update={"iterations": 9})}), 0)
+        paper_b_grid.feedback_prompts(profile.model_copy(update={"paper_b": profile.paper_b.model_copy(update={"iterations": 9})}), 0)
     same = tmp_path / "same.jsonl"
-    same.write_text("".join(json.dumps({"prompt": p, "completion": "a", "reward": 1}) + "\n" for p in experiment.splits(profile, 0).train["prompt"]))
+    same.write_text("".join(json.dumps({"prompt": p, "completion": "a", "reward": 1}) + "\n" for p in inputs.splits(profile, 0).train["prompt"]))
     with pytest.raises(ValueError, match="has no prompt that the feedback lacks"):
-        paper_b.feedback_prompts(profile.model_copy(update={"paper_b": profile.paper_b.model_copy(update={"ood": str(same)})}), 0)
+        paper_b_grid.feedback_prompts(profile.model_copy(update={"paper_b": profile.paper_b.model_copy(update={"ood": str(same)})}), 0)
     with pytest.raises(ValueError, match="set data.held_out above 0"):
-        paper_b.ensure(profile.model_copy(update={"data": profile.data.model_copy(update={"held_out": 0})}), tmp_path)
+        ensure(profile.model_copy(update={"data": profile.data.model_copy(update={"held_out": 0})}), tmp_path)
     with pytest.raises(ValueError, match="paper_b.size: 'huge'"):
         load_profile("smoke", **{"paper_b.size": "huge"})
 
 
 def test_a_reward_model_may_be_a_linear_head_alone_and_survives_its_folder(tiny_t5, tmp_path):
-    from rpo_nb.judges import RewardModel, RewardNet
+    from rpo_nb.judging.reward_model import RewardModel, RewardNet
 
     model, tokenizer = tiny_t5
     torch.manual_seed(0)
     judge = RewardModel(RewardNet(copy.deepcopy(model), gated=False), tokenizer, {"max_prompt_tokens": 9, "max_completion_tokens": 9, "gated": False})
     assert set(judge.net.heads) == {"linear"}
     got = judge.score(["write about the boat"], ["the boat lies"])
-    ids, completion = policy.encode(tokenizer, ["write about the boat"], ["the boat lies"], max_prompt_tokens=9, max_completion_tokens=9)[0]
+    ids, completion = encoding.encode(tokenizer, ["write about the boat"], ["the boat lies"], max_prompt_tokens=9, max_completion_tokens=9)[0]
     with torch.no_grad():
         hidden = model(input_ids=torch.tensor([ids]), decoder_input_ids=torch.tensor([[0, *completion]]), output_hidden_states=True)
         last = hidden.decoder_hidden_states[-1][0]

@@ -16,10 +16,11 @@ import pandas as pd
 import psutil
 import pytest
 
-from rpo_nb import batch, config
 from rpo_nb.__main__ import main, settings
-from rpo_nb.manifest import JOBS
-from rpo_nb.progress import Progress
+from rpo_nb.config import loading
+from rpo_nb.running import batch, processes, staging
+from rpo_nb.running.manifest import JOBS
+from rpo_nb.running.progress import Progress
 
 ROOT = Path(__file__).parent.parent
 WALL_CLOCK = re.compile(r"timing|figure1|manifest")  # files that say how long something took
@@ -50,8 +51,8 @@ def test_the_tables_have_the_columns_others_rely_on(reproduction, name, columns)
 
 
 def test_everything_is_there(reproduction):
-    profile = config.load_profile(str(reproduction.out / "profile.yaml"))
-    assert config.load_profile("smoke") == profile
+    profile = loading.load_profile(str(reproduction.out / "profile.yaml"))
+    assert loading.load_profile("smoke") == profile
     for job in batch.jobs(profile):
         assert (reproduction.out / JOBS / f"{job}.done").exists()
         assert (reproduction.out / "notebooks" / f"{job}.ipynb").exists()
@@ -80,7 +81,7 @@ def test_nothing_written_names_this_machine(reproduction):
     """No absolute path of the clone, the output or the home folder, and no user name, in any text that was written."""
     words = {str(ROOT), str(reproduction.out.parent), str(Path.home())} - {"/", "/root"}
     for file in sorted(reproduction.out.rglob("*")):
-        if file.is_file() and batch.STATE not in file.parts and file.suffix in (
+        if file.is_file() and processes.STATE not in file.parts and file.suffix in (
                 ".ipynb", ".json", ".yaml", ".csv", ".md", ".tex", ".html", ".svg", ".tsv", ".txt", ".log"):
             text = file.read_text(encoding="utf-8")
             found = [word for word in words if word in text]
@@ -91,14 +92,14 @@ def test_done_work_is_skipped_and_said_so(reproduction):
     before = results(reproduction.out)
     again = subprocess.run(reproduction.command(reproduction.out), cwd=ROOT, env=reproduction.env, capture_output=True, text=True)
     assert again.returncode == 0, again.stdout + again.stderr
-    count = len(batch.jobs(config.load_profile("smoke")))
+    count = len(batch.jobs(loading.load_profile("smoke")))
     assert f"{count} of {count} notebooks are done; {count} were done before and were skipped" in again.stdout
     assert results(reproduction.out) == before
 
 
 def test_manifest(reproduction):
     manifest = json.loads((reproduction.out / "manifest.json").read_text())
-    profile = config.load_profile("smoke")
+    profile = loading.load_profile("smoke")
     assert manifest["config_hash"] == profile.key() and manifest["seeds"] == list(profile.seeds)
     assert set(manifest["seconds"]["jobs"]) == set(batch.jobs(profile))
     assert max(manifest["seconds"]["jobs"].values()) < manifest["seconds"]["wall"] < reproduction.seconds
@@ -109,7 +110,7 @@ def test_manifest(reproduction):
 # ---- stopped and started again ----------------------------------------------------------------------------------------
 
 def marked(out: Path) -> list[psutil.Process]:
-    return [process for process in psutil.process_iter() if batch._marked(process, batch._mark(out))]
+    return [process for process in psutil.process_iter() if processes._marked(process, processes._mark(out))]
 
 
 def wait_for(condition, seconds: float, process: subprocess.Popen) -> None:
@@ -158,11 +159,11 @@ def test_a_stopped_run_continues_to_the_same_bytes(reproduction, tmp_path):
 def test_what_an_earlier_run_left_is_stopped(tmp_path):
     (tmp_path / "other").mkdir()
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
-    ours, others = (subprocess.Popen(sleep, env=os.environ | {batch.MARK: batch._mark(folder)}, start_new_session=True)
+    ours, others = (subprocess.Popen(sleep, env=os.environ | {processes.MARK: processes._mark(folder)}, start_new_session=True)
                     for folder in (tmp_path, tmp_path / "other"))
     try:
         wait_for(lambda: len(marked(tmp_path)) == 1, 10, ours)
-        assert batch.stop_left_over(tmp_path) == 1
+        assert processes.stop_left_over(tmp_path) == 1
         assert not psutil.pid_exists(ours.pid)
         assert others.poll() is None
     finally:
@@ -210,7 +211,7 @@ def test_a_failed_notebook_leaves_its_copy_and_stops_nothing_else(reproduction, 
 def test_settings_are_read_as_the_notebooks_read_their_parameters():
     found = settings(["sizes=small,xl taus=[0.1,1]", "training.epochs=2 lora=true", "feedback='a b.jsonl' seeds=0"])
     assert found == {"sizes": "small,xl", "taus": [0.1, 1], "training.epochs": 2, "lora": True, "feedback": "a b.jsonl", "seeds": 0}
-    profile = config.load_profile("pocket", **{k: v for k, v in found.items() if k != "feedback"})
+    profile = loading.load_profile("pocket", **{k: v for k, v in found.items() if k != "feedback"})
     assert list(profile.sizes) == ["small", "xl"] and profile.taus == (0.1, 1.0) and profile.seeds == (0,)
     assert profile.training.epochs == 2 and profile.training.lora
 
@@ -223,10 +224,10 @@ def test_a_users_file_is_linked_and_its_place_does_not_matter(tmp_path, monkeypa
         (folder / "mine.jsonl").write_text('{"prompt": "p", "completion": "c", "reward": 1}\n')
         monkeypatch.chdir(folder)
         out = folder / "results"
-        profile = batch.stage(config.load_profile("pocket", feedback="mine.jsonl"), out)
+        profile = staging.stage(loading.load_profile("pocket", feedback="mine.jsonl"), out)
         assert profile.data.source == "inputs/feedback/feedback.jsonl"
         assert (out / profile.data.source).read_text() == (folder / "mine.jsonl").read_text()
-        assert batch.stage(profile, out) == profile
+        assert staging.stage(profile, out) == profile
         keys.add(profile.key())
     assert len(keys) == 1
 
@@ -234,10 +235,10 @@ def test_a_users_file_is_linked_and_its_place_does_not_matter(tmp_path, monkeypa
 def test_no_path_of_this_machine_stands_in_a_staged_profile(tmp_path):
     for name in ("mine.jsonl", "policy", "checkpoint", "judge"):
         (tmp_path / name).mkdir() if "." not in name else (tmp_path / name).write_text("{}")
-    profile = config.load_profile("flan-t5", feedback=str(tmp_path / "mine.jsonl"), sizes="small", **{
+    profile = loading.load_profile("flan-t5", feedback=str(tmp_path / "mine.jsonl"), sizes="small", **{
         "sizes.small.id": str(tmp_path / "policy"), "sizes.small.authors": str(tmp_path / "checkpoint"),
         "evaluation.llm_judges.llama.model": str(tmp_path / "judge")})
-    staged = batch.stage(profile, tmp_path / "out")
+    staged = staging.stage(profile, tmp_path / "out")
     assert str(tmp_path) not in staged.model_dump_json()
     named = (staged.data.source, staged.sizes["small"].id, staged.sizes["small"].authors, staged.evaluation.llm_judges["llama"].model)
     assert [(tmp_path / "out" / path).resolve().name for path in named] == ["mine.jsonl", "policy", "checkpoint", "judge"]
@@ -246,10 +247,12 @@ def test_no_path_of_this_machine_stands_in_a_staged_profile(tmp_path):
 
 @pytest.mark.parametrize("name", ["pocket", "smoke"])
 def test_progress_counts_the_policies_of_the_grid_the_lab_and_paper_b(name):
-    from rpo_nb import experiment, lab, paper_b
+    from rpo_nb.experiment import grid as experiment_grid
+    from rpo_nb.studies import lab
+    from rpo_nb.studies.paper_b import grid as paper_b_grid
 
-    profile = config.load_profile(name)
-    trained = len(experiment.plan(profile)) + lab.policies(profile) + paper_b.policies(profile)
+    profile = loading.load_profile(name)
+    trained = len(experiment_grid.plan(profile)) + lab.policies(profile) + paper_b_grid.policies(profile)
     assert sum(batch.units(profile).values()) - len(batch.jobs(profile)) == trained
 
 
@@ -263,8 +266,8 @@ def test_a_dry_run_names_the_jobs_and_makes_nothing(tmp_path):
                          cwd=ROOT, capture_output=True, text=True)
     assert dry.returncode == 0, dry.stdout + dry.stderr
     printed = dry.stdout + dry.stderr
-    assert all(f"notebooks/{job}.ipynb" in printed for job in batch.jobs(config.load_profile("smoke")))
-    assert [path.name for path in tmp_path.iterdir()] == [batch.STATE]
+    assert all(f"notebooks/{job}.ipynb" in printed for job in batch.jobs(loading.load_profile("smoke")))
+    assert [path.name for path in tmp_path.iterdir()] == [processes.STATE]
 
 
 def test_help_is_fast_and_needs_no_torch():

@@ -8,13 +8,14 @@ import pandas as pd
 import pytest
 import torch
 
-from rpo_nb import objectives, policy
+from benchmarks import released, suite, tables
+from benchmarks.measuring import Detail, Ratio
+from benchmarks.workloads import Case, CountedPositions, Stepper, configuration, fresh, real_lengths
+from rpo_nb import objectives
 from rpo_nb.__main__ import parser
+from rpo_nb.policy import forward, logps
 
 measuring = pytest.importorskip("benchmarks.measuring", reason="the benchmarks are in the clone")
-from benchmarks import released, suite, tables  # noqa: E402
-from benchmarks.measuring import Detail, Ratio  # noqa: E402
-from benchmarks.workloads import Case, CountedPositions, Stepper, configuration, fresh, real_lengths  # noqa: E402
 
 
 def test_a_step_of_ours_over_a_plain_one_is_measured_and_written(tmp_path):
@@ -89,11 +90,11 @@ def test_the_work_of_a_step_is_near_what_torch_counts(shape):
     model = fresh(case.config)
     model.set_attn_implementation("eager")  # fused attention is not counted on a CPU
     (prompt, completion), = case.encoded
-    joined = prompt + completion, [policy.IGNORE] * len(prompt) + completion
+    joined = prompt + completion, [forward.IGNORE] * len(prompt) + completion
     ids, labels = (torch.tensor([row]) for row in ((prompt, completion) if case.config.is_encoder_decoder else joined))
-    policy.sequence_logps(model, ids, torch.ones_like(ids), labels, reduce="sum")  # the first also looks at the head
+    logps.sequence_logps(model, ids, torch.ones_like(ids), labels, reduce="sum")  # the first also looks at the head
     with FlopCounterMode(display=False) as counter:
-        policy.sequence_logps(model, ids, torch.ones_like(ids), labels, reduce="sum").sum().backward()
+        logps.sequence_logps(model, ids, torch.ones_like(ids), labels, reduce="sum").sum().backward()
     assert suite.work(case) == pytest.approx(counter.get_total_flops(), rel=0.15)  # torch counts causal attention whole
 
 
@@ -141,7 +142,7 @@ def test_the_released_way_trains_on_the_loss_it_says():
     inputs, labels = released.padded(case.encoded, 16)
     assert inputs.shape == labels.shape == (8, 16) and int((labels != -100).sum()) == sum(len(c) for _, c in case.encoded)
     with torch.no_grad():
-        means = policy.sequence_logps(model, inputs, (inputs != 0).long(), labels, reduce="mean")
+        means = logps.sequence_logps(model, inputs, (inputs != 0).long(), labels, reduce="mean")
         torch.testing.assert_close(released.mean_logps(model, inputs, labels), means, rtol=1e-4, atol=1e-4)
         v = released.values(model, inputs, labels, case.prompt_ids, rewards.tolist(), tau)
     groups = [means[i : i + 4] + torch.tensor(rewards[i : i + 4]) / tau for i in (0, 4)]

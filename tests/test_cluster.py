@@ -11,11 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
-
-from rpo_nb import batch, cluster, config
-from rpo_nb.__main__ import main
-from rpo_nb.manifest import JOBS
 from test_batch import results
+
+from rpo_nb.__main__ import main
+from rpo_nb.config import loading
+from rpo_nb.running import batch, cluster, processes
+from rpo_nb.running.manifest import JOBS
 
 ROOT = Path(__file__).parent.parent
 HERE = ROOT / "tests" / "slurm_here.sh"
@@ -63,7 +64,7 @@ def wait_for(condition, seconds: float, process: subprocess.Popen) -> None:
 def test_stopped_and_killed_slurm_still_gives_the_same_bytes_as_this_machine(slurm, tmp_path):
     """A polite end cancels the jobs. SIGKILL of everything here does not: the jobs go on, the next start cancels them and does
     the rest, and the results are those of a run without Slurm, made with a cache of its own."""
-    out, mark = tmp_path / "cluster", batch._mark(tmp_path / "cluster")
+    out, mark = tmp_path / "cluster", processes._mark(tmp_path / "cluster")
     stopped = start(out, *QUICK, OFTEN, cache=tmp_path / "cache")
     wait_for(lambda: len(cluster.jobs_of(mark)) == 2, 600, stopped)
     stopped.terminate()
@@ -85,7 +86,7 @@ def test_stopped_and_killed_slurm_still_gives_the_same_bytes_as_this_machine(slu
     ends = dict(line.split() for line in states.splitlines())
     assert {ends[job] for job in left} == {"CANCELLED"} and not cluster.jobs_of(mark)
     done = {marker.stem for marker in (out / JOBS).glob("*.done")}
-    assert done == set(batch.jobs(config.load_profile(str(out / "profile.yaml"))))
+    assert done == set(batch.jobs(loading.load_profile(str(out / "profile.yaml"))))
     (node,) = json.loads((out / "manifest.json").read_text())["nodes"]
     assert set(node["jobs"]) == done and node["cores"] == os.cpu_count()
 
@@ -150,9 +151,9 @@ def test_a_folder_that_used_slurm_does_not_start_while_slurm_is_silent(tmp_path,
     """Its jobs may still be writing on other nodes; a folder that never used Slurm does not ask."""
     program(tmp_path, "squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    batch.stop_everything(tmp_path)
-    (tmp_path / batch.ON_SLURM).parent.mkdir()
-    (tmp_path / batch.ON_SLURM).touch()
+    processes.stop_everything(tmp_path)
+    (tmp_path / processes.ON_SLURM).parent.mkdir()
+    (tmp_path / processes.ON_SLURM).touch()
     assert main(["reproduce", "--profile", "smoke", "--output-dir", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: Slurm does not say whether jobs of an earlier start run (slurm_load_jobs error: Unable")
@@ -160,7 +161,7 @@ def test_a_folder_that_used_slurm_does_not_start_while_slurm_is_silent(tmp_path,
 
 
 def test_a_gpu_is_asked_for_where_the_profile_takes_what_it_gets():
-    cpu, gpu = config.load_profile("pocket"), config.load_profile("flan-t5")
+    cpu, gpu = loading.load_profile("pocket"), loading.load_profile("flan-t5")
     assert cpu.training.threads and not gpu.training.threads
     for kind in cluster.ON_GPU:
         assert "gpu" not in cluster.resources(kind, cpu)

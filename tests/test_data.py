@@ -12,9 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rpo_nb import data, pocket
-from rpo_nb.config import DataConfig
+from rpo_nb import pocket
+from rpo_nb.config.schema import DataConfig
+from rpo_nb.data import defects, reading
 from rpo_nb.data.defects import COLUMNS, DEFECTS
+from rpo_nb.data.feedback import conversations, load_feedback
+from rpo_nb.data.prompts import render
+from rpo_nb.data.splits import Splits, group_key, split_feedback, standardise
+from rpo_nb.data.summary import sparsity, sparsity_warning, summarise
 
 SHARED = next((folder / "shared" / "data" for folder in Path(__file__).resolve().parents[2:4]
                if (folder / "shared" / "data").is_dir()), Path("nowhere"))
@@ -44,7 +49,7 @@ def lines(path, *rows, end="\n"):
 
 
 def load(source, **config):
-    return data.load_feedback(source, config=DataConfig(**config), return_report=True)
+    return load_feedback(source, config=DataConfig(**config), return_report=True)
 
 
 def triples(feedback):
@@ -84,10 +89,10 @@ def test_every_shape_from_every_source(rows, kind, tmp_path):
     feedback, report = load(path, split="wanted")
     assert triples(feedback) == EXPECTED
     assert feedback["prompt_id"][:] == [0, 0, 1, 1]
-    assert feedback.features == data.FEATURES
+    assert feedback.features == reading.FEATURES
     assert report == []
     if isinstance(path, Path):
-        assert triples(data.load_feedback(str(path), config=DataConfig(split="wanted"))) == EXPECTED
+        assert triples(load_feedback(str(path), config=DataConfig(split="wanted"))) == EXPECTED
 
 
 def test_flat_rows_are_grouped_by_prompt_wherever_they_stand():
@@ -119,7 +124,7 @@ def test_csv_scores_are_numbers_and_an_empty_one_is_missing(tmp_path):
 def test_hub_id_goes_through_load_dataset_with_the_split(monkeypatch):
     hub = {("openbmb/UltraFeedback", "some"): datasets.Dataset.from_list(ROWS)}
     monkeypatch.setattr(datasets, "load_dataset", lambda name, split, **_: hub[name, split])
-    assert triples(data.load_feedback("openbmb/UltraFeedback", config=DataConfig(split="some"))) == EXPECTED
+    assert triples(load_feedback("openbmb/UltraFeedback", config=DataConfig(split="some"))) == EXPECTED
 
 
 # ---- sources that cannot be read --------------------------------------------------------------------------------------
@@ -134,7 +139,7 @@ def test_hub_id_goes_through_load_dataset_with_the_split(monkeypatch):
 ])
 def test_one_sentence_says_why_nothing_can_be_read(source, words):
     with pytest.raises(ValueError, match=words) as error:
-        data.load_feedback(source)
+        load_feedback(source)
     assert "\n" not in str(error.value)
 
 
@@ -143,18 +148,18 @@ def test_unknown_hub_id_unknown_ending_and_foreign_folder(tmp_path, monkeypatch)
         raise datasets.exceptions.DatasetNotFoundError(f"Dataset '{name}' doesn't exist on the Hub or cannot be accessed.\nmore")
     monkeypatch.setattr(datasets, "load_dataset", absent)
     with pytest.raises(ValueError, match="'no/such' is no file .* the hub did not give its split 'train' .*; check the name"):
-        data.load_feedback("no/such")
+        load_feedback("no/such")
     with pytest.raises(ValueError, match=r"x.txt: the ending is not one of .json, .jsonl, .ndjson, .parquet, .csv, .tsv"):
-        data.load_feedback(lines(tmp_path / "x.txt", GOOD))
+        load_feedback(lines(tmp_path / "x.txt", GOOD))
     with pytest.raises(ValueError, match="save_to_disk"):
-        data.load_feedback(tmp_path)
+        load_feedback(tmp_path)
     with pytest.raises(ValueError, match="Parquet"):
-        data.load_feedback(lines(tmp_path / "x.parquet", "PAR0"))
+        load_feedback(lines(tmp_path / "x.parquet", "PAR0"))
     with pytest.raises(ValueError, match="UTF-16"):
         (tmp_path / "u.jsonl").write_text(json.dumps(GOOD), encoding="utf-16")
-        data.load_feedback(tmp_path / "u.jsonl")
+        load_feedback(tmp_path / "u.jsonl")
     with pytest.raises(ValueError, match="no split 'train'; set data.split to one of test"):
-        data.load_feedback(datasets.DatasetDict(test=datasets.Dataset.from_list(ROWS)))
+        load_feedback(datasets.DatasetDict(test=datasets.Dataset.from_list(ROWS)))
 
 
 # ---- defects of the file ----------------------------------------------------------------------------------------------
@@ -374,18 +379,18 @@ def test_strict_lets_repairs_and_notes_pass():
 def test_report_file_and_its_summary(tmp_path):
     _, report = load([GOOD, ultrafeedback("p", [("a", None), ("b", None), ("c", "2")]),
                       ultrafeedback("q", [("a", 50), ("b", 3), ("c", 3)])])
-    data.write_report(report, tmp_path / "data" / "report.csv")
+    defects.write_report(report, tmp_path / "data" / "report.csv")
     with (tmp_path / "data" / "report.csv").open(encoding="utf-8", newline="") as file:
         assert [row | {"line": int(row["line"])} for row in csv.DictReader(file)] == report
     assert b"\r" not in (tmp_path / "data" / "report.csv").read_bytes()
-    counts = data.summarise_report(report)
+    counts = defects.summarise_report(report)
     score = "completions[{}].overall_score".format
     assert counts.values.tolist()[:3] == [
         ["dropped", "score is missing", 2, 2, f"{score(0)}, {score(1)}"],
         ["dropped", "score is out of range", 1, 3, score(0)],
         ["repaired", "score is a number in quotes", 1, 2, score(2)]]
-    data.write_report([], tmp_path / "none.csv")
-    assert (tmp_path / "none.csv").read_text() == ",".join(COLUMNS) + "\n" and data.summarise_report([]).empty
+    defects.write_report([], tmp_path / "none.csv")
+    assert (tmp_path / "none.csv").read_text() == ",".join(COLUMNS) + "\n" and defects.summarise_report([]).empty
 
 
 def test_same_source_same_rows_and_report(tmp_path):
@@ -407,18 +412,18 @@ def test_the_pocket_world_reads_without_a_loss_but_its_own_copies():
 def graded(prompts, *, top=0, k=4, seed=0):
     """Feedback whose first `top` prompts have two completions of the top score 10; the others have 1 to 9 at random."""
     rng = np.random.default_rng(seed)
-    return data.load_feedback([
+    return load_feedback([
         {"prompt": f"Prompt {i}", "completion": f"{i}-{j}", "reward": 10.0 if i < top and j < 2 else float(rng.integers(1, 10))}
         for i in range(prompts) for j in range(k)])
 
 
 def keys(part):
-    return {data.group_key(prompt) for prompt in part["prompt"]}
+    return {group_key(prompt) for prompt in part["prompt"]}
 
 
 def test_split_follows_the_papers_rule():
     config = DataConfig(prompts=50, completions_per_prompt=3, validation=20, held_out=30)
-    splits = data.split_feedback(graded(200, top=40), config=config, seed=0)
+    splits = split_feedback(graded(200, top=40), config=config, seed=0)
     assert set(splits.validation["reward"]) == {10.0} and len(splits.validation) == len(keys(splits.validation)) == 20
     assert len(keys(splits.train)) == 50 and set(Counter(splits.train["prompt_id"]).values()) == {3}
     assert len(keys(splits.held_out)) == 30 and len(splits.held_out) == 120
@@ -426,19 +431,19 @@ def test_split_follows_the_papers_rule():
                 or keys(splits.validation) & keys(splits.held_out))
     assert (splits.reward_mean, splits.reward_std) == (np.mean(splits.train["reward"]), np.std(splits.train["reward"]))
     assert splits.notes == ["Train: 50 prompts, 150 completions. Validation: 20 prompts. Held out: 30 prompts."]
-    assert splits.train.features == data.FEATURES
+    assert splits.train.features == reading.FEATURES
 
 
 def test_split_is_drawn_by_the_seed_alone():
     feedback, config = graded(80, top=30), DataConfig(prompts=30, completions_per_prompt=2, validation=10, held_out=10)
-    first, again, other = (data.split_feedback(feedback, config=config, seed=seed) for seed in (3, 3, 4))
+    first, again, other = (split_feedback(feedback, config=config, seed=seed) for seed in (3, 3, 4))
     assert all(getattr(first, part).to_dict() == getattr(again, part).to_dict() for part in ("train", "validation", "held_out"))
     assert all(getattr(first, part).to_dict() != getattr(other, part).to_dict() for part in ("train", "validation", "held_out"))
 
 
 def test_which_top_row_validates_and_which_completions_train_is_drawn():
     feedback, config = graded(40, top=20), DataConfig(prompts=10, completions_per_prompt=1, validation=10)
-    splits = [data.split_feedback(feedback, config=config, seed=seed) for seed in range(30)]
+    splits = [split_feedback(feedback, config=config, seed=seed) for seed in range(30)]
     assert {text.split("-")[1] for s in splits for text in s.validation["completion"]} == {"0", "1"}
     assert {text.split("-")[1] for s in splits for text in s.train["completion"]} == {"0", "1", "2", "3"}
 
@@ -450,7 +455,7 @@ def test_prompts_that_differ_in_white_space_or_case_never_stand_on_two_sides(see
     rng = np.random.default_rng(seed)
     rows = [{"prompt": prompt, "responses": [{"text": f"{i} {j}", "reward": float(rng.integers(8, 11))} for j in range(3)]}
             for i, prompt in enumerate(base + twins)]
-    splits = data.split_feedback(data.load_feedback(rows), config=DataConfig(validation=8, held_out=8), seed=seed)
+    splits = split_feedback(load_feedback(rows), config=DataConfig(validation=8, held_out=8), seed=seed)
     parts = [keys(part) for part in (splits.train, splits.validation, splits.held_out)]
     assert all(parts) and len(set.union(*parts)) == sum(map(len, parts))
     assert len(splits.validation) == len(parts[1])
@@ -458,7 +463,7 @@ def test_prompts_that_differ_in_white_space_or_case_never_stand_on_two_sides(see
 
 
 def test_fewer_top_rows_than_asked_for_are_said_and_not_filled():
-    splits = data.split_feedback(graded(100, top=12), config=DataConfig(validation=20), seed=0)
+    splits = split_feedback(graded(100, top=12), config=DataConfig(validation=20), seed=0)
     assert len(splits.validation) == 12 and set(splits.validation["reward"]) == {10.0}
     assert splits.notes[0] == "12 prompts reach the top score 10: validation has these instead of 20."
 
@@ -466,51 +471,51 @@ def test_fewer_top_rows_than_asked_for_are_said_and_not_filled():
 def test_continuous_rewards_validate_on_the_best_prompts():
     rows = [{"prompt": f"p{i}", "completion": text, "reward": 1 + i / scale}
             for i in range(100) for text, scale in (("a", 30), ("b", 60))]
-    splits = data.split_feedback(data.load_feedback(rows), config=DataConfig(validation=20), seed=0)
+    splits = split_feedback(load_feedback(rows), config=DataConfig(validation=20), seed=0)
     assert set(splits.validation["prompt"]) == {f"p{i}" for i in range(80, 100)} and set(splits.validation["completion"]) == {"a"}
     assert "Only 1 of the prompts reach the top score 4.3" in splits.notes[0]
 
 
 def test_too_few_prompts_shrink_in_proportion():
     config = DataConfig(prompts=500, validation=200, held_out=500)
-    splits = data.split_feedback(graded(120, top=60), config=config, seed=0)
+    splits = split_feedback(graded(120, top=60), config=config, seed=0)
     sizes = [len(keys(part)) for part in (splits.train, splits.validation, splits.held_out)]
     assert sizes == [50, 20, 50] and "fewer than the 1200 asked for" in splits.notes[0]
 
 
 def test_two_prompts_are_enough_and_one_is_not():
-    splits = data.split_feedback(graded(2, top=1), config=DataConfig(), seed=0)
+    splits = split_feedback(graded(2, top=1), config=DataConfig(), seed=0)
     assert len(keys(splits.train)) == len(splits.validation) == 1 and len(splits.held_out) == 0
     with pytest.raises(ValueError, match="fewer than 2 different prompts"):
-        data.split_feedback(graded(1), config=DataConfig(), seed=0)
+        split_feedback(graded(1), config=DataConfig(), seed=0)
     rows = [{"prompt": f"p{i}", "responses": [{"text": "a", "reward": 5}, {"text": "b", "reward": 5}]} for i in range(20)]
     with pytest.raises(ValueError, match="training rewards are all equal"):
-        data.split_feedback(data.load_feedback(rows), config=DataConfig(), seed=0)
+        split_feedback(load_feedback(rows), config=DataConfig(), seed=0)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_standardise_is_the_population_z_score(dtype):
-    splits = data.Splits(None, None, None, reward_mean=5.0, reward_std=2.0, notes=[])
-    out = data.standardise(np.array([1, 5, 10], dtype), splits)
+    splits = Splits(None, None, None, reward_mean=5.0, reward_std=2.0, notes=[])
+    out = standardise(np.array([1, 5, 10], dtype), splits)
     assert out.dtype == dtype
     np.testing.assert_allclose(out, np.array([-4, 0, 5]) / (2 + 1e-8), rtol=1e-6 if dtype == np.float32 else 1e-15)
 
 
 def test_standardised_training_rewards_have_mean_0_and_variance_1():
-    splits = data.split_feedback(graded(60, top=10), config=DataConfig(validation=5), seed=0)
-    out = data.standardise(splits.train["reward"][:], splits)
+    splits = split_feedback(graded(60, top=10), config=DataConfig(validation=5), seed=0)
+    out = standardise(splits.train["reward"][:], splits)
     assert out.dtype == np.float64 and abs(out.mean()) < 1e-12 and abs(out.var() - 1) < 1e-6
     with pytest.raises(ValueError, match="reward 1 is not finite"):
-        data.standardise([1.0, float("nan")], splits)
+        standardise([1.0, float("nan")], splits)
 
 
 def test_sparsity_and_summary():
     rows = [{"prompt": f"p{n}", "responses": [{"text": "word " * j, "reward": j} for j in range(1, n + 1)]} for n in (1, 2, 3, 5)]
-    feedback = data.load_feedback(rows)
-    assert data.sparsity(feedback) == 0.5 and data.sparsity(feedback, fewer_than=2) == 0.25
-    assert data.sparsity_warning(feedback).startswith("50.0% of the prompts have fewer than 3 completions")
-    assert data.sparsity_warning(data.load_feedback(rows[2:])) == ""
-    summary = data.summarise(feedback).set_index("quantity")["value"]
+    feedback = load_feedback(rows)
+    assert sparsity(feedback) == 0.5 and sparsity(feedback, fewer_than=2) == 0.25
+    assert sparsity_warning(feedback).startswith("50.0% of the prompts have fewer than 3 completions")
+    assert sparsity_warning(load_feedback(rows[2:])) == ""
+    summary = summarise(feedback).set_index("quantity")["value"]
     rewards = [1, 1, 2, 1, 2, 3, 1, 2, 3, 4, 5]
     assert (summary["prompts"], summary["completions"], summary["completions per prompt, most"]) == (4, 11, 5)
     assert summary["reward, mean"] == pytest.approx(np.mean(rewards))
@@ -594,9 +599,9 @@ CONVERSATIONS = {
 def test_a_conversation_in_every_shape_is_rendered_and_keeps_its_messages(rows):
     feedback, report = load([*rows, {"prompt": "Plain.", "completion": "Yes.", "reward": 3}])
     assert triples(feedback) == [(RENDERED, "Blue.", 9), (RENDERED, "No.", 2), ("Plain.", "Yes.", 3)]
-    assert feedback["prompt_id"][:] == [0, 0, 1] and data.render(TURNS) == RENDERED
-    assert data.conversations(feedback) == [TURNS, TURNS, "Plain."] and feedback["messages"][2] == ""
-    assert list(feedback.features) == [*data.FEATURES, "messages"]
+    assert feedback["prompt_id"][:] == [0, 0, 1] and render(TURNS) == RENDERED
+    assert conversations(feedback) == [TURNS, TURNS, "Plain."] and feedback["messages"][2] == ""
+    assert list(feedback.features) == [*reading.FEATURES, "messages"]
     assert reasons(report) == [(len(rows) + 1, "prompt", "prompt has one completion", "kept")]
 
 
@@ -612,27 +617,27 @@ def test_a_conversation_comes_through_arrow_and_files(kind, tmp_path):
         table.save_to_disk(path)
     feedback, report = load(table if kind == "dataset" else path)
     assert triples(feedback) == [(RENDERED, "Blue.", 9), (RENDERED, "No.", 2)] and report == []
-    assert data.conversations(feedback) == [TURNS, TURNS]
+    assert conversations(feedback) == [TURNS, TURNS]
 
 
 def test_a_single_user_message_is_a_plain_prompt():
     feedback, _ = load([{"prompt": [user("Name a colour.")], "completion": assistant("Red."), "reward": 9},
                         {"prompt": "Name a colour.", "completion": "Blue, perhaps.", "reward": 4.5}, *FLAT[2:]])
     assert triples(feedback) == EXPECTED and feedback["prompt_id"][:] == [0, 0, 1, 1]
-    assert feedback.features == data.FEATURES and data.conversations(feedback) == feedback["prompt"][:]
+    assert feedback.features == reading.FEATURES and conversations(feedback) == feedback["prompt"][:]
 
 
 def test_a_conversation_and_a_text_that_reads_like_it_are_two_prompts_on_one_side_of_the_split():
     rows = [{"prompt": prompt, "completion": text, "reward": reward} for prompt in (TURNS, RENDERED, "b", "c", "d")
             for text, reward in (("x", 9), ("y", 3))]
-    feedback = data.load_feedback(rows)
+    feedback = load_feedback(rows)
     assert feedback["prompt_id"][:4] == [0, 0, 1, 1]
     for seed in range(6):
-        splits = data.split_feedback(feedback, config=DataConfig(validation=1, held_out=1), seed=seed)
+        splits = split_feedback(feedback, config=DataConfig(validation=1, held_out=1), seed=seed)
         parts = [splits.train, splits.validation, splits.held_out]
         assert sum(RENDERED in part["prompt"][:] for part in parts) == 1
         assert all(part.column_names == feedback.column_names for part in parts)
-        assert {repr(c) for part in parts for c in data.conversations(part)} <= {repr(c) for c in (TURNS, RENDERED, "b", "c", "d")}
+        assert {repr(c) for part in parts for c in conversations(part)} <= {repr(c) for c in (TURNS, RENDERED, "b", "c", "d")}
 
 
 @pytest.mark.parametrize("write", [json.dumps, repr], ids=["JSON", "Python"])
@@ -642,7 +647,7 @@ def test_a_conversation_in_a_cell_is_read_and_other_brackets_stay_text(write, tm
     frame.to_csv(tmp_path / "x.csv", index=False)
     feedback, report = load(tmp_path / "x.csv")
     assert feedback["prompt"][:] == [RENDERED, "[]", '[{"a": 1}]'] and feedback["completion"][:] == ["a", '["b"]', '{"content": "b"}']
-    assert data.conversations(feedback)[0] == TURNS
+    assert conversations(feedback)[0] == TURNS
     assert [r for r in reasons(report) if r[3] == "repaired"] == [(2, "prompt", "conversation in a string", "repaired")]
 
 
@@ -679,7 +684,7 @@ def test_a_completion_of_other_messages_is_set_aside(completion):
 def test_what_is_odd_in_a_conversation_is_said():
     twice = [user("a"), user("\ud800b"), {"role": "user", "content": "c" * 200, "name": "left out"}]
     feedback, report = load([{"prompt": twice, "completion": t, "reward": r} for t, r in (("x", 1), ("y", 2))], max_prompt_tokens=20)
-    assert data.conversations(feedback)[0] == [user("a"), user("\ufffdb"), user("c" * 200)]
+    assert conversations(feedback)[0] == [user("a"), user("\ufffdb"), user("c" * 200)]
     assert reasons(report)[:3] == [(1, "prompt[1].content", "text is not valid Unicode", "repaired"),
                                    (1, "prompt", "roles do not alternate", "kept"), (1, "prompt", "text is over-long", "kept")]
 
@@ -705,15 +710,15 @@ def test_the_sources_own_split_validates_and_its_prompts_do_not_train(kind, tmp_
         monkeypatch.setattr(datasets, "load_dataset", lambda name, split, **_: parts[split])
     config = DataConfig(validation_split="test", validation=6, held_out=4)
     source = {"memory": source, "hub": "bilalfaye/ultrafeedback-rpo-split"}.get(kind, tmp_path / "x")
-    feedback, report = data.load_feedback(source, config=config, return_report=True)
-    assert report == [] and feedback.column_names == [*data.FEATURES, "split"] and Counter(feedback["split"]) == {"train": 60, "test": 16}
-    splits = data.split_feedback(feedback, config=config, seed=0)
-    assert splits.train.features == data.FEATURES and set(splits.validation["reward"]) == {6.0}
+    feedback, report = load_feedback(source, config=config, return_report=True)
+    assert report == [] and feedback.column_names == [*reading.FEATURES, "split"] and Counter(feedback["split"]) == {"train": 60, "test": 16}
+    splits = split_feedback(feedback, config=config, seed=0)
+    assert splits.train.features == reading.FEATURES and set(splits.validation["reward"]) == {6.0}
     assert len(splits.validation) == len(keys(splits.validation)) == 6 and keys(splits.validation) < {f"prompt {i}" for i in range(17, 25)}
     assert keys(splits.train) | keys(splits.held_out) == {f"prompt {i}" for i in range(17)} and len(keys(splits.held_out)) == 4
     assert splits.notes[1:3] == ["The split 'test' has 8 prompts: 6 of them, drawn by seed, validate.",
                                  "3 prompts of the training split also stand in the split 'test': taken out of training."]
-    others = [data.split_feedback(feedback, config=config, seed=seed).validation["prompt"][:] for seed in range(5)]
+    others = [split_feedback(feedback, config=config, seed=seed).validation["prompt"][:] for seed in range(5)]
     assert len(set(map(tuple, others))) > 1
 
 
@@ -722,20 +727,20 @@ def test_a_source_without_that_split_says_so(tmp_path):
     two_splits()["train"].save_to_disk(tmp_path / "saved")
     for source in (FLAT, lines(tmp_path / "x.jsonl", *FLAT), tmp_path / "saved"):
         with pytest.raises(ValueError, match="has no splits, so data.validation_split 'test' is not in it"):
-            data.load_feedback(source, config=config)
+            load_feedback(source, config=config)
     with pytest.raises(ValueError, match="there is no split 'test'; set .* to one of train"):
-        data.load_feedback(datasets.DatasetDict(train=datasets.Dataset.from_list(FLAT)), config=config)
+        load_feedback(datasets.DatasetDict(train=datasets.Dataset.from_list(FLAT)), config=config)
     with pytest.raises(ValueError, match="was read without it"):
-        data.split_feedback(data.load_feedback(FLAT), config=config, seed=0)
+        split_feedback(load_feedback(FLAT), config=config, seed=0)
     same = datasets.DatasetDict(train=datasets.Dataset.from_list(FLAT), test=datasets.Dataset.from_list(FLAT))
     with pytest.raises(ValueError, match="none is left to train on"):
-        data.split_feedback(data.load_feedback(same, config=config), config=config, seed=0)
+        split_feedback(load_feedback(same, config=config), config=config, seed=0)
 
 
 def test_defects_of_two_splits_name_the_split():
     parts = two_splits()
     parts["test"] = datasets.Dataset.from_list([*parts["test"], {"instruction": "p", "response": "", "reward": 3.0}])
-    _, report = data.load_feedback(parts, config=DataConfig(validation_split="test"), return_report=True)
+    _, report = load_feedback(parts, config=DataConfig(validation_split="test"), return_report=True)
     assert reasons(report) == [(17, "test: response", "text is empty", "dropped")]
 
 
@@ -817,7 +822,7 @@ def test_the_hubs_refusals_are_one_sentence_with_the_remedy(case, monkeypatch):
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     monkeypatch.setattr(datasets, "load_dataset", refuse)
     with pytest.raises(ValueError, match=f"'some/data' is no file or folder here, and the hub did not give its split 'train' .*{words}") as told:
-        data.load_feedback("some/data")
+        load_feedback("some/data")
     assert "\n" not in str(told.value)
 
 
@@ -830,7 +835,7 @@ def test_a_wrapped_refusal_is_found_in_its_cause(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
     with pytest.raises(ValueError, match="gated and your account has no access"):
-        data.load_feedback("some/data")
+        load_feedback("some/data")
 
 
 def test_maps_are_dicts_under_every_pyarrow():

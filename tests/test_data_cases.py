@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from rpo_nb import data
+from rpo_nb.data import splits
+from rpo_nb.data.feedback import load_feedback
 
 HERE = Path(__file__).resolve()
 OWN = HERE.parent / "cases"
@@ -28,7 +29,7 @@ def cases(folder):
 def holds(source, expected):
     """The rule of ../shared/cases/README.md."""
     try:
-        feedback, report = data.load_feedback(source, return_report=True)
+        feedback, report = load_feedback(source, return_report=True)
     except ValueError as error:
         told = str(error)
         assert expected.get("refuse") or expected.get("or_refuse"), f"refused: {told}"
@@ -46,7 +47,7 @@ def holds(source, expected):
     if "first_prompt" in expected:
         assert not feedback["prompt"][0].startswith(("[{", '["', "['")) and "\ufffd" not in feedback["prompt"][0]
     if "twin" in expected.get("note", "") or "never stand on both sides" in expected.get("note", ""):
-        keys = {data.group_key(prompt) for prompt in feedback["prompt"]}
+        keys = {splits.group_key(prompt) for prompt in feedback["prompt"]}
         assert len(keys) == 1 and any("twin" in row["reason"] for row in report)
     if "no rating is lost" in expected.get("note", ""):
         given = [rating for cell in feedback["ratings"] for rating in json.loads(cell)]

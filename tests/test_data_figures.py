@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from rpo_nb import data
-from rpo_nb.data import figures as data_figures
-from rpo_nb.figures import save
+from rpo_nb.data.feedback import load_feedback
+from rpo_nb.reporting import data_figures
+from rpo_nb.reporting.style import save
 
 SIZES = (1, 2, 3, 3, 5)  # completions of each prompt
 
@@ -14,7 +14,7 @@ SIZES = (1, 2, 3, 3, 5)  # completions of each prompt
 def feedback():
     rng = np.random.default_rng(0)
     completions = [(i, j, "word " * (i + j + 1)) for i, n in enumerate(SIZES) for j in range(n)]
-    return data.load_feedback([{"prompt": f"p{i}", "completion": f"{text}{i}{j}", "reward": rng.integers(2, 21) / 2}
+    return load_feedback([{"prompt": f"p{i}", "completion": f"{text}{i}{j}", "reward": rng.integers(2, 21) / 2}
                                for i, j, text in completions])
 
 
@@ -34,13 +34,13 @@ def test_reward_histogram_counts_each_score(feedback):
 def test_reward_histogram_of_continuous_rewards_has_30_bins():
     rng = np.random.default_rng(1)
     rows = [{"prompt": "p", "completion": f"c{i}", "reward": r} for i, r in enumerate(rng.uniform(1, 10, 500))]
-    feedback = data.load_feedback(rows)
+    feedback = load_feedback(rows)
     heights = [n for _, n in bars(data_figures.reward_histogram(feedback).axes[0])]
     assert len(heights) == 30 and sum(heights) == 500
 
 
 def test_one_reward_only_is_one_bar():
-    feedback = data.load_feedback([{"prompt": "p", "completion": c, "reward": 7} for c in "abc"])
+    feedback = load_feedback([{"prompt": "p", "completion": c, "reward": 7} for c in "abc"])
     assert bars(data_figures.reward_histogram(feedback).axes[0]) == [(7.0, 3)]
     for draw in (data_figures.completions_per_prompt, data_figures.length_against_reward, data_figures.sparsity_curve):
         assert draw(feedback).axes

@@ -12,9 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rpo_nb import data
-from rpo_nb.config import DataConfig
-from rpo_nb.data import defects, files, shapes
+from rpo_nb.config.schema import DataConfig
+from rpo_nb.data import defects, forms, kinds, reading, shapes
+from rpo_nb.data import files as data_files
+from rpo_nb.data.feedback import conversations, load_feedback
+from rpo_nb.data.raters import ratings, strictness
+from rpo_nb.data.splits import split_feedback, standardise
+from rpo_nb.data.summary import aspect_table, summarise
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = next((folder / "shared" / "data" for folder in Path(__file__).resolve().parents[2:4]
@@ -23,7 +27,7 @@ Q, GOOD, BAD = "Name a colour.", "Red.", "Bl"
 
 
 def load(source, **config):
-    return data.load_feedback(source, config=DataConfig(**config), return_report=True)
+    return load_feedback(source, config=DataConfig(**config), return_report=True)
 
 
 def rewards(feedback):
@@ -84,7 +88,7 @@ PAIR = [("lmsys", {"conversation_a": [user(Q), assistant(GOOD)], "conversation_b
 def test_a_pair_in_every_dress(row):
     feedback, report = load([row])
     assert set(feedback["prompt"]) == {Q} and rewards(feedback) == {GOOD: 1.0, BAD: 0.0}
-    assert "pair has no scores" in told(report, "kept") and data.is_labelled(feedback["reward"])
+    assert "pair has no scores" in told(report, "kept") and kinds.is_labelled(feedback["reward"])
 
 
 def test_a_pairs_scores_are_kept_and_a_tie_is_half():
@@ -108,7 +112,7 @@ def test_a_number_that_may_mean_either_side_is_refused():
 def test_labels_are_1_and_0(up, down):
     feedback, report = load([{"prompt": Q, "completion": GOOD, "label": up}, {"prompt": Q, "completion": BAD, "label": down}])
     assert rewards(feedback) == {GOOD: 1.0, BAD: 0.0}
-    assert data.is_labelled(feedback["reward"]) and "rewards are labels" in told(report, "kept")
+    assert kinds.is_labelled(feedback["reward"]) and "rewards are labels" in told(report, "kept")
 
 
 def test_a_word_among_scores_is_no_label():
@@ -127,7 +131,7 @@ def test_context_belongs_to_the_prompt_and_what_is_not_used_is_named():
                                                                 ("notes", "column looks like content and is not used")}
     turns, _ = load([{"instruction": "Bye", "history": [["Hi", "Hello"]], "system": "S", "output": text, "score": score}
                      for text, score in ((GOOD, 5), (BAD, 2))])
-    assert data.conversations(turns)[0] == [{"role": "system", "content": "S"}, user("Hi"), assistant("Hello"), user("Bye")]
+    assert conversations(turns)[0] == [{"role": "system", "content": "S"}, user("Hi"), assistant("Hello"), user("Bye")]
 
 
 def test_a_null_does_not_win_over_a_value_also_in_a_frame():
@@ -146,8 +150,8 @@ def test_one_of_several_rewards_or_their_weighted_sum():
     with pytest.raises(ValueError, match="several columns could be the reward.*helpfulness, verbosity.*data.reward=helpfulness"):
         load(ASPECTS)
     feedback, _ = load(ASPECTS, reward="Helpfulness")
-    assert rewards(feedback) == {GOOD: 4, BAD: 1} and data.aspects(feedback) == ["helpfulness", "verbosity"]
-    assert data.aspect_table(feedback)["completions"].tolist() == [2, 1]
+    assert rewards(feedback) == {GOOD: 4, BAD: 1} and kinds.aspects(feedback) == ["helpfulness", "verbosity"]
+    assert aspect_table(feedback)["completions"].tolist() == [2, 1]
     summed, report = load(ASPECTS, reward={"helpfulness": 0.65, "verbosity": -0.4})
     assert rewards(summed) == {GOOD: pytest.approx(2.2)} and told(report) == {"score is missing": 1}
     assert DataConfig(reward={"helpfulness:0.65": None, "verbosity:-0.4": None}).reward_parts() == {"helpfulness": 0.65, "verbosity": -0.4}
@@ -159,9 +163,9 @@ def test_ultrafeedbacks_aspects():
     rows = [{"instruction": Q, "completions": [
         {"response": text, "overall_score": 5, "annotations": {a: {"Rating": str(s)} for a in ("helpfulness", "honesty")}}
         for text, s in ((GOOD, 5), (BAD, 2))]}]
-    assert rewards(load(rows)[0]) == {GOOD: 5, BAD: 5} and load(rows)[0].features == data.FEATURES
+    assert rewards(load(rows)[0]) == {GOOD: 5, BAD: 5} and load(rows)[0].features == reading.FEATURES
     feedback, _ = load(rows, reward="honesty")
-    assert rewards(feedback) == {GOOD: 5, BAD: 2} and data.aspects(feedback) == ["helpfulness", "honesty"]
+    assert rewards(feedback) == {GOOD: 5, BAD: 2} and kinds.aspects(feedback) == ["helpfulness", "honesty"]
 
 
 def rated(strict=2.0, n=30):
@@ -177,30 +181,30 @@ def test_strictness_is_taken_out_and_no_rating_is_lost():
     feedback, report = load(rated())
     assert rewards(feedback)["by Ann"] == pytest.approx(rewards(feedback)["by Bob"], abs=1e-9)
     assert told(report, "kept")["rater's own mean and spread were taken out"] == 2 and not told(report)
-    assert len(data.ratings(feedback)) == 62 and feedback["rater"][0] == "Ann; Bob"
+    assert len(ratings(feedback)) == 62 and feedback["rater"][0] == "Ann; Bob"
     plain, _ = load(rated(), level_raters=False)
     assert rewards(plain)["by Ann"] - rewards(plain)["by Bob"] == pytest.approx(2.0)
-    table = data.strictness(feedback).set_index("rater")
+    table = strictness(feedback).set_index("rater")
     assert table.loc["Bob", "difference"] == pytest.approx(-2) and table.loc["Ann", "agreement"] == pytest.approx(1)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not here")
 def test_four_raters_of_translations_lose_no_rating():
     feedback, report = load(SHARED / "mqm_ted_ende.jsonl.gz")
-    given = data.ratings(feedback)
+    given = ratings(feedback)
     assert len(given) == 7406 and not told(report)
     assert given["rating"].sum() == pytest.approx(sum(json.loads(line)["reward"] for line in gzip.open(SHARED / "mqm_ted_ende.jsonl.gz")))
-    assert data.strictness(feedback)["mean"].is_monotonic_decreasing  # rater4 is the strictest
+    assert strictness(feedback)["mean"].is_monotonic_decreasing  # rater4 is the strictest
 
 
 def test_weights_enter_the_standardisation():
     rows = [{"prompt": f"p{i}", "completion": f"{i}{j}", "reward": i % 5 + 4 * j, "weight": 1 + 2 * j} for i in range(30) for j in range(2)]
     feedback, _ = load(rows)
-    splits = data.split_feedback(feedback, config=DataConfig(validation=5), seed=0)
+    splits = split_feedback(feedback, config=DataConfig(validation=5), seed=0)
     scores, weights = np.array(splits.train["reward"]), np.array(splits.train["weight"])
     assert splits.reward_mean == pytest.approx(np.average(scores, weights=weights)) != pytest.approx(scores.mean())
-    assert (data.standardise(scores, splits) ** 2 * weights).sum() / weights.sum() == pytest.approx(1)
-    assert any("weights, 1 to 3" in note for note in data.kind_notes(feedback, []))
+    assert (standardise(scores, splits) ** 2 * weights).sum() / weights.sum() == pytest.approx(1)
+    assert any("weights, 1 to 3" in note for note in kinds.kind_notes(feedback, []))
     for bad in (-1, "heavy", float("inf")):
         assert told(load([*rows, rows[0] | {"completion": "x", "weight": bad}])[1]) == {"weight is not a number of 0 and more": 1}
 
@@ -224,12 +228,12 @@ def test_of_a_reason_the_first_thousand_are_listed_and_all_are_counted(tmp_path)
     path.write_text("\n" * 2500 + "\n".join(json.dumps({"prompt": Q, "completion": c, "reward": r}) for c, r in ((GOOD, 3), (BAD, 1))))
     _, report = load(path)
     assert len(report) == defects.LISTED + 1 and "and 1,500 more" in report[-1]["field"]
-    summary = data.summarise_report(report)
+    summary = defects.summarise_report(report)
     assert summary["count"].tolist() == [2500] and summary["fields"].tolist() == [""]
 
 
 def test_a_line_longer_than_the_limit_costs_itself(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "LIMIT", 500)
+    monkeypatch.setattr(data_files, "LIMIT", 500)
     rows = [{"prompt": Q, "completion": c, "reward": r} for c, r in ((GOOD, 3), ("x" * 5000, 2), (BAD, 1))]
     (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, rows)))
     feedback, report = load(tmp_path / "x.jsonl")
@@ -319,7 +323,7 @@ def test_twins_stand_on_one_side_and_are_told():
     feedback, report = load(rows)
     assert len(set(feedback["prompt_id"])) == 7 and told(report, "kept")["prompt is another's twin"] == 3
     for seed in range(5):
-        splits = data.split_feedback(feedback, config=DataConfig(validation=1, held_out=1), seed=seed)
+        splits = split_feedback(feedback, config=DataConfig(validation=1, held_out=1), seed=seed)
         assert sum(bool(set(twins) & set(part["prompt"])) for part in (splits.train, splits.validation, splits.held_out)) == 1
 
 
@@ -329,14 +333,14 @@ def test_a_new_shape_is_a_reader_and_a_line_of_the_table(monkeypatch):
     def read_triple(row):
         field, texts = row.first(row.columns.keys(("triple",)))
         for i, text in enumerate(texts):
-            yield shapes.Entry(row.prompt, (f"{field}[{i}]", text), (f"{field}[{i}]", 3 - i),
-                               shapes.NOTHING, row.values, row.columns)
+            yield forms.Entry(row.prompt, (f"{field}[{i}]", text), (f"{field}[{i}]", 3 - i),
+                               forms.NOTHING, row.values, row.columns)
 
     def keys(columns):
         return columns.keys(("triple",))
 
     triple = shapes.Shape("three, the best first", keys,
-                          lambda row: shapes.has(row.values, keys(row.columns)), read_triple)
+                          lambda row: forms.has(row.values, keys(row.columns)), read_triple)
     monkeypatch.setattr(shapes, "SHAPES", (triple, *shapes.SHAPES))
     feedback, report = load([{"prompt": Q, "triple": [GOOD, BAD, "C"]}])
     assert rewards(feedback) == {GOOD: 3, BAD: 2, "C": 1}
@@ -374,7 +378,7 @@ def test_the_reports_summary_names_the_columns():
     rows = [{"prompt": Q, "completion": text, "reward": r, "score": 1,
              "notes": "a text of more words than four",
              "remarks": "another text of more words than four"} for text, r in ((GOOD, 3), (BAD, 1))]
-    table = data.summarise_report(load(rows)[1]).set_index("reason")["fields"]
+    table = defects.summarise_report(load(rows)[1]).set_index("reason")["fields"]
     assert table["column looks like content and is not used"] == "notes, remarks"
     assert table["column could be the reward too"] == "score"
 
@@ -382,6 +386,6 @@ def test_the_reports_summary_names_the_columns():
 def test_a_missing_name_is_no_model_and_words_are_counted_without_lists():
     rows = [{"prompt": Q, "completion": "a\u3000b  c\n", "reward": 3},
             {"prompt": Q, "completion": BAD, "reward": 1, "model": "m"}]
-    summary = data.summarise(load(rows)[0]).set_index("quantity")["value"]
+    summary = summarise(load(rows)[0]).set_index("quantity")["value"]
     assert summary["models"] == 1 and summary["words per completion, median"] == 2
-    assert data.summarise(load(ROWS)[0]).set_index("quantity")["value"]["models"] == 0
+    assert summarise(load(ROWS)[0]).set_index("quantity")["value"]["models"] == 0

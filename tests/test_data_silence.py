@@ -5,9 +5,9 @@ from collections import Counter
 
 import pytest
 
-from rpo_nb import data
 from rpo_nb.__main__ import settings
-from rpo_nb.config import DataConfig
+from rpo_nb.config.schema import DataConfig
+from rpo_nb.data import feedback
 
 Q, GOOD, BAD = "Name a colour.", "Red it is.", "Bl, I think."
 ROWS = [{"prompt": Q, "response": GOOD, "reward": 3}, {"prompt": Q, "response": BAD, "reward": 1}]
@@ -20,12 +20,12 @@ def turns(*texts, last=GOOD):
 
 
 def rewards(source, **options):
-    return Counter(data.load_feedback(source, **options)["reward"])
+    return Counter(feedback.load_feedback(source, **options)["reward"])
 
 
 def refused(source):
     with pytest.raises(ValueError, match="^[^\n]+$") as error:
-        data.load_feedback(source)
+        feedback.load_feedback(source)
     return str(error.value)
 
 
@@ -56,11 +56,11 @@ def test_what_follows_an_array_is_not_left_out_in_silence(tmp_path):
 def test_names_of_sides_are_no_texts(better, worse):
     row = {"prompt": Q, "response_a": GOOD, "response_b": BAD}
     row |= {"chosen": better, "rejected": worse}
-    found = data.load_feedback([row])
+    found = feedback.load_feedback([row])
     assert dict(zip(found["completion"], found["reward"], strict=True)) == {GOOD: 1, BAD: 0}
-    swapped = data.load_feedback([row | {"chosen": worse, "rejected": better}])
+    swapped = feedback.load_feedback([row | {"chosen": worse, "rejected": better}])
     assert dict(zip(swapped["completion"], swapped["reward"], strict=True)) == {GOOD: 0, BAD: 1}
-    texts = data.load_feedback([row | {"chosen": GOOD, "rejected": BAD}])
+    texts = feedback.load_feedback([row | {"chosen": GOOD, "rejected": BAD}])
     assert set(texts["completion"]) == {GOOD, BAD}
 
 
@@ -127,7 +127,7 @@ def test_a_shard_that_cannot_be_read_is_not_left_out_in_silence(tmp_path):
 
 
 def test_an_image_beside_the_text_is_told():
-    _, report = data.load_feedback([row | {"image": "a.png"} for row in ROWS], return_report=True)
+    _, report = feedback.load_feedback([row | {"image": "a.png"} for row in ROWS], return_report=True)
     assert [row["field"] for row in report if "not used" in row["reason"]] == ["image"]
 
 
@@ -146,13 +146,13 @@ def test_ranks_and_scores_are_not_one_scale():
 
 def test_rewards_of_two_columns_are_told():
     rows = [ROWS[0] | {"score": None}, ROWS[1] | {"reward": None, "score": 80}]
-    found, report = data.load_feedback(rows, return_report=True)
+    found, report = feedback.load_feedback(rows, return_report=True)
     assert Counter(found["reward"]) == {3: 1, 80: 1}
     told = [(row["line"], row["field"]) for row in report if "several columns" in row["reason"]]
     assert told == [(2, "score")]
     rows = [row | {"helpfulness": n} for n, row in enumerate(rows)]
     config = DataConfig(reward="helpfulness")
-    _, report = data.load_feedback(rows, config=config, return_report=True)
+    _, report = feedback.load_feedback(rows, config=config, return_report=True)
     assert not any("several columns" in row["reason"] for row in report)
 
 

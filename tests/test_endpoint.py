@@ -14,14 +14,15 @@ from collections import Counter
 
 import pytest
 
-from rpo_nb import endpoint as servers
-from rpo_nb import judging, llm_judges
-from rpo_nb.config import load_profile
-from rpo_nb.endpoint import EndpointJudge
-from rpo_nb.llm_judges import FAILED, NEITHER, OFF, Reply, is_verdict, read_store
+from rpo_nb import store
+from rpo_nb.config import schema
+from rpo_nb.config.loading import load_profile
+from rpo_nb.judging import endpoint as judging_endpoint
+from rpo_nb.judging import verdicts
+from rpo_nb.judging.endpoint import EndpointJudge
+from rpo_nb.judging.language_models import FAILED, NEITHER, OFF, Reply, is_verdict, read_store
 from tests.test_judging import pair_table
-from tests.test_llm_judges import completion, endpoint, own_cache, server  # noqa: F401  (fixtures)
-
+from tests.test_llm_judges import completion, endpoint
 
 # ---- what it lists ------------------------------------------------------------------------------
 
@@ -120,7 +121,7 @@ def test_the_store_refuses_rows_that_are_no_verdict(server, row, capsys):  # noq
 
 
 def test_a_reply_that_is_no_verdict_is_not_stored(server, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(servers, "read_response", lambda response: Reply("first", math.nan))
+    monkeypatch.setattr(judging_endpoint, "read_response", lambda response: Reply("first", math.nan))
     judge = endpoint(server)
     with pytest.raises(ValueError, match="'server': .* is no verdict"):
         judge.replies(["p"], ["x"], ["y"])
@@ -151,12 +152,12 @@ def test_verdicts_of_the_output_folder_that_are_none_are_refused_by_name(
     server, tmp_path, field, value
 ):  # noqa: F811
     server.answer = lambda request, n: (200, completion("A", [("A", -0.25), ("B", -2.25)]))
-    judging.ask({0: [endpoint(server)]}, pair_table([(0, "x", "y")]), tmp_path, "table3")
+    verdicts.ask({0: [endpoint(server)]}, pair_table([(0, "x", "y")]), tmp_path, "table3")
     path = tmp_path / "verdicts" / "table3-server.jsonl.gz"
-    rows = judging.unpacked(path)
+    rows = store.unpacked(path)
     path.write_bytes(gzip.compress((json.dumps(rows[0] | {field: value}) + "\n").encode()))
     with pytest.raises(ValueError, match=rf"table3-server.jsonl.gz, row 1: {field} .*judge again"):
-        judging.load_verdicts(tmp_path, "table3")
+        verdicts.load_verdicts(tmp_path, "table3")
 
 
 # ---- how long, how much, where to ---------------------------------------------------------------
@@ -197,7 +198,7 @@ def raw():
 
 def asked(raw, **settings):
     settings = {"url": raw["url"], "timeout": 1, "retries": 0} | settings
-    judge = EndpointJudge("server", llm_judges.LLMJudge(kind="endpoint", model="m", **settings))
+    judge = EndpointJudge("server", schema.LLMJudge(kind="endpoint", model="m", **settings))
     started = time.monotonic()
     replies = judge.replies(["p"], ["x"], ["y"])
     assert replies == [Reply(None, note=FAILED)] and judge.notes == Counter({FAILED: 1})
@@ -257,7 +258,7 @@ def test_no_redirect_is_followed(raw, server, status):  # noqa: F811
     )
     judge = EndpointJudge(
         "server",
-        llm_judges.LLMJudge(kind="endpoint", model="m", url=raw["url"], timeout=5, retries=2),
+        schema.LLMJudge(kind="endpoint", model="m", url=raw["url"], timeout=5, retries=2),
     )
     with pytest.raises(
         ValueError, match=rf"sends us to another address \({status}\).*llm_judges.server.url"
@@ -287,7 +288,7 @@ def test_no_redirect_is_followed(raw, server, status):  # noqa: F811
 def test_the_key_goes_only_where_the_user_sends_it(monkeypatch, url, own, goes):
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     monkeypatch.setenv("OPENAI_BASE_URL", own)
-    assert servers._key(url) == ("secret" if goes else "none")
+    assert judging_endpoint._key(url) == ("secret" if goes else "none")
 
 
 @pytest.mark.parametrize(
@@ -302,7 +303,7 @@ def test_the_key_goes_only_where_the_user_sends_it(monkeypatch, url, own, goes):
 )
 def test_an_address_that_is_none_or_holds_a_secret_is_refused(url):
     with pytest.raises(ValueError, match="evaluation.llm_judges.server.url") as caught:
-        EndpointJudge("server", llm_judges.LLMJudge(kind="endpoint", model="m", url=url))
+        EndpointJudge("server", schema.LLMJudge(kind="endpoint", model="m", url=url))
     described = {"server": {"kind": "endpoint", "model": "m", "url": url}}
     with pytest.raises(
         ValueError, match="evaluation.llm_judges.server.url"

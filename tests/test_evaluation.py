@@ -14,10 +14,12 @@ import pytest
 import sacrebleu
 import torch
 
-from rpo_nb import metrics
-from rpo_nb.config import METHODS, DecodingConfig, EvaluationConfig
-from rpo_nb.evaluation import METRICS, MetricSuite, generate, released_decoding
-from rpo_nb.generation import RowSampling, row_stream, samples
+from rpo_nb.config.methods import METHODS
+from rpo_nb.config.schema import DecodingConfig, EvaluationConfig
+from rpo_nb.evaluation import metrics
+from rpo_nb.evaluation.suite import METRICS, MetricSuite
+from rpo_nb.policy.completing import RowSampling
+from rpo_nb.policy.generation import generate, released_decoding, row_stream, samples
 
 PROMPTS = ["the red lamp", "please write about the old boat in the harbour.", "a chair",
            "mention the small green book, and avoid the mat."]
@@ -211,7 +213,7 @@ def test_no_repeated_ngram_is_obeyed(tiny_llama, monkeypatch):
 def test_adapters_generate_through_their_base(tiny_llama):
     import copy
 
-    from rpo_nb.policy import add_lora
+    from rpo_nb.policy.load import add_lora
 
     model, tokenizer = copy.deepcopy(tiny_llama[0]), tiny_llama[1]
     greedy = DecodingConfig(do_sample=False, max_new_tokens=8)

@@ -8,50 +8,53 @@ import numpy as np
 import pytest
 import torch
 
-from rpo_nb import config, experiment, insight, partition, pocket, references
+from rpo_nb import partition, pocket
+from rpo_nb.config import loading, objective
+from rpo_nb.experiment import generations, grid, inputs, references, runs
 from rpo_nb.store import seal
+from rpo_nb.studies import insight
 
 
 @pytest.fixture(scope="module")
 def profile():
-    return config.load_profile("smoke", sizes="small", seeds="0", taus="0.1,1.0")
+    return loading.load_profile("smoke", sizes="small", seeds="0", taus="0.1,1.0")
 
 
 @pytest.fixture(scope="module")
 def made(profile, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
-    experiment.ensure_runs(profile, out, progress=False)
+    generations.ensure_runs(profile, out, progress=False)
     return out
 
 
 def test_cells_of_different_presets_share_a_run_only_if_every_field_agrees(profile):
-    cells = {(c.preset, c.method, c.tau): c for c in experiment.cells(profile)}
-    paper, released, fixed = (cells[preset, "sft", None].run for preset in config.PRESETS)
+    cells = {(c.preset, c.method, c.tau): c for c in grid.cells(profile)}
+    paper, released, fixed = (cells[preset, "sft", None].run for preset in objective.PRESETS)
     assert paper == released and paper.key == fixed.key
-    keys = [cells[preset, "rpo", profile.presets[preset].rpo_tau].run.key for preset in config.PRESETS]
+    keys = [cells[preset, "rpo", profile.presets[preset].rpo_tau].run.key for preset in objective.PRESETS]
     assert len(set(keys)) == 3
-    assert len({c.run.key for c in cells.values() if c.run}) == len(experiment.plan(profile))
+    assert len({c.run.key for c in cells.values() if c.run}) == len(grid.plan(profile))
     assert {tau for (preset, method, tau) in cells if (preset, method) == ("paper", "rpo")} == {0.1, 1.0}
     assert [tau for (preset, method, tau) in cells if (preset, method) == ("released", "rpo")] == [5.0]
 
 
 def test_a_run_is_named_by_everything_that_makes_it(profile):
-    base = experiment.recipe(profile, profile.presets["paper"], "rpo", "small", 1.0, 0)
-    other = config.load_profile("smoke", sizes="small", seeds="0", **{"training.epochs": 3})
-    assert base.key != experiment.recipe(other, other.presets["paper"], "rpo", "small", 1.0, 0).key
-    assert base.key != experiment.recipe(profile, profile.presets["paper"], "rpo", "small", 0.5, 0).key
-    assert base.key != experiment.recipe(profile, profile.presets["paper"], "rpo", "small", 1.0, 1).key
-    again = config.load_profile("smoke", sizes="small,large", seeds="0,1")  # the rest of the grid is none of its business
-    assert base.key == experiment.recipe(again, again.presets["paper"], "rpo", "small", 1.0, 0).key
+    base = grid.recipe(profile, profile.presets["paper"], "rpo", "small", 1.0, 0)
+    other = loading.load_profile("smoke", sizes="small", seeds="0", **{"training.epochs": 3})
+    assert base.key != grid.recipe(other, other.presets["paper"], "rpo", "small", 1.0, 0).key
+    assert base.key != grid.recipe(profile, profile.presets["paper"], "rpo", "small", 0.5, 0).key
+    assert base.key != grid.recipe(profile, profile.presets["paper"], "rpo", "small", 1.0, 1).key
+    again = loading.load_profile("smoke", sizes="small,large", seeds="0,1")  # the rest of the grid is none of its business
+    assert base.key == grid.recipe(again, again.presets["paper"], "rpo", "small", 1.0, 0).key
 
 
 def test_generations_have_the_columns_and_one_row_a_cell_and_prompt(profile, made):
-    frame = experiment.load_generations(made)
-    assert list(frame.columns) == experiment.COLUMNS
-    prompts = experiment.splits(profile, 0).validation.num_rows
+    frame = generations.load_generations(made)
+    assert list(frame.columns) == generations.COLUMNS
+    prompts = inputs.splits(profile, 0).validation.num_rows
     counts = frame.groupby(["preset", "method", "size", "tau", "seed"], dropna=False).size()
-    assert set(counts) == {prompts} and len(counts) == len(experiment.cells(profile))
-    train = set(experiment.splits(profile, 0).train["prompt"])
+    assert set(counts) == {prompts} and len(counts) == len(grid.cells(profile))
+    train = set(inputs.splits(profile, 0).train["prompt"])
     assert not train & set(frame["prompt"])
     assert (frame.groupby("prompt")["reference"].nunique() == 1).all()
     assert all(pocket.score(p, r) >= 9 for p, r in zip(frame["prompt"], frame["reference"], strict=True))  # the paper's top-score rule
@@ -61,7 +64,7 @@ def test_generations_have_the_columns_and_one_row_a_cell_and_prompt(profile, mad
 def test_done_work_is_skipped_and_the_files_keep_their_bytes(profile, made, capsys):
     before = {f: f.read_bytes() for f in (made / "generations").iterdir()}
     stamps = {f: f.stat().st_mtime_ns for f in made.rglob("done.json")}
-    experiment.ensure_runs(profile, made, progress=False)
+    generations.ensure_runs(profile, made, progress=False)
     assert "0 policies trained" in capsys.readouterr().out
     assert {f: f.read_bytes() for f in (made / "generations").iterdir()} == before
     assert {f: f.stat().st_mtime_ns for f in made.rglob("done.json")} == stamps
@@ -69,17 +72,17 @@ def test_done_work_is_skipped_and_the_files_keep_their_bytes(profile, made, caps
 
 def test_a_narrower_call_keeps_the_other_methods_rows(profile, made):
     before = {f.name: f.read_bytes() for f in (made / "generations").iterdir()}
-    narrower = config.load_profile("smoke", sizes="small", seeds="0", methods="rpo,kto", taus="1.0", preset="paper")
-    experiment.ensure_runs(narrower, made, progress=False)
+    narrower = loading.load_profile("smoke", sizes="small", seeds="0", methods="rpo,kto", taus="1.0", preset="paper")
+    generations.ensure_runs(narrower, made, progress=False)
     assert {f.name: f.read_bytes() for f in (made / "generations").iterdir()} == before
 
 
 def test_a_clones_complete_generations_are_used_without_training(profile, made, tmp_path, capsys):
     shutil.copytree(made / "generations", tmp_path / "generations")
-    experiment.ensure_generations(profile, tmp_path)
+    generations.ensure_generations(profile, tmp_path)
     assert "used as they are" in capsys.readouterr().out and not (tmp_path / "runs").exists()
     (tmp_path / "generations" / "paper-small-seed0.jsonl.gz").unlink()
-    experiment.ensure_generations(profile, tmp_path)
+    generations.ensure_generations(profile, tmp_path)
     assert "13 policies trained" in capsys.readouterr().out
 
 
@@ -87,7 +90,7 @@ def test_generations_that_were_tampered_with_are_written_again(profile, made):
     file = made / "generations" / "paper-small-seed0.jsonl.gz"
     before = file.read_bytes()
     file.unlink()
-    experiment.ensure_runs(profile, made, progress=False)
+    generations.ensure_runs(profile, made, progress=False)
     assert file.read_bytes() == before
 
 
@@ -109,7 +112,7 @@ def test_damaged_files_of_our_own_are_made_again_with_a_line_each(profile, made,
     def file(pattern: str) -> Path:
         return sorted(made.glob(pattern))[0]
 
-    cached = experiment.reference_path(profile, "small", 0)
+    cached = inputs.reference_path(profile, "small", 0)
     hurt = {"weights": file("runs/rpo-*/policy/model.safetensors"), "stamp": file("runs/dro-*/done.json"),
             "history": file("runs/kto-*/history.csv"), "completions": file("runs/sft-*/completions-*.json"),
             "generations": file("generations/paper-*.gz"), "note": file("runs/generations/fixed-*.json"),
@@ -118,40 +121,40 @@ def test_damaged_files_of_our_own_are_made_again_with_a_line_each(profile, made,
     everything = {path: path.read_bytes() for path in (*made.glob("generations/*"), *made.glob("runs/*/completions-*.json"))}
     for path in hurt.values():
         damage(kind, path)
-    experiment.ensure_runs(profile, made, progress=False)
+    generations.ensure_runs(profile, made, progress=False)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.endswith(": made again")]
     assert {name: path.read_bytes() for name, path in hurt.items() if name in kept} == kept
     assert {path: path.read_bytes() for path in everything} == everything
     silent = {"stamp", "completions", "generations", "note"} if kind == "missing" else set()  # that is how what is not done looks
     assert len(lines) == len(hurt) - len(silent), lines
-    experiment.ensure_runs(profile, made, progress=False)
+    generations.ensure_runs(profile, made, progress=False)
     assert "0 policies trained" in capsys.readouterr().out
 
 
 def test_what_was_interrupted_on_other_rows_is_not_gone_on_with(profile, made, tmp_path):
-    prepared = experiment.prepare(profile, "small", 0)
-    run = experiment.recipe(profile, profile.presets["paper"], "sft", "small", None, 0)
+    prepared = inputs.prepare(profile, "small", 0)
+    run = grid.recipe(profile, profile.presets["paper"], "sft", "small", None, 0)
     left = run.folder(tmp_path) / "trainer" / "checkpoint-1"
     left.mkdir(parents=True)
     (run.folder(tmp_path) / "recipe.json").write_text(json.dumps(run.recipe | {"inputs": "of other rows"}))
     seal(left)
-    experiment.train(profile, run, prepared, tmp_path)
+    runs.train(profile, run, prepared, tmp_path)
     files = [sorted(run.folder(out).glob("policy/*.safetensors"))[0].read_bytes() for out in (made, tmp_path)]
     assert files[0] == files[1]
 
 
 def test_a_fresh_folder_gives_the_same_bytes(profile, made, tmp_path):
-    narrow = config.load_profile("smoke", sizes="small", seeds="0", methods="reference,rpo", taus="1.0", preset="paper")
+    narrow = loading.load_profile("smoke", sizes="small", seeds="0", methods="reference,rpo", taus="1.0", preset="paper")
     for out in (tmp_path / "a", tmp_path / "b"):
-        experiment.ensure_runs(narrow, out, progress=False)
+        generations.ensure_runs(narrow, out, progress=False)
     name = "generations/paper-small-seed0.jsonl.gz"
     assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
 def test_best_of_k_keeps_the_best_row_of_each_prompt(profile):
-    prepared = experiment.prepare(profile, "small", 0)
-    run = experiment.recipe(profile, profile.presets["paper"], "best_of_k", "small", None, 0)
-    rows = experiment.chosen_rows(run, prepared)
+    prepared = inputs.prepare(profile, "small", 0)
+    run = grid.recipe(profile, profile.presets["paper"], "best_of_k", "small", None, 0)
+    rows = inputs.chosen_rows(run, prepared)
     ids = np.asarray(prepared.splits.train["prompt_id"])
     assert sorted(ids[rows]) == sorted(set(ids))
     for row in rows:
@@ -159,10 +162,10 @@ def test_best_of_k_keeps_the_best_row_of_each_prompt(profile):
 
 
 def test_the_trainer_sees_standardised_rewards_and_equation_19(profile, tmp_path):
-    prepared = experiment.prepare(profile, "small", 0)
+    prepared = inputs.prepare(profile, "small", 0)
     assert prepared.rewards.mean() == pytest.approx(0, abs=1e-9) and prepared.rewards.std() == pytest.approx(1, abs=1e-6)
-    run = experiment.recipe(profile, profile.presets["paper"], "rpo", "small", 1.0, 0)
-    trainer = experiment.build_trainer(profile, run, prepared, tmp_path)
+    run = grid.recipe(profile, profile.presets["paper"], "rpo", "small", 1.0, 0)
+    trainer = runs.build_trainer(profile, run, prepared, tmp_path)
     for group in trainer.train_dataset[:5]:
         expected = torch.logsumexp(torch.tensor(group["ref_logps"], dtype=torch.float64) + torch.tensor(group["rewards"], dtype=torch.float64), 0)
         assert group["log_partition"] == pytest.approx([float(expected)] * len(group["rows"]), rel=1e-5)
@@ -171,7 +174,7 @@ def test_the_trainer_sees_standardised_rewards_and_equation_19(profile, tmp_path
 @pytest.mark.parametrize("name", ["sum", "mean"])
 @pytest.mark.parametrize("row", [0, 50, 95])
 def test_a_cached_log_probability_that_is_not_the_models_is_made_again(profile, tmp_path, monkeypatch, capsys, name, row):
-    prepared = experiment.prepare(profile, "small", 0)
+    prepared = inputs.prepare(profile, "small", 0)
     monkeypatch.setenv("RPO_NB_CACHE", str(tmp_path))
     references.reference_logps(prepared.path, prepared.reference, prepared.tokenizer, prepared.encoded)
     (file,) = tmp_path.rglob("logps.npz")
@@ -187,11 +190,11 @@ def test_a_cached_log_probability_that_is_not_the_models_is_made_again(profile, 
 def test_on_policy_completions_are_the_references_own(tmp_path):
     few = {"data.regime": "on_policy", "data.prompts": 8, "data.validation": 4, "data.held_out": 0,
            "evaluation.judges": ["checker"]}
-    profile = config.load_profile("smoke", sizes="small", seeds="0", **few)
-    parts = experiment.splits(profile, 0)
+    profile = loading.load_profile("smoke", sizes="small", seeds="0", **few)
+    parts = inputs.splits(profile, 0)
     assert set(parts.train["model"]) == {"reference"} and parts.train.num_rows > 8
-    on = experiment.prepare(profile, "small", 0).ref_logps["sum"].mean()
-    off = experiment.prepare(config.load_profile("smoke", sizes="small", seeds="0"), "small", 0).ref_logps["sum"].mean()
+    on = inputs.prepare(profile, "small", 0).ref_logps["sum"].mean()
+    off = inputs.prepare(loading.load_profile("smoke", sizes="small", seeds="0"), "small", 0).ref_logps["sum"].mean()
     assert on > off  # what others write surprises the reference
 
 
@@ -199,16 +202,16 @@ def test_rows_are_not_compared_with_themselves(monkeypatch):
     """QRPO's reference rewards are of other samples than the on-policy completions: else q is 1/32 too high on average."""
     few = {"data.regime": "on_policy", "data.prompts": 8, "data.validation": 4, "data.held_out": 0,
            "evaluation.judges": ["checker"]}
-    profile = config.load_profile("smoke", sizes="small", seeds="0", **few)
-    prepared, drawn = experiment.prepare(profile, "small", 0), {}
-    plain = experiment.reference_samples
+    profile = loading.load_profile("smoke", sizes="small", seeds="0", **few)
+    prepared, drawn = inputs.prepare(profile, "small", 0), {}
+    plain = inputs.reference_samples
 
     def samples(profile, path, prompts, k, seed):
         drawn.update(zip(prompts, plain(profile, path, prompts, k, seed), strict=True))
         return list(drawn.values())
 
-    monkeypatch.setattr(experiment, "reference_samples", samples)
-    rewards = experiment.reference_rewards(profile, prepared, 0)
+    monkeypatch.setattr(inputs, "reference_samples", samples)
+    rewards = inputs.reference_rewards(profile, prepared, 0)
     rows = prepared.splits.train.to_pandas().groupby("prompt")["completion"].apply(set)
     assert rewards.shape == (prepared.splits.train.num_rows, 16) and set(drawn) == set(rows.index)
     assert sum(own <= set(drawn[prompt]) for prompt, own in rows.items()) < len(rows) / 2
@@ -226,8 +229,8 @@ def test_the_tilted_frontier_is_exact_on_a_case_that_can_be_enumerated():
 def test_the_frontier_starts_at_the_references_own_reward_and_rises_with_its_kl(profile):
     """At the highest temperature nothing is tilted; at the lowest the best samples are all that counts, at a KL of log 64 at most."""
     curve = insight.frontier(profile, "small", 0)
-    prompts = list(experiment.splits(profile, 0, "small").validation["prompt"])
-    samples = experiment.reference_samples(profile, experiment.reference_path(profile, "small", 0), prompts, insight.FRONTIER_SAMPLES, 0)
+    prompts = list(inputs.splits(profile, 0, "small").validation["prompt"])
+    samples = inputs.reference_samples(profile, inputs.reference_path(profile, "small", 0), prompts, insight.FRONTIER_SAMPLES, 0)
     own = np.mean([pocket.score(prompt, text) for prompt, row in zip(prompts, samples, strict=True) for text in row])
     assert curve["reward"].iloc[0] == pytest.approx(own, abs=0.1)
     assert curve["reward"].is_monotonic_increasing and curve["kl"].is_monotonic_increasing and curve["kl"].iloc[-1] <= np.log(64)
@@ -251,16 +254,16 @@ def test_users_own_text_gets_a_tokenizer_and_a_reference_from_its_held_out_part(
             for i in range(40) for _ in range(3)]
     file = tmp_path / "own.jsonl"
     file.write_text("\n".join(json.dumps(r) for r in rows), encoding="utf-8")
-    profile = config.load_profile("smoke", sizes="small", seeds="0", methods="reference,rpo", preset="paper", feedback=str(file),
+    profile = loading.load_profile("smoke", sizes="small", seeds="0", methods="reference,rpo", preset="paper", feedback=str(file),
                                   **{"sizes.*.tokenizer": ["train"], "data.validation": 4, "data.held_out": 12})
-    experiment.ensure_runs(profile, tmp_path / "out", progress=False)
-    assert set(experiment.load_generations(tmp_path / "out")["method"]) == {"reference", "rpo"}
+    generations.ensure_runs(profile, tmp_path / "out", progress=False)
+    assert set(generations.load_generations(tmp_path / "out")["method"]) == {"reference", "rpo"}
 
 
 def test_without_generations_the_message_names_the_notebook(tmp_path):
     with pytest.raises(ValueError, match="run notebook 03_train first"):
-        experiment.load_generations(tmp_path)
+        generations.load_generations(tmp_path)
 
 
 def test_estimators_of_the_presets_exist():
-    assert {p.partition for p in config.load_profile("smoke").presets.values()} <= set(partition.ESTIMATORS)
+    assert {p.partition for p in loading.load_profile("smoke").presets.values()} <= set(partition.ESTIMATORS)

@@ -8,8 +8,8 @@ import torch
 import transformers
 from families import DOCS, FAMILIES, FLOAT32, measured, page, tokenizer_of
 
-from rpo_nb import encoding, forward, generation, policy, prefixes
-from rpo_nb.config import DecodingConfig
+from rpo_nb.config.schema import DecodingConfig
+from rpo_nb.policy import completing, encoding, forward, generation, load, logps, prefixes
 
 REFUSED = {"ProphetNet",  # its logits come from another stream than its last states
            "FSMT",  # its decoder asks for masks that its model makes
@@ -50,7 +50,7 @@ def encoded(kind, *, causal=None, prompt="red lamp", completion="green rope"):
     tokenizer = tokenizer_of(kind)
     if causal is not None:
         tokenizer.for_causal_model = causal
-    (ids, answer), = policy.encode(tokenizer, [prompt], [completion], max_prompt_tokens=8,
+    (ids, answer), = encoding.encode(tokenizer, [prompt], [completion], max_prompt_tokens=8,
                                    max_completion_tokens=8)
     return [tokenizer.convert_ids_to_tokens(part) for part in (ids, answer)]
 
@@ -88,12 +88,12 @@ def test_a_target_text_has_the_code_of_its_own_language():
     words = ["<s>", "<pad>", "</s>", "<unk>", "▁", *"abc"]
     tokenizer = NllbTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[],
                               src_lang="eng_Latn", tgt_lang="ron_Latn")
-    (ids, answer), = policy.encode(tokenizer, ["a"], ["b"], max_prompt_tokens=8,
+    (ids, answer), = encoding.encode(tokenizer, ["a"], ["b"], max_prompt_tokens=8,
                                    max_completion_tokens=8)
     assert ids == tokenizer("a")["input_ids"]
     assert answer == tokenizer(text_target="b")["input_ids"] != tokenizer("b")["input_ids"]
     tokenizer.legacy_behaviour = True
-    (_, answer), = policy.encode(tokenizer, ["a"], ["b"], max_prompt_tokens=8,
+    (_, answer), = encoding.encode(tokenizer, ["a"], ["b"], max_prompt_tokens=8,
                                  max_completion_tokens=8)
     assert answer == tokenizer("b", add_special_tokens=False)["input_ids"] + [2]
 
@@ -105,7 +105,7 @@ def test_a_tokenizer_whose_special_tokens_cannot_be_told_is_refused():
     tokenizer = tokenizer_of("BOS")
     tokenizer.backend_tokenizer.normalizer = normalizers.Replace("a", "")
     with pytest.raises(ValueError, match="which tokens it adds.*use another tokenizer"):
-        policy.encode(tokenizer, ["red"], ["red"], max_prompt_tokens=8, max_completion_tokens=8)
+        encoding.encode(tokenizer, ["red"], ["red"], max_prompt_tokens=8, max_completion_tokens=8)
 
 
 @pytest.mark.parametrize(("template", "end"), [
@@ -125,9 +125,9 @@ def test_a_causal_model_that_is_loaded_gets_no_end_after_its_prompt(tmp_path):
     for kind, name in (("both", "Llama"), ("both", "BART")):
         families.build(name).float().save_pretrained(tmp_path / name)
         tokenizer_of(kind).save_pretrained(tmp_path / name)
-        for tokenizer in (policy.load_policy(tmp_path / name)[1],
-                          policy.load_tokenizer(tmp_path / name)):
-            (ids, _), = policy.encode(tokenizer, ["red"], [""], max_prompt_tokens=8,
+        for tokenizer in (load.load_policy(tmp_path / name)[1],
+                          load.load_tokenizer(tmp_path / name)):
+            (ids, _), = encoding.encode(tokenizer, ["red"], [""], max_prompt_tokens=8,
                                       max_completion_tokens=8)
             last = {"Llama": "red", "BART": "</s>"}[name]
             assert tokenizer.convert_ids_to_tokens(ids)[-1] == last
@@ -155,7 +155,7 @@ def test_sampling_stops_at_every_end_and_says_none_of_it(stop, named, monkeypatc
     number = tokenizer.convert_tokens_to_ids
     if named:
         model.generation_config.eos_token_id = [1, number(named)]
-    monkeypatch.setattr(generation, "_way", lambda core: generation._complete)
+    monkeypatch.setattr(completing, "_way", lambda core: completing._complete)
     said = scripted(monkeypatch, model, [number(t) for t in ("red", "lamp", stop, *["rope"] * 9)])
     said.start = 4  # of the prompt in its template
     greedy = DecodingConfig(do_sample=False, max_new_tokens=8)
@@ -219,7 +219,7 @@ def test_broken_weights_are_the_rows_error_and_no_architectures():
         next(model.parameters()).fill_(float("nan"))
     drawn = generation.samples(model, tokenizer, families.PROMPTS, **GREEDY)
     with pytest.raises(ValueError, match="row 0: its log-probability"):
-        policy.score_completions(model, tokenizer, [one.row for one in drawn])
+        logps.score_completions(model, tokenizer, [one.row for one in drawn])
 
 
 @pytest.mark.parametrize("least", [float("-inf"), torch.finfo(torch.float32).min])
@@ -227,8 +227,8 @@ def test_a_token_that_a_model_never_says_hides_no_other_difference(least, monkey
     """Its logit has no size that the others could be compared with."""
     model, tokenizer = families.build("BART").float(), tokenizer_of("both")
     model.final_logits_bias[0, 7] = least
-    rows = policy.encode(tokenizer, ["red"], ["green"], **families.LIMITS)
-    assert policy.score_completions(model, tokenizer, rows)[0].isfinite().all()
+    rows = encoding.encode(tokenizer, ["red"], ["green"], **families.LIMITS)
+    assert logps.score_completions(model, tokenizer, rows)[0].isfinite().all()
     forward._FACTORS.pop(model)
     plain = model.forward
 
@@ -239,7 +239,7 @@ def test_a_token_that_a_model_never_says_hides_no_other_difference(least, monkey
 
     monkeypatch.setattr(model, "forward", more)
     with pytest.raises(ValueError, match="BartFor.*use another architecture"):
-        policy.score_completions(model, tokenizer, rows)
+        logps.score_completions(model, tokenizer, rows)
 
 
 def test_rounding_of_bfloat16_refuses_no_deep_model():
@@ -255,19 +255,19 @@ def test_rounding_of_bfloat16_refuses_no_deep_model():
                 weight.normal_(0, weight.shape[-1] ** -0.5)
         model.get_output_embeddings().weight.mul_(4)
     model = model.bfloat16().eval()
-    rows = policy.encode(tokenizer_of("BOS"), ["red"], ["green"], **families.LIMITS)
-    assert policy.score_completions(model, tokenizer_of("BOS"), rows)[0].isfinite().all()
+    rows = encoding.encode(tokenizer_of("BOS"), ["red"], ["green"], **families.LIMITS)
+    assert logps.score_completions(model, tokenizer_of("BOS"), rows)[0].isfinite().all()
     generation.generate(model, tokenizer_of("BOS"), families.PROMPTS, **GREEDY)
 
 
 def test_step_0_of_a_windowed_model_has_no_log_ratio(monkeypatch):
     """The policy, prompts read once, against the reference, row by row, beyond the window."""
     model = families.build("Mistral").float()
-    rows = policy.encode(tokenizer_of("BOS"), families.ROWS, families.TEXTS, **families.LIMITS)
-    alone = torch.cat([policy.score_completions(model, tokenizer_of("BOS"), [r])[0] for r in rows])
+    rows = encoding.encode(tokenizer_of("BOS"), families.ROWS, families.TEXTS, **families.LIMITS)
+    alone = torch.cat([logps.score_completions(model, tokenizer_of("BOS"), [r])[0] for r in rows])
     monkeypatch.setattr(prefixes, "overhead", lambda _: 0.0)
-    monkeypatch.setattr(policy, "overhead", lambda _: 1e9)
-    together = policy.grouped_logps(model.train(), policy.collate(rows, pad_id=0), reduce="sum")
+    monkeypatch.setattr(logps, "overhead", lambda _: 1e9)
+    together = logps.grouped_logps(model.train(), logps.collate(rows, pad_id=0), reduce="sum")
     assert prefixes._READS[model] == {3: True, families.W + 3: True}
     torch.testing.assert_close(together.logps, alone, rtol=1e-5, atol=1e-4)
 
@@ -275,7 +275,7 @@ def test_step_0_of_a_windowed_model_has_no_log_ratio(monkeypatch):
 def test_a_window_that_the_configuration_hides_is_found_by_no_rule_but_by_the_check(monkeypatch):
     """A model whose shared prefixes go wrong beyond its window reads whole rows, and says so."""
     model = families.build("Mistral")
-    rows = policy.encode(tokenizer_of("BOS"), families.ROWS, families.TEXTS, **families.LIMITS)
+    rows = encoding.encode(tokenizer_of("BOS"), families.ROWS, families.TEXTS, **families.LIMITS)
     monkeypatch.setattr(prefixes, "overhead", lambda _: 0.0)
     kept = prefixes._kept
 
@@ -286,36 +286,36 @@ def test_a_window_that_the_configuration_hides_is_found_by_no_rule_but_by_the_ch
 
     monkeypatch.setattr(prefixes, "_kept", right)
     with pytest.warns(UserWarning, match="MistralForCausalLM reads every prompt again"):
-        found = policy.grouped_logps(model, policy.collate(rows, pad_id=0), reduce="sum").logps
+        found = logps.grouped_logps(model, logps.collate(rows, pad_id=0), reduce="sum").logps
     torch.testing.assert_close(found, families.plain_logps(model, rows))
 
 
 def test_caps_and_biases_count_however_small_they_were_when_the_model_was_tried():
     model = families.build("Gemma 2").double()
-    rows = policy.encode(tokenizer_of("BOS"), families.ROWS, families.TEXTS, **families.LIMITS)
+    rows = encoding.encode(tokenizer_of("BOS"), families.ROWS, families.TEXTS, **families.LIMITS)
     head = model.get_output_embeddings().weight
     with torch.no_grad():
         head.mul_(1e-3)
         for _ in range(2):
-            whole = policy.sequence_logps(model, *families.whole_rows(model, rows), reduce="sum")
+            whole = logps.sequence_logps(model, *families.whole_rows(model, rows), reduce="sum")
             torch.testing.assert_close(whole, families.plain_logps(model, rows))
             head.mul_(1e4)
 
 
 def test_a_projection_of_zeros_hides_its_scale_and_is_refused():
     model = families.build("Granite")
-    rows = policy.encode(tokenizer_of("plain"), ["red"], ["green"], **families.LIMITS)
+    rows = encoding.encode(tokenizer_of("plain"), ["red"], ["green"], **families.LIMITS)
     with torch.no_grad():
         model.get_output_embeddings().weight.zero_()
     with pytest.raises(ValueError, match="GraniteForCausalLM.*logits are equal"):
-        policy.score_completions(model, tokenizer_of("plain"), rows)
+        logps.score_completions(model, tokenizer_of("plain"), rows)
 
 
 def test_positions_that_depend_on_the_batch_are_told_at_load(tmp_path):
     families.build("Phi-3, LongRoPE").float().save_pretrained(tmp_path)
     tokenizer_of("turn").save_pretrained(tmp_path)
     with pytest.warns(UserWarning, match="Phi3ForCausalLM scales.*longrope.*48 tokens"):
-        policy.load_policy(tmp_path)
+        load.load_policy(tmp_path)
     assert forward.depends_on_the_batch(families.build("Llama")) == ""
 
 
@@ -325,19 +325,19 @@ def test_a_decoder_without_a_start_is_refused_by_name():
     config = MBartConfig(**families.BART | {"decoder_start_token_id": None})
     model = MBartForConditionalGeneration(config)
     with pytest.raises(ValueError, match="MBartForConditionalGeneration.*decoder_start_token_id"):
-        policy.score_completions(model, tokenizer_of("language"), [([6, 9, 1], [10, 1])])
+        logps.score_completions(model, tokenizer_of("language"), [([6, 9, 1], [10, 1])])
 
 
 def test_rows_that_depend_on_those_beside_are_refused_at_load(tmp_path):
     families.build("NLLB-MoE").float().save_pretrained(tmp_path)
     tokenizer_of("language").save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="NllbMoe.*depend on the rows beside.*use another"):
-        policy.load_policy(tmp_path)
+        load.load_policy(tmp_path)
 
 
 def test_lora_names_an_architecture_whose_projections_peft_does_not_know():
     with pytest.raises(ValueError, match="training.lora.*MambaForCausalLM.*set it to false"):
-        policy.add_lora(families.build("Mamba").float(), 4)
+        load.add_lora(families.build("Mamba").float(), 4)
 
 
 def test_an_error_without_a_text_is_told_by_its_kind():
@@ -398,7 +398,7 @@ def test_words_that_must_not_begin_a_completion_may_go_on_in_it(monkeypatch):
         out.logits[(read > 3) & (read < 9), -1, 1] = 60.0
         return out
 
-    monkeypatch.setattr(generation, "_way", lambda core: generation._complete)
+    monkeypatch.setattr(completing, "_way", lambda core: completing._complete)
     monkeypatch.setattr(model, "forward", scripted)
     texts = generation.generate(model, tokenizer, ["red " * n for n in (3, 3, 12, 10)], **GREEDY)
     assert texts[2:] == ["chair red red red"] * 2 and "red red" not in texts[0]
@@ -412,10 +412,10 @@ def test_the_search_of_a_checkpoint_is_told_at_load(tmp_path):
         model.save_pretrained(tmp_path / name)
         tokenizer_of(kind).save_pretrained(tmp_path / name)
     with pytest.warns(UserWarning, match="BartFor.*num_beams 4, min_length 5, which.*profile"):
-        policy.load_policy(tmp_path / "BART")
+        load.load_policy(tmp_path / "BART")
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        policy.load_policy(tmp_path / "Llama")
+        load.load_policy(tmp_path / "Llama")
 
 
 @pytest.mark.parametrize("error", [KeyError("a fault"), torch.OutOfMemoryError("a fault")])
@@ -429,7 +429,7 @@ def test_a_fault_is_not_told_as_what_an_architecture_cannot(place, error, monkey
 
     module, name = place.split(".")
     monkeypatch.setattr(f"rpo_nb.{place}", broken)
-    monkeypatch.setattr(generation, "WAYS", {broken: "", generation._complete_alone: "alone"})
+    monkeypatch.setattr(completing, "WAYS", {broken: "", completing._complete_alone: "alone"})
     with pytest.raises(type(error), match="a fault"):
         if module == "forward":
             forward.head_of(model)

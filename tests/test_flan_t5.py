@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 import torch
 
-from rpo_nb import pocket, references
-from rpo_nb.reporting import published_numbers
+from rpo_nb import pocket
+from rpo_nb.experiment import references
+from rpo_nb.reporting.published import published_numbers
 
 ROOT = Path(__file__).parent.parent
 T5_TOKENIZER = ROOT.parent / "shared" / "models" / "t5-tokenizer"

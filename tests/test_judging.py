@@ -20,10 +20,45 @@ from datasets import Dataset
 from scipy import stats
 from transformers import TrainerCallback
 
-from rpo_nb import judges, judging, llm_judges, pocket, reporting
-from rpo_nb.config import DataConfig, EvaluationConfig, load_profile
-from rpo_nb.judges import Checker, RewardModel, RewardNet, bradley_terry, comparisons, train_reward_model
-from rpo_nb.policy import collate, encode, load_policy
+from rpo_nb import pocket
+from rpo_nb.config.loading import load_profile
+from rpo_nb.config.schema import DataConfig, EvaluationConfig
+from rpo_nb.experiment import inputs
+from rpo_nb.judging import language_models, reward_model
+from rpo_nb.judging import verdicts as judging_verdicts
+from rpo_nb.judging.judges import Checker
+from rpo_nb.judging.rates import (
+    RULE,
+    accuracy_by_gap,
+    averaged,
+    distrust,
+    held_out_comparisons,
+    interval,
+    judge_agreement,
+    quality,
+    win_rates,
+)
+from rpo_nb.judging.reward_model import (
+    RewardModel,
+    RewardNet,
+    bradley_terry,
+    comparisons,
+    train_reward_model,
+)
+from rpo_nb.judging.verdicts import (
+    AVERAGE,
+    COLUMNS,
+    KEYS,
+    ask,
+    judge_pairs,
+    judges_for,
+    load_verdicts,
+    make_pairs,
+)
+from rpo_nb.policy.encoding import encode
+from rpo_nb.policy.load import load_policy
+from rpo_nb.policy.logps import collate
+from rpo_nb.reporting import rendering, tables
 
 CELL = {"preset": "paper", "size": "small", "tau": 1.0, "seed": 0, "method": "rpo", "baseline": "sft"}
 DATA = DataConfig(max_prompt_tokens=16, max_completion_tokens=16)
@@ -43,14 +78,14 @@ def pair_table(rows, **cell):
     """rows: (prompt_id, method completion, baseline completion)."""
     frame = pd.DataFrame([{**CELL, **cell, "prompt_id": i, "prompt": f"prompt {i}", "method_completion": a,
                            "baseline_completion": b} for i, a, b in rows])
-    return frame[[*judging.KEYS, "prompt", "method_completion", "baseline_completion"]]
+    return frame[[*KEYS, "prompt", "method_completion", "baseline_completion"]]
 
 
 def verdict_table(verdicts, **cell):
     """One verdict a prompt: method, baseline, tie or None."""
     orders = {v: (v, v) for v in ("method", "baseline")} | {"tie": ("method", "baseline"), None: (None, "method")}
     return pd.DataFrame([{"judge": "scripted", **CELL, **cell, "prompt_id": i, "first_order": orders[v][0],
-                          "second_order": orders[v][1], "verdict": v} for i, v in enumerate(verdicts)])[judging.COLUMNS]
+                          "second_order": orders[v][1], "verdict": v} for i, v in enumerate(verdicts)])[COLUMNS]
 
 
 def by_length(prompt, completion):
@@ -61,32 +96,32 @@ def by_length(prompt, completion):
 
 def test_answers_are_named_by_method_whatever_the_order():
     pairs = pair_table([(0, "longer text", "short"), (1, "short", "longer text")])
-    rows = judging.judge_pairs(Checker(by_length), pairs)
-    assert list(rows.columns) == judging.COLUMNS
+    rows = judge_pairs(Checker(by_length), pairs)
+    assert list(rows.columns) == COLUMNS
     assert rows[["first_order", "second_order", "verdict"]].values.tolist() == [["method"] * 3, ["baseline"] * 3]
 
 
 def test_an_exact_tie_of_scores_flips_and_is_a_tie():
-    rows = judging.judge_pairs(Checker(by_length), pair_table([(0, "abc", "xyz"), (1, "same", "same")]))
+    rows = judge_pairs(Checker(by_length), pair_table([(0, "abc", "xyz"), (1, "same", "same")]))
     assert rows[["first_order", "second_order", "verdict"]].values.tolist() == [["method", "baseline", "tie"]] * 2
 
 
 @pytest.mark.parametrize("place", ["first", "second"])
 def test_pure_position_bias_is_all_flips_and_fifty_percent(place):
     pairs = pair_table([(i, "a" * (i + 1), "b") for i in range(8)])
-    rows = judging.judge_pairs(Scripted(lambda p, a, b: place), pairs)
-    rates = judging.win_rates(rows).iloc[0]
+    rows = judge_pairs(Scripted(lambda p, a, b: place), pairs)
+    rates = win_rates(rows).iloc[0]
     assert (rates["flips"], rates["ties"], rates["n"], rates["win_rate"]) == (8, 8, 8, 50.0)
-    trust = judging.quality(rows, pairs).iloc[0]
+    trust = quality(rows, pairs).iloc[0]
     assert (trust["flips"], trust["flips_to_first"]) == (1.0, 1.0 if place == "first" else 0.0)
 
 
 def test_no_answer_is_null_in_either_order_and_counted():
     answers = iter(["first", None, "first", None, "second", "second", None, None])  # four pairs in one order, then in the other
-    rows = judging.judge_pairs(Scripted(lambda *_: next(answers)), pair_table([(i, "a", "b") for i in range(4)]))
+    rows = judge_pairs(Scripted(lambda *_: next(answers)), pair_table([(i, "a", "b") for i in range(4)]))
     assert rows["verdict"].tolist() == ["method", None, None, None]
     assert rows["first_order"].tolist() == ["method", None, "method", None]
-    rates = judging.win_rates(rows).iloc[0]
+    rates = win_rates(rows).iloc[0]
     assert (rates["n"], rates["nulls"], rates["win_rate"]) == (1, 3, 100.0)
 
 
@@ -94,7 +129,7 @@ def test_no_answer_is_null_in_either_order_and_counted():
 def test_an_empty_completion_is_null_and_the_judge_is_not_asked(empty):
     asked = []
     judge = Scripted(lambda p, a, b: asked.append(p) or "first")
-    rows = judging.judge_pairs(judge, pair_table([(0, empty, "text"), (1, "text", empty), (2, "text", "text")]))
+    rows = judge_pairs(judge, pair_table([(0, empty, "text"), (1, "text", empty), (2, "text", "text")]))
     assert rows["verdict"].tolist() == [None, None, "tie"] and asked == ["prompt 2"] * 2
 
 
@@ -141,7 +176,7 @@ def generation_table(profile, prompts=(3, 5)):
 
 
 def test_table3_pairs_rpo_at_its_own_tau_with_every_baseline(profile):
-    pairs = judging.make_pairs(generation_table(profile), profile, table="table3")
+    pairs = make_pairs(generation_table(profile), profile, table="table3")
     assert len(pairs) == 3 * 2 * 2 * 5  # presets, seeds, prompts, baselines
     assert dict(pairs.groupby("preset")["tau"].unique().map(list)) == {"fixed": [0.1], "paper": [1.0], "released": [5.0]}
     assert set(pairs["baseline"]) == {"reference", "sft", "best_of_k", "kto", "dro"}
@@ -150,7 +185,7 @@ def test_table3_pairs_rpo_at_its_own_tau_with_every_baseline(profile):
 
 
 def test_table4_pairs_every_tau_of_its_presets(profile):
-    pairs = judging.make_pairs(generation_table(profile), profile, table="table4")
+    pairs = make_pairs(generation_table(profile), profile, table="table4")
     assert len(pairs) == 2 * 2 * 2 * 3 * 2  # presets, seeds, prompts, baselines, temperatures
     assert set(pairs["preset"]) == {"paper", "fixed"} and set(pairs["tau"]) == {0.1, 1.0}
     assert pairs["method_completion"].str.contains("rpo").all() and not pairs["baseline_completion"].str.contains("rpo").any()
@@ -158,32 +193,32 @@ def test_table4_pairs_every_tau_of_its_presets(profile):
 
 def test_table4_has_the_presets_own_tau_beside_the_grid(profile):
     off_grid = load_profile("smoke", sizes="small", seeds="0,1", taus="0.1,1.0", **{"presets.fixed.rpo_tau": 0.3})
-    pairs = judging.make_pairs(generation_table(off_grid), off_grid, table="table4")
+    pairs = make_pairs(generation_table(off_grid), off_grid, table="table4")
     assert {preset: set(rows["tau"]) for preset, rows in pairs.groupby("preset")} == {"paper": {0.1, 1.0}, "fixed": {0.1, 0.3, 1.0}}
 
 
 def test_pairs_follow_the_profile_and_skip_what_was_not_run(profile):
     own = {"presets.fixed.rpo_tau": 0.1}
     narrow = load_profile("smoke", sizes="small", seeds="1", preset="fixed", methods="rpo,sft,kto", **own)
-    pairs = judging.make_pairs(generation_table(profile).query("method != 'kto'"), narrow, table="table3")
+    pairs = make_pairs(generation_table(profile).query("method != 'kto'"), narrow, table="table3")
     assert set(pairs["seed"]) == {1} and set(pairs["preset"]) == {"fixed"} and set(pairs["baseline"]) == {"sft"}
 
 
 def test_nothing_to_judge_is_an_empty_table(profile, tmp_path):
     narrow = load_profile("smoke", sizes="small", seeds="0", preset="released")  # not a preset of Table IV
-    pairs = judging.make_pairs(generation_table(profile), narrow, table="table4")
-    rows = judging.ask({0: [Checker(by_length)]}, pairs, tmp_path, "table4")
-    assert list(rows.columns) == judging.COLUMNS and rows.empty and judging.load_verdicts(tmp_path, "table4").empty
-    assert judging.win_rates(rows).empty and judging.quality(rows, pairs).empty
+    pairs = make_pairs(generation_table(profile), narrow, table="table4")
+    rows = ask({0: [Checker(by_length)]}, pairs, tmp_path, "table4")
+    assert list(rows.columns) == COLUMNS and rows.empty and load_verdicts(tmp_path, "table4").empty
+    assert win_rates(rows).empty and quality(rows, pairs).empty
 
 
 def test_pairs_refuse_answers_to_other_prompts(profile):
     generations = generation_table(profile)
     cut = generations.query("not (method == 'kto' and preset == 'paper' and prompt_id == 5)")
     with pytest.raises(ValueError, match="paper small 0: kto has no row for prompt 5"):
-        judging.make_pairs(cut, profile, table="table3")
+        make_pairs(cut, profile, table="table3")
     with pytest.raises(ValueError, match="table is 'table5'"):
-        judging.make_pairs(generations, profile, table="table5")
+        make_pairs(generations, profile, table="table5")
 
 
 # ---- numbers ----------------------------------------------------------------------------------------------------------
@@ -193,7 +228,7 @@ def test_win_rate_std_and_counts_by_hand():
         verdict_table(["method", "method", "baseline", "tie", None], seed=0),  # 100·2.5/4 = 62.5
         verdict_table(["method", "baseline", "baseline", "tie", "tie"], seed=1),  # 100·2/5 = 40
     ])
-    got = judging.win_rates(rows).iloc[0]
+    got = win_rates(rows).iloc[0]
     assert got["win_rate"] == pytest.approx(51.25)
     assert got["std"] == pytest.approx(22.5 / math.sqrt(2))
     assert (got["n"], got["nulls"], got["ties"], got["flips"], got["seeds"]) == (9, 1, 3, 3, 2)
@@ -201,7 +236,7 @@ def test_win_rate_std_and_counts_by_hand():
 
 
 def test_one_seed_has_no_std_and_all_null_has_no_rate():
-    got = judging.win_rates(pd.concat([verdict_table(["method", "baseline"]), verdict_table([None, None], baseline="kto")]))
+    got = win_rates(pd.concat([verdict_table(["method", "baseline"]), verdict_table([None, None], baseline="kto")]))
     got = got.set_index("baseline")
     assert math.isnan(got.loc["sft", "std"]) and got.loc["sft", "win_rate"] == 50
     assert math.isnan(got.loc["kto", "win_rate"]) and got.loc["kto", "n"] == 0 and got.loc["kto", "nulls"] == 2
@@ -210,14 +245,14 @@ def test_one_seed_has_no_std_and_all_null_has_no_rate():
 def test_cells_are_kept_apart():
     cells = {("small", 0.1): "method", ("small", 1.0): "baseline", ("xl", 1.0): "tie"}
     rows = pd.concat([verdict_table([verdict] * 3, size=size, tau=tau) for (size, tau), verdict in cells.items()])
-    got = judging.win_rates(rows).set_index(["size", "tau"])["win_rate"]
+    got = win_rates(rows).set_index(["size", "tau"])["win_rate"]
     assert got.to_dict() == {("small", 0.1): 100, ("small", 1.0): 0, ("xl", 1.0): 50}
 
 
 def test_interval_against_the_binomial_closed_form():
     # A bootstrap of n ones and zeros draws Binomial(n, p)/n exactly.
     won = np.r_[np.ones(120), np.zeros(80)]
-    low, high = judging.interval(won[None], np.ones((1, 200)))
+    low, high = interval(won[None], np.ones((1, 200)))
     exact = stats.binom(200, 0.6).ppf([0.025, 0.975]) / 200
     assert [low, high] == pytest.approx(exact, abs=0.0101)  # two steps of 1/200
 
@@ -226,22 +261,22 @@ def test_interval_draws_a_prompt_with_all_its_seeds():
     rng = np.random.default_rng(1)
     points = np.repeat(rng.integers(0, 2, (1, 150)).astype(float), 2, axis=0)  # the second seed says the same: nothing new
     counts = np.ones_like(points)
-    assert judging.interval(points, counts) == pytest.approx(judging.interval(points[:1], counts[:1]), abs=1e-12)
+    assert interval(points, counts) == pytest.approx(interval(points[:1], counts[:1]), abs=1e-12)
     independent = np.stack([points[0], rng.permutation(points[0])])
     draws = np.random.default_rng(2).integers(0, 150, (20_000, 150))
     own = np.percentile(independent[:, draws].mean((0, 2)), [2.5, 97.5])
-    assert judging.interval(independent, counts) == pytest.approx(own, abs=0.012)
+    assert interval(independent, counts) == pytest.approx(own, abs=0.012)
 
 
 def test_interval_leaves_out_a_seed_that_a_draw_missed():
     points, counts = np.array([[1.0, 0, 0, 0], [1.0, 0, 1, 0]]), np.array([[1.0, 0, 0, 0], [1.0, 1, 1, 1]])
-    low, high = judging.interval(points, counts)  # three draws in ten do not hold the only prompt of the first seed
+    low, high = interval(points, counts)  # three draws in ten do not hold the only prompt of the first seed
     assert (low, high) == (0.0, 1.0)
 
 
 def test_interval_of_unanimous_verdicts_is_a_point_and_of_one_prompt_unknown():
-    assert judging.interval(np.ones((2, 9)), np.ones((2, 9))) == (1.0, 1.0)
-    assert np.isnan(judging.interval(np.ones((1, 1)), np.ones((1, 1)))).all()
+    assert interval(np.ones((2, 9)), np.ones((2, 9))) == (1.0, 1.0)
+    assert np.isnan(interval(np.ones((1, 1)), np.ones((1, 1)))).all()
 
 
 def test_a_hundred_cells_take_seconds():
@@ -249,16 +284,16 @@ def test_a_hundred_cells_take_seconds():
     rows = pd.concat([verdict_table(list(rng.choice(["method", "baseline", "tie"], 200)), seed=seed, size=f"{cell}")
                       for cell in range(100) for seed in (0, 1)])
     start = time.process_time()
-    first = judging.win_rates(rows)
+    first = win_rates(rows)
     assert time.process_time() - start < 20 and len(first) == 100  # 2.5 s alone on a core
-    pd.testing.assert_frame_equal(first.head(3), judging.win_rates(rows[rows["size"].isin(["0", "1", "10"])]))
+    pd.testing.assert_frame_equal(first.head(3), win_rates(rows[rows["size"].isin(["0", "1", "10"])]))
 
 
 def test_quality_by_hand():
     pairs = pair_table([(0, "a b c", "a"), (1, "a", "a b"), (2, "a b", "a"), (3, "a b", "c d"), (4, "a b", "c")])
     truth = verdict_table(["method", "method", "tie", "baseline", "method"], judge="checker")
     mine = verdict_table(["method", "baseline", "method", "tie", None])
-    got = judging.quality(pd.concat([truth, mine]), pairs).set_index("judge").loc["scripted"]
+    got = quality(pd.concat([truth, mine]), pairs).set_index("judge").loc["scripted"]
     assert (got["verdicts"], got["nulls"]) == (5, 1)
     assert got["flips"] == got["ties"] == pytest.approx(1 / 4)
     assert got["identical"] == 0 and got["flips_differing"] == got["flips"]
@@ -273,14 +308,14 @@ def test_quality_by_hand():
 class ByOdds:
     """A language model whose log-odds for the text shown first are a function of (first, second); None: no answer."""
 
-    again = (llm_judges.FAILED,)
+    again = (language_models.FAILED,)
 
     def __init__(self, odds, name="model", identity="1", failed=0):
-        self.odds, self.name, self.identity, self.notes = odds, name, identity, Counter({llm_judges.FAILED: failed})
+        self.odds, self.name, self.identity, self.notes = odds, name, identity, Counter({language_models.FAILED: failed})
 
     def replies(self, prompts, first, second):
         odds = [self.odds(a, b) for a, b in zip(first, second, strict=True)]
-        return [llm_judges.Reply(None) if x is None else llm_judges.reply_to(x) for x in odds]
+        return [language_models.Reply(None) if x is None else language_models.reply_to(x) for x in odds]
 
     def remarks(self):
         return []
@@ -297,8 +332,8 @@ def leaning(first, second):
 def test_log_odds_average_over_the_orders_by_hand():
     pairs = pair_table([(0, "good", "bad"), (1, "poor", "fair"), (2, "bad", "good"), (3, "fair", "fair"), (4, "none", "bad"),
                         (5, " ", "bad")])
-    rows = judging.judge_pairs(ByOdds(leaning), pairs)
-    assert list(rows.columns) == [*judging.COLUMNS, *judging.AVERAGE]
+    rows = judge_pairs(ByOdds(leaning), pairs)
+    assert list(rows.columns) == [*COLUMNS, *AVERAGE]
     # 0: 2.5 and -1.5 for RPO, so twice RPO; 1: 0 and -1, of which exactly 0 counts for the first
     assert rows["log_odds"].tolist()[:4] == pytest.approx([2.0, -0.5, -2.0, 0.0])
     assert rows["verdict"].tolist() == ["method", "tie", "baseline", "tie", None, None]
@@ -308,36 +343,36 @@ def test_log_odds_average_over_the_orders_by_hand():
 
 def test_files_of_both_kinds_of_judges_stand_side_by_side(tmp_path):
     pairs = pair_table([(0, "good", "bad"), (1, "poor", "fair")])
-    rows = judging.ask({0: [Checker(by_length), ByOdds(leaning)]}, pairs, tmp_path, "table3")
-    pd.testing.assert_frame_equal(judging.load_verdicts(tmp_path, "table3"), rows, check_dtype=False)
+    rows = ask({0: [Checker(by_length), ByOdds(leaning)]}, pairs, tmp_path, "table3")
+    pd.testing.assert_frame_equal(load_verdicts(tmp_path, "table3"), rows, check_dtype=False)
     with gzip.open(tmp_path / "verdicts" / "table3-checker.jsonl.gz", "rt") as lines:
-        assert all(list(json.loads(line)) == judging.COLUMNS for line in lines)  # the bytes of the pocket's files stay
-    again = judging.ask({0: [Checker(by_length), ByOdds(leaning)]}, pairs, tmp_path, "table3")
+        assert all(list(json.loads(line)) == COLUMNS for line in lines)  # the bytes of the pocket's files stay
+    again = ask({0: [Checker(by_length), ByOdds(leaning)]}, pairs, tmp_path, "table3")
     pd.testing.assert_frame_equal(again, rows, check_dtype=False)
-    average = judging.averaged(rows)
+    average = averaged(rows)
     assert average["judge"].unique().tolist() == ["model"] and average["verdict"].tolist() == ["method", "baseline"]
-    assert judging.averaged(rows[rows["judge"].eq("checker")]).empty
-    rates = [judging.win_rates(table).set_index("judge").loc["model", "win_rate"] for table in (rows, average)]
+    assert averaged(rows[rows["judge"].eq("checker")]).empty
+    rates = [win_rates(table).set_index("judge").loc["model", "win_rate"] for table in (rows, average)]
     assert rates == [75, 50]
 
 
 def test_a_judge_that_could_not_be_reached_is_asked_again_and_one_that_cannot_decide_is_not(tmp_path, capsys):
     pairs = pair_table([(0, "good", "none")])
     for failed, up_to_date in ((1, False), (0, False), (0, True)):
-        judging.ask({0: [ByOdds(leaning, failed=failed)]}, pairs, tmp_path, "table3")
+        ask({0: [ByOdds(leaning, failed=failed)]}, pairs, tmp_path, "table3")
         assert ("up to date" in capsys.readouterr().out) is up_to_date
 
 
 def test_table3_of_the_averages_is_a_table_of_its_own(profile, tmp_path):
-    rows = judging.judge_pairs(ByOdds(leaning), pair_table([(0, "good", "bad"), (1, "poor", "fair"), (2, "fair", "fair")]))
-    table = reporting.table3(judging.win_rates(judging.averaged(rows)), profile)
-    reporting.write_table(table, tmp_path, "table3_average")
-    written = reporting.read_table(tmp_path / "tables" / "table3_average.csv")
-    assert list(written.columns) == reporting.COLUMNS["table3"] and written["win_rate"].tolist() == [50]
+    rows = judge_pairs(ByOdds(leaning), pair_table([(0, "good", "bad"), (1, "poor", "fair"), (2, "fair", "fair")]))
+    table = tables.table3(win_rates(averaged(rows)), profile)
+    rendering.write_table(table, tmp_path, "table3_average")
+    written = rendering.read_table(tmp_path / "tables" / "table3_average.csv")
+    assert list(written.columns) == rendering.COLUMNS["table3"] and written["win_rate"].tolist() == [50]
     assert "judge model" in (tmp_path / "tables" / "table3_average.md").read_text()
-    long = reporting.long_format({"table3": table, "table3_average": table}, profile).drop(columns="table")
+    long = tables.long_format({"table3": table, "table3_average": table}, profile).drop(columns="table")
     assert long.iloc[0].equals(long.iloc[1]) and long["metric"].tolist() == ["win_rate/model"] * 2
-    reporting.write_table(table, tmp_path, "table3")  # of a later run, whose judges give no log-odds
+    rendering.write_table(table, tmp_path, "table3")  # of a later run, whose judges give no log-odds
     assert {path.stem for path in (tmp_path / "tables").iterdir()} == {"table3"}
 
 
@@ -345,20 +380,20 @@ def test_agreement_between_judges_by_hand():
     pairs = pair_table([(0, "a b c", "a"), (1, "a", "a b"), (2, "a b", "a"), (3, "a b", "c d"), (4, "a b", "c")])
     rows = pd.concat([verdict_table(["method", "method", "tie", "baseline", "method"], judge="checker"),
                       verdict_table(["method", "baseline", "method", "tie", None])])
-    table = judging.judge_agreement(rows, pairs).set_index(["judge", "other"])
+    table = judge_agreement(rows, pairs).set_index(["judge", "other"])
     got = table.loc["scripted", "checker"]
     assert (got["n"], got["same"], got["agreement"]) == (4, pytest.approx(1 / 4), pytest.approx((1 + 0 + 0.5) / 3))
     chance = (2 * 2 + 1 * 1 + 1 * 1) / 16  # of method, baseline and tie
     assert got["kappa"] == pytest.approx((1 / 4 - chance) / (1 - chance)) == table.loc["checker", "scripted"]["kappa"]
     # the longer: method, baseline, method, tie, method, beside the checker's method, method, tie, baseline, method
-    rule = table.loc[judging.RULE, "checker"]
+    rule = table.loc[RULE, "checker"]
     assert (rule["n"], rule["agreement"]) == (5, pytest.approx((1 + 0 + 0.5 + 1) / 4))
     assert len(table) == 6
 
 
 def test_an_averaged_judge_stands_beside_its_strict_self():
     pairs = pair_table([(0, "good", "bad"), (1, "poor", "fair"), (2, "bad", "good")])
-    table = judging.judge_agreement(judging.judge_pairs(ByOdds(leaning), pairs), pairs).set_index(["judge", "other"])
+    table = judge_agreement(judge_pairs(ByOdds(leaning), pairs), pairs).set_index(["judge", "other"])
     got = table.loc["model", "model, average"]
     assert (got["n"], got["agreement"]) == (3, pytest.approx((1 + 0.5 + 1) / 3))
 
@@ -366,15 +401,15 @@ def test_an_averaged_judge_stands_beside_its_strict_self():
 def test_kappa_is_unknown_where_both_always_say_one_thing():
     pairs = pair_table([(0, "a", "b"), (1, "c", "d")])
     rows = pd.concat([verdict_table(["method"] * 2, judge="checker"), verdict_table(["method"] * 2)])
-    assert judging.judge_agreement(rows, pairs).set_index(["judge", "other"]).loc[("scripted", "checker"), "kappa"] != 0
-    assert judging.judge_agreement(rows, pairs)["kappa"].isna().sum() == 2
+    assert judge_agreement(rows, pairs).set_index(["judge", "other"]).loc[("scripted", "checker"), "kappa"] != 0
+    assert judge_agreement(rows, pairs)["kappa"].isna().sum() == 2
 
 
 def trusted(judge, texts, truth=by_length):
     """What is said against a judge beside the checker, on pairs of texts."""
     pairs = pair_table([(i, a, b) for i, (a, b) in enumerate(texts)])
-    rows = pd.concat([judging.judge_pairs(j, pairs) for j in (Checker(truth), judge)])
-    return judging.distrust(judging.quality(rows, pairs), judging.judge_agreement(rows, pairs))
+    rows = pd.concat([judge_pairs(j, pairs) for j in (Checker(truth), judge)])
+    return distrust(quality(rows, pairs), judge_agreement(rows, pairs))
 
 
 WORDS_APART = [("a " * (1 + i % 5) + "end", "b " * (1 + (i + 2) % 5) + "end") for i in range(40)]
@@ -410,8 +445,8 @@ def test_a_learnt_judge_is_measured_on_its_held_out_comparisons():
     judge = Scripted(lambda p, a, b: "first" if a < b else "second", name="reward_model")
     for correct, sentences in ((1.0, 0), (0.0, 1)):
         judge.held_out = pd.DataFrame({"seed": 0, "prompt_id": range(20), "gap": 1.0, "correct": correct})
-        rows = judging.judge_pairs(judge, pairs)
-        said = judging.distrust(judging.quality(rows, pairs, {0: [judge]}), judging.judge_agreement(rows, pairs))
+        rows = judge_pairs(judge, pairs)
+        said = distrust(quality(rows, pairs, {0: [judge]}), judge_agreement(rows, pairs))
         assert len(said) == sentences and all("is right in 0% of 20 held-out comparisons" in sentence for sentence in said)
 
 
@@ -421,18 +456,18 @@ def test_verdict_files_are_reused_and_rewritten_byte_for_byte(tmp_path, capsys):
     pairs = pd.concat([pair_table([(9, "abc", "d"), (2, "a", "b")], seed=s) for s in (1, 0)], ignore_index=True)
     calls = []
     bench = {s: [Scripted(lambda p, a, b: calls.append(p) or ("first" if len(a) > len(b) else None))] for s in (0, 1)}
-    rows = judging.ask(bench, pairs, tmp_path, "table3")
+    rows = ask(bench, pairs, tmp_path, "table3")
     path = tmp_path / "verdicts" / "table3-scripted.jsonl.gz"
     before, asked = hashlib.sha256(path.read_bytes()).hexdigest(), len(calls)
     assert asked == 8 and rows[["seed", "prompt_id"]].values.tolist() == [[0, 2], [0, 9], [1, 2], [1, 9]]
 
-    again = judging.ask(bench, pairs, tmp_path, "table3")
+    again = ask(bench, pairs, tmp_path, "table3")
     assert len(calls) == asked and "up to date" in capsys.readouterr().out
     pd.testing.assert_frame_equal(again, rows, check_dtype=False)
-    pd.testing.assert_frame_equal(judging.load_verdicts(tmp_path, "table3"), again)
+    pd.testing.assert_frame_equal(load_verdicts(tmp_path, "table3"), again)
 
     path.unlink()
-    judging.ask(bench, pairs.iloc[::-1], tmp_path, "table3")
+    ask(bench, pairs.iloc[::-1], tmp_path, "table3")
     assert len(calls) == 2 * asked and hashlib.sha256(path.read_bytes()).hexdigest() == before
     lines = gzip.decompress(path.read_bytes()).decode().splitlines()
     assert json.loads(lines[0])["verdict"] is None and str(tmp_path) not in "".join(lines)
@@ -445,25 +480,25 @@ def test_changed_inputs_are_judged_again(tmp_path, change):
     def bench(identity):
         return {0: [Scripted(lambda p, a, b: calls.append(p) or "first", identity=identity)]}
 
-    judging.ask(bench("1"), pairs, tmp_path, "table3")
+    ask(bench("1"), pairs, tmp_path, "table3")
     if change == "file":
         (tmp_path / "verdicts" / "table3-scripted.jsonl.gz").write_bytes(gzip.compress(b""))
     pairs = pairs.replace("abc", "abcd") if change == "pairs" else pairs
-    judging.ask(bench("2" if change == "judge" else "1"), pairs, tmp_path, "table3")
+    ask(bench("2" if change == "judge" else "1"), pairs, tmp_path, "table3")
     assert len(calls) == 4
 
 
 def test_missing_verdicts_and_missing_judges_say_what_to_do(tmp_path):
     with pytest.raises(ValueError, match="no verdicts of table4"):
-        judging.load_verdicts(tmp_path, "table4")
+        load_verdicts(tmp_path, "table4")
     with pytest.raises(ValueError, match="seed 1, which has no judges"):
-        judging.ask({0: [Checker(by_length)]}, pair_table([(0, "a", "b")], seed=1), tmp_path, "table3")
+        ask({0: [Checker(by_length)]}, pair_table([(0, "a", "b")], seed=1), tmp_path, "table3")
 
 
 def test_the_checker_is_refused_where_it_knows_nothing(profile, tmp_path):
     own = profile.model_copy(update={"data": profile.data.model_copy(update={"source": "mine.jsonl"})})
     with pytest.raises(ValueError, match="checker.*pocket world.*mine.jsonl"):
-        judging.judges_for(own, tmp_path, 0)
+        judges_for(own, tmp_path, 0)
 
 
 # ---- the learnt judge -------------------------------------------------------------------------------------------------
@@ -526,7 +561,7 @@ def test_reward_model_learns_what_can_be_learnt(trained, toy):
     kind, rude = toy["completion"][0], toy["completion"][1]
     assert trained.compare([toy["prompt"][0]] * 2, [kind, rude], [rude, kind]) == ["first", "second"]
     bench = {0: [trained]}
-    table = judging.accuracy_by_gap(judging.held_out_comparisons(bench))
+    table = accuracy_by_gap(held_out_comparisons(bench))
     assert table[["gap", "accuracy", "n"]].values.tolist() == [["above 3", 1.0, 9]]
 
 
@@ -563,7 +598,7 @@ def test_passes_change_the_memory_of_a_step_and_not_its_gradient(reference, loss
     settings = {"max_prompt_tokens": DATA.max_prompt_tokens, "max_completion_tokens": DATA.max_completion_tokens}
     regression = loss == "regression"
     rewards = {(prompt, name): i % 5 - 2.0 for i, (prompt, name) in enumerate(itertools.product(table["prompt"].unique(), names))}
-    examples = judges._examples(table, tokenizer, settings, rewards if regression else None)
+    examples = reward_model._examples(table, tokenizer, settings, rewards if regression else None)
     terms = {len(example["rewards" if regression else "pairs"]) for example in examples}
     assert terms == ({2, 3, 4} if regression else {1, 3, 6})  # a mean of the passes' means would be another gradient
     longest = max(sum(len(p) + len(c) for p, c in example["rows"]) for example in examples)
@@ -576,11 +611,11 @@ def test_passes_change_the_memory_of_a_step_and_not_its_gradient(reference, loss
             self.first = self.first or {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
 
     def first_step(budget):
-        monkeypatch.setattr(judges, "TOKENS_A_PASS", budget)
+        monkeypatch.setattr(reward_model, "TOKENS_A_PASS", budget)
         torch.manual_seed(0)
         net, seen, passes = RewardNet(copy.deepcopy(policy), intercept=regression), Gradients(), []
         net.register_forward_hook(lambda *_: passes.append(1))
-        trainer = judges._trainer(net, examples, tokenizer.pad_token_id, output_dir=str(tmp_path), seed=3, epochs=1, bf16=False)
+        trainer = reward_model._trainer(net, examples, tokenizer.pad_token_id, output_dir=str(tmp_path), seed=3, epochs=1, bf16=False)
         trainer.add_callback(seen)
         trainer.train()
         return seen.first, len(passes), trainer.state.global_step, any(getattr(part, "gradient_checkpointing", False) for part in net.modules())
@@ -610,7 +645,7 @@ def test_regression_learns_from_the_completions_that_are_compared_and_no_others(
     rows = pd.DataFrame({"prompt_id": [0, 0, 0, 0, 1], "prompt": ["a"] * 4 + ["b"], "completion": ["x", "y", "z", "x", "x"],
                          "reward": [9.0, 4.0, 1.0, 7.0, 5.0]})
     train = pd.DataFrame({"prompt": ["a", "a"], "better": ["x", "x"], "worse": ["y", "y"]})
-    assert judges._standardised(Dataset.from_pandas(rows), train) == {("a", "x"): 1.0, ("a", "y"): -1.0}  # of 8, twice scored, and 4
+    assert reward_model._standardised(Dataset.from_pandas(rows), train) == {("a", "x"): 1.0, ("a", "y"): -1.0}  # of 8, twice scored, and 4
 
 
 @pytest.mark.parametrize("bf16", [False, True])
@@ -635,12 +670,12 @@ def test_an_adapter_learns_alone_and_its_scores_survive_its_folder(reference, to
 
 def test_a_reward_model_of_another_loss_or_rank_is_another_file(tmp_path, monkeypatch, toy):
     names = []
-    monkeypatch.setattr(judging.experiment, "reference_path", lambda *_: "some/policy")
-    monkeypatch.setattr(judging.experiment, "splits", lambda *_: SimpleNamespace(held_out=toy))
-    monkeypatch.setattr(judging, "cached", lambda folder, make: names.append(folder.name))
-    monkeypatch.setattr(judging.RewardModel, "load", lambda folder, base: None)
+    monkeypatch.setattr(inputs, "reference_path", lambda *_: "some/policy")
+    monkeypatch.setattr(inputs, "splits", lambda *_: SimpleNamespace(held_out=toy))
+    monkeypatch.setattr(judging_verdicts, "cached", lambda folder, make: names.append(folder.name))
+    monkeypatch.setattr(reward_model.RewardModel, "load", lambda folder, base: None)
     for overrides in ({}, {"judge_loss": "bradley_terry", "judge_lora_rank": 0}, {"judge_loss": "regression"}, {"judge_lora_rank": 8}):
-        judging.reward_model(load_profile("smoke", **{f"evaluation.{name}": value for name, value in overrides.items()}), tmp_path, 0)
+        judging_verdicts.reward_model(load_profile("smoke", **{f"evaluation.{name}": value for name, value in overrides.items()}), tmp_path, 0)
     assert names[0] == names[1] and len(set(names)) == 3
 
 

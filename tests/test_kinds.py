@@ -6,9 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rpo_nb import alignment, aspects, config, data, experiment, paper_b
-from rpo_nb.config import Setting
-from rpo_nb.reward_aware import tuples
+from rpo_nb.config import loading
+from rpo_nb.config.objective import Objective, Setting
+from rpo_nb.data import kinds
+from rpo_nb.experiment import grid, inputs, runs
+from rpo_nb.studies import aspects
+from rpo_nb.studies.paper_b import grid as paper_b_grid
+from rpo_nb.studies.paper_b.grid import Run, feedback_prompts
+from rpo_nb.studies.paper_b.world import World
+from rpo_nb.training import alignment
+from rpo_nb.training.reward_aware import tuples
 
 GOOD, BAD = "the red lamp stands in the {}.", "a {} lies."
 NOUNS = ("garden", "kitchen", "harbour", "boat", "book", "chair", "rope", "lamp", "cat", "mat")
@@ -30,13 +37,13 @@ def profile(tmp_path, tiny_t5):
         source.write_text("".join(json.dumps(row) + "\n" for row in rows))
         settings = {"sizes.small.id": str(tmp_path / "policy"), "data.prompts": 10, "data.validation": 5, "data.held_out": 10, "data.max_completion_tokens": 12,
                     "data.max_prompt_tokens": 16, "training.batch_size": 20}
-        return config.load_profile("smoke", feedback=str(source), sizes="small", seeds="0", preset="fixed", **settings | more)
+        return loading.load_profile("smoke", feedback=str(source), sizes="small", seeds="0", preset="fixed", **settings | more)
 
     return of
 
 
 def told(profile):
-    return " ".join(data.kind_notes(*experiment.feedback(profile, 0)))
+    return " ".join(kinds.kind_notes(*inputs.feedback(profile, 0)))
 
 
 @pytest.mark.parametrize(("rows", "words"), [(PAIRS, "Pairs here have no scores"), (LABELS, "labels: two values, 0 and 1")])
@@ -45,8 +52,8 @@ def test_pairs_and_labels_are_trained_on_by_every_method(profile, tmp_path, monk
     monkeypatch.setenv("RPO_NB_CACHE", str(tmp_path / "cache"))
     mine = profile(rows, methods=method)
     assert words in told(mine)
-    run = next(run for run in experiment.plan(mine) if run.method == method)
-    trainer = experiment.build_trainer(mine, run, experiment.prepare(mine, "small", 0), tmp_path / "run")
+    run = next(run for run in grid.plan(mine) if run.method == method)
+    trainer = runs.build_trainer(mine, run, inputs.prepare(mine, "small", 0), tmp_path / "run")
     items = trainer.train_dataset
     assert len(items) == 10 and {len(item["rows"]) for item in items} == {1 if method == "best_of_k" else 2}
     for item in items:
@@ -62,13 +69,13 @@ def test_paper_bs_losses_train_on_pairs(profile, tmp_path, monkeypatch, tiny_t5,
     monkeypatch.setenv("RPO_NB_CACHE", str(tmp_path / "cache"))
     mine = profile(PAIRS, **{"paper_b.responses": "feedback", "paper_b.k": 2, "paper_b.prompts": 4, "paper_b.iterations": 1, "paper_b.valid": 2,
                              "paper_b.test": 2})
-    world = paper_b.World(mine, 0, tmp_path / "out")
-    responses, _ = world.offline(paper_b.Run("bwd-k2", "bwd", 2))
+    world = World(mine, 0, tmp_path / "out")
+    responses, _ = world.offline(Run("bwd-k2", "bwd", 2))
     rows = tuples(responses.prompt_ids, responses.rewards, k=2)
     assert rows.shape == (4, 2) and (responses.rewards[rows[:, 0]] > responses.rewards[rows[:, 1]]).all()
-    objective = config.Objective(method="reward_aware", reduce="mean" if setting.per_token else "sum", setting=setting)
+    objective = Objective(method="reward_aware", reduce="mean" if setting.per_token else "sum", setting=setting)
     groups = alignment.groups_of(responses, rows, objective)
-    from rpo_nb.training import make_trainer
+    from rpo_nb.training.trainer import make_trainer
 
     trainer = make_trainer(world.load("", trained=True), tiny_t5[1], groups, objective, config=mine.training, output_dir=tmp_path / "run", seed=0)
     trainer.train()
@@ -78,8 +85,8 @@ def test_paper_bs_losses_train_on_pairs(profile, tmp_path, monkeypatch, tiny_t5,
 def test_more_completions_than_pairs_have_are_refused_before_anything_is_trained(profile):
     mine = profile(PAIRS, **{"paper_b.responses": "feedback", "paper_b.prompts": 4, "paper_b.iterations": 1, "paper_b.valid": 2, "paper_b.test": 2})
     with pytest.raises(ValueError, match="paper_b.k is 4.*more than 2.*set paper_b.k to 2"):
-        paper_b.feedback_prompts(mine, 0)
-    names = [run.name for run in paper_b.grid(mine.paper_b.model_copy(update={"k": 2, "runs": ()}))]
+        feedback_prompts(mine, 0)
+    names = [run.name for run in paper_b_grid.grid(mine.paper_b.model_copy(update={"k": 2, "runs": ()}))]
     assert len(names) == len(set(names))
 
 

@@ -10,15 +10,19 @@ import pandas as pd
 import pytest
 from scipy.special import logsumexp
 
-from rpo_nb import advise, config, experiment, lab, lab_tables, partition, pocket, reporting, truth
+from rpo_nb import partition, pocket
 from rpo_nb.__main__ import main
-from rpo_nb.judges import Checker
-from rpo_nb.lab import Spec, Study
+from rpo_nb.config import loading, methods, objective
+from rpo_nb.experiment import inputs
+from rpo_nb.experiment.grid import cells, plan
+from rpo_nb.judging.judges import Checker
+from rpo_nb.studies import advise, lab, lab_runs, lab_tables, truth
+from rpo_nb.studies.lab import Spec, Study
 
 
 @pytest.fixture(scope="module")
 def profile():
-    return config.load_profile("smoke", sizes="small", seeds="0")
+    return loading.load_profile("smoke", sizes="small", seeds="0")
 
 
 # Truth --------------------------------------------------------------------------------------------------------------------
@@ -63,7 +67,7 @@ def test_errors_hold_their_identities_and_know_who_is_consistent():
 # Studies ------------------------------------------------------------------------------------------------------------------
 
 def test_the_labs_policies_are_those_of_the_grid_where_they_agree(profile):
-    grid = {run.key for run in experiment.plan(profile)}
+    grid = {run.key for run in plan(profile)}
     shared = [spec for spec in lab.map_specs(profile) if spec.method != "reference" and spec.run(profile, "small", 0).key in grid]
     named = {"SFT", "best-of-K SFT", "DRO τ 1", "RPO eq. 19 τ 1", "RPO as released", "KTO as released", "DRO as released"}
     assert named <= {spec.words for spec in shared}
@@ -81,7 +85,7 @@ def test_the_plan_names_the_labs_own_policies(profile):
 
 
 def test_the_overnight_lab_has_every_policy_once():
-    night = config.load_profile("lab-overnight")
+    night = loading.load_profile("lab-overnight")
     studies = [*lab.map_studies(night), *lab.low_data_studies(night), *lab.ablation_studies(night), *lab.robustness_studies(night)]
     assert all(len(set(study.specs)) == len(study.specs) for study in studies)
     assert {spec.estimator for spec in lab.low_data_specs(night)} - {""} == set(partition.ESTIMATORS) and lab.policies(night) > 2000
@@ -90,7 +94,7 @@ def test_the_overnight_lab_has_every_policy_once():
 
 def test_low_data_keeps_the_budget_and_disturbed_rewards_are_another_run(profile):
     for k in (1, 4):
-        parts = experiment.splits(lab.low_data(profile, k), 0)
+        parts = inputs.splits(lab.low_data(profile, k), 0)
         assert parts.train.num_rows == pytest.approx(profile.lab.rows, abs=profile.lab.rows * 0.05)
         assert len(set(parts.train["prompt_id"])) == profile.lab.rows // k
     spec = Spec("kto", 1.0)
@@ -101,47 +105,47 @@ def test_low_data_keeps_the_budget_and_disturbed_rewards_are_another_run(profile
 
 
 def test_disturbances_do_what_they_say(profile):
-    prepared = experiment.prepare(profile, "small", 0)
+    prepared = inputs.prepare(profile, "small", 0)
     study = Study("x", profile, "small", 0, ())
     for name in lab.DISTURBANCES:
-        found = lab.disturbed(replace(study, disturbance=name), prepared)
-        assert found.rewards.shape == prepared.rewards.shape and found.ref_rewards.shape == (len(prepared.rewards), experiment.QRPO_SAMPLES)
+        found = lab_runs.disturbed(replace(study, disturbance=name), prepared)
+        assert found.rewards.shape == prepared.rewards.shape and found.ref_rewards.shape == (len(prepared.rewards), inputs.QRPO_SAMPLES)
         correlation = np.corrcoef(found.rewards, prepared.rewards)[0, 1]
         if name == "scale":
             np.testing.assert_allclose(found.rewards, 100 * prepared.rewards)
         else:
             assert found.rewards.std() == pytest.approx(1) and correlation < 0.99
-    assert lab.disturbed(study, prepared) is prepared
+    assert lab_runs.disturbed(study, prepared) is prepared
 
 
 def test_qrpo_and_the_reference_are_made_and_measured_once(profile, tmp_path, capsys):
     study = Study("stronger", profile, "small", 0, (Spec("reference"), Spec("qrpo", 0.3)))
-    rows = lab.measure([study], tmp_path, progress=False)
+    rows = lab_runs.measure([study], tmp_path, progress=False)
     assert "1 policies trained, 0 were done already" in capsys.readouterr().out
     assert len(rows) == 2 * profile.lab.prompts and not rows["log_ratio"].isna().any()
     assert rows[rows["spec"].eq(0)]["log_ratio"].abs().max() < 1e-3 < rows[rows["spec"].eq(1)]["log_ratio"].abs().max()
     assert all(pocket.score(row.prompt, row.completion) == row.reward for row in rows.itertuples())
     before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.json")}
-    pd.testing.assert_frame_equal(lab.measure([study], tmp_path, progress=False), rows)
+    pd.testing.assert_frame_equal(lab_runs.measure([study], tmp_path, progress=False), rows)
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.json")} == before
-    described = lab_tables.regimes([study], lab.prepared([study]), tmp_path)
+    described = lab_tables.regimes([study], lab_runs.prepared([study]), tmp_path)
     table = lab_tables.regime_map(rows, [study], described)
     assert {"regime", "gap", "tau", "method", "preset", "estimator", "reward", "win_rate", "kl", "broken", "seeds"} <= set(table.columns)
     assert table["gap"].iloc[0] == pytest.approx(described["data"].iloc[0] - rows[rows["spec"].eq(0)]["reward"].mean())
 
 
 def test_qrpo_is_a_method_of_the_grid():
-    grid = config.load_profile("smoke", sizes="small", seeds="0", methods="qrpo,rpo")
-    runs = {cell.preset: cell.run for cell in experiment.cells(grid) if cell.method == "qrpo"}
+    grid = loading.load_profile("smoke", sizes="small", seeds="0", methods="qrpo,rpo")
+    runs = {cell.preset: cell.run for cell in cells(grid) if cell.method == "qrpo"}
     assert runs["paper"].key == runs["fixed"].key != runs["released"].key
     assert runs["paper"].recipe["objective"] == {"method": "qrpo", "reduce": "sum", "beta": 0.3}
-    assert "qrpo" not in config.load_profile("smoke").methods
+    assert "qrpo" not in loading.load_profile("smoke").methods
 
 
 def test_qrpo_outside_the_pocket_world_is_refused(profile):
     other = profile.model_copy(update={"data": profile.data.model_copy(update={"source": "mine.jsonl"})})
     with pytest.raises(ValueError, match="only the pocket world's checker can score; leave qrpo out of methods"):
-        experiment.reference_rewards(other, None, 0)
+        inputs.reference_rewards(other, None, 0)
 
 
 # Tables -------------------------------------------------------------------------------------------------------------------
@@ -208,7 +212,7 @@ SMALL = ("sizes=small seeds=0 sizes.*.tokenizer=[train] data.held_out=10 data.va
 
 @pytest.mark.parametrize("k", [1, 4])
 def test_the_command_advises_on_a_users_file(k, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(config, "repository_root", lambda: tmp_path)
+    monkeypatch.setattr(loading, "repository_root", lambda: tmp_path)
     rows = pocket.make_feedback(30, completions_per_prompt=4, seed=6)
     file = tmp_path / "own.jsonl"
     file.write_text("\n".join(json.dumps({"prompt": row["instruction"], "completion": one["response"], "reward": one["overall_score"]})
@@ -216,19 +220,19 @@ def test_the_command_advises_on_a_users_file(k, tmp_path, monkeypatch, capsys):
     assert main(["advise", "--profile", "smoke", "--feedback", str(file), "--set", SMALL]) == 0
     told = capsys.readouterr().out.splitlines()
     assert told[0] == "own.jsonl, reference small of profile smoke, seed 0"
-    for name in config.PRESETS:
+    for name in objective.PRESETS:
         assert any(line.startswith(f"preset {name}: ") and "effective sample size" in line for line in told)
     recommended = next(line for line in told if line.startswith("Recommended: "))
     table, low = advise.evidence()
     known = low[low["k"].eq(1)] if k == 1 else table[table["regime"].eq(re.search(r"lab's regimes is (\w+)", "\n".join(told))[1])]
     best = re.search(r"best there: (.+?): reward ([\d.]+)", "\n".join(told))
     assert known.set_index("policy")["reward"][best[1]] == pytest.approx(float(best[2]), abs=0.006)  # measured, not typed
-    assert known["method"].map(reporting.METHOD_NAMES).eq(recommended.removeprefix("Recommended: ").split(",")[0]).any()
+    assert known["method"].map(methods.METHOD_NAMES).eq(recommended.removeprefix("Recommended: ").split(",")[0]).any()
     assert ("- 100% of the prompts have one completion." in told) == (k == 1)
 
 
 def test_the_command_names_what_is_wrong_with_a_file_in_one_sentence(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(config, "repository_root", lambda: tmp_path)
+    monkeypatch.setattr(loading, "repository_root", lambda: tmp_path)
     file = tmp_path / "broken.jsonl"
     file.write_text('{"prompt": "Name a colour."}\nnot json\n', encoding="utf-8")
     assert main(["advise", "--profile", "smoke", "--feedback", str(file), "--set", SMALL]) == 2

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rpo_nb import judging
-from rpo_nb.labelling import Labelling, blind_pairs
+from rpo_nb.judging import rates
+from rpo_nb.judging.labelling import Labelling, blind_pairs
 from tests.test_judging import pair_table, verdict_table
 
 
@@ -95,10 +95,10 @@ def test_each_judge_is_compared_with_the_person(tmp_path):
     labelled = task.questions["prompt_id"].tolist()
     judge = dict(enumerate(verdicts["verdict"]))
     points = [1.0 if judge[i] == person[i] else 0.5 if judge[i] == "tie" else 0.0 for i in labelled if person[i] != "tie"]
-    assert list(table.index) == ["scripted", judging.RULE] and table.loc["scripted", "n"] == 4
+    assert list(table.index) == ["scripted", rates.RULE] and table.loc["scripted", "n"] == 4
     assert table.loc["scripted", "agreement"] == pytest.approx(np.mean(points))
     longer = {0: "method", 1: "baseline", 2: "method", 3: "baseline", 4: "baseline"}
-    assert table.loc[judging.RULE, "same"] == pytest.approx(np.mean([longer[i] == person[i] for i in labelled]))
+    assert table.loc[rates.RULE, "same"] == pytest.approx(np.mean([longer[i] == person[i] for i in labelled]))
 
 
 def test_before_the_first_choice_there_is_nothing_to_compare(tmp_path):

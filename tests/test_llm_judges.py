@@ -18,11 +18,14 @@ import numpy as np
 import pytest
 import torch
 
-from rpo_nb import judging, llm_judges, references
-from rpo_nb.config import LLMJudge, load_profile
-from rpo_nb.endpoint import EndpointJudge
-from rpo_nb.llm_judges import LocalJudge, Question, as_data, next_token_logits, question_text
-from rpo_nb.reporting import published_numbers
+from rpo_nb.config.loading import load_profile
+from rpo_nb.config.schema import LLMJudge
+from rpo_nb.experiment import references
+from rpo_nb.judging import language_models, verdicts
+from rpo_nb.judging.endpoint import EndpointJudge
+from rpo_nb.judging.language_models import Question, as_data, question_text
+from rpo_nb.judging.local import _LOADED, LocalJudge, next_token_logits
+from rpo_nb.reporting.published import published_numbers
 from tests.test_judging import pair_table
 
 TEMPLATE = ("{% for m in messages %}{{ '<|im_start|> ' + m['role'] + ' ' + m['content'] + ' <|im_end|> ' }}{% endfor %}"
@@ -42,7 +45,7 @@ TEXTS = ["the red lamp stands in the garden", "a boat", "it is very good", "bad 
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("RPO_NB_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    llm_judges._LOADED.clear()
+    _LOADED.clear()
 
 
 # ---- the question -----------------------------------------------------------------------------------------------------
@@ -87,7 +90,7 @@ def tiny_judge(folder, *, template=TEMPLATE, letters=("A", "▁A", "B", "▁B"),
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     split = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation(), pre_tokenizers.Metaspace()])
-    texts = [llm_judges.judge_prompt(), "user assistant", *TEXTS, *ATTACKS.values()]
+    texts = [language_models.judge_prompt(), "user assistant", *TEXTS, *ATTACKS.values()]
     words = {word for text in texts for word, _ in split.pre_tokenize_str(text)}
     vocabulary = ["<pad>", "<unk>", *sorted(words - {"A", "▁A", "B", "▁B"}), *letters]
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, unk_token="<unk>"))
@@ -184,10 +187,10 @@ def test_no_completion_closes_its_section_or_its_turn(folder, attack, letter):
 
 
 def test_control_tokens_that_slip_through_give_no_verdict(folder, monkeypatch):
-    monkeypatch.setattr(llm_judges, "as_data", lambda text, tokens=(): text)
+    monkeypatch.setattr(language_models, "as_data", lambda text, tokens=(): text)
     judge = local(folder)
     replies = judge.replies(["i", "i"], ["a boat" + ATTACKS["turn"], "a boat"], ["the cat", "the cat"])
-    assert replies[0] == llm_judges.Reply(None, None, llm_judges.CONTROL) and replies[1].answer
+    assert replies[0] == language_models.Reply(None, None, language_models.CONTROL) and replies[1].answer
     assert "1 of 2 questions hold control tokens" in judge.remarks()[0]
 
 
@@ -203,7 +206,7 @@ def test_a_likeliest_answer_that_is_no_letter_is_said(folder):
     judge.replies(*questions())
     logits = next_token_logits(judge._model(), [judge.encode(Question(*q)) for q in zip(*questions(), strict=True)], pad_id=0)
     off = sum(likeliest not in sum(judge.letters, []) for likeliest in logits.argmax(1).tolist())
-    assert judge.notes[llm_judges.OFF] == off > 0 and f"{off} of 12 questions have a likeliest answer" in judge.remarks()[0]
+    assert judge.notes[language_models.OFF] == off > 0 and f"{off} of 12 questions have a likeliest answer" in judge.remarks()[0]
 
 
 def test_answers_are_kept_and_only_new_questions_reach_the_model(folder, monkeypatch):
@@ -323,8 +326,8 @@ def test_log_odds_come_from_the_listed_tokens(server):
     odds = [np.logaddexp(-1, -2) + 1.5, -3.0 + 0.2]
     assert [r.log_odds for r in replies[:2]] == pytest.approx(odds, abs=1e-4)
     assert replies[2].log_odds is None  # of an unlisted letter nothing is known, so the text is read
-    assert [r.answer for r in replies] == ["first", "second", "first", None] and replies[3].note == llm_judges.NEITHER
-    assert [r.note for r in replies[:2]] == [llm_judges.OFF, ""]
+    assert [r.answer for r in replies] == ["first", "second", "first", None] and replies[3].note == language_models.NEITHER
+    assert [r.note for r in replies[:2]] == [language_models.OFF, ""]
     request = next(r for r in server.requests if "case one" in r["messages"][0]["content"])
     assert request["messages"] == [{"role": "user", "content": question_text(Question("case one", "a boat", "the cat"))}]
     assert (request["model"], request["temperature"], request["logprobs"], request["top_logprobs"]) == ("m", 0, True, 20)
@@ -336,7 +339,7 @@ def test_without_log_probs_the_text_must_be_exactly_a_letter(server):
     judge = endpoint(server)
     assert judge.compare(list(texts), ["x"] * 6, ["y"] * 6) == ["first", "second", None, None, None, None]
     assert "4 of 6 questions got an answer that is neither A nor B" in judge.remarks()[0]
-    rows = judging.judge_pairs(judge, pair_table([(0, "x", "y")]))
+    rows = verdicts.judge_pairs(judge, pair_table([(0, "x", "y")]))
     assert rows["log_odds"].isna().all() and rows["verdict_average"].tolist() == [None]
 
 
@@ -368,7 +371,7 @@ def test_passing_trouble_is_waited_out(server, trouble):
 def test_nonsense_is_no_verdict_and_asked_again(server, garbage):
     server.answer = lambda request, n: (200, garbage)
     judge = endpoint(server)
-    assert judge.compare(["p"], ["x"], ["y"]) == [None] and judge.notes == Counter({llm_judges.FAILED: 1})
+    assert judge.compare(["p"], ["x"], ["y"]) == [None] and judge.notes == Counter({language_models.FAILED: 1})
     assert "its reply is not the API's" in judge.remarks()[0]
     server.answer = lambda request, n: (200, completion("A"))
     assert endpoint(server).compare(["p"], ["x"], ["y"]) == ["first"]
@@ -392,7 +395,7 @@ def test_a_refusal_stops_at_once_with_one_sentence(server, monkeypatch, refusal,
 def test_a_question_too_long_for_the_server_is_null_until_the_server_has_a_longer_context(server):
     server.answer = lambda request, n: error(400, "This model's maximum context length is 2048 tokens")
     judge = endpoint(server, retries=3)
-    assert judge.compare(["p"], ["x"], ["y"]) == [None] and judge.notes == Counter({llm_judges.LONG: 1})
+    assert judge.compare(["p"], ["x"], ["y"]) == [None] and judge.notes == Counter({language_models.LONG: 1})
     assert len(server.requests) == 1 and "longer than the model's context" in judge.remarks()[0]
     server.answer = lambda request, n: (200, completion("A"))
     assert endpoint(server).compare(["p"], ["x"], ["y"]) == ["first"]
@@ -401,7 +404,7 @@ def test_a_question_too_long_for_the_server_is_null_until_the_server_has_a_longe
 def test_an_exceeded_quota_is_no_long_question(server):
     server.answer = lambda request, n: error(429, "You exceeded your current quota")
     judge = endpoint(server)
-    assert judge.compare(["p"], ["x"], ["y"]) == [None] and judge.notes == Counter({llm_judges.FAILED: 1}) and not judge.store.exists()
+    assert judge.compare(["p"], ["x"], ["y"]) == [None] and judge.notes == Counter({language_models.FAILED: 1}) and not judge.store.exists()
     assert "failed (429)" in judge.remarks()[0]
 
 
@@ -422,7 +425,7 @@ def test_a_server_that_dies_half_way_leaves_nulls_and_a_rerun_asks_only_those(se
         return (200, completion("A", [("A", -0.1), ("B", -2.0)])) if n <= 8 else (None, None)
 
     server.answer = answer
-    rows = judging.ask({0: [endpoint(server, concurrency=2)]}, pairs, tmp_path, "table3")
+    rows = verdicts.ask({0: [endpoint(server, concurrency=2)]}, pairs, tmp_path, "table3")
     said = capsys.readouterr().out
     assert rows["first_order"].notna().sum() == 8 and rows["verdict"].isna().all() and rows["log_odds"].isna().all()
     assert "judge server: 12 of 20 questions got no answer" in said and "start it" in said and len(server.requests) <= 8 + 3 + 4
@@ -430,15 +433,15 @@ def test_a_server_that_dies_half_way_leaves_nulls_and_a_rerun_asks_only_those(se
 
     server.stop()  # dead altogether: a rerun says so again, quickly, and loses nothing
     started = time.monotonic()
-    rows = judging.ask({0: [endpoint(server)]}, pairs, tmp_path, "table3")
+    rows = verdicts.ask({0: [endpoint(server)]}, pairs, tmp_path, "table3")
     assert rows["first_order"].notna().sum() == 8 and time.monotonic() - started < 20 and "no connection" in capsys.readouterr().out
 
     server.start(port)
     server.requests.clear()
     server.answer = lambda request, n: (200, completion("A", [("A", -0.1), ("B", -2.0)]))
-    rows = judging.ask({0: [endpoint(server)]}, pairs, tmp_path, "table3")
+    rows = verdicts.ask({0: [endpoint(server)]}, pairs, tmp_path, "table3")
     assert len(server.requests) == 12 and rows["verdict"].eq("tie").all() and rows["verdict_average"].eq("tie").all()
-    judging.ask({0: [endpoint(server)]}, pairs, tmp_path, "table3")
+    verdicts.ask({0: [endpoint(server)]}, pairs, tmp_path, "table3")
     assert len(server.requests) == 12 and "the 10 stored verdicts are up to date" in capsys.readouterr().out
 
 
@@ -456,15 +459,15 @@ def test_a_profile_names_its_judges(folder, tmp_path):
     described = {"itself": {"kind": "local", "model": folder},
                  "server": {"kind": "endpoint", "model": "m", "url": "http://localhost:1/v1"}}
     own = load_profile("smoke", **{"evaluation.judges": ["checker", "server", "itself"], "evaluation.llm_judges": described})
-    bench = judging.judges_for(own, tmp_path, 0)
+    bench = verdicts.judges_for(own, tmp_path, 0)
     assert [j.name for j in bench] == ["checker", "server", "itself"]
     assert isinstance(bench[1], EndpointJudge) and isinstance(bench[2], LocalJudge)
     with pytest.raises(ValueError, match="'oracle' is unknown; the judges are checker, reward_model, itself, server"):
         other = load_profile("smoke", **{"evaluation.judges": ["oracle"], "evaluation.llm_judges": described})
-        judging.judges_for(other, tmp_path, 0)
+        verdicts.judges_for(other, tmp_path, 0)
     for name in ("checker", "a/b"):
         with pytest.raises(ValueError, match=f"'{name}' cannot be a name"):
-            judging.judges_for(load_profile("smoke", **{"evaluation.llm_judges": {name: described["itself"]}}), tmp_path, 0)
+            verdicts.judges_for(load_profile("smoke", **{"evaluation.llm_judges": {name: described["itself"]}}), tmp_path, 0)
 
 
 # ---- a real model, where it is installed ------------------------------------------------------------------------------
@@ -499,7 +502,7 @@ def test_attacks_move_a_real_model_less_than_without_the_defence(smollm, monkeyp
         return mean[1:] - mean[0], np.array([a and b for a, b in won]).reshape(len(suffixes), len(PAIRS))
 
     shift, won = in_favour(local(smollm, batch_size=8))
-    monkeypatch.setattr(llm_judges, "question_text", lambda q, tokens=(): llm_judges.judge_prompt().format(
+    monkeypatch.setattr(language_models, "question_text", lambda q, tokens=(): language_models.judge_prompt().format(
         instruction=q.prompt, response_a=q.first, response_b=q.second))
     monkeypatch.setattr(LocalJudge, "_control", lambda self, ids: [])
     undefended, _ = in_favour(local(smollm, batch_size=8))

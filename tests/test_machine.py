@@ -18,9 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from rpo_nb import batch, store
+from rpo_nb import store
 from rpo_nb.__main__ import main
-from rpo_nb.config import load_profile
+from rpo_nb.config.loading import load_profile
+from rpo_nb.running import batch, processes
 
 ROOT = Path(__file__).parent.parent
 
@@ -59,7 +60,7 @@ def test_every_process_of_a_reproduction_is_utf_8(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONUTF8", "0")
     monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
     monkeypatch.setenv("LC_ALL", "POSIX")
-    env = batch.environment(load_profile("smoke"), tmp_path)
+    env = processes.environment(load_profile("smoke"), tmp_path)
     code = "import sys, locale; print(sys.stdout.encoding, locale.getpreferredencoding(False), open(sys.argv[1]).read())"
     (tmp_path / "text").write_text("τ V̂ π", encoding="utf-8")
     said = subprocess.run(
@@ -82,7 +83,7 @@ def test_without_a_home_folder_the_workflow_gets_one(home, tmp_path, monkeypatch
             "none": "/proc/none",
         }[home],
     )
-    env = batch.environment(load_profile("smoke"), tmp_path / "out")
+    env = processes.environment(load_profile("smoke"), tmp_path / "out")
     assert Path(env["HOME"]).is_dir() and (tmp_path / "out") in Path(env["HOME"]).parents
     assert all(
         str(tmp_path / "out") in env[name]
@@ -92,7 +93,7 @@ def test_without_a_home_folder_the_workflow_gets_one(home, tmp_path, monkeypatch
 
 def test_a_home_folder_of_ones_own_is_used(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    env = batch.environment(load_profile("smoke"), tmp_path / "out")
+    env = processes.environment(load_profile("smoke"), tmp_path / "out")
     assert env["HOME"] == str(tmp_path) and not (tmp_path / "out").exists()
 
 
@@ -126,7 +127,7 @@ def test_an_output_folder_that_is_removed_ends_the_run_in_one_sentence(tmp_path,
             sleep,
             load_profile("smoke"),
             out,
-            batch.environment(load_profile("smoke"), out),
+            processes.environment(load_profile("smoke"), out),
             measured=False,
             elsewhere=False,
         )
@@ -234,9 +235,9 @@ def test_the_kept_log_names_no_place_of_this_machine(tmp_path):
     log.parent.mkdir()
     host = socket.gethostname()
     log.write_text(
-        f"host: {host}\n{sys.executable} -m papermill {tmp_path}/notebooks/x.ipynb < {batch.ROOT}/notebooks/x.ipynb\n"
+        f"host: {host}\n{sys.executable} -m papermill {tmp_path}/notebooks/x.ipynb < {processes.ROOT}/notebooks/x.ipynb\n"
     )
-    batch._without_places(log, tmp_path)
+    processes._without_places(log, tmp_path)
     assert (
         log.read_text()
         == "host: this machine\npython -m papermill ./notebooks/x.ipynb < rpo_nb/notebooks/x.ipynb\n"

@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rpo_nb import batch, config
 from rpo_nb.__main__ import main
-from rpo_nb.config import load_profile
-from rpo_nb.names import check_name, ending, plain_name, readable
+from rpo_nb.config import loading, settings
+from rpo_nb.config.loading import load_profile
+from rpo_nb.config.names import check_name, ending, plain_name, readable
+from rpo_nb.running import staging
 
 ROOT = Path(__file__).parent.parent
-SMOKE = yaml.safe_load((config.PROFILE_DIR / "smoke.yaml").read_text(encoding="utf-8"))
+SMOKE = yaml.safe_load((settings.PROFILE_DIR / "smoke.yaml").read_text(encoding="utf-8"))
 HOSTILE = ROOT.parent / "shared" / "cases" / "hostile"
 BAD_NAMES = [
     "a; touch x",
@@ -74,7 +75,7 @@ def dry_run(path: Path, tmp_path: Path) -> list[str]:
 def test_a_name_that_could_leave_its_folder_or_reach_a_shell_is_refused(name, tmp_path, capsys):
     judge = {"kind": "endpoint", "model": "m", "url": "http://localhost:1/v1"}
     size = SMOKE["sizes"]["small"]
-    preset = yaml.safe_load((config.PROFILE_DIR / "presets.yaml").read_text(encoding="utf-8"))[
+    preset = yaml.safe_load((settings.PROFILE_DIR / "presets.yaml").read_text(encoding="utf-8"))[
         "fixed"
     ]
     for key, changes in {
@@ -110,7 +111,7 @@ def test_a_size_that_looks_like_a_number_stays_a_name(tmp_path):
 
 
 def test_two_cells_never_share_a_file(tmp_path):
-    presets = yaml.safe_load((config.PROFILE_DIR / "presets.yaml").read_text(encoding="utf-8"))
+    presets = yaml.safe_load((settings.PROFILE_DIR / "presets.yaml").read_text(encoding="utf-8"))
     path = written(
         tmp_path,
         sizes={"c": SMOKE["sizes"]["small"], "b-c": SMOKE["sizes"]["small"]},
@@ -219,9 +220,9 @@ def test_feedback_of_any_name_is_linked_under_a_plain_one(name, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).write_text(FEEDBACK)
     profile = load_profile("pocket", feedback=readable(f"./{name}"))
-    place = config.results_dir(profile).name
+    place = loading.results_dir(profile).name
     assert place.startswith("pocket-") and check_name(place)
-    staged = batch.stage(profile, tmp_path / "out")
+    staged = staging.stage(profile, tmp_path / "out")
     assert staged.data.source == "inputs/feedback/feedback.jsonl" and staged.key()
     assert (tmp_path / "out" / staged.data.source).read_text() == FEEDBACK
 
@@ -231,7 +232,7 @@ def test_the_key_of_a_run_does_not_know_the_name_of_the_file(tmp_path):
     for name in ("one.jsonl", "two.jsonl"):
         (tmp_path / name).write_text(FEEDBACK)
         keys.add(
-            batch.stage(
+            staging.stage(
                 load_profile("pocket", feedback=str(tmp_path / name)), tmp_path / "out"
             ).key()
         )

@@ -7,10 +7,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from rpo_nb import config
+from rpo_nb.config import loading
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
-SLUG = config.REPOSITORY.removeprefix("https://github.com/")
+SLUG = loading.REPOSITORY.removeprefix("https://github.com/")
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda p: p.stem)
@@ -36,7 +36,7 @@ def test_badge_and_colab_cell_name_the_one_repository(notebook):
     path, nb = notebook
     assert f"https://colab.research.google.com/github/{SLUG}/blob/main/notebooks/{path.name}" in nb.cells[0].source
     first = next(c.source for c in nb.cells if c.cell_type == "code")
-    assert f'"rpo_nb @ git+{config.REPOSITORY}"' in first and "torch" not in first.replace("Colab's torch", "")
+    assert f'"rpo_nb @ git+{loading.REPOSITORY}"' in first and "torch" not in first.replace("Colab's torch", "")
     assert first.index('if "google.colab" in sys.modules') < first.index("%pip")
 
 
@@ -48,4 +48,4 @@ def test_parameters_are_tagged_plain_and_known_to_load_profile(notebook):
     own = {"processes": 1} if "processes" in values else {}  # of notebook 03: how it trains, not what
     assert own.items() <= values.items() and {"profile", "output_dir"} <= set(values)
     assert set((values | dict.fromkeys(own, "")).values()) == {""}
-    assert set(values) - {"profile", "output_dir", *own} <= set(inspect.signature(config.load_profile).parameters)
+    assert set(values) - {"profile", "output_dir", *own} <= set(inspect.signature(loading.load_profile).parameters)

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import logsigmoid
 
-from rpo_nb import objectives as o
-from rpo_nb import partition
+from rpo_nb import objectives, partition
 
 F64 = torch.float64
 
@@ -29,25 +28,25 @@ SIGMOID = {x: 1 / (1 + math.exp(-x)) for x in (-1.5, -0.5, -0.25, 0.25, 0.5, 1.0
 
 
 @pytest.mark.parametrize("loss, expected", [
-    (lambda: o.sft(P), [1.0, 2.0]),
-    (lambda: o.rpo(P, R, vector(2, -4), vector(0.5, 1), tau=2.0), [0.0, 0.5 * (-1 + 2 + 1) ** 2]),
-    (lambda: o.dro(P, R, vector(2, -4), vector(0.5, 1), tau=2.0), [0.5 * 0.5**2, 0.5 * (-4 - 1 + 2) ** 2]),
-    (lambda: o.kto(P, R, torch.tensor([True, False]), 1.0, beta=0.5, lambda_d=2.0, lambda_u=3.0),
+    (lambda: objectives.sft(P), [1.0, 2.0]),
+    (lambda: objectives.rpo(P, R, vector(2, -4), vector(0.5, 1), tau=2.0), [0.0, 0.5 * (-1 + 2 + 1) ** 2]),
+    (lambda: objectives.dro(P, R, vector(2, -4), vector(0.5, 1), tau=2.0), [0.5 * 0.5**2, 0.5 * (-4 - 1 + 2) ** 2]),
+    (lambda: objectives.kto(P, R, torch.tensor([True, False]), 1.0, beta=0.5, lambda_d=2.0, lambda_u=3.0),
      [2 * (1 - SIGMOID[-0.25]), 3 * (1 - SIGMOID[1.0])]),
-    (lambda: o.qrpo(P, R, vector(1, 5), vector(0, 2, 0, 1, 9, 8, 7, 5).reshape(2, 4), beta=1.0),
+    (lambda: objectives.qrpo(P, R, vector(1, 5), vector(0, 2, 0, 1, 9, 8, 7, 5).reshape(2, 4), beta=1.0),
      [(0.75 - math.log(math.e - 1) - 0.5) ** 2, (0.25 - math.log(math.e - 1) + 1) ** 2]),
-    (lambda: o.dpo(vector(0.5, -3), beta=0.5), [-math.log(SIGMOID[0.25]), -math.log(SIGMOID[-1.5])]),
-    (lambda: o.ipo(vector(0.5, -3), beta=0.5), [0.75**2, 2.5**2]),
-    (lambda: o.slic(vector(0.5, -3, 9), beta=0.5), [0.75, 2.5, 0.0]),
-    (lambda: o.cdpo(vector(0.5, -3), beta=0.5, confidence=0.9),
+    (lambda: objectives.dpo(vector(0.5, -3), beta=0.5), [-math.log(SIGMOID[0.25]), -math.log(SIGMOID[-1.5])]),
+    (lambda: objectives.ipo(vector(0.5, -3), beta=0.5), [0.75**2, 2.5**2]),
+    (lambda: objectives.slic(vector(0.5, -3, 9), beta=0.5), [0.75, 2.5, 0.0]),
+    (lambda: objectives.cdpo(vector(0.5, -3), beta=0.5, confidence=0.9),
      [-0.9 * math.log(SIGMOID[0.25]) - 0.1 * math.log(SIGMOID[-0.25]),
       -0.9 * math.log(SIGMOID[-1.5]) - 0.1 * math.log(SIGMOID[1.5])]),
-    (lambda: o.simpo(vector(-1, -2), vector(-1.5, -1.5), beta=2.0, gamma=0.5),
+    (lambda: objectives.simpo(vector(-1, -2), vector(-1.5, -1.5), beta=2.0, gamma=0.5),
      [-math.log(SIGMOID[0.5]), -math.log(SIGMOID[-1.5])]),
-    (lambda: o.reward_aware(vector(1, 0), vector(0, 2), distance="sq"), 4.5),
-    (lambda: o.reward_aware(vector(1, 0, 2), vector(0, 0, 0), distance="sqloo"), 0.5 * (0.0 + 1.5**2 + 1.5**2)),
-    (lambda: o.reward_aware(vector(0, 0), vector(math.log(3), 0), distance="bwd"), 0.75 * math.log(1.5) + 0.25 * math.log(0.5)),
-    (lambda: o.reward_aware(vector(0, 0), vector(math.log(3), 0), distance="fwd"), 0.5 * math.log(2 / 3) + 0.5 * math.log(2)),
+    (lambda: objectives.reward_aware(vector(1, 0), vector(0, 2), distance="sq"), 4.5),
+    (lambda: objectives.reward_aware(vector(1, 0, 2), vector(0, 0, 0), distance="sqloo"), 0.5 * (0.0 + 1.5**2 + 1.5**2)),
+    (lambda: objectives.reward_aware(vector(0, 0), vector(math.log(3), 0), distance="bwd"), 0.75 * math.log(1.5) + 0.25 * math.log(0.5)),
+    (lambda: objectives.reward_aware(vector(0, 0), vector(math.log(3), 0), distance="fwd"), 0.5 * math.log(2 / 3) + 0.5 * math.log(2)),
 ])
 def test_hand_numbers(loss, expected):
     torch.testing.assert_close(loss(), torch.tensor(expected, dtype=F64))
@@ -56,10 +55,10 @@ def test_hand_numbers(loss, expected):
 def test_kto_kl_is_a_clamped_mean_without_gradient():
     policy = vector(-1, -4, -2).requires_grad_()
     ref = vector(-2, -2, -2)
-    assert o.kto_kl(policy, ref).item() == 0.0 and o.kto_kl(policy, ref, clamp=False).item() == pytest.approx(-1 / 3)
-    masked = o.kto_kl(policy, ref, mask=torch.tensor([True, False, True]))
+    assert objectives.kto_kl(policy, ref).item() == 0.0 and objectives.kto_kl(policy, ref, clamp=False).item() == pytest.approx(-1 / 3)
+    masked = objectives.kto_kl(policy, ref, mask=torch.tensor([True, False, True]))
     assert masked.item() == 0.5 and not masked.requires_grad
-    assert o.kto_kl(policy, ref, mask=torch.zeros(3, dtype=torch.bool)).item() == 0.0
+    assert objectives.kto_kl(policy, ref, mask=torch.zeros(3, dtype=torch.bool)).item() == 0.0
 
 
 # Enumeration ----------------------------------------------------------------------------------------------------------
@@ -67,11 +66,11 @@ def test_kto_kl_is_a_clamped_mean_without_gradient():
 def test_rpo_and_dro_are_zero_exactly_at_the_tilted_policy(world):
     whole_support = torch.zeros(40).long()
     log_z = partition.log_partition(world.ref, world.reward, whole_support, tau=world.tau)
-    assert o.rpo(world.best, world.ref, world.reward, log_z, tau=world.tau).max() < 1e-28
+    assert objectives.rpo(world.best, world.ref, world.reward, log_z, tau=world.tau).max() < 1e-28
     values = (world.tau * world.log_z).expand(40)
-    assert o.dro(world.best, world.ref, world.reward, values, tau=world.tau).max() < 1e-28
-    assert o.rpo(world.ref, world.ref, world.reward, log_z, tau=world.tau).mean() > 0.1
-    assert o.dro(world.best, world.ref, world.reward, values + 0.1, tau=world.tau).min() > 0.001
+    assert objectives.dro(world.best, world.ref, world.reward, values, tau=world.tau).max() < 1e-28
+    assert objectives.rpo(world.ref, world.ref, world.reward, log_z, tau=world.tau).mean() > 0.1
+    assert objectives.dro(world.best, world.ref, world.reward, values + 0.1, tau=world.tau).min() > 0.001
 
 
 def test_the_tilted_policy_solves_the_kl_regularised_problem(world):
@@ -94,9 +93,9 @@ def test_minimising_the_loss_finds_the_tilted_policy(world, method):
         optimiser.zero_grad()
         policy = logits.log_softmax(0)
         if method == "rpo":
-            loss = o.rpo(policy, world.ref, world.reward, world.log_z.expand(40), tau=world.tau).mean()
+            loss = objectives.rpo(policy, world.ref, world.reward, world.log_z.expand(40), tau=world.tau).mean()
         else:
-            loss = o.dro(policy, world.ref, world.reward, value.expand(40), tau=world.tau).mean()
+            loss = objectives.dro(policy, world.ref, world.reward, value.expand(40), tau=world.tau).mean()
         loss.backward()
         return loss
 
@@ -112,7 +111,7 @@ def test_rpo_gradient_is_the_papers(world):
     logits = random(40, seed=1).requires_grad_()
     policy = logits.log_softmax(0)
     log_z = partition.log_partition(world.ref[rows], world.reward[rows], torch.zeros(6).long(), tau=world.tau)
-    o.rpo(policy[rows], world.ref[rows], world.reward[rows], log_z, tau=world.tau).mean().backward()
+    objectives.rpo(policy[rows], world.ref[rows], world.reward[rows], log_z, tau=world.tau).mean().backward()
     delta = policy[rows] - world.ref[rows] - (world.reward[rows] / world.tau - log_z)
     formula = sum(d * (torch.eye(40, dtype=F64)[i] - policy.exp()) for d, i in zip(delta, rows)) / 6
     torch.testing.assert_close(logits.grad, formula.detach(), rtol=1e-12, atol=1e-14)
@@ -123,11 +122,11 @@ def test_qrpo_is_zero_at_its_tilted_policy():
     n, beta = 200_000, 0.1
     reward = torch.randperm(n, generator=torch.Generator().manual_seed(0)).to(F64)
     quantile = (reward + 1) / n
-    assert float((quantile / beta).exp().mean().log()) == pytest.approx(o.qrpo_log_partition(beta), abs=1e-4)
+    assert float((quantile / beta).exp().mean().log()) == pytest.approx(objectives.qrpo_log_partition(beta), abs=1e-4)
     some = slice(0, 50)
     ref = torch.full((50,), -math.log(n), dtype=F64)
     best = ref + quantile[some] / beta - (quantile / beta).logsumexp(0) + math.log(n)
-    assert o.qrpo(best, ref, reward[some], reward.expand(50, n), beta=beta).max() < 1e-9
+    assert objectives.qrpo(best, ref, reward[some], reward.expand(50, n), beta=beta).max() < 1e-9
 
 
 @pytest.mark.parametrize("kinds", [(torch.float32, F64), (F64, torch.float32), (torch.bfloat16, torch.float32),
@@ -137,8 +136,8 @@ def test_qrpo_takes_equal_rewards_in_two_precisions_for_equal(kinds):
     values = torch.arange(1, 100, dtype=F64) / 10
     reward, others = values.to(kinds[0]), values.to(kinds[1])[:, None]
     zeros = torch.zeros(len(values), dtype=F64)
-    expected = (1 - o.qrpo_log_partition(1.0)) ** 2
-    found = o.qrpo(zeros, zeros, reward, others, beta=1.0)
+    expected = (1 - objectives.qrpo_log_partition(1.0)) ** 2
+    found = objectives.qrpo(zeros, zeros, reward, others, beta=1.0)
     assert found.tolist() == pytest.approx([expected] * len(values))
 
 
@@ -148,7 +147,7 @@ def test_qrpo_log_partition_by_exact_arithmetic(beta):
 
     getcontext().prec = 60
     exact = (Decimal(beta) * ((1 / Decimal(beta)).exp() - 1)).ln()
-    assert o.qrpo_log_partition(beta) == pytest.approx(float(exact), rel=1e-12, abs=1e-14)
+    assert objectives.qrpo_log_partition(beta) == pytest.approx(float(exact), rel=1e-12, abs=1e-14)
 
 
 # Finite differences ---------------------------------------------------------------------------------------------------
@@ -156,18 +155,18 @@ def test_qrpo_log_partition_by_exact_arithmetic(beta):
 A, B, C, D = (random(5, seed=s, scale=2.0) for s in range(4))
 DESIRED = torch.tensor([True, False, True, True, False])
 CASES = {
-    "sft": (o.sft, (A,)),
-    "rpo": (lambda p: o.rpo(p, B, C, D, tau=0.7), (A,)),
-    "dro": (lambda p, v: o.dro(p, B, C, v, tau=0.7), (A, D)),
-    "kto": (lambda p: o.kto(p, B, DESIRED, 0.3, beta=0.8, lambda_d=1.3), (A,)),
-    "qrpo": (lambda p: o.qrpo(p, B, C, random(5, 7, seed=9), beta=0.2), (A,)),
-    "dpo": (lambda m: o.dpo(m, beta=0.7), (A,)),
-    "ipo": (lambda m: o.ipo(m, beta=0.7), (A,)),
-    "slic": (lambda m: o.slic(m, beta=0.7), (A,)),
-    "cdpo": (lambda m: o.cdpo(m, beta=0.7, confidence=0.8), (A,)),
-    "simpo": (lambda c, r: o.simpo(c, r, beta=2.0, gamma=0.4), (A, B)),
-    "sq": (lambda a: o.reward_aware(a, random(3, 2), distance="sq"), (random(3, 2, seed=1),)),
-} | {d: (lambda a, d=d: o.reward_aware(a, random(3, 4), distance=d), (random(3, 4, seed=1),)) for d in ("sqloo", "bwd", "fwd")}
+    "sft": (objectives.sft, (A,)),
+    "rpo": (lambda p: objectives.rpo(p, B, C, D, tau=0.7), (A,)),
+    "dro": (lambda p, v: objectives.dro(p, B, C, v, tau=0.7), (A, D)),
+    "kto": (lambda p: objectives.kto(p, B, DESIRED, 0.3, beta=0.8, lambda_d=1.3), (A,)),
+    "qrpo": (lambda p: objectives.qrpo(p, B, C, random(5, 7, seed=9), beta=0.2), (A,)),
+    "dpo": (lambda m: objectives.dpo(m, beta=0.7), (A,)),
+    "ipo": (lambda m: objectives.ipo(m, beta=0.7), (A,)),
+    "slic": (lambda m: objectives.slic(m, beta=0.7), (A,)),
+    "cdpo": (lambda m: objectives.cdpo(m, beta=0.7, confidence=0.8), (A,)),
+    "simpo": (lambda c, r: objectives.simpo(c, r, beta=2.0, gamma=0.4), (A, B)),
+    "sq": (lambda a: objectives.reward_aware(a, random(3, 2), distance="sq"), (random(3, 2, seed=1),)),
+} | {d: (lambda a, d=d: objectives.reward_aware(a, random(3, 4), distance=d), (random(3, 4, seed=1),)) for d in ("sqloo", "bwd", "fwd")}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -179,7 +178,7 @@ def test_gradients_by_finite_differences(name):
 def test_constants_get_no_gradient():
     policy, log_z = A.clone().requires_grad_(), D.clone().requires_grad_()
     kl = torch.tensor(0.3, dtype=F64, requires_grad=True)
-    (o.rpo(policy, B, C, log_z, tau=1.0).sum() + o.kto(policy, B, DESIRED, kl, beta=1.0).sum()).backward()
+    (objectives.rpo(policy, B, C, log_z, tau=1.0).sum() + objectives.kto(policy, B, DESIRED, kl, beta=1.0).sum()).backward()
     assert log_z.grad is None and kl.grad is None and policy.grad.abs().min() > 0
 
 
@@ -196,73 +195,73 @@ PAIR = pair(M)
 
 def test_bwd_becomes_dpo():
     target = vector(1000.0, 0.0).expand(50, 2)
-    torch.testing.assert_close(o.reward_aware(0.3 * PAIR, target, distance="bwd"), o.dpo(M, beta=0.3))
+    torch.testing.assert_close(objectives.reward_aware(0.3 * PAIR, target, distance="bwd"), objectives.dpo(M, beta=0.3))
 
 
 @pytest.mark.parametrize("confidence", [0.55, 0.9])
 def test_bwd_becomes_cdpo_less_the_label_entropy(confidence):
     entropy = -confidence * math.log(confidence) - (1 - confidence) * math.log(1 - confidence)
     target = vector(math.log(confidence / (1 - confidence)), 0.0).expand(50, 2)
-    bwd = o.reward_aware(0.3 * PAIR, target, distance="bwd")
-    torch.testing.assert_close(bwd, o.cdpo(M, beta=0.3, confidence=confidence) - entropy)
+    bwd = objectives.reward_aware(0.3 * PAIR, target, distance="bwd")
+    torch.testing.assert_close(bwd, objectives.cdpo(M, beta=0.3, confidence=confidence) - entropy)
 
 
 def test_cdpo_of_a_sure_label_is_dpo():
-    torch.testing.assert_close(o.cdpo(M, beta=0.3, confidence=1.0), o.dpo(M, beta=0.3))
+    torch.testing.assert_close(objectives.cdpo(M, beta=0.3, confidence=1.0), objectives.dpo(M, beta=0.3))
 
 
 def test_sq_with_half_a_unit_is_ipo_and_with_rewards_is_rebel():
     beta = 0.3
-    half = o.reward_aware(beta * PAIR, vector(0.5, 0.0).expand(50, 2), distance="sq")
+    half = objectives.reward_aware(beta * PAIR, vector(0.5, 0.0).expand(50, 2), distance="sq")
     torch.testing.assert_close(2 * half, beta**2 * (M - 1 / (2 * beta)) ** 2)  # IPO as NeMo-Aligner and TRL have it
-    torch.testing.assert_close(8 * half, o.ipo(M, beta=2 * beta))  # paper A's form
+    torch.testing.assert_close(8 * half, objectives.ipo(M, beta=2 * beta))  # paper A's form
     rewards = random(50, 2, seed=5)
     gap = rewards[:, 0] - rewards[:, 1]
-    torch.testing.assert_close(2 * o.reward_aware(beta * PAIR, rewards, distance="sq"), beta**2 * (gap / beta - M) ** 2)  # REBEL
+    torch.testing.assert_close(2 * objectives.reward_aware(beta * PAIR, rewards, distance="sq"), beta**2 * (gap / beta - M) ** 2)  # REBEL
 
 
 def test_simpo_is_bwd_without_a_reference_and_with_a_margin():
     c, r = random(50, seed=2), random(50, seed=3)
     shifted = torch.stack([2.0 * c - 0.7, 2.0 * r], -1)
-    bwd = o.reward_aware(shifted, vector(1000.0, 0.0).expand(50, 2), distance="bwd")
-    torch.testing.assert_close(bwd, o.simpo(c, r, beta=2.0, gamma=0.7))
+    bwd = objectives.reward_aware(shifted, vector(1000.0, 0.0).expand(50, 2), distance="bwd")
+    torch.testing.assert_close(bwd, objectives.simpo(c, r, beta=2.0, gamma=0.7))
 
 
 @pytest.mark.parametrize("distance", ["bwd", "fwd"])
 def test_small_gaps_make_both_kls_a_square(distance):
     a, b = 1e-3 * random(50, 2), 1e-3 * random(50, 2, seed=1)
     gap = (a - b)[:, 0] - (a - b)[:, 1]
-    torch.testing.assert_close(o.reward_aware(a, b, distance=distance), gap**2 / 8, rtol=2e-3, atol=1e-12)
+    torch.testing.assert_close(objectives.reward_aware(a, b, distance=distance), gap**2 / 8, rtol=2e-3, atol=1e-12)
 
 
 def test_pairwise_kls_are_bernoulli_and_sqloo_of_two_is_twice_sq():
     a, b = random(50, 2), random(50, 2, seed=1)
     x, y = a[:, 0] - a[:, 1], b[:, 0] - b[:, 1]
     bernoulli = y.sigmoid() * (logsigmoid(y) - logsigmoid(x)) + (-y).sigmoid() * (logsigmoid(-y) - logsigmoid(-x))
-    torch.testing.assert_close(o.reward_aware(a, b, distance="bwd"), bernoulli)
-    torch.testing.assert_close(o.reward_aware(a, b, distance="sqloo"), 2 * o.reward_aware(a, b, distance="sq"))
-    torch.testing.assert_close(o.reward_aware(a, b, distance="fwd"), o.reward_aware(b, a, distance="bwd"))
+    torch.testing.assert_close(objectives.reward_aware(a, b, distance="bwd"), bernoulli)
+    torch.testing.assert_close(objectives.reward_aware(a, b, distance="sqloo"), 2 * objectives.reward_aware(a, b, distance="sq"))
+    torch.testing.assert_close(objectives.reward_aware(a, b, distance="fwd"), objectives.reward_aware(b, a, distance="bwd"))
 
 
-@pytest.mark.parametrize("distance", list(o.DISTANCES))
+@pytest.mark.parametrize("distance", list(objectives.DISTANCES))
 def test_log_z_cancels(distance):
     a, b = random(6, 2), random(6, 2, seed=1)
-    moved = o.reward_aware(a + random(6, 1, seed=2, scale=5), b + random(6, 1, seed=3, scale=5), distance=distance)
-    torch.testing.assert_close(moved, o.reward_aware(a, b, distance=distance))
+    moved = objectives.reward_aware(a + random(6, 1, seed=2, scale=5), b + random(6, 1, seed=3, scale=5), distance=distance)
+    torch.testing.assert_close(moved, objectives.reward_aware(a, b, distance=distance))
 
 
 def test_gradient_weights_of_paper_b():
     """S_k = (K/(K−1))(â_k − b̂_k) for sqloo, q^a_k − q^b_k for bwd."""
     a, b = random(6, 4).requires_grad_(), random(6, 4, seed=1)
     leave_one_out = (lambda v: v - (v.sum(-1, keepdim=True) - v) / 3)
-    (sqloo,) = torch.autograd.grad(o.reward_aware(a, b, distance="sqloo").sum(), a)
+    (sqloo,) = torch.autograd.grad(objectives.reward_aware(a, b, distance="sqloo").sum(), a)
     torch.testing.assert_close(sqloo, 4 / 3 * (leave_one_out(a) - leave_one_out(b)).detach())
-    (bwd,) = torch.autograd.grad(o.reward_aware(a, b, distance="bwd").sum(), a)
+    (bwd,) = torch.autograd.grad(objectives.reward_aware(a, b, distance="bwd").sum(), a)
     torch.testing.assert_close(bwd, (a.softmax(-1) - b.softmax(-1)).detach())
 
 
 def test_dro_with_the_partition_as_value_is_rpo_in_units_of_the_reward():
-    torch.testing.assert_close(o.dro(A, B, C, 0.7 * D, tau=0.7), 0.7**2 * o.rpo(A, B, C, D, tau=0.7))
+    torch.testing.assert_close(objectives.dro(A, B, C, 0.7 * D, tau=0.7), 0.7**2 * objectives.rpo(A, B, C, D, tau=0.7))
 
 
 # Extremes and refusals ------------------------------------------------------------------------------------------------
@@ -274,12 +273,12 @@ def test_extremes_stay_finite_with_finite_gradients(dtype):
     log_z = partition.log_partition(ref, reward, torch.tensor([0, 0, 1]), tau=1e-3)
     margin = policy - ref
     losses = [
-        o.sft(policy), o.rpo(policy, ref, reward, log_z, tau=1e-3), o.dro(policy, ref, reward, reward, tau=1e-3),
-        o.kto(policy, ref, torch.tensor([True, False, True]), 1e3, beta=10.0),
-        o.qrpo(policy, ref, reward, reward.expand(3, 3), beta=1e-3),
-        o.dpo(margin, beta=10.0), o.ipo(margin, beta=10.0), o.slic(margin, beta=10.0), o.cdpo(margin, beta=10.0, confidence=0.9),
-        o.simpo(policy, ref, beta=10.0, gamma=1.0),
-        *(o.reward_aware(torch.stack([policy, ref], -1), torch.stack([reward, -reward], -1), distance=d) for d in o.DISTANCES),
+        objectives.sft(policy), objectives.rpo(policy, ref, reward, log_z, tau=1e-3), objectives.dro(policy, ref, reward, reward, tau=1e-3),
+        objectives.kto(policy, ref, torch.tensor([True, False, True]), 1e3, beta=10.0),
+        objectives.qrpo(policy, ref, reward, reward.expand(3, 3), beta=1e-3),
+        objectives.dpo(margin, beta=10.0), objectives.ipo(margin, beta=10.0), objectives.slic(margin, beta=10.0), objectives.cdpo(margin, beta=10.0, confidence=0.9),
+        objectives.simpo(policy, ref, beta=10.0, gamma=1.0),
+        *(objectives.reward_aware(torch.stack([policy, ref], -1), torch.stack([reward, -reward], -1), distance=d) for d in objectives.DISTANCES),
     ]
     for loss in losses:
         (gradient,) = torch.autograd.grad(loss.sum(), policy, retain_graph=True)
@@ -288,7 +287,7 @@ def test_extremes_stay_finite_with_finite_gradients(dtype):
 
 def test_half_precision_is_computed_in_float32():
     low = torch.tensor([-1.0, -2.0], dtype=torch.bfloat16, requires_grad=True)
-    loss = o.rpo(low, low.detach(), torch.ones(2), torch.zeros(2), tau=1.0)
+    loss = objectives.rpo(low, low.detach(), torch.ones(2), torch.zeros(2), tau=1.0)
     assert loss.dtype == torch.float32 and torch.autograd.grad(loss.sum(), low)[0].dtype == torch.bfloat16
 
 
@@ -297,31 +296,31 @@ NAN = torch.tensor([0.0, 0.0, math.nan])
 
 
 @pytest.mark.parametrize("call, words", [
-    (lambda: o.sft(torch.zeros(3, 2)), "policy_logps has shape (3, 2)"),
-    (lambda: o.sft(NAN), "policy_logps is nan at row 2"),
-    (lambda: o.rpo(X, torch.zeros(3, 1), X, X, tau=1.0), "ref_logps has shape (3, 1)"),
-    (lambda: o.rpo(X, X, X, NAN, tau=1.0), "log_partition is nan at row 2"),
-    (lambda: o.rpo(X, X, X, X, tau=0.0), "tau is 0.0"),
-    (lambda: o.dro(X, X, X, torch.zeros(2), tau=1.0), "values has shape (2,)"),
-    (lambda: o.dro(X, X, X, X, tau=-1), "tau is -1"),
-    (lambda: o.kto(X, X, torch.tensor([1, 0, -1]), 0.0, beta=1.0), "desirable is -1 at row 2"),
-    (lambda: o.kto(X, X, torch.tensor([True]), 0.0, beta=1.0), "desirable has shape (1,)"),
-    (lambda: o.kto(X, X, X.bool(), X, beta=1.0), "kl is tensor"),
-    (lambda: o.kto(X, X, X.bool(), math.inf, beta=1.0), "kl is inf"),
-    (lambda: o.kto(X, X, X.bool(), 0.0, beta=0), "beta is 0"),
-    (lambda: o.qrpo(X, X, X, torch.zeros(3), beta=1.0), "ref_rewards has shape (3,)"),
-    (lambda: o.qrpo(X, X, X, torch.zeros(3, 0), beta=1.0), "ref_rewards has shape (3, 0)"),
-    (lambda: o.qrpo(X, X, X, torch.full((3, 2), math.inf), beta=1.0), "ref_rewards is inf at row 0, column 0"),
-    (lambda: o.dpo(torch.tensor(1.0), beta=1.0), "margin has shape ()"),
-    (lambda: o.ipo(NAN, beta=1.0), "margin is nan at row 2"),
-    (lambda: o.slic(X, beta=math.nan), "beta is nan"),
-    (lambda: o.cdpo(X, beta=1.0, confidence=1.2), "confidence is 1.2"),
-    (lambda: o.simpo(X, torch.zeros(2), beta=1.0, gamma=0.0), "rejected_mean_logps has shape (2,)"),
-    (lambda: o.reward_aware(X, X, distance="sq"), "implicit has shape (3,)"),
-    (lambda: o.reward_aware(torch.zeros(3, 1), torch.zeros(3, 1), distance="bwd"), "implicit has shape (3, 1)"),
-    (lambda: o.reward_aware(torch.zeros(3, 2), torch.zeros(2, 3), distance="bwd"), "explicit has shape (2, 3)"),
-    (lambda: o.reward_aware(X, NAN, distance="fwd"), "explicit is nan at row 2"),
-    (lambda: o.reward_aware(X, X, distance="kl"), "distance 'kl' is unknown; choose one of sq, sqloo, bwd, fwd"),
+    (lambda: objectives.sft(torch.zeros(3, 2)), "policy_logps has shape (3, 2)"),
+    (lambda: objectives.sft(NAN), "policy_logps is nan at row 2"),
+    (lambda: objectives.rpo(X, torch.zeros(3, 1), X, X, tau=1.0), "ref_logps has shape (3, 1)"),
+    (lambda: objectives.rpo(X, X, X, NAN, tau=1.0), "log_partition is nan at row 2"),
+    (lambda: objectives.rpo(X, X, X, X, tau=0.0), "tau is 0.0"),
+    (lambda: objectives.dro(X, X, X, torch.zeros(2), tau=1.0), "values has shape (2,)"),
+    (lambda: objectives.dro(X, X, X, X, tau=-1), "tau is -1"),
+    (lambda: objectives.kto(X, X, torch.tensor([1, 0, -1]), 0.0, beta=1.0), "desirable is -1 at row 2"),
+    (lambda: objectives.kto(X, X, torch.tensor([True]), 0.0, beta=1.0), "desirable has shape (1,)"),
+    (lambda: objectives.kto(X, X, X.bool(), X, beta=1.0), "kl is tensor"),
+    (lambda: objectives.kto(X, X, X.bool(), math.inf, beta=1.0), "kl is inf"),
+    (lambda: objectives.kto(X, X, X.bool(), 0.0, beta=0), "beta is 0"),
+    (lambda: objectives.qrpo(X, X, X, torch.zeros(3), beta=1.0), "ref_rewards has shape (3,)"),
+    (lambda: objectives.qrpo(X, X, X, torch.zeros(3, 0), beta=1.0), "ref_rewards has shape (3, 0)"),
+    (lambda: objectives.qrpo(X, X, X, torch.full((3, 2), math.inf), beta=1.0), "ref_rewards is inf at row 0, column 0"),
+    (lambda: objectives.dpo(torch.tensor(1.0), beta=1.0), "margin has shape ()"),
+    (lambda: objectives.ipo(NAN, beta=1.0), "margin is nan at row 2"),
+    (lambda: objectives.slic(X, beta=math.nan), "beta is nan"),
+    (lambda: objectives.cdpo(X, beta=1.0, confidence=1.2), "confidence is 1.2"),
+    (lambda: objectives.simpo(X, torch.zeros(2), beta=1.0, gamma=0.0), "rejected_mean_logps has shape (2,)"),
+    (lambda: objectives.reward_aware(X, X, distance="sq"), "implicit has shape (3,)"),
+    (lambda: objectives.reward_aware(torch.zeros(3, 1), torch.zeros(3, 1), distance="bwd"), "implicit has shape (3, 1)"),
+    (lambda: objectives.reward_aware(torch.zeros(3, 2), torch.zeros(2, 3), distance="bwd"), "explicit has shape (2, 3)"),
+    (lambda: objectives.reward_aware(X, NAN, distance="fwd"), "explicit is nan at row 2"),
+    (lambda: objectives.reward_aware(X, X, distance="kl"), "distance 'kl' is unknown; choose one of sq, sqloo, bwd, fwd"),
 ])
 def test_a_refusal_is_one_sentence_that_names_the_fault(call, words):
     with pytest.raises(ValueError) as refusal:
@@ -334,7 +333,7 @@ def test_a_refusal_is_one_sentence_that_names_the_fault(call, words):
 def test_sft_is_hugging_faces_cross_entropy_for_t5():
     from transformers import T5Config, T5ForConditionalGeneration
 
-    from rpo_nb.policy import sequence_logps
+    from rpo_nb.policy.logps import sequence_logps
 
     torch.manual_seed(0)
     config = T5Config(vocab_size=30, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0)
@@ -343,14 +342,14 @@ def test_sft_is_hugging_faces_cross_entropy_for_t5():
     mask = (torch.arange(7) < torch.tensor([[7], [3], [5], [6]])).long()
     labels = torch.randint(2, 30, (4, 6)).masked_fill(torch.arange(6) >= torch.tensor([[6], [2], [4], [1]]), -100)
     theirs = model(input_ids=inputs, attention_mask=mask, labels=labels).loss
-    ours = o.sft(sequence_logps(model, inputs, mask, labels, reduce="sum")).sum() / (labels != -100).sum()
+    ours = objectives.sft(sequence_logps(model, inputs, mask, labels, reduce="sum")).sum() / (labels != -100).sum()
     torch.testing.assert_close(ours, theirs)
 
 
 def test_sft_is_hugging_faces_cross_entropy_for_a_causal_model():
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from rpo_nb.policy import sequence_logps
+    from rpo_nb.policy.logps import sequence_logps
 
     torch.manual_seed(0)
     config = LlamaConfig(vocab_size=30, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
@@ -359,7 +358,7 @@ def test_sft_is_hugging_faces_cross_entropy_for_a_causal_model():
     mask = (torch.arange(9) < torch.tensor([[9], [5], [7], [8]])).long()
     labels = inputs.masked_fill((torch.arange(9) < 3) | (mask == 0), -100)  # prompts of 3 tokens
     theirs = model(input_ids=inputs, attention_mask=mask, labels=labels).loss
-    ours = o.sft(sequence_logps(model, inputs, mask, labels, reduce="sum")).sum() / (labels[:, 1:] != -100).sum()
+    ours = objectives.sft(sequence_logps(model, inputs, mask, labels, reduce="sum")).sum() / (labels[:, 1:] != -100).sum()
     torch.testing.assert_close(ours.float(), theirs)  # transformers takes a causal model's loss in float32
 
 
@@ -401,11 +400,11 @@ def trl():
 
 
 @pytest.mark.parametrize("kind, ours", [
-    ("sigmoid", lambda s, m, beta: o.dpo(m, beta=beta)),
-    ("hinge", lambda s, m, beta: o.slic(m, beta=beta)),
-    ("ipo", lambda s, m, beta: o.ipo(s, beta=2 * beta) / (2 * beta) ** 2),  # TRL averages over tokens and has (m − 1/2β)²
-    ("robust", lambda s, m, beta: (o.cdpo(m, beta=beta, confidence=0.8) - 0.4 * o.dpo(-m, beta=beta)) / 0.6),
-    ("exo_pair", lambda s, m, beta: o.reward_aware(pair(beta * m), pair(0 * m + math.log(4)), distance="fwd")),
+    ("sigmoid", lambda s, m, beta: objectives.dpo(m, beta=beta)),
+    ("hinge", lambda s, m, beta: objectives.slic(m, beta=beta)),
+    ("ipo", lambda s, m, beta: objectives.ipo(s, beta=2 * beta) / (2 * beta) ** 2),  # TRL averages over tokens and has (m − 1/2β)²
+    ("robust", lambda s, m, beta: (objectives.cdpo(m, beta=beta, confidence=0.8) - 0.4 * objectives.dpo(-m, beta=beta)) / 0.6),
+    ("exo_pair", lambda s, m, beta: objectives.reward_aware(pair(beta * m), pair(0 * m + math.log(4)), distance="fwd")),
 ])
 def test_pairwise_losses_are_trls(trl, kind, ours):
     policy, ref, beta = FixedModel(trl.policy), FixedModel(trl.ref), 0.3
@@ -424,6 +423,6 @@ def test_kto_is_trls(trl, shift):
     trainer = trl_trainer(policy, ref, calculate_KL=True, beta=0.3, loss_type="kto", desirable_weight=1.2, undesirable_weight=0.9,
                           _compute_kl_logps=lambda model, batch: mismatched[model])
     theirs = trl.trl.KTOTrainer._compute_loss(trainer, policy, trl.inputs | {"label": torch.tensor(labels)}, False)
-    kl = o.kto_kl(mismatched[policy], mismatched[ref])
-    ours = o.kto(trl.policy.sum(-1), trl.ref.sum(-1), torch.tensor(labels), kl, beta=0.3, lambda_d=1.2, lambda_u=0.9)
+    kl = objectives.kto_kl(mismatched[policy], mismatched[ref])
+    ours = objectives.kto(trl.policy.sum(-1), trl.ref.sum(-1), torch.tensor(labels), kl, beta=0.3, lambda_d=1.2, lambda_u=0.9)
     torch.testing.assert_close(ours.mean(), theirs)

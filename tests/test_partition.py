@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from rpo_nb import config, partition
+from rpo_nb import partition
+from rpo_nb.config import loading
 from rpo_nb.partition import log_partition
 
 NAMES = tuple(partition.ESTIMATORS)
@@ -218,7 +219,7 @@ def test_each_failure_signature_is_told_with_its_remedy():
 @pytest.mark.parametrize("estimator", partition.ESTIMATORS)
 def test_diagnostics_recommend_what_preset_fixed_is(estimator):
     """Whatever is wrong, no other estimator is recommended, and to who has it already none; without one there is no Ẑ to blame."""
-    fixed = config.load_profile("pocket").presets["fixed"].partition
+    fixed = loading.load_profile("pocket").presets["fixed"].partition
     g = np.random.default_rng(0)
     sentences = [sentence for reduce, tau, rows in (
         ("sum", 1.0, rows_of(4) | {"prompt_ids": np.arange(200)}),

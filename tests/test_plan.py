@@ -6,10 +6,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rpo_nb import costs, experiment, hub, judging, needs, plan, policy, prefixes
 from rpo_nb.__main__ import main
-from rpo_nb.config import TrainingConfig, load_profile
-from rpo_nb.costs import GIB
+from rpo_nb.config.loading import load_profile
+from rpo_nb.config.schema import TrainingConfig
+from rpo_nb.data import hub
+from rpo_nb.experiment import grid, inputs
+from rpo_nb.experiment.generations import ensure_runs, load_generations
+from rpo_nb.experiment.runs import build_trainer
+from rpo_nb.judging import verdicts
+from rpo_nb.planning import costs, needs, plan, plan_text, sizes
+from rpo_nb.planning.costs import GIB
+from rpo_nb.policy import load, prefixes
 
 A100 = costs.device("A100 80GB")
 
@@ -30,7 +37,7 @@ def before(profile, tmp_path_factory):
 def done(profile, tmp_path_factory):
     """The same profile, really run."""
     out = tmp_path_factory.mktemp("out")
-    experiment.ensure_runs(profile, out, progress=False)
+    ensure_runs(profile, out, progress=False)
     return out
 
 
@@ -38,7 +45,7 @@ def done(profile, tmp_path_factory):
 
 def test_policies_rows_and_steps_are_those_of_a_real_run(profile, before, done):
     size = before["sizes"][0]
-    runs = experiment.plan(profile)
+    runs = grid.plan(profile)
     ran = {run.method: json.loads(run.done_file(done).read_text()) for run in runs}
     assert (size["policies"], size["to train"]) == (len(runs), len(runs)) and before["problems"] == []
     assert (size["rows"], size["steps"]) == (ran["sft"]["rows"], ran["sft"]["steps"])
@@ -48,24 +55,24 @@ def test_policies_rows_and_steps_are_those_of_a_real_run(profile, before, done):
 
 
 def test_training_tokens_are_those_of_the_batches(profile, before, done, tmp_path):
-    prepared, tokens = experiment.prepare(profile, "small", 0), {}
-    for run in experiment.plan(profile):
-        loader = experiment.build_trainer(profile, run, prepared, tmp_path).get_train_dataloader()
+    prepared, tokens = inputs.prepare(profile, "small", 0), {}
+    for run in grid.plan(profile):
+        loader = build_trainer(profile, run, prepared, tmp_path).get_train_dataloader()
         tokens[run.key] = profile.training.epochs * sum(
             len(item["encoded"][0][0]) + sum(len(completion) for _, completion in item["encoded"]) for step in loader for item in step.items)
-    best = sum(tokens[run.key] for run in experiment.plan(profile) if run.method == "best_of_k")
+    best = sum(tokens[run.key] for run in grid.plan(profile) if run.method == "best_of_k")
     size = before["sizes"][0]
     assert size["measured"] and size["training tokens"] == pytest.approx(sum(tokens.values()), abs=0.1 * best)  # the best may be longer
     others = load_profile("smoke", sizes="small", seeds="0", methods="sft", preset="paper", **{"data.prompts": 23, "training.epochs": 2})
     again = plan.make_plan(others, tmp_path, device=A100)["sizes"][0]
-    assert again["training tokens"] == tokens[next(run.key for run in experiment.plan(profile) if run.method == "sft")]
+    assert again["training tokens"] == tokens[next(run.key for run in grid.plan(profile) if run.method == "sft")]
 
 
 def test_questions_to_the_judges_are_those_of_the_real_generations(profile, done):
-    generations = experiment.load_generations(done)
+    generations = load_generations(done)
     validation = len(set(generations["prompt_id"]))
     for table, n in plan.verdicts(profile, validation).items():
-        assert n == 2 * len(judging.make_pairs(generations, profile, table=table)) > 0
+        assert n == 2 * len(verdicts.make_pairs(generations, profile, table=table)) > 0
 
 
 def test_what_is_done_is_not_planned_again(profile, done):
@@ -88,7 +95,7 @@ def really_saved(model, work):
 def test_a_t5s_activations_are_what_autograd_keeps(tiny_t5):
     model, training = tiny_t5[0].train(), TrainingConfig()
     batch = {"rows": 6, "prompts": 2, "prompt_tokens": 40, "completion_tokens": 25}
-    policy.set_dropout(model, 0.0)
+    load.set_dropout(model, 0.0)
     real = really_saved(model, lambda: costs._t5_pass(model, **batch))
     planned = costs.activations(model.config, training, **batch)
     assert real <= planned <= 1.15 * real
@@ -99,7 +106,7 @@ def test_a_t5s_activations_are_what_autograd_keeps(tiny_t5):
 def test_a_causal_models_activations_are_what_autograd_keeps_and_checkpointing_saves_most(tiny_llama):
     model = tiny_llama[0].train()
     batch = {"rows": 4, "prompts": 2, "prompt_tokens": 70, "completion_tokens": 50}  # 2 × 70 + 4 × 50 tokens, as three whole rows have nearly
-    policy.set_dropout(model, 0.0)
+    load.set_dropout(model, 0.0)
     ids, group, labels = torch.zeros(2, 70, dtype=torch.long), torch.tensor([0, 0, 1, 1]), torch.zeros(4, 50, dtype=torch.long)
     real = really_saved(model, lambda: prefixes.read_prompts(model, ids, torch.ones_like(ids), keep=True).hidden(group, labels))
     planned = costs.activations(model.config, TrainingConfig(), **batch)
@@ -114,7 +121,7 @@ def test_parameters_and_what_lora_trains_are_counted_without_weights(tiny_t5, ti
         count = costs.parameters(model.config, TrainingConfig())
         assert count.all == count.trained == sum(p.numel() for p in model.parameters())
         adapters = costs.parameters(model.config, TrainingConfig(lora=True, lora_rank=4)).trained
-        real = policy.add_lora(costs.empty_model(model.config).to_empty(device="cpu"), 4)
+        real = load.add_lora(costs.empty_model(model.config).to_empty(device="cpu"), 4)
         assert adapters == sum(p.numel() for p in real.parameters() if p.requires_grad) < count.all
     assert costs.parameters(tiny_llama[0].config, TrainingConfig()).encoder == 0
 
@@ -124,7 +131,7 @@ def test_parameters_and_what_lora_trains_are_counted_without_weights(tiny_t5, ti
                                             ("HuggingFaceTB/SmolLM2-135M-Instruct", 134.5)])
 def test_the_shapes_of_well_known_models_have_their_published_size(name, millions, monkeypatch):
     monkeypatch.setattr(hub, "_cached", lambda name, kind, revision, safetensors: False)
-    config, source = plan.named_config(name, online=False)
+    config, source = sizes.named_config(name, online=False)
     assert source == "profiles/models.yaml"
     assert costs.parameters(config, TrainingConfig()).all / 1e6 == pytest.approx(millions, rel=2e-3)
 
@@ -164,12 +171,12 @@ def test_a_measured_share_of_the_peak_replaces_the_assumed_one(profile, tmp_path
     table.write_text("device,size,lora,share_of_peak\nNVIDIA A100-SXM4-80GB,small,false,0.1\nNVIDIA A100-SXM4-80GB,large,false,0.6\n"
                      "NVIDIA A100-SXM4-80GB,xl,false,0.55\nNVIDIA A100-SXM4-80GB,xl,true,0.2\nTesla T4,small,false,0.9\n")
     slow = plan.make_plan(profile, tmp_path / "out", device=A100)
-    monkeypatch.setattr(plan, "BENCHMARKS", table)
+    monkeypatch.setattr(sizes, "BENCHMARKS", table)
     fast = plan.make_plan(profile, tmp_path / "out", device=A100)
     assert any(note.startswith("Speeds: 55% of the peak, the median measured") for note in fast["notes"])
     assert any("30% of its peak is assumed" in note for note in slow["notes"]) and fast["hours"] < slow["hours"]
-    assert costs.share_of_peak(plan._benchmarks(), "NVIDIA A100-SXM4-80GB", lora=True) == 0.2
-    assert costs.share_of_peak(plan._benchmarks(), "NVIDIA H100 PCIe", lora=False) is None
+    assert costs.share_of_peak(sizes._benchmarks(), "NVIDIA A100-SXM4-80GB", lora=True) == 0.2
+    assert costs.share_of_peak(sizes._benchmarks(), "NVIDIA H100 PCIe", lora=False) is None
 
 
 # ---- what is missing --------------------------------------------------------------------------------------------------
@@ -195,7 +202,7 @@ def test_flan_t5_on_local_folders_is_ready_and_measured(folders, tmp_path):
     assert made["problems"] == [] and all(size["measured"] and size["hours"] > 0 for size in made["sizes"])
     assert {need["where"] for need in made["needs"]} == {"folder"} and [need["bytes"] for need in made["needs"]] == [0, 0, 0]
     assert set(made["judge_hours"]) == {"mistral", "llama"} and made["judge_hours"]["llama"] > 0
-    text = plan.render(made)
+    text = plan_text.render(made)
     assert text.endswith("Ready.") and "45 of 45" in text and all(f"\n{size} " in text for size in ("small", "large", "xl"))
 
 

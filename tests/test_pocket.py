@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from rpo_nb import data, pocket
+from rpo_nb import pocket
+from rpo_nb.data import feedback
 
 PROMPT = "Write two sentences about a red lantern in the garden. Keep a calm tone, mention rain and avoid very."
 GOOD = "The red lantern quietly stands in the garden. We think of the rain."
@@ -73,7 +74,7 @@ def test_feedback_has_ultrafeedbacks_schema_and_the_reader_takes_it(k):
     rows = pocket.make_feedback(20, completions_per_prompt=k, seed=0)
     assert {len(r["completions"]) for r in rows} == {k}
     assert set(rows[0]["completions"][0]["annotations"]) == set(pocket.ASPECTS)
-    read, report = data.load_feedback(rows, return_report=True)
+    read, report = feedback.load_feedback(rows, return_report=True)
     assert read.num_rows + sum(r["action"] == "dropped" for r in report) == 20 * k
     for row in read:
         assert row["reward"] == pocket.score(row["prompt"], row["completion"])

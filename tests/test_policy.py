@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from rpo_nb import policy, prefixes
+from rpo_nb.policy import encoding, forward, load, prefixes
+from rpo_nb.policy import logps as policy_logps
+from rpo_nb.policy.logps import collate, sequence_logps
 
 PROMPTS = ["the cat", "a dog sat on the mat", "the cat", "one two"]
 TEXTS = ["sat on a mat", "the dog", "sat", "three four five one"]
@@ -11,8 +13,8 @@ TEXTS = ["sat on a mat", "the dog", "sat", "three four five one"]
 
 def batch_of(pair, dtype=None):
     model, tokenizer = pair
-    rows = policy.encode(tokenizer, PROMPTS, TEXTS, max_prompt_tokens=16, max_completion_tokens=16)
-    return policy.collate(rows, pad_id=tokenizer.pad_token_id), rows
+    rows = encoding.encode(tokenizer, PROMPTS, TEXTS, max_prompt_tokens=16, max_completion_tokens=16)
+    return collate(rows, pad_id=tokenizer.pad_token_id), rows
 
 
 def expanded(model, rows):
@@ -23,8 +25,8 @@ def expanded(model, rows):
     if model.config.is_encoder_decoder:
         ids, labels = [p for p, _ in rows], [c for _, c in rows]
     else:
-        ids, labels = [p + c for p, c in rows], [[policy.IGNORE] * len(p) + c for p, c in rows]
-    return padded(ids, 0), padded([[1] * len(i) for i in ids], 0), padded(labels, policy.IGNORE)
+        ids, labels = [p + c for p, c in rows], [[forward.IGNORE] * len(p) + c for p, c in rows]
+    return padded(ids, 0), padded([[1] * len(i) for i in ids], 0), padded(labels, forward.IGNORE)
 
 
 @pytest.fixture(params=["tiny_t5", "tiny_llama"])
@@ -39,9 +41,9 @@ def test_sums_are_transformers_own_loss(pair):
     ids, mask, labels = expanded(model, batch_of(pair)[1])
     with torch.no_grad():
         theirs = model(input_ids=ids, attention_mask=mask, labels=labels).loss
-        sums = policy.sequence_logps(model, ids, mask, labels, reduce="sum")
-        means = policy.sequence_logps(model, ids, mask, labels, reduce="mean")
-    tokens = (labels != policy.IGNORE).sum(-1)
+        sums = sequence_logps(model, ids, mask, labels, reduce="sum")
+        means = sequence_logps(model, ids, mask, labels, reduce="mean")
+    tokens = (labels != forward.IGNORE).sum(-1)
     torch.testing.assert_close(-sums.sum() / tokens.sum(), theirs, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(means, sums / tokens)
 
@@ -59,19 +61,19 @@ def test_grouped_equals_ungrouped_with_gradients_in_float64(pair, launch, keep, 
     import copy
 
     monkeypatch.setitem(prefixes.LAUNCH, "cpu", (launch, 0.0))
-    monkeypatch.setattr(policy, "worth_keeping", lambda *args: keep)
+    monkeypatch.setattr(policy_logps, "worth_keeping", lambda *args: keep)
     model = copy.deepcopy(pair[0])
     if lora:
-        model = policy.add_lora(model, 4)
+        model = load.add_lora(model, 4)
         with torch.no_grad():
             for name, p in model.named_parameters():
                 if "lora_B" in name:
                     p.normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
     model = model.double()
-    policy.set_dropout(model, 0.0)
+    load.set_dropout(model, 0.0)
     batch, rows = batch_of(pair)
-    single = policy.sequence_logps(model, *expanded(model, rows), reduce="sum")
-    grouped = policy.grouped_logps(model.train(), batch, reduce="sum")
+    single = policy_logps.sequence_logps(model, *expanded(model, rows), reduce="sum")
+    grouped = policy_logps.grouped_logps(model.train(), batch, reduce="sum")
     assert prefixes.reads_cache(model) and grouped.logps.dtype == torch.float64 and len(grouped.states) == 3  # "the cat" is read once
     torch.testing.assert_close(single, grouped.logps, rtol=1e-12, atol=1e-12)
     weights = torch.randn(len(single), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -82,27 +84,27 @@ def test_grouped_equals_ungrouped_with_gradients_in_float64(pair, launch, keep, 
 
 @pytest.mark.parametrize("keep", [True, False])
 def test_mismatched_completions_are_scored_beside_without_gradient(pair, keep, monkeypatch):
-    monkeypatch.setattr(policy, "worth_keeping", lambda *args: keep)
+    monkeypatch.setattr(policy_logps, "worth_keeping", lambda *args: keep)
     model, _ = pair
     batch, rows = batch_of(pair)
     others = [rows[i][1] for i in (1, 2, 3, 0)]
-    beside = policy.collate(rows, pad_id=0, mismatched=others)
-    scored = policy.grouped_logps(model, beside, reduce="mean")
-    swapped = policy.sequence_logps(model, *expanded(model, [(p, c) for (p, _), c in zip(rows, others, strict=True)]), reduce="mean")
+    beside = policy_logps.collate(rows, pad_id=0, mismatched=others)
+    scored = policy_logps.grouped_logps(model, beside, reduce="mean")
+    swapped = policy_logps.sequence_logps(model, *expanded(model, [(p, c) for (p, _), c in zip(rows, others, strict=True)]), reduce="mean")
     torch.testing.assert_close(scored.mismatched, swapped, rtol=1e-4, atol=1e-4)
     assert scored.logps.requires_grad and not scored.mismatched.requires_grad
-    torch.testing.assert_close(scored.logps, policy.grouped_logps(model, batch, reduce="mean").logps, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(scored.logps, policy_logps.grouped_logps(model, batch, reduce="mean").logps, rtol=1e-5, atol=1e-5)
 
 
 def test_prompts_with_one_completion_each_and_models_without_a_cache_give_the_same_numbers(pair, monkeypatch):
     model, _ = pair
     batch, rows = batch_of(pair)
-    whole = policy.sequence_logps(model, *expanded(model, rows), reduce="sum")
-    torch.testing.assert_close(policy.grouped_logps(model, policy.collate(rows[1:], pad_id=0), reduce="sum").logps, whole[1:], rtol=1e-5, atol=1e-5)
-    usual = policy.grouped_logps(model, batch, reduce="sum")
+    whole = policy_logps.sequence_logps(model, *expanded(model, rows), reduce="sum")
+    torch.testing.assert_close(policy_logps.grouped_logps(model, policy_logps.collate(rows[1:], pad_id=0), reduce="sum").logps, whole[1:], rtol=1e-5, atol=1e-5)
+    usual = policy_logps.grouped_logps(model, batch, reduce="sum")
     monkeypatch.setitem(prefixes.LAUNCH, "cpu", (0.0, 0.0))  # worth it at any size, but impossible
     monkeypatch.setattr(prefixes, "reads_cache", lambda _: False)
-    without = policy.grouped_logps(model, batch | {"mismatched": batch["labels"]}, reduce="sum")
+    without = policy_logps.grouped_logps(model, batch | {"mismatched": batch["labels"]}, reduce="sum")
     torch.testing.assert_close(without.logps, whole, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(without.mismatched, without.logps)
     real = batch["attention_mask"].bool()
@@ -136,7 +138,7 @@ def test_exact_padding_computes_the_batch_as_it_is_padded(tiny_t5):
     batch, _ = batch_of(tiny_t5)
     with torch.no_grad():
         theirs = model.encoder(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
-        torch.testing.assert_close(policy.grouped_logps(model, batch, reduce="sum", exact_padding=True).states, theirs)
+        torch.testing.assert_close(policy_logps.grouped_logps(model, batch, reduce="sum", exact_padding=True).states, theirs)
 
 
 @pytest.mark.parametrize("overhead", [0.0, 3.0, 20.0, 1e9])
@@ -164,8 +166,8 @@ def test_buckets_are_the_cheapest_of_all(overhead):
 def test_a_row_does_not_feel_its_neighbours_padding(pair):
     model, tokenizer = pair
     batch, rows = batch_of(pair)
-    together, _ = policy.score_completions(model, tokenizer, rows)
-    alone = torch.cat([policy.score_completions(model, tokenizer, [r])[0] for r in rows])
+    together, _ = policy_logps.score_completions(model, tokenizer, rows)
+    alone = torch.cat([policy_logps.score_completions(model, tokenizer, [r])[0] for r in rows])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
     assert model.training is False
 
@@ -173,9 +175,9 @@ def test_a_row_does_not_feel_its_neighbours_padding(pair):
 def test_scores_come_back_in_the_rows_order_and_count_the_end_token(pair):
     model, tokenizer = pair
     _, rows = batch_of(pair)
-    sums, lengths = policy.score_completions(model, tokenizer, rows, tokens_at_once=20)
+    sums, lengths = policy_logps.score_completions(model, tokenizer, rows, tokens_at_once=20)
     assert lengths.tolist() == [len(c) for _, c in rows] and all(c[-1] == tokenizer.eos_token_id for _, c in rows)
-    backwards, _ = policy.score_completions(model, tokenizer, rows[::-1], tokens_at_once=40)
+    backwards, _ = policy_logps.score_completions(model, tokenizer, rows[::-1], tokens_at_once=40)
     torch.testing.assert_close(sums, backwards.flip(0), rtol=1e-5, atol=1e-5)
 
 
@@ -186,25 +188,25 @@ def test_a_nan_names_the_row(pair):
     with torch.no_grad():
         next(iter(model.parameters())).fill_(float("nan"))
     with pytest.raises(ValueError, match="row 0: its log-probability"):
-        policy.score_completions(model, pair[1], batch_of(pair)[1])
+        policy_logps.score_completions(model, pair[1], batch_of(pair)[1])
 
 
 @pytest.mark.parametrize(("change", "message"), [
     (lambda b: {**b, "reduce": "max"}, "reduce is 'max'"),
     (lambda b: {**b, "labels": b["labels"][:2]}, "shapes do not fit"),
-    (lambda b: {**b, "labels": torch.full_like(b["labels"], policy.IGNORE)}, "row 0 has no completion token"),
+    (lambda b: {**b, "labels": torch.full_like(b["labels"], forward.IGNORE)}, "row 0 has no completion token"),
 ])
 def test_bad_arguments_are_named(pair, change, message):
     ids, mask, labels = expanded(pair[0], batch_of(pair)[1])
     arguments = change({"input_ids": ids, "attention_mask": mask, "labels": labels, "reduce": "sum"})
     with pytest.raises(ValueError, match=message):
-        policy.sequence_logps(pair[0], **arguments)
+        policy_logps.sequence_logps(pair[0], **arguments)
 
 
 def test_bf16_logits_are_accumulated_in_float32():
     logits = torch.randn(2, 3, 50, generator=torch.Generator().manual_seed(0)).bfloat16()
-    labels = torch.tensor([[1, 2, 3], [4, 5, policy.IGNORE]])
-    logps = policy.token_logps(logits, labels)
+    labels = torch.tensor([[1, 2, 3], [4, 5, forward.IGNORE]])
+    logps = policy_logps.token_logps(logits, labels)
     assert logps.dtype == torch.float32 and logps[1, 2] == 0
     expected = torch.log_softmax(logits.float(), -1).gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
     torch.testing.assert_close(logps[0], expected[0])
@@ -214,10 +216,10 @@ def test_saved_policies_load_from_a_folder_with_dropout_off_and_strangers_are_na
     model, tokenizer = tiny_t5
     model.save_pretrained(tmp_path / "m")
     tokenizer.save_pretrained(tmp_path / "m")
-    loaded, _ = policy.load_policy(tmp_path / "m", dropout=0.25)
+    loaded, _ = load.load_policy(tmp_path / "m", dropout=0.25)
     assert {m.p for m in loaded.modules() if isinstance(m, torch.nn.Dropout)} == {0.25}
     assert {m.dropout for m in loaded.modules() if isinstance(getattr(m, "dropout", None), float)} == {0.25}  # attention
-    rows = policy.encode(tokenizer, PROMPTS, TEXTS, max_prompt_tokens=16, max_completion_tokens=16)
-    torch.testing.assert_close(*(policy.score_completions(m, tokenizer, rows)[0] for m in (model.eval(), loaded)))
+    rows = encoding.encode(tokenizer, PROMPTS, TEXTS, max_prompt_tokens=16, max_completion_tokens=16)
+    torch.testing.assert_close(*(policy_logps.score_completions(m, tokenizer, rows)[0] for m in (model.eval(), loaded)))
     with pytest.raises(ValueError, match="could not be loaded"):
-        policy.load_policy(tmp_path / "nowhere")
+        load.load_policy(tmp_path / "nowhere")

@@ -11,11 +11,28 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from rpo_nb import batch, config, experiment, hub, judging, manifest, paper_b, provenance, references, stale, staging
+from rpo_nb import store
 from rpo_nb.__main__ import main
-from rpo_nb.lab import Spec, Study, low_data
-from rpo_nb.provenance import ALWAYS_GIVEN, PACKAGE, STEPS, closure, code_key, folder_key, model_key, source_key, step_code
+from rpo_nb.config import base, loading, methods, objective, schema, studies
+from rpo_nb.data import hub
+from rpo_nb.experiment import generations, grid, inputs, references
+from rpo_nb.judging import verdicts
+from rpo_nb.planning import stale
+from rpo_nb.running import batch, manifest, provenance, staging
+from rpo_nb.running.provenance import (
+    ALWAYS_GIVEN,
+    PACKAGE,
+    STEPS,
+    closure,
+    code_key,
+    folder_key,
+    model_key,
+    source_key,
+    step_code,
+)
 from rpo_nb.store import STAMP, seal
+from rpo_nb.studies.lab import Spec, Study, low_data
+from rpo_nb.studies.paper_b import world
 
 ROOT = Path(__file__).parent.parent
 WORDS_ONLY = ("figures", "report", "claims", "plan", "publish", "cluster", "progress", "labelling", "advise", "lab_tables",
@@ -106,12 +123,12 @@ def test_a_notebooks_imports_are_its_modules():
 
 # ---- settings -----------------------------------------------------------------------------------------------------------------
 
-def leaves(value: config.Config, place: tuple = ()) -> list[tuple]:
+def leaves(value: base.Config, place: tuple = ()) -> list[tuple]:
     """(place, value) of every field that is no section."""
     out = []
     for name in type(value).model_fields:
         field = getattr(value, name)
-        out += leaves(field, (*place, name)) if isinstance(field, config.Config) else [((*place, name), field)]
+        out += leaves(field, (*place, name)) if isinstance(field, base.Config) else [((*place, name), field)]
     return out
 
 
@@ -126,7 +143,7 @@ def other(value):
     return (*value, *value[:1], 3) if isinstance(value, tuple) else f"{value}x"
 
 
-def with_leaf(profile: config.Profile, place: tuple, value) -> config.Profile:
+def with_leaf(profile: schema.Profile, place: tuple, value) -> schema.Profile:
     """The profile with another value there, not validated: only keys are made of it."""
     def put(section, rest):
         inner = put(getattr(section, rest[0]), rest[1:]) if len(rest) > 1 else value
@@ -135,11 +152,11 @@ def with_leaf(profile: config.Profile, place: tuple, value) -> config.Profile:
     return put(profile, place)
 
 
-def run_key(profile: config.Profile, method: str = "rpo") -> str:
-    return experiment.recipe(profile, profile.presets["paper"], method, "small", 1.0 if method in ("rpo", "dro") else None, 0).key
+def run_key(profile: schema.Profile, method: str = "rpo") -> str:
+    return grid.recipe(profile, profile.presets["paper"], method, "small", 1.0 if method in ("rpo", "dro") else None, 0).key
 
 
-PROFILE = config.load_profile("smoke")
+PROFILE = loading.load_profile("smoke")
 NOT_TRAINED_BY = {  # fields of these sections that change no policy
     "training": {"micro_batch_tokens", "report_to", "logging_steps", "save_steps"},  # memory, logs, checkpoints
     "sizes": {"authors", "authors_revision", "micro_batch_tokens"}}
@@ -151,7 +168,7 @@ def test_every_field_of_data_and_training_names_a_run(place):
     assert (run_key(changed) != run_key(PROFILE)) == (place[1] not in NOT_TRAINED_BY.get(place[0], ()))
 
 
-@pytest.mark.parametrize("field", config.ModelConfig.model_fields)
+@pytest.mark.parametrize("field", schema.ModelConfig.model_fields)
 def test_every_field_of_a_size_names_a_run_and_its_reference(field):
     model = PROFILE.sizes["small"]
     changed = PROFILE.model_copy(update={"sizes": PROFILE.sizes | {"small": model.model_copy(update={field: other(getattr(model, field))})}})
@@ -170,7 +187,7 @@ def test_every_field_of_a_size_names_a_run_and_its_reference(field):
 def test_a_presets_fields_name_the_runs_of_the_methods_that_read_them(method, fields):
     paper = PROFILE.presets["paper"]
     values = {"reduce": "mean", "partition": "none", "kto_kl": "matched", "value_pooling": "all", "decoding": "released"}
-    for field in config.Preset.model_fields:
+    for field in objective.Preset.model_fields:
         if field in ("rpo_tau", "dro_tau"):  # the temperature of the run itself
             continue
         preset = paper.model_copy(update={field: values.get(field, other(getattr(paper, field)))})
@@ -178,37 +195,37 @@ def test_a_presets_fields_name_the_runs_of_the_methods_that_read_them(method, fi
         assert (run_key(changed, method) != run_key(PROFILE, method)) == (field in fields), field
 
 
-@pytest.mark.parametrize("field", config.DecodingConfig.model_fields)
+@pytest.mark.parametrize("field", schema.DecodingConfig.model_fields)
 def test_every_field_of_decoding_names_the_answers_and_no_policy(field, tmp_path):
     changed = with_leaf(PROFILE, ("decoding", field), other(getattr(PROFILE.decoding, field)))
     files = []
     for profile in (PROFILE, changed):
-        cell = next(c for c in experiment.cells(profile) if c.preset == "paper" and c.method == "rpo")
-        files.append(experiment.completions_file(profile, cell, tmp_path))
+        cell = next(c for c in grid.cells(profile) if c.preset == "paper" and c.method == "rpo")
+        files.append(generations.completions_file(profile, cell, tmp_path))
     assert files[0].parent == files[1].parent and files[0] != files[1]
     # The reference's texts are data of the on_policy regime and rewards of QRPO: all is looked at again.
-    assert experiment.world_key(changed, "small", 0) != experiment.world_key(PROFILE, "small", 0)
+    assert grid.world_key(changed, "small", 0) != grid.world_key(PROFILE, "small", 0)
 
 
 NOT_IN_PAPER_B = {"size", "seeds", "processes", "runs", "etas", "reproduce"}  # which policies there are, and where the prompts are from
 
 
-@pytest.mark.parametrize("field", config.PaperB.model_fields)
+@pytest.mark.parametrize("field", studies.PaperB.model_fields)
 def test_every_field_of_paper_b_names_its_policies(field, tmp_path, monkeypatch):
-    monkeypatch.setattr(paper_b.World, "inputs", ["reference and prompts"])
-    value = {"settings": {"dpo": PROFILE.paper_b.settings["bwd"]}, "size": "large", "offline": config.Schedule(steps=3),
-             "online": config.Schedule(steps=3)}.get(field) or other(getattr(PROFILE.paper_b, field))
+    monkeypatch.setattr(world.World, "inputs", ["reference and prompts"])
+    value = {"settings": {"dpo": PROFILE.paper_b.settings["bwd"]}, "size": "large", "offline": studies.Schedule(steps=3),
+             "online": studies.Schedule(steps=3)}.get(field) or other(getattr(PROFILE.paper_b, field))
     profile = with_leaf(PROFILE, ("paper_b", "ood"), "some/data") if field == "ood_revision" else PROFILE
-    keys = {paper_b.World(one, 0, tmp_path).key() for one in (profile, with_leaf(profile, ("paper_b", field), value))}
+    keys = {world.World(one, 0, tmp_path).key() for one in (profile, with_leaf(profile, ("paper_b", field), value))}
     assert len(keys) == (1 if field in NOT_IN_PAPER_B else 2)
 
 
 def test_the_batch_that_is_generated_at_once_names_paper_bs_policies_in_bf16(tmp_path, monkeypatch):
-    monkeypatch.setattr(paper_b.World, "inputs", ["reference and prompts"])
+    monkeypatch.setattr(world.World, "inputs", ["reference and prompts"])
     for bf16 in (False, True):
         one = with_leaf(PROFILE, ("training", "bf16"), bf16)
         other_batch = with_leaf(one, ("evaluation", "generation_batch_size"), 7)
-        keys = {paper_b.World(profile, 0, tmp_path).key() for profile in (one, other_batch)}
+        keys = {world.World(profile, 0, tmp_path).key() for profile in (one, other_batch)}
         assert len(keys) == 1 + bf16
 
 
@@ -219,13 +236,13 @@ def test_a_reward_model_is_named_by_the_tokens_that_it_reads(field, tmp_path):
     profile = PROFILE.model_copy(update={"sizes": {"small": size}})
     changed = with_leaf(profile, ("data", field), getattr(profile.data, field) + 1)
     reference = model_folder(tmp_path / "reference", b"")
-    folders = {judging.reward_model_folder(one, tmp_path, 0, reference) for one in (profile, changed)}
+    folders = {verdicts.reward_model_folder(one, tmp_path, 0, reference) for one in (profile, changed)}
     assert len(folders) == 2
 
 
 def test_the_lab_on_other_data_is_another_world():
     study = Study("x", PROFILE, "small", 0, (Spec("sft"),))
-    assert study.world == experiment.world_key(PROFILE, "small", 0)
+    assert study.world == grid.world_key(PROFILE, "small", 0)
     others = [Study("x", low_data(PROFILE, 2), "small", 0, ()), Study("x", PROFILE, "small", 1, ()), Study("x", PROFILE, "large", 0, ()),
               Study("x", PROFILE, "small", 0, (), "noise")]
     assert len({study.world, *(one.world for one in others)}) == 5
@@ -240,8 +257,8 @@ def model_folder(folder: Path, weights: bytes) -> Path:
     return folder
 
 
-def with_model(folder: Path | str, **more) -> config.Profile:
-    return config.load_profile("smoke", **{"sizes.small.id": str(folder), **{f"sizes.small.{k}": v for k, v in more.items()}})
+def with_model(folder: Path | str, **more) -> schema.Profile:
+    return loading.load_profile("smoke", **{"sizes.small.id": str(folder), **{f"sizes.small.{k}": v for k, v in more.items()}})
 
 
 def test_two_folders_of_one_name_are_two_models_and_one_in_two_places_is_one(tmp_path):
@@ -254,10 +271,10 @@ def test_two_folders_of_one_name_are_two_models_and_one_in_two_places_is_one(tmp
 
 def test_a_reference_sample_and_a_pool_are_keyed_by_weights_not_by_the_folders_name(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(experiment.store, "cached", lambda folder, make, of: asked.append(folder.name) or tmp_path)
+    monkeypatch.setattr(store, "cached", lambda folder, make, of: asked.append(folder.name) or tmp_path)
     (tmp_path / "texts.json").write_text('["a"]')
     for place, weights in (("a", b"1"), ("b", b"2"), ("c", b"1")):
-        experiment.reference_samples(PROFILE, str(model_folder(tmp_path / place / "policy", weights)), ["p"], 1, 0)
+        inputs.reference_samples(PROFILE, str(model_folder(tmp_path / place / "policy", weights)), ["p"], 1, 0)
     assert asked[0] == asked[2] != asked[1]
 
 
@@ -312,10 +329,10 @@ def test_a_folder_is_its_files_whatever_its_place(tmp_path):
 def test_another_tokenizer_in_the_same_folder_is_another_reference_and_another_run(tmp_path):
     model_folder(tmp_path / "words", b"")
     (tmp_path / "mine.jsonl").write_text("{}")
-    profile = config.load_profile("smoke", feedback=str(tmp_path / "mine.jsonl"),
+    profile = loading.load_profile("smoke", feedback=str(tmp_path / "mine.jsonl"),
                                   **{"sizes.small.tokenizer": [str(tmp_path / "words"), "train"]})
     def keys() -> list[str]:
-        return [run_key(profile, "sft"), experiment.world_key(profile, "small", 0),
+        return [run_key(profile, "sft"), grid.world_key(profile, "small", 0),
                 references.reference_key(profile, "small", 0, []), batch.params("03_train", profile)["key"]]
 
     before = keys()
@@ -389,8 +406,8 @@ def test_after_a_change_of_code_nothing_stale_is_left_and_after_a_change_of_word
 def two_models(tmp_path, monkeypatch):
     """A tiny profile of a reference and sft, and two model folders of its architecture."""
     monkeypatch.setenv("RPO_NB_CACHE", str(tmp_path / "cache"))
-    profile = config.load_profile("smoke", sizes="small", seeds="0", methods="reference,sft", taus="1.0", preset="paper", **TINY)
-    one, two = (Path(experiment.reference_path(profile, "small", seed)) for seed in (0, 1))
+    profile = loading.load_profile("smoke", sizes="small", seeds="0", methods="reference,sft", taus="1.0", preset="paper", **TINY)
+    one, two = (Path(inputs.reference_path(profile, "small", seed)) for seed in (0, 1))
     return profile, one, two
 
 
@@ -409,16 +426,16 @@ def test_an_authors_checkpoint_that_is_replaced_in_place_is_asked_again(two_mode
     profile = profile.model_copy(update={"sizes": sizes, "evaluation": profile.evaluation.model_copy(update={"authors": True})})
 
     def answers(out: str) -> dict[str, list[str]]:
-        experiment.ensure_runs(profile, tmp_path / out, progress=False)
-        return experiment.load_generations(tmp_path / out).groupby("method")["completion"].apply(list).to_dict()
+        generations.ensure_runs(profile, tmp_path / out, progress=False)
+        return generations.load_generations(tmp_path / out).groupby("method")["completion"].apply(list).to_dict()
 
     before = answers("old")
-    assert before[config.AUTHORS] == before["reference"]  # the same weights
+    assert before[methods.AUTHORS] == before["reference"]  # the same weights
     copied(two, tmp_path / "authors")
     capsys.readouterr()
     after = answers("old")
     assert "0 policies trained, 1 were done already" in capsys.readouterr().out
-    assert after == answers("fresh") and after[config.AUTHORS] != before[config.AUTHORS]
+    assert after == answers("fresh") and after[methods.AUTHORS] != before[methods.AUTHORS]
 
 
 def test_a_model_that_is_fetched_by_the_first_start_has_the_same_key_in_the_second(two_models, hub_cache, tmp_path, monkeypatch, capsys):
@@ -435,7 +452,7 @@ def test_a_model_that_is_fetched_by_the_first_start_has_the_same_key_in_the_seco
     sizes = {"small": profile.sizes["small"].model_copy(update={"id": "an/other"})}
     profile = profile.model_copy(update={"sizes": sizes})
     for trained in ("1 policies trained, 0", "0 policies trained, 1"):
-        experiment.ensure_runs(profile, tmp_path / "out", progress=False)
+        generations.ensure_runs(profile, tmp_path / "out", progress=False)
         assert trained in capsys.readouterr().out
     shutil.rmtree(place)
     keys = []
@@ -450,9 +467,9 @@ def test_clean_lists_what_nothing_needs_and_removes_it_when_told(tmp_path, monke
     monkeypatch.setattr(stale, "repository_root", lambda: tmp_path)
     assert main(["clean", "--stale", "--yes"]) == 2 and "nothing is reproduced in results/" in capsys.readouterr().err
     out = tmp_path / "results" / "mine"
-    profile = config.load_profile("smoke", sizes="small", seeds="0", methods="reference,sft", taus="1.0", preset="paper", **TINY)
-    config.write_profile(profile, out / "profile.yaml")
-    experiment.ensure_runs(profile, out, progress=False)
+    profile = loading.load_profile("smoke", sizes="small", seeds="0", methods="reference,sft", taus="1.0", preset="paper", **TINY)
+    loading.write_profile(profile, out / "profile.yaml")
+    generations.ensure_runs(profile, out, progress=False)
     needed = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     old_run, old_reference, old_logps = (out / "runs" / "sft-small-seed0-0123456789abcdef", tmp_path / "cache" / "references" / "small-seed0-old",
                                          tmp_path / "cache" / "reference_logps" / "0123456789abcdef")

@@ -12,8 +12,13 @@ import pytest
 import torch
 from huggingface_hub import ModelCard, errors
 
-from rpo_nb import config, experiment, policy, publish
 from rpo_nb.__main__ import main
+from rpo_nb.config import loading, schema
+from rpo_nb.experiment import grid, inputs
+from rpo_nb.policy import encoding, load
+from rpo_nb.policy.logps import score_completions
+from rpo_nb.reporting import card as reporting_card
+from rpo_nb.reporting import publish
 from rpo_nb.store import seal, write_json
 
 ROOT = Path(__file__).parent.parent
@@ -23,7 +28,7 @@ REPO = "someone/tiny-rpo"
 @pytest.fixture(scope="module")
 def published(reproduction, tmp_path_factory):
     """(chosen, folder): RPO of the smoke reproduction, its folder written elsewhere than in the shared results."""
-    profile = config.load_profile(str(reproduction.out / "profile.yaml"))
+    profile = loading.load_profile(str(reproduction.out / "profile.yaml"))
     chosen = publish.choose(profile, reproduction.out)
     return chosen, publish.write(chosen, REPO, folder=tmp_path_factory.mktemp("publish") / chosen.name)
 
@@ -94,26 +99,26 @@ def test_nothing_private_leaves(published, reproduction):
 
 def test_the_published_policy_gives_the_same_log_probabilities(published):
     chosen, folder = published
-    models = [policy.load_policy(path) for path in (chosen.folder / "policy", folder)]
-    validation = experiment.splits(chosen.profile, 0, "small").validation
+    models = [load.load_policy(path) for path in (chosen.folder / "policy", folder)]
+    validation = inputs.splits(chosen.profile, 0, "small").validation
     scores = []
     for model, tokenizer in models:
-        rows = policy.encode(tokenizer, validation["prompt"], validation["completion"], **chosen.profile.limits("small"))
-        scores.append(policy.score_completions(model, tokenizer, rows)[0])
+        rows = encoding.encode(tokenizer, validation["prompt"], validation["completion"], **chosen.profile.limits("small"))
+        scores.append(score_completions(model, tokenizer, rows)[0])
     assert torch.equal(*scores) and len(scores[0]) == chosen.profile.data.validation
 
 
 # ---- LoRA, other bases ------------------------------------------------------------------------------------------------
 
-def lora_run(folder: Path, tiny_t5, **overrides) -> tuple[config.Profile, Path]:
+def lora_run(folder: Path, tiny_t5, **overrides) -> tuple[schema.Profile, Path]:
     """An output folder with one finished LoRA policy of RPO, trained from `tiny_t5` in a local folder."""
     out, model, tokenizer = folder / "results", *tiny_t5
     base = folder / "base"
     model.save_pretrained(base)
     tokenizer.save_pretrained(base)
-    profile = config.load_profile("smoke", sizes="small", seeds="0", lora=True, **{"sizes.small.id": str(base), **overrides})
-    run = experiment.recipe(profile, profile.presets["fixed"], "rpo", "small", 0.3, 0)
-    adapted, _ = policy.load_policy(base, lora_rank=profile.training.lora_rank)
+    profile = loading.load_profile("smoke", sizes="small", seeds="0", lora=True, **{"sizes.small.id": str(base), **overrides})
+    run = grid.recipe(profile, profile.presets["fixed"], "rpo", "small", 0.3, 0)
+    adapted, _ = load.load_policy(base, lora_rank=profile.training.lora_rank)
     with torch.no_grad():
         for name, weight in adapted.named_parameters():
             if "lora_B" in name:
@@ -123,7 +128,7 @@ def lora_run(folder: Path, tiny_t5, **overrides) -> tuple[config.Profile, Path]:
     (run.folder(out) / "policy" / "training_args.bin").write_bytes(b"not for the hub")
     write_json(run.folder(out) / "recipe.json", run.recipe)
     seal(run.folder(out), {"seconds": 1.5, "steps": 3, "rows": 96, "parameters": 1024})
-    config.write_profile(profile, out / "profile.yaml")
+    loading.write_profile(profile, out / "profile.yaml")
     return profile, out
 
 
@@ -146,7 +151,7 @@ def test_of_a_lora_policy_the_adapter_is_published_and_its_base_named(tiny_t5, t
     assert "No metric has been measured" in card.text and "versions and hardware are not known" in card.text
     rows = [([2, 3, 1], [4, 5, 1]), ([6, 1], [7, 1])]
     places = (chosen.folder / "policy", ""), (folder, tmp_path / "base"), (tmp_path / "base", "")
-    logps = [policy.score_completions(*policy.load_policy(path, base=base), rows)[0] for path, base in places]
+    logps = [score_completions(*load.load_policy(path, base=base), rows)[0] for path, base in places]
     assert torch.equal(logps[0], logps[1]) and not torch.allclose(logps[0], logps[2])
 
 
@@ -165,10 +170,10 @@ def test_feedback_of_the_users_own_is_named_by_file_name_and_hash_only(tiny_t5, 
 
 
 def test_a_hub_base_names_itself_and_an_unknown_licence_is_asked_for():
-    profile = config.load_profile("flan-t5")
+    profile = loading.load_profile("flan-t5")
     chosen = SimpleNamespace(profile=profile, out=Path("nowhere"), size="xl")
     assert publish._base_model(chosen) == "google/flan-t5-xl" and publish._licence("google/flan-t5-xl") == "apache-2.0"
-    assert publish._base_model(SimpleNamespace(profile=config.load_profile("smollm"), out=Path("nowhere"), size="135m")) == \
+    assert publish._base_model(SimpleNamespace(profile=loading.load_profile("smollm"), out=Path("nowhere"), size="135m")) == \
         "HuggingFaceTB/SmolLM2-135M-Instruct"
     with pytest.raises(ValueError, match="the licence of owner/model is not known here; .*--license"):
         publish._licence("owner/model")
@@ -196,7 +201,7 @@ def test_a_policy_of_another_version_of_the_code_is_found_and_the_card_says_so(t
     seal(old, json.loads((old / "done.json").read_text()))
     chosen = publish.choose(profile, out)
     assert chosen.folder == old
-    card = publish.card(chosen, REPO, base="google/flan-t5-small", licence="apache-2.0")
+    card = reporting_card.card(chosen, REPO, base="google/flan-t5-small", licence="apache-2.0")
     assert "trained by another version of rpo_nb's code" in card
 
 

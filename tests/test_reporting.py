@@ -11,10 +11,14 @@ import pandas as pd
 import pytest
 import yaml
 
-from rpo_nb import claims, config, figures, report, reporting
+from rpo_nb.config import loading, objective
+from rpo_nb.config.settings import PROFILE_DIR
+from rpo_nb.reporting import claims, figures, rendering, style, tables
+from rpo_nb.reporting.page import absent, footnotes, gather, report
+from rpo_nb.reporting.published import published_metric, published_win_rate
 
-PROFILE = config.load_profile("pocket")
-PUBLISHED = yaml.safe_load((config.PROFILE_DIR / "published.yaml").read_text(encoding="utf-8"))["paper_a"]
+PROFILE = loading.load_profile("pocket")
+PUBLISHED = yaml.safe_load((PROFILE_DIR / "published.yaml").read_text(encoding="utf-8"))["paper_a"]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +62,7 @@ def rate_row(win_rate, low, high, published="82.78", **more):
 # ---- tables -----------------------------------------------------------------------------------------------------------
 
 def test_table2_is_plain_arithmetic_over_seeds_at_the_main_temperature(metrics):
-    table = reporting.table2(metrics, PROFILE)
+    table = tables.table2(metrics, PROFILE)
     assert list(table.columns) == ["preset", "metric", "method", "size", "value", "std", "published"]
     assert len(table) == 3 * 5 * 6 * 3 and not table.duplicated(["preset", "metric", "method", "size"]).any()
     found = {}
@@ -75,20 +79,20 @@ def test_table2_is_plain_arithmetic_over_seeds_at_the_main_temperature(metrics):
 def test_published_numbers_stand_beside_their_own_cells(metrics, rates):
     names = {"bertscore_f1": "BERTScoreF1", "rouge_l": "ROUGE-L", "toxicity": "Toxicity_avg"}
     sizes = {"small": "Small", "large": "Large", "xl": "XL"}
-    for _, row in reporting.table2(metrics, PROFILE).iterrows():
+    for _, row in tables.table2(metrics, PROFILE).iterrows():
         if row["metric"] in names and row["method"] in ("kto", "dro", "rpo"):
             assert float(row["published"]) == PUBLISHED["table2"][names[row["metric"]]][row["method"].upper()][sizes[row["size"]]]
         elif row["metric"] != "meteor":
             assert pd.isna(row["published"])
     judges = {"checker": "Mistral", "reward_model": "LLaMA"}
-    for _, row in reporting.table3(rates, PROFILE).iterrows():
+    for _, row in tables.table3(rates, PROFILE).iterrows():
         paper = {"reference": "SFT", "sft": "SFT", "kto": "KTO", "dro": "DRO"}.get(row["baseline"])
         if paper is None:
             assert pd.isna(row["published"]) and pd.isna(row["published_std"])
         else:
             both = [float(row["published"]), float(row["published_std"])]
             assert both == PUBLISHED["table3"][judges[row["judge"]]][sizes[row["size"]]][paper]
-    table4 = reporting.table4(rates, PROFILE)
+    table4 = tables.table4(rates, PROFILE)
     own = table4["tau"].eq(0.3)  # the fixed preset's, which the paper has not
     assert set(table4["preset"][own]) == {"fixed"} and table4["published"][own].isna().all()
     for _, row in table4[~own].iterrows():
@@ -97,13 +101,13 @@ def test_published_numbers_stand_beside_their_own_cells(metrics, rates):
 
 
 def test_numbers_of_the_paper_keep_their_trailing_zeros():
-    assert reporting.published_metric("rouge_l", "kto", "xl") == "0.2480"
-    assert reporting.published_win_rate("Mistral", "large", baseline="sft") == ("84.20", "1.64")
-    assert reporting.published_win_rate("LLaMA", "large", tau=0.1) == ("56.40", "12.21")
+    assert published_metric("rouge_l", "kto", "xl") == "0.2480"
+    assert published_win_rate("Mistral", "large", baseline="sft") == ("84.20", "1.64")
+    assert published_win_rate("LLaMA", "large", tau=0.1) == ("56.40", "12.21")
 
 
 def test_table3_and_table4_columns_and_rows(rates):
-    table3, table4 = reporting.table3(rates, PROFILE), reporting.table4(rates, PROFILE)
+    table3, table4 = tables.table3(rates, PROFILE), tables.table4(rates, PROFILE)
     tail = ["win_rate", "std", "ci_low", "ci_high", "n", "published", "published_std"]
     assert list(table3.columns) == ["preset", "judge", "size", "baseline", *tail]
     assert list(table4.columns) == ["preset", "judge", "size", "tau", *tail]
@@ -114,62 +118,62 @@ def test_table3_and_table4_columns_and_rows(rates):
                        & (rates.baseline == "dro")]["win_rate"].item()
         found = table3[(table3.preset == preset) & (table3.judge == "checker") & (table3["size"] == "xl") & (table3.baseline == "dro")]
         assert found["win_rate"].item() == wanted
-    over_reference = reporting.table4(rates, PROFILE, "reference")
+    over_reference = tables.table4(rates, PROFILE, "reference")
     assert not np.allclose(over_reference["win_rate"], table4["win_rate"])
-    assert reporting.table4(rates, PROFILE, "kto")["published"].isna().all()  # the paper's Table IV is over SFT only
+    assert tables.table4(rates, PROFILE, "kto")["published"].isna().all()  # the paper's Table IV is over SFT only
 
 
 def test_a_repeated_cell_is_refused(metrics):
     with pytest.raises(ValueError, match="appears twice"):
-        reporting.table2(pd.concat([metrics, metrics.head(1)]), PROFILE)
+        tables.table2(pd.concat([metrics, metrics.head(1)]), PROFILE)
 
 
 def test_every_preset_field_has_its_sentence_and_shows_its_values():
-    assert set(reporting.PRESET_FIELDS) == set(config.Preset.model_fields)
-    table = reporting.presets_table(PROFILE).set_index("field")
+    assert set(tables.PRESET_FIELDS) == set(objective.Preset.model_fields)
+    table = tables.presets_table(PROFILE).set_index("field")
     assert table.loc["reduce", ["paper", "released", "fixed"]].tolist() == [PROFILE.presets[p].reduce for p in ("paper", "released", "fixed")]
 
 
 # ---- files ------------------------------------------------------------------------------------------------------------
 
 def test_files_are_the_same_bytes_again_and_hold_the_same_cells(tmp_path, metrics, rates):
-    cells, table3 = reporting.metric_cells(metrics, PROFILE), reporting.table3(rates, PROFILE)
+    cells, table3 = tables.metric_cells(metrics, PROFILE), tables.table3(rates, PROFILE)
     for folder in ("one", "two"):
         out = tmp_path / folder
-        reporting.write_table(cells, out, "table2", ["a note"])
-        reporting.write_table(table3, out, "table3")
-        reporting.write_results(reporting.long_format({"table2": cells, "table3": table3}, PROFILE), out)
+        rendering.write_table(cells, out, "table2", ["a note"])
+        rendering.write_table(table3, out, "table3")
+        tables.write_results(tables.long_format({"table2": cells, "table3": table3}, PROFILE), out)
     files = sorted(p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*") if p.is_file())
     assert [p.name for p in files] == ["results.parquet", "table2.csv", "table2.md", "table2.tex", "table3.csv", "table3.md", "table3.tex"]
     for file in files:
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
-    again = reporting.read_table(tmp_path / "one" / "tables" / "table2.csv")
-    assert list(again.columns) == reporting.COLUMNS["table2"]
+    again = rendering.read_table(tmp_path / "one" / "tables" / "table2.csv")
+    assert list(again.columns) == rendering.COLUMNS["table2"]
     np.testing.assert_allclose(again["value"], cells["value"], rtol=1e-5)
     assert again["published"].dropna().tolist() == cells["published"].dropna().tolist()
 
 
 def test_markdown_shows_kit_interval_and_paper_and_what_is_missing(tmp_path, metrics):
-    reporting.write_table(reporting.metric_cells(metrics, PROFILE), tmp_path, "table2")
+    rendering.write_table(tables.metric_cells(metrics, PROFILE), tmp_path, "table2")
     text = (tmp_path / "tables" / "table2.md").read_text(encoding="utf-8")
     assert re.search(r"\| RPO +\| 0\.\d{4} ± 0\.\d{4} \[-?0\.\d{4}, \d\.\d{4}\] \| 0\.8661", text)
     assert "| not measured" in text and "- meteor: not measured, WordNet is not installed" in text
-    assert report.footnotes(tmp_path, "table2") == ["meteor: not measured, WordNet is not installed"]
+    assert footnotes(tmp_path, "table2") == ["meteor: not measured, WordNet is not installed"]
 
 
 def test_latex_escapes_and_closes_what_it_opens(tmp_path):
     frame = pd.DataFrame({"a_b": ["50% & more", "τ = 0.1"], "value": [0.5, np.nan]})
-    reporting.write_table(frame, tmp_path, "extra", ["under_score #1"])
+    rendering.write_table(frame, tmp_path, "extra", ["under_score #1"])
     text = (tmp_path / "tables" / "extra.tex").read_text(encoding="utf-8")
     assert r"a\_b & value" in text and r"50\% \& more" in text and r"$\tau$ = 0.1" in text and r"under\_score \#1" in text
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1 and "nan" not in text
 
 
 def test_long_format_has_every_number_once(metrics, rates):
-    cells, table4 = reporting.metric_cells(metrics, PROFILE), reporting.table4(rates, PROFILE)
+    cells, table4 = tables.metric_cells(metrics, PROFILE), tables.table4(rates, PROFILE)
     quality = pd.DataFrame({"judge": ["checker"], "flip_rate": [0.1], "pairs": [40]})
     timings = pd.DataFrame({"method": ["rpo"], "seconds": [3.0]})
-    long = reporting.long_format({"table2": cells, "table4": table4, "judge_quality": quality, "timings": timings}, PROFILE)
+    long = tables.long_format({"table2": cells, "table4": table4, "judge_quality": quality, "timings": timings}, PROFILE)
     assert list(long.columns) == ["paper", "table", "row", "column", "metric", "value", "ci_low", "ci_high", "std", "n", "seeds", "preset",
                                   "published", "profile"]
     assert long["table"].value_counts().to_dict() == {"table2": len(cells), "table4": len(table4), "judge_quality": 2}
@@ -179,7 +183,7 @@ def test_long_format_has_every_number_once(metrics, rates):
     same = table4[(table4.preset == "fixed") & (table4.judge == "checker") & (table4.tau == 5.0) & (table4["size"] == "large")].iloc[0]
     assert (one["value"], one["ci_low"], one["published"], one["seeds"]) == (same["win_rate"], same["ci_low"], 83.72, 2)
     assert long[long.table == "judge_quality"].set_index("metric")["value"].to_dict() == {"flip_rate": 0.1, "pairs": 40.0}
-    more = reporting.long_format({"metrics": metrics, "table1": table1(("FLOPs a step", "dro", 2e9, 1e9, 3e9))}, PROFILE)
+    more = tables.long_format({"metrics": metrics, "table1": table1(("FLOPs a step", "dro", 2e9, 1e9, 3e9))}, PROFILE)
     assert len(more) == len(metrics) + 1
     assert more[["table", "row", "column", "metric", "value", "ci_low"]].iloc[-1].tolist() == ["table1", "", "dro", "FLOPs a step", 2e9, 1e9]
     assert more.iloc[0][["row", "column", "metric", "preset"]].tolist() == ["reference 0", "small", "bertscore_f1", "paper"]
@@ -286,9 +290,9 @@ def drawings(metrics, rates):
     points = pd.DataFrame([{"preset": "paper", "method": m, "size": "small", "tau": 1.0, "seed": 0, "reward": 5.0, "kl": k, "kl_low": k - 1,
                             "kl_high": k + 1} for k, m in enumerate(("reference", "rpo"))])
     frontier = pd.DataFrame({"beta": [0.1, 1.0], "reward": [9.0, 6.0], "kl": [10.0, 1.0]})
-    cells, table3 = reporting.metric_cells(metrics, PROFILE), reporting.table3(rates, PROFILE)
+    cells, table3 = tables.metric_cells(metrics, PROFILE), tables.table3(rates, PROFILE)
     return {"win_rates": lambda: figures.win_rates(table3), "overview": lambda: figures.overview(cells, table3),
-            "temperature": lambda: figures.temperature(reporting.table4(rates, PROFILE)), "figure1": lambda: figures.figure1(timings),
+            "temperature": lambda: figures.temperature(tables.table4(rates, PROFILE)), "figure1": lambda: figures.figure1(timings),
             "learning_curves": lambda: figures.learning_curves(steps), "reward_kl": lambda: figures.reward_kl(points, frontier),
             "table2": lambda: figures.metric_panels(cells)}
 
@@ -296,14 +300,14 @@ def drawings(metrics, rates):
 def test_figures_are_the_same_bytes_again_without_a_date(tmp_path, drawings):
     for name in ("reward_kl", "figure1"):
         for folder in ("one", "two"):
-            figures.save(drawings[name](), tmp_path / folder, name)
+            style.save(drawings[name](), tmp_path / folder, name)
         for kind in ("svg", "png"):
             one, two = ((tmp_path / folder / "figures" / f"{name}.{kind}").read_bytes() for folder in ("one", "two"))
             assert one == two and b"<dc:date>" not in one and b"Matplotlib" not in one
 
 
 def test_figures_draw_the_numbers_they_are_given(drawings, rates):
-    table3 = reporting.table3(rates, PROFILE)
+    table3 = tables.table3(rates, PROFILE)
     drawn = np.concatenate([line.get_xdata() for axis in drawings["win_rates"]().axes for line in axis.lines])
     for column in ("win_rate", "published"):
         assert np.isin(pd.to_numeric(table3[column]).dropna().round(6), np.round(drawn.astype(float), 6)).all()
@@ -320,14 +324,14 @@ HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>"
 def results(tmp_path_factory, metrics, rates, drawings):
     """A results folder with every part, hostile text among the generations."""
     out = tmp_path_factory.mktemp("results")
-    reporting.write_csv(metrics, out, "metrics")
-    reporting.write_table(reporting.metric_cells(metrics, PROFILE), out, "table2", [f"METEOR {HOSTILE}"])
-    reporting.write_table(reporting.table3(rates, PROFILE), out, "table3")
-    reporting.write_table(reporting.table4(rates, PROFILE), out, "table4")
-    reporting.write_table(pd.DataFrame({"judge": ["checker"], "remark": [HOSTILE]}), out, "judge_quality")
-    reporting.write_table(pd.DataFrame({"method": ["rpo"], "seconds": [123.456]}), out, "timings")
+    rendering.write_csv(metrics, out, "metrics")
+    rendering.write_table(tables.metric_cells(metrics, PROFILE), out, "table2", [f"METEOR {HOSTILE}"])
+    rendering.write_table(tables.table3(rates, PROFILE), out, "table3")
+    rendering.write_table(tables.table4(rates, PROFILE), out, "table4")
+    rendering.write_table(pd.DataFrame({"judge": ["checker"], "remark": [HOSTILE]}), out, "judge_quality")
+    rendering.write_table(pd.DataFrame({"method": ["rpo"], "seconds": [123.456]}), out, "timings")
     for name in ("overview", "win_rates", "figure1"):
-        figures.save(drawings[name](), out, name)
+        style.save(drawings[name](), out, name)
     (out / "generations").mkdir()
     row = {"size": "xl", "tau": None, "seed": 0, "prompt_id": 3, "prompt": HOSTILE, "reference": HOSTILE, "completion": HOSTILE}
     with gzip.open(out / "generations" / "paper-xl-seed0.jsonl.gz", "wt", encoding="utf-8") as file:
@@ -357,7 +361,7 @@ class Page(html.parser.HTMLParser):
 
 @pytest.fixture(scope="module")
 def page(results):
-    return report.report(results, PROFILE).read_text(encoding="utf-8")
+    return report(results, PROFILE).read_text(encoding="utf-8")
 
 
 def test_page_is_self_contained_accessible_and_the_same_again(results, page):
@@ -374,7 +378,7 @@ def test_page_is_self_contained_accessible_and_the_same_again(results, page):
     assert len(ids) == len(set(ids)) and {a[1:] for a in page.addresses if a.startswith("#")} <= set(ids)
     assert "123.456" not in text  # wall-clock numbers live in files of their own
     (results / "report.html").unlink()
-    assert report.report(results, PROFILE).read_text(encoding="utf-8") == text
+    assert report(results, PROFILE).read_text(encoding="utf-8") == text
 
 
 def test_page_escapes_hostile_text_and_names_what_is_missing(page):
@@ -385,23 +389,23 @@ def test_page_escapes_hostile_text_and_names_what_is_missing(page):
 
 
 def test_page_shows_every_cell_with_both_numbers_and_the_claims(results, page, rates):
-    for _, row in reporting.table3(rates, PROFILE).iterrows():
+    for _, row in tables.table3(rates, PROFILE).iterrows():
         assert f"<b>{row['win_rate']:.1f}</b>" in page and f"[{row['ci_low']:.1f}, {row['ci_high']:.1f}]" in page
         assert pd.isna(row["published"]) or f"paper {row['published']} ± {row['published_std']}" in page
-    for _, row in claims.claims(report.gather(results, PROFILE), PROFILE).iterrows():
+    for _, row in claims.claims(gather(results, PROFILE), PROFILE).iterrows():
         assert row["claim"] in page
 
 
 def test_page_of_an_empty_folder_says_what_to_run(tmp_path):
-    text = report.report(tmp_path, PROFILE).read_text(encoding="utf-8")
+    text = report(tmp_path, PROFILE).read_text(encoding="utf-8")
     for notebook in ("02_rpo_derivation", "04_table2_metrics", "05_table3_judges", "06_table4_temperature"):
         assert f"run notebooks/{notebook}.ipynb" in text
-    assert len(report.absent(tmp_path)) == 4 and "tables/table3.csv is missing" in report.absent(tmp_path)[2]
+    assert len(absent(tmp_path)) == 4 and "tables/table3.csv is missing" in absent(tmp_path)[2]
 
 
 def test_page_hides_the_folder_of_a_users_own_file(tmp_path):
     own = PROFILE.model_copy(update={"data": PROFILE.data.model_copy(update={"source": "/home/someone/secret/feedback.jsonl"})})
-    text = report.report(tmp_path, own).read_text(encoding="utf-8")
+    text = report(tmp_path, own).read_text(encoding="utf-8")
     assert "feedback.jsonl" in text and "someone" not in text
 
 
@@ -410,7 +414,7 @@ def test_page_hides_the_folder_of_a_users_own_file(tmp_path):
 def test_bleu_intervals_bracket_the_corpus_score_and_follow_its_spread():
     import sacrebleu
 
-    from rpo_nb.measure import bleu_intervals
+    from rpo_nb.evaluation.cells import bleu_intervals
 
     rng = np.random.default_rng(0)
     words = "the red boat waits in a garden and it is very kind small old lamp".split()
@@ -427,8 +431,8 @@ def test_bleu_intervals_bracket_the_corpus_score_and_follow_its_spread():
 
 def test_measure_scores_every_cell_of_the_profile_and_no_other():
     from rpo_nb import pocket
-    from rpo_nb.evaluation import MetricValue
-    from rpo_nb.measure import measure
+    from rpo_nb.evaluation.cells import measure
+    from rpo_nb.evaluation.suite import MetricValue
 
     class Lengths:
         """A suite with one metric: words of the completion."""
@@ -438,7 +442,7 @@ def test_measure_scores_every_cell_of_the_profile_and_no_other():
             return [{"words": MetricValue(c.mean(), c, (c.min(), c.max())), "bleu": MetricValue(0.5), "lost": MetricValue(None, reason="why"),
                      "reward": MetricValue(float(np.mean(cell["rewards"])))} for c, cell in zip(counts, cells, strict=True)]
 
-    profile = config.load_profile("smoke", sizes="small", seeds="0", preset="paper")
+    profile = loading.load_profile("smoke", sizes="small", seeds="0", preset="paper")
     prompt = pocket.make_feedback(1, seed=0)[0]["instruction"]
     base = {"preset": "paper", "size": "small", "seed": 0, "prompt_id": 0}
     rows = [base | {"method": m, "tau": t, "prompt": prompt, "reference": "A red boat is here.", "completion": text}
@@ -456,5 +460,5 @@ def test_measure_scores_every_cell_of_the_profile_and_no_other():
 
 def test_a_table_of_numbers_alone_has_rows_without_a_name():
     """No key column: as many empty names as rows, under every pandas."""
-    long = reporting.long_format({"paper_b_numbers": pd.DataFrame({"value": [1.5, 2.5]})}, config.load_profile("smoke"))
+    long = tables.long_format({"paper_b_numbers": pd.DataFrame({"value": [1.5, 2.5]})}, loading.load_profile("smoke"))
     assert long["row"].tolist() == ["", ""] and long["value"].tolist() == [1.5, 2.5]

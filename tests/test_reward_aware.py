@@ -8,37 +8,40 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_objectives import FixedModel, random, trl, trl_trainer  # noqa: F401 (a fixture)
+from test_objectives import FixedModel, random, trl_trainer
 
-from rpo_nb import objectives, reward_aware
-from rpo_nb.reporting import published_numbers
-from rpo_nb.reward_aware import SURE, Setting, framework_loss, suggested_eta, tuples
+from rpo_nb import objectives
+from rpo_nb.config.objective import Setting
+from rpo_nb.reporting.published import published_numbers
+from rpo_nb.studies.paper_b import recovered
+from rpo_nb.training import reward_aware
+from rpo_nb.training.reward_aware import SURE, framework_loss, suggested_eta, tuples
 
 F64 = torch.float64
 
 
 # Table 1 ----------------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("name", reward_aware.RECOVERED)
+@pytest.mark.parametrize("name", recovered.RECOVERED)
 def test_a_row_of_table_1_is_an_identity(name):
-    row = reward_aware.RECOVERED[name]
-    found = reward_aware._differences(row.own, row.framework, row.sizes)
+    row = recovered.RECOVERED[name]
+    found = recovered._differences(row.own, row.framework, row.sizes)
     assert found["max_loss_difference"] < 1e-10 and found["max_gradient_difference"] < 1e-10
-    case = reward_aware.draw(0.3, 5, row.sizes[0])
+    case = recovered.draw(0.3, 5, row.sizes[0])
     case.policy.requires_grad_()
     loss = row.own(case)
     assert loss.detach().std() > 1e-3 and torch.autograd.grad(loss.sum(), case.policy)[0].abs().max() > 1e-3  # nothing is compared with nothing
 
 
 def test_table_1_has_every_method_the_paper_names_and_the_four_columns():
-    frame = reward_aware.table1()
+    frame = recovered.table1()
     assert list(frame) == ["algorithm", "setting", "max_loss_difference", "max_gradient_difference"]
     named = {row["algorithm"].replace(" DPO", "-DPO") for row in published_numbers()["paper_b"]["table1"]}
     assert named | {"SLiC", "REBEL", "RLOO"} <= set(frame["algorithm"])
 
 
 def test_the_papers_settings_to_the_letter_hold_or_not_as_the_table_says():
-    frame = reward_aware.table1_as_printed(published_numbers()["paper_b"]["table1"]).set_index("algorithm")
+    frame = recovered.table1_as_printed(published_numbers()["paper_b"]["table1"]).set_index("algorithm")
     loss, gradient = frame["max_loss_difference"], frame["max_gradient_difference"]
     exact = frame["holds"].str.startswith("exact")
     assert (loss[exact] < 1e-10).all() and (gradient[exact] < 1e-10).all()
@@ -46,19 +49,19 @@ def test_the_papers_settings_to_the_letter_hold_or_not_as_the_table_says():
     assert (gradient[constant] < 1e-10).all() and (loss[constant] > 0.1).all()
     other = ~exact & ~constant
     assert set(frame.index[other]) == {"IPO", "Distill DPO", "SimPO"} and (gradient[other] > 0.1).all()
-    case = reward_aware.draw(0.3, 0, 2)  # SimPO as printed is right where all completions are equally long, with β/|y| for β
+    case = recovered.draw(0.3, 0, 2)  # SimPO as printed is right where all completions are equally long, with β/|y| for β
     even = replace(case, lengths=torch.full_like(case.lengths, 7))
-    torch.testing.assert_close(reward_aware._simpo(even, gamma=0.0), reward_aware._simpo_printed(replace(even, beta=0.3 / 7)))
+    torch.testing.assert_close(recovered._simpo(even, gamma=0.0), recovered._simpo_printed(replace(even, beta=0.3 / 7)))
 
 
 def test_the_own_formulas_are_those_of_the_objectives():
-    case = reward_aware.draw(0.3, 7, 2)
-    margin = reward_aware._log_ratio(case)
+    case = recovered.draw(0.3, 7, 2)
+    margin = recovered._log_ratio(case)
     for own, ours in (("DPO", objectives.dpo(margin, beta=0.3)), ("cDPO", objectives.cdpo(margin, beta=0.3, confidence=0.9)),
                       ("SLiC", objectives.slic(margin, beta=0.3)), ("IPO", objectives.ipo(margin, beta=0.6) / 0.6**2)):
-        torch.testing.assert_close(reward_aware.RECOVERED[own].own(case), ours)
+        torch.testing.assert_close(recovered.RECOVERED[own].own(case), ours)
     mean = case.policy / case.lengths
-    torch.testing.assert_close(reward_aware._simpo(case), objectives.simpo(mean[:, 0], mean[:, 1], beta=0.3, gamma=0.4))
+    torch.testing.assert_close(recovered._simpo(case), objectives.simpo(mean[:, 0], mean[:, 1], beta=0.3, gamma=0.4))
 
 
 # The distances ------------------------------------------------------------------------------------------------------------
@@ -166,7 +169,7 @@ def test_without_a_reference_the_framework_gives_trls_cpo_losses(kind, smoothing
     else:
         gap = math.log(1 / smoothing - 1) if smoothing else SURE
         setting = Setting("bwd", 0.3, gap=gap, gamma=0.4 if kind == "simpo" else 0.0, per_token=True)
-        ours = framework_loss(pair, pair, pair, setting) + (reward_aware._entropy(gap) if smoothing else 0)
+        ours = framework_loss(pair, pair, pair, setting) + (recovered._entropy(gap) if smoothing else 0)
     torch.testing.assert_close(ours, theirs)
 
 

@@ -14,10 +14,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rpo_nb import policy, references
-from rpo_nb.config import Objective, TrainingConfig, load_profile
+from rpo_nb.config.loading import load_profile
+from rpo_nb.config.objective import Objective
+from rpo_nb.config.schema import TrainingConfig
+from rpo_nb.experiment import references
+from rpo_nb.policy import encoding, load
+from rpo_nb.policy import logps as policy_logps
+from rpo_nb.policy.forward import IGNORE
+from rpo_nb.policy.logps import collate, grouped_logps
 from rpo_nb.store import seal
-from rpo_nb.training import last_checkpoint, make_trainer, mismatched_rows, prompt_groups, save_policy
+from rpo_nb.training.batches import mismatched_rows, prompt_groups
+from rpo_nb.training.checkpoints import last_checkpoint, save_policy
+from rpo_nb.training.trainer import make_trainer
 
 ROOT = Path(__file__).parent.parent
 PROMPTS = ["write about a red lamp", "please write about the boat", "two chair in the garden"]
@@ -32,8 +40,8 @@ def pair(request):
 
 
 def batch_of(model, tokenizer):
-    rows = policy.encode(tokenizer, PROMPTS, TEXTS, max_prompt_tokens=16, max_completion_tokens=16)
-    return policy.collate(rows, pad_id=tokenizer.pad_token_id)
+    rows = encoding.encode(tokenizer, PROMPTS, TEXTS, max_prompt_tokens=16, max_completion_tokens=16)
+    return collate(rows, pad_id=tokenizer.pad_token_id)
 
 
 # ---- the projection ---------------------------------------------------------------------------------------------------
@@ -43,13 +51,13 @@ def test_projection_in_pieces_gives_the_same_numbers_and_gradients_and_never_hol
     parameters = [p for p in model.parameters() if p.requires_grad]
 
     def measured():
-        logps = policy.grouped_logps(model, batch, reduce="sum").logps
+        logps = grouped_logps(model, batch, reduce="sum").logps
         return logps, torch.autograd.grad((logps * torch.tensor([1.0, -2.0, 0.5])).sum(), parameters, allow_unused=True)
 
     whole, whole_gradients = measured()
-    held, original = [], policy.token_logps
-    monkeypatch.setattr(policy, "token_logps", lambda logits, labels: held.append(logits.numel()) or original(logits, labels))
-    monkeypatch.setattr(policy, "LOGITS_AT_ONCE", 3 * model.config.vocab_size)
+    held, original = [], policy_logps.token_logps
+    monkeypatch.setattr(policy_logps, "token_logps", lambda logits, labels: held.append(logits.numel()) or original(logits, labels))
+    monkeypatch.setattr(policy_logps, "LOGITS_AT_ONCE", 3 * model.config.vocab_size)
     pieces, gradients = measured()
     assert len(held) > 6 and max(held) <= 3 * model.config.vocab_size  # each piece twice: forward, and again for the backward pass
     torch.testing.assert_close(pieces, whole, rtol=1e-12, atol=1e-12)
@@ -60,10 +68,10 @@ def test_projection_in_pieces_gives_the_same_numbers_and_gradients_and_never_hol
 
 def test_padding_and_prompts_are_not_projected(pair, monkeypatch):
     model, batch = pair[0], batch_of(*pair)
-    held, original = [], policy.token_logps
-    monkeypatch.setattr(policy, "token_logps", lambda logits, labels: held.append(len(logits)) or original(logits, labels))
-    policy.grouped_logps(model, batch, reduce="sum")
-    assert sum(held) == int((batch["labels"] != policy.IGNORE).sum())
+    held, original = [], policy_logps.token_logps
+    monkeypatch.setattr(policy_logps, "token_logps", lambda logits, labels: held.append(len(logits)) or original(logits, labels))
+    policy_logps.grouped_logps(model, batch, reduce="sum")
+    assert sum(held) == int((batch["labels"] != IGNORE).sum())
 
 
 def test_a_scaled_head_is_recognised(tiny_t5):
@@ -76,8 +84,8 @@ def test_a_scaled_head_is_recognised(tiny_t5):
     labels, group = batch["labels"], batch["group"]
     with torch.no_grad():
         theirs = model(input_ids=batch["input_ids"][group], attention_mask=batch["attention_mask"][group], labels=labels).loss
-        ours = policy.grouped_logps(model, batch, reduce="sum").logps
-    torch.testing.assert_close(-ours.sum() / (labels != policy.IGNORE).sum(), theirs, rtol=1e-5, atol=1e-6)
+        ours = policy_logps.grouped_logps(model, batch, reduce="sum").logps
+    torch.testing.assert_close(-ours.sum() / (labels != IGNORE).sum(), theirs, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("odd", [lambda logits: logits.sin(), lambda logits: 30 * torch.tanh(logits / 30)])
@@ -94,7 +102,7 @@ def test_an_architecture_that_changes_its_logits_is_refused(tiny_llama, odd):
 
     model.forward = changed
     with pytest.raises(ValueError, match="LlamaForCausalLM: its log-probabilities here would not be those of its own forward pass"):
-        policy.grouped_logps(model, batch_of(model, tiny_llama[1]), reduce="sum")
+        policy_logps.grouped_logps(model, batch_of(model, tiny_llama[1]), reduce="sum")
 
 
 # ---- chat templates ---------------------------------------------------------------------------------------------------
@@ -112,50 +120,50 @@ def words(tokenizer, ids):
 
 def test_a_text_is_one_user_message_and_several_turns_go_through_the_template(chat):
     turns = [{"role": "user", "content": "the lamp"}, {"role": "assistant", "content": "red"}, {"role": "user", "content": "the boat"}]
-    rows = policy.encode(chat, ["the lamp", turns], ["a cat", "a mat"], max_prompt_tokens=32, max_completion_tokens=8)
+    rows = encoding.encode(chat, ["the lamp", turns], ["a cat", "a mat"], max_prompt_tokens=32, max_completion_tokens=8)
     assert words(chat, rows[0][0]) == ["▁very", "▁the", "▁lamp", "</s>", "▁it", "▁is"]
     assert words(chat, rows[1][0]).count("</s>") == 3 and words(chat, rows[1][0])[-2:] == ["▁it", "▁is"]
     assert words(chat, rows[1][1]) == ["▁a", "▁mat", "</s>"]
 
 
 def test_too_long_a_prompt_keeps_the_opening_of_the_answer(chat):
-    (ids, _), = policy.encode(chat, ["the red lamp " * 20], ["a"], max_prompt_tokens=10, max_completion_tokens=4)
+    (ids, _), = encoding.encode(chat, ["the red lamp " * 20], ["a"], max_prompt_tokens=10, max_completion_tokens=4)
     assert len(ids) == 10 and words(chat, ids)[-3:] == ["</s>", "▁it", "▁is"]
     with pytest.raises(ValueError, match="max_prompt_tokens is 2, but the chat template alone has 4 tokens"):
-        policy.encode(chat, ["the red lamp " * 20], ["a"], max_prompt_tokens=2, max_completion_tokens=4)
+        encoding.encode(chat, ["the red lamp " * 20], ["a"], max_prompt_tokens=2, max_completion_tokens=4)
 
 
 def test_t5_reads_a_conversation_as_plain_text(tiny_t5):
-    from rpo_nb.data import render
+    from rpo_nb.data.prompts import render
 
     turns = [{"role": "user", "content": "the lamp"}, {"role": "assistant", "content": "red"}, {"role": "user", "content": "the boat"}]
     limits = {"max_prompt_tokens": 32, "max_completion_tokens": 8}
-    assert policy.encode(tiny_t5[1], [turns], ["a"], **limits) == policy.encode(tiny_t5[1], [render(turns)], ["a"], **limits)
+    assert encoding.encode(tiny_t5[1], [turns], ["a"], **limits) == encoding.encode(tiny_t5[1], [render(turns)], ["a"], **limits)
 
 
 # ---- adapters ---------------------------------------------------------------------------------------------------------
 
 def test_with_lora_every_log_ratio_of_step_0_is_exactly_zero(pair):
-    adapted = policy.add_lora(pair[0], 4)
-    policy.set_dropout(adapted, 0.0)
+    adapted = load.add_lora(pair[0], 4)
+    load.set_dropout(adapted, 0.0)
     batch = batch_of(*pair)
     with torch.no_grad():
-        mine = policy.grouped_logps(adapted.train(), batch, reduce="sum").logps
-        with policy.adapter_off(adapted) as reference:
-            theirs = policy.grouped_logps(reference, batch, reduce="sum").logps
+        mine = policy_logps.grouped_logps(adapted.train(), batch, reduce="sum").logps
+        with load.adapter_off(adapted) as reference:
+            theirs = policy_logps.grouped_logps(reference, batch, reduce="sum").logps
     assert adapted.training and torch.equal(mine, theirs)
 
 
 def lora_trainer(pair, folder, method="kto"):
     torch.manual_seed(0)
     model, tokenizer = pair
-    rows = policy.encode(tokenizer, PROMPTS, TEXTS, max_prompt_tokens=16, max_completion_tokens=16)
-    ref = policy.score_completions(model, tokenizer, rows)[0]
-    adapted = policy.add_lora(model, 4)
-    policy.set_dropout(adapted, 0.0)
+    rows = encoding.encode(tokenizer, PROMPTS, TEXTS, max_prompt_tokens=16, max_completion_tokens=16)
+    ref = policy_logps.score_completions(model, tokenizer, rows)[0]
+    adapted = load.add_lora(model, 4)
+    load.set_dropout(adapted, 0.0)
     partner, real = mismatched_rows([0, 1, 2])
     others = [rows[i][1] for i in partner]
-    theirs = policy.score_completions(model, tokenizer, [(p, c) for (p, _), c in zip(rows, others, strict=True)])[0]
+    theirs = policy_logps.score_completions(model, tokenizer, [(p, c) for (p, _), c in zip(rows, others, strict=True)])[0]
     groups = prompt_groups(rows, [0, 1, 2], rewards=[1.0, -1.0, 0.5], ref_logps=ref.tolist(), desirable=[True, False, True],
                            mismatched=others, mismatched_ref_logps=theirs, mismatched_real=real)
     config = TrainingConfig(epochs=2, batch_size=3, learning_rate=1e-2, warmup_steps=0, report_to=(), logging_steps=1)
@@ -171,11 +179,11 @@ def test_lora_kto_trains_adapters_only_and_its_adapter_loads_on_its_base(pair, t
     assert all(torch.equal(p, before[n]) for n, p in trainer.model.named_parameters() if n in before)
     save_policy(trainer, pair[1], tmp_path / "policy", base="owner/base")
     assert json.loads((tmp_path / "policy" / "adapter_config.json").read_text())["base_model_name_or_path"] == "owner/base"
-    loaded, tokenizer = policy.load_policy(tmp_path / "policy", base=tmp_path / "base")
-    torch.testing.assert_close(policy.score_completions(loaded, tokenizer, rows)[0],
-                               policy.score_completions(trainer.model.policy, tokenizer, rows)[0])
-    base, _ = policy.load_policy(tmp_path / "base")
-    assert not torch.allclose(policy.score_completions(base, tokenizer, rows)[0], policy.score_completions(loaded, tokenizer, rows)[0])
+    loaded, tokenizer = load.load_policy(tmp_path / "policy", base=tmp_path / "base")
+    torch.testing.assert_close(policy_logps.score_completions(loaded, tokenizer, rows)[0],
+                               policy_logps.score_completions(trainer.model.policy, tokenizer, rows)[0])
+    base, _ = load.load_policy(tmp_path / "base")
+    assert not torch.allclose(policy_logps.score_completions(base, tokenizer, rows)[0], policy_logps.score_completions(loaded, tokenizer, rows)[0])
 
 
 def test_gradient_checkpointing_changes_no_gradient(pair, tmp_path):
@@ -183,17 +191,17 @@ def test_gradient_checkpointing_changes_no_gradient(pair, tmp_path):
     pair[1].save_pretrained(tmp_path / "base")
     found = []
     for switched in (False, True):
-        model, tokenizer = policy.load_policy(tmp_path / "base", gradient_checkpointing=switched)
+        model, tokenizer = load.load_policy(tmp_path / "base", gradient_checkpointing=switched)
         assert model.is_gradient_checkpointing is switched
-        policy.grouped_logps(model.train(), batch_of(model, tokenizer), reduce="sum").logps.sum().backward()
+        policy_logps.grouped_logps(model.train(), batch_of(model, tokenizer), reduce="sum").logps.sum().backward()
         found.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     # relative to the whole: the fixture's attention is saturated, where a last bit of float32 is much of a small gradient
     assert (found[1] - found[0]).norm() < 1e-3 * found[0].norm()
 
 
 def test_bf16_log_probabilities_are_float32_and_near_those_of_float32(pair):
-    rows = policy.encode(pair[1], PROMPTS, TEXTS, max_prompt_tokens=16, max_completion_tokens=16)
-    exact, rounded = (policy.score_completions(pair[0], pair[1], rows, bf16=on)[0] for on in (False, True))
+    rows = encoding.encode(pair[1], PROMPTS, TEXTS, max_prompt_tokens=16, max_completion_tokens=16)
+    exact, rounded = (policy_logps.score_completions(pair[0], pair[1], rows, bf16=on)[0] for on in (False, True))
     assert rounded.dtype == torch.float32 and not torch.equal(exact, rounded)
     torch.testing.assert_close(exact, rounded, rtol=0.05, atol=0.5)
 
@@ -202,7 +210,7 @@ def test_four_bits_without_a_gpu_are_refused(pair, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     with pytest.raises(ValueError, match="training.quantize is '4bit', which needs a CUDA GPU"):
-        policy.quantization("4bit")
+        load.quantization("4bit")
 
 
 def liger_like(right: bool):
@@ -219,20 +227,20 @@ def liger_like(right: bool):
 def test_a_fused_projection_gives_the_same_numbers_and_a_wrong_one_is_refused(pair, monkeypatch):
     model, batch = pair[0], batch_of(*pair)
     with pytest.raises(ValueError, match="training.liger is true, which needs (a CUDA GPU|liger-kernel)"):
-        policy.use_liger(model)
-    usual = policy.grouped_logps(model, batch, reduce="sum").logps
+        load.use_liger(model)
+    usual = policy_logps.grouped_logps(model, batch, reduce="sum").logps
     functional = types.ModuleType("liger_kernel.transformers.functional")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(policy, "find_spec", lambda name: name)
+    monkeypatch.setattr(policy_logps, "find_spec", lambda name: name)
     monkeypatch.setitem(sys.modules, "liger_kernel.transformers.functional", functional)
     functional.liger_fused_linear_cross_entropy = liger_like(right=False)
     with pytest.raises(ValueError, match="this liger-kernel gives other log-probabilities or gradients"):
-        policy.use_liger(model)
+        load.use_liger(model)
     functional.liger_fused_linear_cross_entropy = liger_like(right=True)
-    policy.use_liger(model)
+    load.use_liger(model)
     calls = []
-    policy._LIGER[model] = lambda *args, **more: calls.append(1) or functional.liger_fused_linear_cross_entropy(*args, **more)
-    torch.testing.assert_close(policy.grouped_logps(model, batch, reduce="sum").logps, usual)
+    policy_logps._LIGER[model] = lambda *args, **more: calls.append(1) or functional.liger_fused_linear_cross_entropy(*args, **more)
+    torch.testing.assert_close(policy_logps.grouped_logps(model, batch, reduce="sum").logps, usual)
     assert calls
 
 
@@ -280,7 +288,7 @@ def test_a_model_that_cannot_be_had_is_one_sentence(monkeypatch, error, part):
 
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", refuse)
     with pytest.raises(ValueError) as told:
-        policy.load_policy("a/b")
+        load.load_policy("a/b")
     assert str(told.value).startswith(f"model 'a/b' could not be loaded: {part}") and "\n" not in str(told.value)
 
 

@@ -9,8 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from rpo_nb import llm_judges, metrics, plan, policy, tokens
-from rpo_nb.config import LLMJudge
+from rpo_nb.config.schema import LLMJudge
+from rpo_nb.evaluation import metrics
+from rpo_nb.experiment import tokenizers
+from rpo_nb.judging import local
+from rpo_nb.planning import sizes
+from rpo_nb.policy.load import add_lora, load_policy, load_tokenizer
 
 ROOT = Path(__file__).parent.parent
 SOURCES = [*sorted((ROOT / "rpo_nb").rglob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py"))]
@@ -118,10 +122,10 @@ def hostile(tmp_path, tiny_llama, monkeypatch):
 @pytest.mark.parametrize(
     "load",
     [
-        policy.load_policy,
-        lambda folder: llm_judges.LocalJudge("j", LLMJudge(kind="local", model=str(folder))),
+        load_policy,
+        lambda folder: local.LocalJudge("j", LLMJudge(kind="local", model=str(folder))),
         lambda folder: metrics.BertScore(str(folder)),
-        policy.load_tokenizer,
+        load_tokenizer,
     ],
 )
 def test_a_models_own_code_is_never_run(hostile, load):
@@ -130,16 +134,16 @@ def test_a_models_own_code_is_never_run(hostile, load):
 
 
 def test_planning_and_reading_a_tokenizer_run_none_either(hostile):
-    assert "code of its own" in tokens._load(str(hostile), "main", online=True)
+    assert "code of its own" in tokenizers._load(str(hostile), "main", online=True)
     with pytest.raises(ValueError):
-        plan.named_config(str(hostile), online=False)
+        sizes.named_config(str(hostile), online=False)
 
 
 def test_the_refusal_does_not_advise_to_run_it(hostile):
     with pytest.raises(
         ValueError, match="it brings code of its own, which is never run here; give a model"
     ) as caught:
-        policy.load_policy(hostile)
+        load_policy(hostile)
     assert "trust_remote_code" not in str(caught.value)
 
 
@@ -150,7 +154,7 @@ def test_weights_that_are_no_safetensors_are_refused(tmp_path, tiny_llama):
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="safetensors"):
-        policy.load_policy(tmp_path)
+        load_policy(tmp_path)
 
 
 def test_an_adapter_that_is_no_safetensors_is_refused(tmp_path, tiny_llama):
@@ -159,18 +163,18 @@ def test_an_adapter_that_is_no_safetensors_is_refused(tmp_path, tiny_llama):
     model, tokenizer = tiny_llama
     model.save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
-    adapted = policy.add_lora(copy.deepcopy(model), 2)
+    adapted = add_lora(copy.deepcopy(model), 2)
     adapted.save_pretrained(tmp_path / "adapter")
     tokenizer.save_pretrained(tmp_path / "adapter")
-    assert policy.load_policy(tmp_path / "adapter", base=tmp_path / "base")
+    assert load_policy(tmp_path / "adapter", base=tmp_path / "base")
     torch.save({}, tmp_path / "adapter" / "adapter_model.bin")
     (tmp_path / "adapter" / "adapter_model.safetensors").unlink()
     with pytest.raises(ValueError, match="no adapter in safetensors"):
-        policy.load_policy(tmp_path / "adapter", base=tmp_path / "base")
+        load_policy(tmp_path / "adapter", base=tmp_path / "base")
 
 
 def test_a_data_sets_own_code_is_never_run(tmp_path):
-    from rpo_nb import data
+    from rpo_nb.data import feedback
 
     folder = tmp_path / "feedback"
     folder.mkdir()
@@ -180,5 +184,5 @@ def test_a_data_sets_own_code_is_never_run(tmp_path):
     )
     (folder / "feedback.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
     with pytest.raises(ValueError, match="code of its own .feedback.py., which is never run"):
-        data.load_feedback(str(folder))
+        feedback.load_feedback(str(folder))
     assert not (tmp_path / "ran").exists()

@@ -7,8 +7,11 @@ from functools import partial
 import datasets
 import pytest
 
-from rpo_nb import config, data, policy, seen
-from rpo_nb.fitting import cut_in_the_middle, newest_turns
+from rpo_nb.config import loading
+from rpo_nb.data.splits import Splits
+from rpo_nb.experiment import seen
+from rpo_nb.policy import encoding
+from rpo_nb.policy.fitting import cut_in_the_middle, newest_turns
 
 TEMPLATE = ("{% for m in messages %}very {{ m['content'] }} </s> {% endfor %}"
             "{% if add_generation_prompt %}it is{% endif %}")
@@ -40,10 +43,10 @@ def long():
 @pytest.mark.parametrize("kind", ["tiny_t5", "tiny_llama"])
 def test_a_text_keeps_its_end_where_the_question_is(kind, request, long):
     tokenizer = request.getfixturevalue(kind)[1]
-    (ids, _), = policy.encode(tokenizer, [long], ["a chair"], max_prompt_tokens=9, max_completion_tokens=4)
+    (ids, _), = encoding.encode(tokenizer, [long], ["a chair"], max_prompt_tokens=9, max_completion_tokens=4)
     assert len(ids) == 9 and (ids[-1] == tokenizer.eos_token_id) == (kind == "tiny_t5")
     assert words(tokenizer, ids)[:3] == ["please", "write", "about"] and words(tokenizer, ids)[-3:] == ["the", "kitchen", "garden"]
-    (same, _), = policy.encode(tokenizer, ["a kind book"], ["a chair"], max_prompt_tokens=9, max_completion_tokens=4)
+    (same, _), = encoding.encode(tokenizer, ["a kind book"], ["a chair"], max_prompt_tokens=9, max_completion_tokens=4)
     assert words(tokenizer, same) == ["a", "kind", "book"]
 
 
@@ -52,7 +55,7 @@ def talk(*contents):
 
 
 def test_a_conversation_without_a_template_keeps_its_newest_turns(tiny_t5, long):
-    encode = partial(policy.encode, tiny_t5[1], completions=["a chair"], max_prompt_tokens=9, max_completion_tokens=4)
+    encode = partial(encoding.encode, tiny_t5[1], completions=["a chair"], max_prompt_tokens=9, max_completion_tokens=4)
     whole = talk(long, "a lamp", "the old boat")
     (ids, _), = encode([whole])
     assert words(tiny_t5[1], ids) == ["the", "old", "boat"]
@@ -63,7 +66,7 @@ def test_a_conversation_without_a_template_keeps_its_newest_turns(tiny_t5, long)
 def test_a_template_stays_around_what_is_cut(tiny_llama, long):
     tokenizer = copy.deepcopy(tiny_llama[1])
     tokenizer.chat_template = TEMPLATE
-    encode = partial(policy.encode, tokenizer, completions=["a chair"], max_completion_tokens=4)
+    encode = partial(encoding.encode, tokenizer, completions=["a chair"], max_completion_tokens=4)
     (empty, _), = encode([[{"role": "user", "content": "boat"}]], max_prompt_tokens=100)
     (ids, _), = encode([long], max_prompt_tokens=24)
     start = empty.index(tokenizer.convert_tokens_to_ids("▁boat"))
@@ -98,9 +101,9 @@ def test_that_conversations_lose_turns_is_told(tiny_t5):
 
 
 def test_a_profiles_sizes_with_other_limits_are_measured_apart(tiny_t5):
-    profile = config.load_profile("smoke", **{"sizes.large.max_tokens": 3})
+    profile = loading.load_profile("smoke", **{"sizes.large.max_tokens": 3})
     part = rows(["a red lamp stands", "the boat"], ["a chair", "it is bad"])
-    splits = data.Splits(part, part.select([0]), part.select([]), 0.0, 1.0, [])
+    splits = Splits(part, part.select([0]), part.select([]), 0.0, 1.0, [])
     table = seen.of_profile(profile, splits, {"small, large (word-level)": tiny_t5[1], "xl": "cannot be had"})
     assert table.groupby("sizes")["cut"].sum().to_dict() == {"small": 0, "large": 3}
     assert len(seen.told(table)) == 8

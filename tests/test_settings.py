@@ -6,9 +6,12 @@ import json
 
 import pytest
 
-from rpo_nb import batch, config, lab, partition, settings
+from rpo_nb import partition
 from rpo_nb.__main__ import main
-from rpo_nb.manifest import write_manifest
+from rpo_nb.config import loading, objective, settings, studies
+from rpo_nb.running import batch, staging
+from rpo_nb.running.manifest import write_manifest
+from rpo_nb.studies import lab
 
 
 @pytest.mark.parametrize(("overrides", "field", "named"), [
@@ -48,7 +51,7 @@ from rpo_nb.manifest import write_manifest
 ])
 def test_what_cannot_work_is_refused_by_name(overrides, field, named):
     with pytest.raises(ValueError) as error:
-        config.load_profile("smoke", **overrides)
+        loading.load_profile("smoke", **overrides)
     told = str(error.value)
     assert field in told and named in told and "\n" not in told
 
@@ -61,7 +64,7 @@ def test_what_cannot_work_is_refused_by_name(overrides, field, named):
 def test_a_file_that_is_no_profile_is_refused(tmp_path, content, named):
     (tmp_path / "mine.yaml").write_bytes(content)
     with pytest.raises(ValueError, match=named):
-        config.load_profile(str(tmp_path / "mine.yaml"))
+        loading.load_profile(str(tmp_path / "mine.yaml"))
 
 
 @pytest.mark.parametrize("name", ["presets", "models", "published", "folder.yaml", "smok"])
@@ -69,28 +72,28 @@ def test_what_is_no_profile_is_not_taken_for_one(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.yaml").mkdir()
     with pytest.raises(ValueError, match=f"no profile '{name}'.*the profiles are: .*pocket"):
-        config.load_profile(name)
+        loading.load_profile(name)
 
 
 def test_every_profile_that_is_shipped_is_taken():
     names = {path.stem for path in settings.PROFILE_DIR.glob("*.yaml")} - set(settings.NO_PROFILES)
     assert "pocket" in names
     for name in names:
-        assert config.load_profile(name).name == name
+        assert loading.load_profile(name).name == name
 
 
 def test_names_known_without_torch_are_those_that_there_are():
-    assert config.ESTIMATORS == tuple(partition.ESTIMATORS)
-    assert config.REGIMES == tuple(lab.REGIMES) and config.DISTURBANCES == tuple(lab.DISTURBANCES)
+    assert objective.ESTIMATORS == tuple(partition.ESTIMATORS)
+    assert studies.REGIMES == tuple(lab.REGIMES) and studies.DISTURBANCES == tuple(lab.DISTURBANCES)
 
 
 def test_fewer_sizes_leave_out_what_stood_for_the_others():
-    narrowed = config.load_profile("smoke", sizes="large", **{"evaluation.judge_size": "small"})
+    narrowed = loading.load_profile("smoke", sizes="large", **{"evaluation.judge_size": "small"})
     assert narrowed.evaluation.judge_size == "" and narrowed.lab.ablation_sizes == ()
 
 
 def test_feedback_of_ones_own_on_smoke_has_a_judge_that_knows_it():
-    mine = config.load_profile("smoke", feedback="mine.jsonl")
+    mine = loading.load_profile("smoke", feedback="mine.jsonl")
     assert mine.evaluation.judges == ("reward_model",) and not mine.pocket_world
 
 
@@ -100,17 +103,17 @@ def test_each_content_has_its_own_results(tmp_path, monkeypatch):
     def place(name, text):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-        return config.results_dir(config.load_profile("smoke", feedback=str(tmp_path / name)))
+        return loading.results_dir(loading.load_profile("smoke", feedback=str(tmp_path / name)))
 
     first, second = place("a/train.jsonl", "1"), place("b/train.jsonl", "2")
     assert first != second and first.name.startswith("smoke-train-")
     assert place("c/train.jsonl", "1") == first
     monkeypatch.chdir(tmp_path / "a")
-    assert config.results_dir(config.load_profile("smoke", feedback="train.jsonl")).name == first.name
-    folder = config.results_dir(config.load_profile("smoke", feedback=str(tmp_path / "a")))
+    assert loading.results_dir(loading.load_profile("smoke", feedback="train.jsonl")).name == first.name
+    folder = loading.results_dir(loading.load_profile("smoke", feedback=str(tmp_path / "a")))
     assert folder.name.startswith("smoke-a-")
-    assert config.results_dir(config.load_profile("smoke")).name == "smoke"
-    hub = [config.results_dir(config.load_profile("smoke", feedback=name)) for name in ("x/same", "y/same")]
+    assert loading.results_dir(loading.load_profile("smoke")).name == "smoke"
+    hub = [loading.results_dir(loading.load_profile("smoke", feedback=name)) for name in ("x/same", "y/same")]
     assert hub[0] != hub[1]
 
 
@@ -122,10 +125,10 @@ def test_feedback_that_is_named_as_a_folder_of_the_results_is_the_users(tmp_path
     (tmp_path / name).mkdir()
     (tmp_path / name / "train.jsonl").write_text("theirs")
     monkeypatch.chdir(tmp_path)
-    staged = batch.stage(config.load_profile("smoke", feedback=name), out)
+    staged = staging.stage(loading.load_profile("smoke", feedback=name), out)
     assert (out / staged.data.source / "train.jsonl").read_text() == "theirs"
     assert (out / name / "table.csv").read_text() == "ours"
-    assert batch.stage(staged, out).data.source == staged.data.source
+    assert staging.stage(staged, out).data.source == staged.data.source
 
 
 def test_an_output_folder_that_cannot_be_made_is_one_sentence(tmp_path, capsys):
@@ -137,7 +140,7 @@ def test_an_output_folder_that_cannot_be_made_is_one_sentence(tmp_path, capsys):
 
 
 def test_report_and_judge_keep_the_manifest_of_a_clone(tmp_path, monkeypatch):
-    profile = config.load_profile("smoke")
+    profile = loading.load_profile("smoke")
     write_manifest(profile, tmp_path, seconds=100.0, peak_memory_mb=900.0)
     before = (tmp_path / "manifest.json").read_text()
     monkeypatch.setattr(batch, "_watched", lambda *args, **kwargs: 0)

@@ -16,12 +16,27 @@ import torch
 from filelock import FileLock
 from safetensors.torch import save_file
 
-from rpo_nb import batch
 from rpo_nb.checks import OutOfMemory, memory_advice
-from rpo_nb.config import load_profile
+from rpo_nb.config.loading import load_profile
+from rpo_nb.running import batch
 from rpo_nb.store import (
-    STAMP, Damaged, DiskFull, atomic_write, cached, fault, finished, mark, packed, read_sealed, room_for, seal, sweep, unpacked, write_json,
-    write_sealed)
+    STAMP,
+    Damaged,
+    DiskFull,
+    atomic_write,
+    cached,
+    fault,
+    finished,
+    mark,
+    packed,
+    read_sealed,
+    room_for,
+    seal,
+    sweep,
+    unpacked,
+    write_json,
+    write_sealed,
+)
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from rpo_nb import table1
-from rpo_nb.config import load_profile
+from rpo_nb.config.loading import load_profile
+from rpo_nb.studies import table1
 
 
 def test_gradient_variance_is_unbiased_and_its_interval_covers_the_truth():

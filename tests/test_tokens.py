@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from rpo_nb import config, pocket, references, tokens
+from rpo_nb import pocket
+from rpo_nb.config import loading
+from rpo_nb.experiment import references, tokenizers
 
 T5 = Path(__file__).resolve().parents[2] / "shared" / "models" / "t5-tokenizer"
 needs_t5 = pytest.mark.skipif(not T5.is_dir(), reason="T5's tokenizer, ../shared/models/t5-tokenizer, is not here")
@@ -20,7 +22,7 @@ def t5():
 
 def test_shares_and_characters_by_hand(tiny_t5):
     _, tokenizer = tiny_t5  # words of WORDS only, in lower case
-    loss = tokens.lossy_text(tokenizer, ["red lamp", "red\nlamp", "Red lamp", "red zebra", "red lamp."])
+    loss = tokenizers.lossy_text(tokenizer, ["red lamp", "red\nlamp", "Red lamp", "red zebra", "red lamp."])
     assert (loss.texts, loss.unknown, loss.newline) == (5, 2 / 5, 1 / 5)  # "red\nlamp" is one unknown word
     assert loss.changed == 3 / 5
     counts = dict(loss.characters.itertuples(index=False))
@@ -31,20 +33,20 @@ def test_shares_and_characters_by_hand(tiny_t5):
 def test_the_pockets_tokenizer_is_lossless_on_its_world():
     rows = pocket.make_feedback(40, seed=0)
     texts = [row["instruction"] for row in rows] + [c["response"] for row in rows for c in row["completions"]]
-    loss = tokens.lossy_text(pocket.make_tokenizer(), texts)
+    loss = tokenizers.lossy_text(pocket.make_tokenizer(), texts)
     assert (loss.changed, loss.unknown, loss.newline, len(loss.characters)) == (0, 0, 0, 0)
     assert loss.sentence == f"all {len(texts)} texts survive: lossless"
 
 
 def test_a_tokenizer_trained_on_bytes_is_lossless_on_any_text():
-    loss = tokens.lossy_text(references.train_tokenizer([CODE, "é 漢 🙂"]), [CODE, "é 漢 🙂", "never\tseen\u2028"])
+    loss = tokenizers.lossy_text(references.train_tokenizer([CODE, "é 漢 🙂"]), [CODE, "é 漢 🙂", "never\tseen\u2028"])
     assert loss.changed == loss.unknown == 0
 
 
 @needs_t5
 def test_t5s_tokenizer_loses_newlines_and_these_characters(t5):
     texts = ["Plain words, nothing else.", "Two\nlines", CODE, "two  spaces", "漢"]
-    loss = tokens.lossy_text(t5, texts)
+    loss = tokenizers.lossy_text(t5, texts)
     counts = dict(loss.characters.itertuples(index=False))
     assert (loss.changed, loss.newline, loss.unknown) == (4 / 5, 2 / 5, 2 / 5)
     assert counts["\n"] == 2 and counts["{"] == counts["}"] == counts["`"] == 2 and counts["漢"] == 1
@@ -54,16 +56,16 @@ def test_t5s_tokenizer_loses_newlines_and_these_characters(t5):
 
 def test_no_text_is_an_error(tiny_t5):
     with pytest.raises(ValueError, match="no text to measure"):
-        tokens.lossy_text(tiny_t5[1], [])
+        tokenizers.lossy_text(tiny_t5[1], [])
 
 
 def test_a_profiles_tokenizers_and_the_sentence_for_one_that_cannot_be_had(tmp_path, tiny_t5, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    smoke = tokens.of_profile(config.load_profile("smoke"), [])
-    assert list(smoke) == ["small, large (word-level)"] and tokens.lossy_text(smoke["small, large (word-level)"], ["Write about a cat."])
+    smoke = tokenizers.of_profile(loading.load_profile("smoke"), [])
+    assert list(smoke) == ["small, large (word-level)"] and tokenizers.lossy_text(smoke["small, large (word-level)"], ["Write about a cat."])
     tiny_t5[1].save_pretrained(tmp_path)
-    own = tokens.of_profile(config.load_profile("flan-t5", **{"sizes.small.id": str(tmp_path)}), [])
+    own = tokenizers.of_profile(loading.load_profile("flan-t5", **{"sizes.small.id": str(tmp_path)}), [])
     assert list(own) == ["small", "large", "xl"] and own["small"]("red lamp")["input_ids"]
     assert own["large"].startswith("its tokenizer cannot be had (the hub cannot be reached and it is not in the local cache): check")
-    trained = tokens.of_profile(config.load_profile("smoke", feedback="x.jsonl", **{"sizes.*.tokenizer": ["train"]}), [(CODE, "b")])
-    assert tokens.lossy_text(trained["small, large"], [CODE]).changed == 0
+    trained = tokenizers.of_profile(loading.load_profile("smoke", feedback="x.jsonl", **{"sizes.*.tokenizer": ["train"]}), [(CODE, "b")])
+    assert tokenizers.lossy_text(trained["small, large"], [CODE]).changed == 0

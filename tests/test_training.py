@@ -6,9 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from rpo_nb import objectives, policy
-from rpo_nb.config import Objective, Setting, TrainingConfig
-from rpo_nb.training import history, make_trainer, micro_batches, mismatched_rows, prompt_groups
+from rpo_nb import objectives
+from rpo_nb.config.objective import Objective, Setting
+from rpo_nb.config.schema import TrainingConfig
+from rpo_nb.policy import encoding, load
+from rpo_nb.policy.logps import score_completions
+from rpo_nb.training.batches import micro_batches, mismatched_rows, prompt_groups
+from rpo_nb.training.checkpoints import history
+from rpo_nb.training.trainer import make_trainer
 
 PROMPTS = ["write about a red lamp", "please write about the boat", "two chair in the garden", "a kind book"]
 TEXTS = ["the red lamp stands in the garden.", "a lamp waits.", "the boat lies near the harbour.", "it is very bad.", "a chair.",
@@ -21,14 +26,14 @@ def make(pair, method, tmp_path, *, config=CONFIG, reduce="sum", seed=0, rewards
     """A trainer on 4 prompts of 2 completions, and the rows it was made of."""
     torch.manual_seed(seed)  # DRO's value network
     model, tokenizer = copy.deepcopy(pair[0]), pair[1]
-    policy.set_dropout(model, 0.0)
-    rows = policy.encode(tokenizer, [p for p in PROMPTS for _ in range(2)], TEXTS, max_prompt_tokens=16, max_completion_tokens=16)
-    sums, lengths = policy.score_completions(pair[0], tokenizer, rows)
+    load.set_dropout(model, 0.0)
+    rows = encoding.encode(tokenizer, [p for p in PROMPTS for _ in range(2)], TEXTS, max_prompt_tokens=16, max_completion_tokens=16)
+    sums, lengths = score_completions(pair[0], tokenizer, rows)
     rewards = np.linspace(-1, 1, 8) if rewards is None else rewards
     prompt_ids = [0, 0, 1, 1, 2, 2, 3, 3]
     partner, real = mismatched_rows(prompt_ids)
     others = [rows[i][1] for i in partner]
-    theirs, their_lengths = policy.score_completions(pair[0], tokenizer, [(p, c) for (p, _), c in zip(rows, others, strict=True)])
+    theirs, their_lengths = score_completions(pair[0], tokenizer, [(p, c) for (p, _), c in zip(rows, others, strict=True)])
     groups = prompt_groups(rows, prompt_ids, rewards=rewards, ref_logps=sums if reduce == "sum" else sums / lengths,
                            log_partition=np.full(8, 0.3), desirable=np.asarray(rewards) >= 0, mismatched=others if method == "kto" else (),
                            mismatched_ref_logps=theirs if reduce == "sum" else theirs / their_lengths, mismatched_real=real)
@@ -81,7 +86,7 @@ def test_dros_value_is_of_the_prompts_states_in_plain_transformers(pair, tmp_pat
     """ "all" as the authors have it: every prompt padded to their max_length, and the mean over all of its places."""
     trainer = make(pair, "dro", tmp_path, value_pooling=pooling)
     model, tokenizer = pair
-    asked = policy.encode(tokenizer, PROMPTS, ["a"] * 4, max_prompt_tokens=16, max_completion_tokens=4)
+    asked = encoding.encode(tokenizer, PROMPTS, ["a"] * 4, max_prompt_tokens=16, max_completion_tokens=4)
     ids = torch.tensor([prompt + [tokenizer.pad_token_id] * (WIDTH - len(prompt)) for prompt, _ in asked])
     mask = torch.tensor([[1] * len(prompt) + [0] * (WIDTH - len(prompt)) for prompt, _ in asked])
     core = model.get_encoder() if model.config.is_encoder_decoder else model.model
@@ -104,8 +109,8 @@ def test_pooling_over_all_places_needs_their_number(tiny_t5, tmp_path):
 def test_two_items_with_the_same_prompt_are_two_tuples(pair, tmp_path):
     """Two people's pairs about one prompt, or two prompts cut to the same tokens: DPO of each pair, by plain transformers."""
     model, tokenizer = copy.deepcopy(pair[0]).double(), pair[1]
-    policy.set_dropout(model, 0.0)
-    rows = policy.encode(tokenizer, PROMPTS[:1] * 4, TEXTS[:4], max_prompt_tokens=16, max_completion_tokens=16)
+    load.set_dropout(model, 0.0)
+    rows = encoding.encode(tokenizer, PROMPTS[:1] * 4, TEXTS[:4], max_prompt_tokens=16, max_completion_tokens=16)
     ref = -np.arange(4.0)
     setting = Setting("bwd", beta=0.1, gap=1000.0)
     groups = prompt_groups(rows, [0, 0, 1, 1], rewards=np.zeros(4), ref_logps=ref)
@@ -147,8 +152,8 @@ def test_ktos_z0_is_the_clamped_mean_over_mismatched_pairs(pair, tmp_path):
     batch = trainer.batch(trainer.train_dataset)
     loss, out = trainer.compute_loss(trainer.model, batch, return_outputs=True)
     tokenizer = pair[1]
-    rows = policy.encode(tokenizer, [p for p in PROMPTS for _ in range(2)], TEXTS[2:] + TEXTS[:2], max_prompt_tokens=16, max_completion_tokens=16)
-    mine, theirs = (policy.score_completions(m, tokenizer, rows)[0] for m in (trainer.model.policy, pair[0]))
+    rows = encoding.encode(tokenizer, [p for p in PROMPTS for _ in range(2)], TEXTS[2:] + TEXTS[:2], max_prompt_tokens=16, max_completion_tokens=16)
+    mine, theirs = (score_completions(m, tokenizer, rows)[0] for m in (trainer.model.policy, pair[0]))
     z0 = (mine - theirs).mean().clamp(min=0)
     torch.testing.assert_close(loss, objectives.kto(out["logps"], batch["ref_logps"], batch["desirable"], z0, beta=1.0).mean(), rtol=1e-4, atol=1e-4)
     released = make(pair, "kto", tmp_path, kto_kl="matched")
@@ -187,7 +192,7 @@ def test_accumulation_gives_the_same_weights(calm_t5, tmp_path, method, more):
 def test_ktos_matched_z0_is_of_the_log_ratios_that_the_loss_has(calm_t5, tmp_path, budget, monkeypatch):
     """As in the authors' code, under dropout: the mean over the very log-ratios of the step, in however many passes."""
     trainer = make(calm_t5, "kto", tmp_path, config=CONFIG.model_copy(update={"micro_batch_tokens": budget, "batch_size": 8}), kto_kl="matched")
-    policy.set_dropout(trainer.model, 0.3)
+    load.set_dropout(trainer.model, 0.3)
     seen, given = [], []
 
     def kto(logps, ref_logps, desirable, kl, **more):
@@ -264,14 +269,14 @@ def test_a_non_finite_reward_stops_training_with_the_rows(tiny_t5, tmp_path):
 def test_lora_trains_adapters_only_and_leaves_the_base_alone(tiny_t5, tmp_path):
     base = copy.deepcopy(tiny_t5[0])
     before = torch.cat([p.detach().flatten() for p in base.parameters()])
-    trainer = make((policy.add_lora(base, 4), tiny_t5[1]), "rpo", tmp_path)
+    trainer = make((load.add_lora(base, 4), tiny_t5[1]), "rpo", tmp_path)
     trainable = [n for n, p in trainer.model.named_parameters() if p.requires_grad]
     assert trainable and all("lora_" in n for n in trainable)
     trainer.train()
     with trainer.model.policy.disable_adapter():
         rows = trainer.train_dataset[0]["encoded"]
-        torch.testing.assert_close(policy.score_completions(trainer.model.policy, tiny_t5[1], rows)[0],
-                                   policy.score_completions(tiny_t5[0], tiny_t5[1], rows)[0])
+        torch.testing.assert_close(score_completions(trainer.model.policy, tiny_t5[1], rows)[0],
+                                   score_completions(tiny_t5[0], tiny_t5[1], rows)[0])
     assert before.numel() and any(p.grad is not None or p.abs().sum() > 0 for n, p in trainer.model.named_parameters() if "lora_B" in n)
 
 

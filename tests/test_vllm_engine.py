@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from rpo_nb import experiment, generation, policy, vllm_engine
-from rpo_nb.alignment import Reader
-from rpo_nb.config import DecodingConfig, load_profile
-from rpo_nb.generation import generate, row_name
+from rpo_nb.config.loading import load_profile
+from rpo_nb.config.schema import DecodingConfig
+from rpo_nb.experiment import generations, grid
+from rpo_nb.policy import completing, encoding, generation, load, vllm_engine
+from rpo_nb.policy.generation import generate, row_name
+from rpo_nb.training.samples import Reader
 
 PROMPTS = ["the red lamp", "please write about the old boat in the harbour.", "a chair", "the red lamp"]
 GREEDY = DecodingConfig(do_sample=False, max_new_tokens=8)
@@ -56,7 +58,7 @@ class LLM:
         assert 0 < gpu_memory_utilization < 1 and generation_config == "vllm"
         self.path, self.max_model_len, self.lora, self.calls, self.read = model, max_model_len, enable_lora and (max_loras, max_lora_rank), [], {}
         self.dtype = dtype
-        self.model, self.tokenizer = policy.load_policy(model, bf16=dtype == "bfloat16")
+        self.model, self.tokenizer = load.load_policy(model, bf16=dtype == "bfloat16")
         LLM.made.append(self)
 
     def generate(self, prompts, sampling_params=None, *, use_tqdm=True, lora_request=None, priority=None):
@@ -82,7 +84,7 @@ class LLM:
             setup = generation._generation_config(core, self.tokenizer, decoding)
             streams = [np.random.Generator(np.random.SFC64(sampling_params[i].seed)) for i in order] if first.temperature > 0 else None
             drawing = generation._sampling(decoding, streams) if streams else None
-            rows = generation._complete(core, [ids[i] for i in order], setup, drawing)
+            rows = completing._complete(core, [ids[i] for i in order], setup, drawing)
             for i, row in zip(order, rows, strict=True):
                 stop = [n for n, token in enumerate(row.tolist()) if token in first.stop_token_ids]
                 new[i] = row.tolist()[: stop[0] + 1] if stop else row.tolist()
@@ -122,7 +124,7 @@ def both(model, tokenizer, decoding=GREEDY):
 
 
 def test_a_policy_is_sampled_with_the_weights_it_has_now(vllm, saved):
-    model, tokenizer = policy.load_policy(saved)
+    model, tokenizer = load.load_policy(saved)
     plain, theirs = both(model, tokenizer)
     assert theirs == plain and len(LLM.made) == 1 and LLM.made[0].dtype == "float32" and not LLM.made[0].lora
     assert both(model, tokenizer)[1] == plain and len(LLM.made) == 1  # the same weights, the same engine
@@ -135,7 +137,7 @@ def test_a_policy_is_sampled_with_the_weights_it_has_now(vllm, saved):
 
 
 def test_an_adapter_is_written_again_only_when_it_changed(vllm, saved):
-    model, tokenizer = policy.load_policy(saved, lora_rank=4, bf16=True)
+    model, tokenizer = load.load_policy(saved, lora_rank=4, bf16=True)
     seen = []
     for step in range(3):
         change(model, step)
@@ -148,17 +150,17 @@ def test_an_adapter_is_written_again_only_when_it_changed(vllm, saved):
     assert engine.path == str(saved) and engine.lora == (1, 8) and engine.dtype == "bfloat16"
     assert [requests[i] == requests[i + 1] for i in range(5)] == [True, False, True, False, True] and len({r.lora_int_id for r in requests}) == 3
     assert not Path(requests[0].lora_path).exists() and Path(requests[-1].lora_path).exists()
-    base = policy.load_policy(saved, bf16=True)[0]
-    with policy.adapter_off(model) as reference:
+    base = load.load_policy(saved, bf16=True)[0]
+    with load.adapter_off(model) as reference:
         assert both(reference, tokenizer)[1] == generate(base, tokenizer, PROMPTS, decoding=GREEDY, seed=3, **SHORT)
     assert engine.calls[-1][2] is None and len(LLM.made) == 1
 
 
 def test_every_row_is_asked_by_its_own_seed_and_ends_where_our_completions_do(vllm, saved):
-    model, tokenizer = policy.load_policy(saved)
+    model, tokenizer = load.load_policy(saved)
     texts = generate(model, tokenizer, PROMPTS, decoding=SAMPLED, seed=3, engine="vllm", **SHORT)
     prompts, params, _ = LLM.made[0].calls[-1]
-    ids = [tuple(p) for p, _ in policy.encode(tokenizer, PROMPTS, [""] * 4, max_prompt_tokens=32, max_completion_tokens=1)]
+    ids = [tuple(p) for p, _ in encoding.encode(tokenizer, PROMPTS, [""] * 4, max_prompt_tokens=32, max_completion_tokens=1)]
     assert [tuple(p["prompt_token_ids"]) for p in prompts] == ids
     assert [p.seed for p in params] == [row_name(3, i, n) % 2**63 for i, n in zip(ids, (0, 0, 0, 1), strict=True)]
     assert len({p.seed for p in params}) == 4
@@ -174,14 +176,14 @@ def test_every_row_is_asked_by_its_own_seed_and_ends_where_our_completions_do(vl
 
 
 def test_autocast_is_the_engines_precision(vllm, saved):
-    model, tokenizer = policy.load_policy(saved)
+    model, tokenizer = load.load_policy(saved)
     reader = Reader(tokenizer, 32, 8, bf16=True, engine="vllm")
     assert len(reader.sample(model, PROMPTS[:2], 2, 0)) == 4 and LLM.made[0].dtype == "bfloat16"
     assert [p.temperature for p in LLM.made[0].calls[-1][1]] == [1.0] * 4
 
 
 def test_what_vllm_cannot_do_is_refused_before_it_starts(vllm, saved, tiny_t5, monkeypatch):
-    model, tokenizer = policy.load_policy(saved)
+    model, tokenizer = load.load_policy(saved)
 
     def refused(match, *pair, decoding=GREEDY):
         with pytest.raises(ValueError, match=match) as error:
@@ -194,8 +196,8 @@ def test_what_vllm_cannot_do_is_refused_before_it_starts(vllm, saved, tiny_t5, m
     generation.ready("vllm", model)
     generation.ready("transformers", tiny_t5[0])
     refused("no_repeat_ngram_size", decoding=GREEDY.model_copy(update={"no_repeat_ngram_size": 3}))
-    refused("adapters compute in 16 bits.*training.bf16", *policy.load_policy(saved, lora_rank=4))
-    refused("rank 512 at most, and this policy's has 513", *policy.load_policy(saved, lora_rank=513, bf16=True))
+    refused("adapters compute in 16 bits.*training.bf16", *load.load_policy(saved, lora_rank=4))
+    refused("rank 512 at most, and this policy's has 513", *load.load_policy(saved, lora_rank=513, bf16=True))
     model.config.quantization_config = {"load_in_4bit": True}
     refused("training.quantize to none")
     del model.config.quantization_config
@@ -222,10 +224,10 @@ def test_what_vllm_cannot_do_is_refused_before_it_starts(vllm, saved, tiny_t5, m
 
 def test_completions_of_another_engine_are_other_files(tmp_path):
     profile = load_profile("llama", seeds=[0])
-    cell = experiment.cells(profile)[0]
+    cell = grid.cells(profile)[0]
     with_vllm = load_profile("llama", seeds=[0], preset="paper,fixed", generation="vllm")
     assert profile.generation == "transformers" and with_vllm.generation == "vllm"
-    files = [experiment.completions_file(p, cell, tmp_path, "x-") for p in (profile, with_vllm)]
+    files = [generations.completions_file(p, cell, tmp_path, "x-") for p in (profile, with_vllm)]
     assert files[0].name == f"completions-x-{cell.decoding.key()}.json" and files[1].name == f"completions-vllm-x-{cell.decoding.key()}.json"
     with pytest.raises(ValueError, match="generation"):
         load_profile("llama", generation="tgi")

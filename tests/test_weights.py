@@ -7,9 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from rpo_nb import data, experiment, policy
-from rpo_nb.config import DataConfig, Objective, Setting, TrainingConfig
-from rpo_nb.training import desirable_rows, make_trainer, micro_batches, prompt_groups
+from rpo_nb.config.objective import Objective, Setting
+from rpo_nb.config.schema import DataConfig, TrainingConfig
+from rpo_nb.data import splits
+from rpo_nb.experiment import grid, inputs, runs
+from rpo_nb.policy import encoding, load
+from rpo_nb.policy.logps import score_completions
+from rpo_nb.training.batches import desirable_rows, micro_batches, prompt_groups
+from rpo_nb.training.trainer import make_trainer
 
 PROMPTS = ["write about a red lamp", "please write about the boat", "two chair in the garden"]
 TEXTS = ["the red lamp stands in the garden.", "a lamp waits.", "the boat lies near the harbour.", "it is very bad.", "a chair.",
@@ -36,10 +41,10 @@ def trained(pair, name, rows, folder, *, weights=None, ids=None, budget=16384):
     """The weights after a step of SGD on some rows (numbers of TEXTS, one may stand there twice), and the losses."""
     torch.manual_seed(0)  # DRO's value network
     model, tokenizer = copy.deepcopy(pair[0]), pair[1]
-    policy.set_dropout(model, 0.0)
-    encoded = policy.encode(tokenizer, [PROMPTS[i] for i in IDS], TEXTS, max_prompt_tokens=16, max_completion_tokens=16)
-    sums, _ = policy.score_completions(pair[0], tokenizer, encoded)
-    theirs, _ = policy.score_completions(pair[0], tokenizer, [(encoded[i][0], encoded[PARTNER[i]][1]) for i in range(6)])
+    load.set_dropout(model, 0.0)
+    encoded = encoding.encode(tokenizer, [PROMPTS[i] for i in IDS], TEXTS, max_prompt_tokens=16, max_completion_tokens=16)
+    sums, _ = score_completions(pair[0], tokenizer, encoded)
+    theirs, _ = score_completions(pair[0], tokenizer, [(encoded[i][0], encoded[PARTNER[i]][1]) for i in range(6)])
     rewards, rows = np.linspace(1, -1, 6), np.asarray(rows)
     more = {}
     if name == "kto":
@@ -96,35 +101,35 @@ def feedback(rewards, weights=None):
 def test_weights_enter_the_standardisation_and_nought_is_left_out():
     config, rewards = DataConfig(validation=2, prompts=8), np.arange(20.0) % 7
     weights = np.where(np.arange(20) % 5, 1.0, 3.0)
-    parts = data.split_feedback(feedback(rewards, weights), config=config, seed=0)
+    parts = splits.split_feedback(feedback(rewards, weights), config=config, seed=0)
     w, r = np.array(parts.train["weight"]), np.array(parts.train["reward"])
     assert parts.reward_mean == pytest.approx((w * r).sum() / w.sum())
     assert parts.reward_std == pytest.approx(np.sqrt((w * (r - parts.reward_mean) ** 2).sum() / w.sum()))
-    ones = data.split_feedback(feedback(rewards, np.ones(20)), config=config, seed=0)
-    none = data.split_feedback(feedback(rewards), config=config, seed=0)
+    ones = splits.split_feedback(feedback(rewards, np.ones(20)), config=config, seed=0)
+    none = splits.split_feedback(feedback(rewards), config=config, seed=0)
     assert (ones.reward_mean, ones.reward_std) == (none.reward_mean, none.reward_std)
-    without = data.split_feedback(feedback(rewards, np.arange(20) % 4 != 0), config=config, seed=0)
+    without = splits.split_feedback(feedback(rewards, np.arange(20) % 4 != 0), config=config, seed=0)
     assert "text 0" not in [text for part in (without.train, without.validation, without.held_out) for text in part["completion"]]
     assert any("5 rows have weight 0" in note for note in without.notes)
 
 
 def test_a_run_trains_on_the_weights_of_its_rows(monkeypatch, tiny_t5, tmp_path):
     """experiment.build_trainer hands the column on: to the items, and to KTO's threshold."""
-    from rpo_nb import config
+    from rpo_nb.config import loading
 
-    profile = config.load_profile("smoke")
+    profile = loading.load_profile("smoke")
     weights = np.where(np.arange(16) % 3, 1.0, 2.5)
-    parts = data.split_feedback(feedback(np.arange(16.0), weights), config=DataConfig(validation=1, prompts=7), seed=0)
+    parts = splits.split_feedback(feedback(np.arange(16.0), weights), config=DataConfig(validation=1, prompts=7), seed=0)
     path = tmp_path / "policy"
     for part in tiny_t5:
         part.save_pretrained(path)
-    encoded = policy.encode(tiny_t5[1], parts.train["prompt"], parts.train["completion"], max_prompt_tokens=16, max_completion_tokens=16)
-    rewards = data.standardise(np.array(parts.train["reward"]), parts)
-    sums, lengths = policy.score_completions(*tiny_t5, encoded)
+    encoded = encoding.encode(tiny_t5[1], parts.train["prompt"], parts.train["completion"], max_prompt_tokens=16, max_completion_tokens=16)
+    rewards = splits.standardise(np.array(parts.train["reward"]), parts)
+    sums, lengths = score_completions(*tiny_t5, encoded)
     logps = {"sum": sums.numpy(), "mean": (sums / lengths).numpy()}
-    prepared = experiment.Prepared(parts, str(path), tiny_t5[1], encoded, rewards, logps, lambda: tiny_t5[0])
-    run = experiment.recipe(profile, profile.presets["fixed"], "dro", "small", None, 0)
-    items = experiment.build_trainer(profile, run, prepared, tmp_path / "run").train_dataset
+    prepared = inputs.Prepared(parts, str(path), tiny_t5[1], encoded, rewards, logps, lambda: tiny_t5[0])
+    run = grid.recipe(profile, profile.presets["fixed"], "dro", "small", None, 0)
+    items = runs.build_trainer(profile, run, prepared, tmp_path / "run").train_dataset
     assert [w for item in items for w in item["weights"]] == list(parts.train["weight"])
 
 

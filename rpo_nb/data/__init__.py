@@ -4,18 +4,54 @@ sources (files, delimited) → shapes (names) → texts, scores, defects → gat
 splits · kinds · summary · figures.
 """
 
-from rpo_nb.data.defects import summarise_report, write_report, write_table
-from rpo_nb.data.feedback import FEATURES, conversations, load_feedback
-from rpo_nb.data.kinds import aspects, is_labelled, kind_notes
-from rpo_nb.data.raters import ratings, strictness
-from rpo_nb.data.splits import (SPLIT, Splits, group_key, mean_and_std, split_feedback, standardise,
-                                weights_of)
-from rpo_nb.data.summary import (SPARSE, aspect_table, histogram, prompt_table, rank_correlation,
-                                 sparsity, sparsity_warning, summarise)
-from rpo_nb.data.texts import render
+import lazy_loader
 
-__all__ = ["FEATURES", "SPARSE", "SPLIT", "Splits", "aspect_table", "aspects", "conversations",
-           "group_key", "histogram", "is_labelled", "kind_notes", "load_feedback", "mean_and_std",
-           "prompt_table", "rank_correlation", "ratings", "render", "sparsity", "sparsity_warning",
-           "split_feedback", "standardise", "strictness", "summarise", "summarise_report",
-           "weights_of", "write_report", "write_table"]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=["arrow", "defects", "delimited", "feedback", "files", "forms", "gather", "hub", "json_file", "kinds", "messages", "names", "prompts", "raters", "reading", "scores", "shapes", "sources", "splits", "summary", "texts"],
+    submod_attrs={
+    "defects": [
+        "summarise_report",
+        "write_report",
+        "write_table"
+    ],
+    "reading": [
+        "FEATURES"
+    ],
+    "feedback": [
+        "conversations",
+        "load_feedback"
+    ],
+    "kinds": [
+        "aspects",
+        "is_labelled",
+        "kind_notes"
+    ],
+    "raters": [
+        "ratings",
+        "strictness"
+    ],
+    "splits": [
+        "SPLIT",
+        "Splits",
+        "group_key",
+        "mean_and_std",
+        "split_feedback",
+        "standardise",
+        "weights_of"
+    ],
+    "summary": [
+        "SPARSE",
+        "aspect_table",
+        "histogram",
+        "prompt_table",
+        "rank_correlation",
+        "sparsity",
+        "sparsity_warning",
+        "summarise"
+    ],
+    "prompts": [
+        "render"
+    ]
+},
+)

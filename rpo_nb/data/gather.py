@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rpo_nb.data import raters as rating
 from rpo_nb.data.defects import Report
-from rpo_nb.data.texts import INVISIBLE, Prompt
+from rpo_nb.data.prompts import Prompt
+from rpo_nb.data.raters import level
+from rpo_nb.data.texts import INVISIBLE
 
 NUMBER, WORD, CELL, BOOLEAN, PAIR, RANK = range(
     6
@@ -253,7 +254,7 @@ class Gatherer:
     def _level(self, reward: np.ndarray, raters: np.ndarray) -> None:
         """Takes every rater's own mean and spread out of the rewards, in place."""
         sound = ~self.lost
-        reward[sound], levelled, others = rating.level(reward[sound], raters[sound])
+        reward[sound], levelled, others = level(reward[sound], raters[sound])
         first = dict(zip(raters[::-1], range(len(raters) - 1, -1, -1), strict=True))
         reasons = {name: "rater's own mean and spread were taken out" for name in levelled}
         reasons |= {name: "rater has too few ratings to be levelled" for name in others}

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from rpo_nb.config import DataConfig
+from rpo_nb.config.schema import DataConfig
 from rpo_nb.data.defects import Report
 
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)

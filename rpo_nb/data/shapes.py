@@ -7,282 +7,25 @@ the table.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from rpo_nb.data import names, scores
 from rpo_nb.data.defects import Report
 from rpo_nb.data.files import REPEATED_KEYS
+from rpo_nb.data.forms import (
+    Entry,
+    Row,
+    has,
+    has_list,
+    names_sides,
+    read_conversation,
+    read_flat,
+    read_list,
+    read_pair,
+    read_sides,
+    report_repeated,
+)
 from rpo_nb.data.names import Columns
-from rpo_nb.data.texts import texts_in_a_string
-
-Found = tuple[str, Any]  # the field of a value as the report calls it, and the value
-NOTHING: Found = ("", None)
-
-
-class Entry(NamedTuple):
-    """One completion of a row, nothing of it checked yet."""
-
-    prompt: Found
-    text: Found
-    score: Found  # field "" where no column is one; a value is a number, a label or a list of ratings
-    model: Found
-    owner: dict  # the object whose columns are this completion's: aspects, weight, rater
-    columns: Columns  # of the owner
-    prefix: str = ""  # of the owner's fields
-    own: bool = False  # UltraFeedback's own row: its scale and its repair
-    rank: bool = False  # the score is a rank, 1 the best
-    flat: bool = False  # the row is this one completion
-    paired: bool = False  # the score is 1 or 0 for being better or worse
-
-
-class Row(NamedTuple):
-    """A row, what its columns mean, and whom to tell."""
-
-    line: int
-    values: dict
-    columns: Columns
-    report: Report
-    of: Callable[[dict], Columns]  # the columns of an object within the row
-
-    def first(self, keys: tuple, otherwise: str = "") -> Found:
-        """Of columns with the same meaning the first with a value."""
-        return first(self.values, keys, otherwise)
-
-    @property
-    def prompt(self) -> Found:
-        """The prompt, or what stands for it where no column is called so."""
-        columns = self.columns
-        found = self.first(columns.prompt)
-        if is_blank(found[1]):
-            rest = (*columns.conversation, *columns.after, *columns.before)
-            other = self.first(rest) if rest else NOTHING
-            found = found if is_blank(other[1]) and found[0] else other
-        return found if found[0] else ("prompt", None)
-
-
-def is_blank(value: Any) -> bool:
-    """Nothing stands there, or only white space, or an empty list."""
-    return (not value.strip()) if type(value) is str else (scores.is_null(value) or value == [])
-
-
-def first(values: dict, keys: Iterable, otherwise: str = "", prefix: str = "") -> Found:
-    """(field, value) of the first of these keys that holds a value, else of the first that is there."""
-    found = None
-    for key in keys:
-        value = values[key]
-        if not is_blank(value):
-            return f"{prefix}{key}", value
-        found = found or (f"{prefix}{key}", value)
-    return found or (f"{prefix}{otherwise}" if otherwise else "", None)
-
-
-def has(values: dict, keys: Iterable) -> bool:
-    """Whether one of these keys holds a value."""
-    return any(not is_blank(values[key]) for key in keys)
-
-
-# One reader a shape ----------------------------------------------------------------------------------
-
-def read_list(row: Row) -> Iterator[Entry]:
-    """A prompt with a list of completions: objects with a text and a score each (UltraFeedback, nested),
-    or texts beside lists of scores and models (distilabel)."""
-    field, items = row.first(row.columns.completions, "completions")
-    if not isinstance(items, list) or not items:
-        reason = "are missing" if scores.is_null(items) else "are an empty list" if items == [] else "are not a list"
-        row.report.add(row.line, field, f"completions {reason}", items)
-        return
-    original = normal_is(field, "completions")
-    prompt = row.prompt if row.columns.prompt or not original else ("instruction", None)
-    if not any(isinstance(item, dict) and "role" not in item for item in items):
-        parallel = first(row.values, (*row.columns.scores, *row.columns.ranks))
-        if isinstance(parallel[1], list):
-            yield from _parallel(row, prompt, field, items, parallel)
-            return
-    for i, item in enumerate(items):
-        where = f"{field}[{i}]"
-        if not isinstance(item, dict):
-            row.report.add(row.line, where, "completion is not an object", item)
-            continue
-        columns = row.of(item)
-        _report_repeated(row, f"{where}.", item)
-        text = first(item, (*columns.completion, *columns.conversation), "response" if original else "text", f"{where}.")
-        score, rank = _score(item, columns, f"{where}.")
-        if not score[0] and not columns.aspects and not item.get("annotations"):
-            score = f"{where}.{'overall_score' if original else 'reward'}", None
-        own = original and score[0].endswith(".overall_score")
-        yield Entry(prompt, text, score, first(item, columns.model), item, columns, f"{where}.", own, rank)
-
-
-def _parallel(row: Row, prompt: Found, field: str, texts: list, parallel: Found) -> Iterator[Entry]:
-    name, given = parallel
-    models = row.first(row.columns.models)[1]
-    if len(given) != len(texts):
-        row.report.add(row.line, name, "lists of different length", f"{len(texts)} texts, {len(given)} scores")
-        return
-    models = models if isinstance(models, list) and len(models) == len(texts) else [None] * len(texts)
-    rank = names.normal(name) in names.RANKS
-    for i, (text, score, model) in enumerate(zip(texts, given, models, strict=True)):
-        yield Entry(prompt, (f"{field}[{i}]", text), (f"{name}[{i}]", score), ("model", model), {}, _NO_COLUMNS, rank=rank)
-
-
-def read_pair(row: Row) -> Iterator[Entry]:
-    """A better and a worse completion (chosen and rejected), with scores or without (1 and 0)."""
-    texts, models, given = row.columns.pair
-    prompt = _pair_prompt(row)
-    told = given is not None
-    if not told:
-        row.report.once(row.line, f"{texts[0]}, {texts[1]}", "pair has no scores")
-    for i, (text, model) in enumerate(zip(texts, models, strict=True)):
-        score = (given[i], row.values[given[i]]) if told else (text, 1.0 - i)
-        yield Entry(prompt, (text, row.values[text]), score, (model, row.values.get(model)), row.values, row.columns,
-                    paired=not told)
-
-
-def _pair_prompt(row: Row) -> Found:
-    """A pair of whole conversations brings its prompt."""
-    found = row.first(row.columns.prompt)
-    rest = (*row.columns.after, *row.columns.before, *row.columns.conversation)
-    return found if not is_blank(found[1]) else row.first(rest) if has(row.values, rest) else ("", None)
-
-
-def read_sides(row: Row) -> Iterator[Entry]:
-    """Completions told apart by a letter or a number (response_a, output_1), with a score each or a column
-    that names the better one."""
-    columns, values = row.columns, row.values
-    sides = {side: key for side, key in columns.sides.items() if not is_blank(values[key])}
-    told = all(side in columns.side_scores for side in sides)
-    if told:
-        given = {side: (columns.side_scores[side], values[columns.side_scores[side]]) for side in sides}
-    else:
-        field, better = _better(row, sides)
-        if better is None:
-            reason = "winner is not understood" if field else "neither score nor winner"
-            row.report.add(row.line, field, reason, values.get(field))
-            return
-        row.report.once(row.line, field, "pair has no scores")
-        if better == "tie":
-            row.report.add(row.line, field, "pair is a tie")
-        given = {side: (field, 0.5 if better == "tie" else float(side == better)) for side in sides}
-    prompt, turns = row.prompt, _turns(row, sides)
-    for side, key in sides.items():
-        model = columns.side_models.get(side, "")
-        before, text = turns[side] if turns else (prompt[1], values[key])
-        yield Entry((prompt[0], before), (key, text), given[side], (model, values.get(model)), values, columns,
-                    paired=not told)
-
-
-def _turns(row: Row, sides: dict[str, str]) -> dict[str, tuple[Any, str]]:
-    """Of every side (the conversation so far, its answer) where prompt and answers are lists of turns in strings."""
-    asked = texts_in_a_string(row.prompt[1])
-    answers = {side: texts_in_a_string(row.values[key]) for side, key in sides.items()}
-    if not asked or any(not texts or len(texts) != len(asked) for texts in answers.values()):
-        return {}
-    row.report.add(row.line, row.prompt[0], "list of texts in a string")
-    if len({tuple(texts[:-1]) for texts in answers.values()}) > 1:
-        row.report.add(row.line, row.prompt[0], "the pair's conversations differ before the end")
-    return {side: (_conversation(asked, texts), texts[-1]) for side, texts in answers.items()}
-
-
-def _conversation(asked: list[str], answered: list[str]) -> Any:
-    turns = [{"role": role, "content": text} for pair in zip(asked, answered, strict=True)
-             for role, text in zip(("user", "assistant"), pair, strict=True)]
-    return asked[0] if len(asked) == 1 else turns[:-1]
-
-
-TIES = {"tie", "draw", "equal", "same", "both", "neither", "none", "tie_bothbad", "bothbad", "both_bad", "both_good"}
-
-
-def _better(row: Row, sides: dict[str, str]) -> tuple[str, str | None]:
-    """(the column that tells, the side that is better or "tie"); None if it is not understood."""
-    columns, values = row.columns, row.values
-    hot = [side for side, key in columns.one_hot.items() if scores.number(values[key]) == 1 or values[key] is True]
-    if columns.one_hot.keys() >= sides.keys():
-        return next(iter(columns.one_hot.values())), hot[0] if len(hot) == 1 else None
-    for key in columns.winners:
-        value = values[key]
-        if is_blank(value):
-            continue
-        number, name = scores.number(value), names.normal(key)
-        if name in names.STRENGTH:
-            ordered = sorted(sides)
-            return key, None if number is None else "tie" if number == 0 else ordered[number > 0]
-        if isinstance(value, bool) or (number is not None and name in ("label", "labels")):
-            return key, None  # nothing says which of the two it means
-        if number is not None:
-            return key, next((side for side in sides if side.isdigit() and int(side) == number), None)
-        return key, "tie" if names.normal(value) in TIES else next(
-            (side for side in sides if _is_side(value, side, sides)
-             or value == values.get(columns.side_models.get(side))), None)
-    return columns.winners[0] if columns.winners else "", None
-
-
-def _is_side(value: Any, side: str, sides: dict[str, str]) -> bool:
-    """Whether a value names this side: A, 1, response_a, Response A, model_a."""
-    word = names.normal(value)
-    return (word in (side, names.normal(sides[side])) or word.endswith(f"_{side}")
-            or (side.isdigit() and word.endswith(side)))
-
-
-def names_sides(row: Row) -> bool:
-    """Whether chosen and rejected are the names of two of the row's texts, and no texts."""
-    given, sides = [row.values[key] for key in row.columns.pair[0]], row.columns.sides
-    return bool(sides) and all(
-        isinstance(value, (str, int)) and len(str(value)) < 20
-        and any(_is_side(value, side, sides) for side in sides) for value in given)
-
-
-def read_flat(row: Row) -> Iterator[Entry]:
-    """One completion a row: prompt, completion, reward."""
-    columns, values = row.columns, row.values
-    text = first(values, columns.completion, "completion")
-    score, rank = _score(values, columns)
-    prompt, asked = row.prompt, texts_in_a_string(text[1]) and texts_in_a_string(row.prompt[1])
-    if asked:
-        answers = texts_in_a_string(text[1])
-        if len(answers) == len(asked):
-            row.report.add(row.line, prompt[0], "list of texts in a string")
-            prompt, text = (prompt[0], _conversation(asked, answers)), (text[0], answers[-1])
-    yield Entry(prompt, text, score, first(values, columns.model), values, columns, rank=rank, flat=True)
-
-
-def read_conversation(row: Row) -> Iterator[Entry]:
-    """A whole conversation, its last answer the completion."""
-    score, rank = _score(row.values, row.columns)
-    yield Entry(("", None), row.first(row.columns.conversation), score, first(row.values, row.columns.model), row.values,
-                row.columns, rank=rank, flat=True)
-
-
-def _score(values: dict, columns: Columns, prefix: str = "") -> tuple[Found, bool]:
-    """((field, value) of the score, whether it is a rank)."""
-    found = first(values, columns.score, "", prefix)
-    if found[1] is None and has(values, columns.rank):
-        return first(values, columns.rank, "", prefix), True
-    if found[1] is None:  # ratings of this one completion
-        found = next(((f"{prefix}{key}", values[key]) for key in columns.scores
-                      if scores.ratings(values[key])), found)
-    return found, False
-
-
-def normal_is(key: object, name: str) -> bool:
-    return names.normal(key) == name
-
-
-def _report_repeated(row: Row, prefix: str, item: dict) -> None:
-    for key in item.get(REPEATED_KEYS, ()):
-        row.report.add(row.line, (prefix + key).encode("utf-8", "replace").decode(), "key is given twice")
-
-
-# The table -------------------------------------------------------------------------------------------
-
-def has_list(row: Row) -> bool:
-    """Lists of options or labels beside one completion are no completions."""
-    field, items = row.first(row.columns.completions)
-    if is_blank(items):
-        return False
-    scored = isinstance(items, list) and (isinstance(items[0], dict) or any(
-        isinstance(row.values[key], list) for key in (*row.columns.scores, *row.columns.ranks)))
-    return scored or not has(row.values, row.columns.completion)
 
 
 class Shape(NamedTuple):
@@ -307,7 +50,6 @@ SHAPES = (  # in the order in which they are looked for
     Shape("a conversation", lambda columns: columns.conversation,
           lambda row: has(row.values, row.columns.conversation), read_conversation),
 )
-_NO_COLUMNS = Columns(())
 
 
 class Reader:
@@ -328,7 +70,7 @@ class Reader:
         if shape is None:
             self.report.add(line, "", "row has no known keys", row)
             return
-        _report_repeated(found, "", row)
+        report_repeated(found, "", row)
         yield from shape.read(found)
 
     def of(self, item: dict) -> Columns:

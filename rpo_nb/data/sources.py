@@ -16,8 +16,7 @@ import datasets
 import numpy as np
 import pandas as pd
 
-from rpo_nb import hub
-from rpo_nb.data import delimited, files, json_file
+from rpo_nb.data import delimited, files, hub, json_file
 from rpo_nb.data.arrow import to_rows
 from rpo_nb.data.defects import Report
 from rpo_nb.data.scores import is_null

@@ -9,7 +9,7 @@ import datasets
 import numpy as np
 import pandas as pd
 
-from rpo_nb.config import DataConfig
+from rpo_nb.config.schema import DataConfig
 from rpo_nb.data.gather import plain
 
 SPLIT = "split"  # column of feedback that was read from two splits of its source: which one the row is of

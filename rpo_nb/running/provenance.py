@@ -1,0 +1,215 @@
+"""What an artefact was made from, as keys: the code of a step, found from its imports, and the content of files and folders.
+
+A key changes when the artefact could; nothing here looks at names or dates of what it hashes.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from rpo_nb.config.keys import content_key
+from rpo_nb.store import digest_of, file_digest
+
+PACKAGE = Path(__file__).parent.parent
+# Step -> the modules it begins in, and those of their imports that are left out because what they give stands in the step's key
+# itself: rows say more than the code that read them. Folders and modules below the package.
+STEPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "training": (
+        ("experiment.runs",),
+        ("data", "pocket", "experiment.references", "partition", "policy.generation"),
+    ),
+    "answers": (
+        ("experiment.generations", "policy.generation"),
+        ("data", "pocket", "experiment.references", "partition", "training", "policy.vllm_engine"),
+    ),
+    "answers by vllm": (
+        ("experiment.generations", "policy.generation"),
+        ("data", "pocket", "experiment.references", "partition", "training"),
+    ),
+    "reference": (("experiment.references",), ("data",)),
+    "log-probabilities": (("policy.logps", "policy.load", "policy.encoding"), ("data",)),
+    "reference samples": (("policy.generation", "policy.load"), ("data", "policy.vllm_engine")),
+    "truth pool": (("studies.truth",), ("data", "experiment", "partition", "pocket")),
+    "reward model": (("judging.reward_model",), ("data",)),
+    "verdicts": (
+        ("judging.verdicts",),
+        ("data", "experiment", "judging.language_models", "judging.local", "judging.endpoint"),
+    ),
+    "local judge": (("judging.local",), ("data", "experiment", "reporting", "judging.endpoint")),
+    "endpoint judge": (
+        ("judging.endpoint",),
+        ("data", "experiment", "reporting", "policy", "judging.judges", "judging.reward_model"),
+    ),
+    "paper B": (("studies.paper_b.runs",), ("judging.verdicts",)),
+    "all of the grid": (("experiment.generations",), ()),
+    "all of the lab": (("experiment.generations", "studies.lab_runs"), ("reporting",)),
+}
+# Never part of a step: what they give is known by its content, a profile by its values and a model
+# by its files.
+ALWAYS_GIVEN = ("config.settings", "config.names", "data.hub")
+CACHES = ("references", "reference_logps", "reference_samples", "pools", "models")  # folders of the cache
+MODEL_FILES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".gguf")  # what a model folder is loaded from
+
+
+def cache_dir() -> Path:
+    """RPO_NB_CACHE, else .cache/ of the clone, else the user's cache folder."""
+    if os.environ.get("RPO_NB_CACHE"):
+        return Path(os.environ["RPO_NB_CACHE"]).expanduser()
+    if (PACKAGE.parent / "Snakefile").is_file():
+        return PACKAGE.parent / ".cache"
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "rpo_nb"
+
+
+# ---- code ---------------------------------------------------------------------------------------------------------------------
+
+@cache  # a process has the code it started with, whatever is edited meanwhile
+def step_code(step: str, package: Path = PACKAGE) -> str:
+    """A hash of the code of a step, a key of STEPS: what makes an artefact stale when we change it."""
+    modules, given = STEPS[step]
+    return code_key(*modules, without=(*given, *ALWAYS_GIVEN), package=package)
+
+
+def code_key(*modules: str, without: tuple[str, ...] = (), package: Path = PACKAGE) -> str:
+    """A hash of the code of these modules of the package and of all that they import from it (see `closure`). Comments, docstrings
+    and layout do not count."""
+    found = sorted(closure(modules, without=without, package=package))
+    return content_key({name: _code(_file(package, name).read_bytes()) for name in found})
+
+
+def closure(modules: Iterable[str], *, without: Iterable[str] = (), package: Path = PACKAGE) -> set[str]:
+    """The names of these modules and of every module of the package that they import, at any depth, also inside functions.
+
+    modules, without: names below the package ("training", "experiment.grid"). without: modules, and folders of them, where the
+    search stops. A folder named by itself is all of its modules: its `__init__` only hands on
+    their names. Raises ValueError for a name that is no module.
+    """
+    unknown = [name for name in (*modules, *without) if _file(package, name) is None]
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} is no module of {package.name}")
+    found, left, cut = set(), list(modules), set(without)
+    while left:
+        name = left.pop()
+        if name not in found:
+            found.add(name)
+            left += [other for other in _imports(package, name) if not _cut(other, cut)]
+    return found
+
+
+def _cut(name: str, cut: set[str]) -> bool:
+    """Whether the search stops at this module, or at a folder that it is in."""
+    parts = name.split(".")
+    return any(".".join(parts[:i]) in cut for i in range(1, len(parts) + 1))
+
+
+def notebook_modules(path: Path, *, package: Path = PACKAGE) -> set[str]:
+    """The package's modules that the code cells of a notebook import."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    plain = "\n".join("pass".rjust(len(line) - len(line.lstrip()) + 4) if line.lstrip().startswith(("%", "!")) else line
+                      for line in source.split("\n"))
+    return set(_modules(_imported(plain.encode(), (), package.name), package))
+
+
+def _file(package: Path, name: str) -> Path | None:
+    """The file of a module or of a folder's `__init__`; None where there is neither."""
+    path = package.joinpath(*name.split("."))
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+
+
+_tree = cache(ast.parse)  # of the same source, whatever its place
+
+
+def _imports(package: Path, name: str) -> tuple[str, ...]:
+    file, folder = _file(package, name), tuple(name.split("."))
+    if file.name == "__init__.py":
+        return tuple(f"{name}.{module.stem}" for module in sorted(file.parent.glob("*.py")) if module != file)
+    return tuple(dict.fromkeys(_modules(_imported(file.read_bytes(), folder[:-1], package.name), package)))
+
+
+@cache
+def _imported(source: bytes, folder: tuple[str, ...], package: str) -> list[list[str]]:
+    """What a source imports from the package, as the parts of its name; the last may be a name in a module. folder: of the importing
+    module, for relative imports."""
+    found = []
+    for node in ast.walk(_tree(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name.split(".")[1:] for alias in node.names if alias.name.split(".")[0] == package]
+        elif isinstance(node, ast.ImportFrom):
+            base = (node.module or "").split(".") if node.module else []
+            if node.level:
+                base = [*folder[: len(folder) - node.level + 1], *base]
+            elif base[0] == package:
+                base = base[1:]
+            else:
+                continue
+            names = [[*base, alias.name] for alias in node.names]
+        else:
+            continue
+        found += names
+    return found
+
+
+def _modules(imported: list[list[str]], package: Path) -> Iterator[str]:
+    """a.b.c: the module of that name, else a.b in which c is a name, else a; the folder a where a.b is no module of it."""
+    for parts in imported:
+        names = (".".join(parts[:i]) for i in range(len(parts), 0, -1))
+        yield from list(name for name in names if _file(package, name))[:1]
+
+
+@cache
+def _code(source: bytes) -> str:
+    tree = _tree(source)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node):
+            node.body = node.body[1:] or [ast.Pass()]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+# ---- files --------------------------------------------------------------------------------------------------------------------
+
+def folder_key(folder: Path | str, *, endings: Sequence[str] = ()) -> str:
+    """What names a folder whatever its path: the names and bytes of its files (of these endings), hidden ones left out."""
+    folder = Path(folder)
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name not in ("done.json", "README.md")
+             and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+             and (not endings or file.suffix in endings)]
+    return content_key([[file.relative_to(folder).as_posix(), file_digest(file)] for file in files])
+
+
+def model_key(model: str | Path, revision: str = "main") -> str:
+    """What names a model: of a folder its weights, tokenizer and settings; of a hub id that is not here its revision.
+
+    A hub id in the local cache is named by its commit."""
+    from rpo_nb.data import hub
+
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder_key(folder, endings=MODEL_FILES)
+    return content_key([str(model), hub.commit(str(model), revision) or revision])
+
+
+def source_key(source: str, revision: str = "main") -> str:
+    """What names a feedback source whatever its path: its bytes, or its hub id and the commit that is here."""
+    if source == "pocket":
+        return source
+    path = Path(source).expanduser()
+    if path.exists():
+        return content_key(digest_of(path))
+    from rpo_nb.data import hub
+
+    return content_key([source, hub.commit(source, revision, kind="dataset") or revision])
+
+
+def digest(value: Any) -> str:
+    """A hash of nested lists, dicts, strings and numbers, NumPy's included; of large values piece by piece."""
+    found = hashlib.sha256()
+    for part in value if isinstance(value, (list, tuple)) else [value]:
+        found.update(json.dumps(part, sort_keys=True, default=lambda other: other.tolist()).encode() + b"\n")
+    return found.hexdigest()[:16]

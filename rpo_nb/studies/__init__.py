@@ -1,0 +1,9 @@
+"""What is measured beyond the grid: Table I, V*, the partition lab, paper B, advice."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=["advise", "aspects", "insight", "lab", "lab_runs", "lab_tables", "table1", "truth", "paper_b"],
+    submod_attrs={},
+)
