@@ -1,4 +1,1 @@
 """What the kit costs beside what a user would pick instead: python -m rpo_nb bench."""
-
-
-

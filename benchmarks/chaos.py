@@ -142,7 +142,8 @@ def compared(
         **more,
     }
     print(
-        f"{kind}, {case}: {row['lost']} lost, {stale} stale, {row['different']} different of {len(right)}",
+        f"{kind}, {case}: {row['lost']} lost, {stale} stale, {row['different']} different of "
+        f"{len(right)}",
         flush=True,
     )
     return row
@@ -226,7 +227,8 @@ def after_damage(
     lines: Sequence[str],
     **more: Any,
 ) -> dict:
-    """The row of one damage below `folder`; lines: what was said of it, of which the first counts."""
+    """The row of one damage below `folder`; lines: what was said of it, of which the first
+    counts."""
     target, damage = case
     return compared(
         "damage",

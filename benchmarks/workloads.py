@@ -1,8 +1,9 @@
-"""What the benchmarks run: model shapes, rows of given lengths, and trainers for them: ours, transformers' and TRL's.
+"""What the benchmarks run: model shapes, rows of given lengths, and trainers for them: ours,
+transformers' and TRL's.
 
-Weights and tokens are random, since speed does not depend on them; every trainer of a case gets the same rows, weights and
-schedule. A step's seconds run from the end of a step to the end of the next: data loading, collation, passes, clipping,
-optimiser and logging, as a user waits for them.
+Weights and tokens are random, since speed does not depend on them; every trainer of a case gets the
+same rows, weights and schedule. A step's seconds run from the end of a step to the end of the next:
+data loading, collation, passes, clipping, optimiser and logging, as a user waits for them.
 """
 
 from __future__ import annotations
@@ -34,30 +35,103 @@ LEARNING_RATE = 1e-5
 END = 1  # the end token, last of every completion; 0 pads
 LENGTHS = Path(__file__).with_name("lengths.csv")
 SHAPES: dict[str, dict[str, Any]] = {
-    "Llama, 6 layers": {"model_type": "llama", "vocab_size": 32000, "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 6,
-                        "num_attention_heads": 8, "num_key_value_heads": 8, "tie_word_embeddings": True, "max_position_embeddings": 2048},
-    "T5, tiny": {"model_type": "t5", "vocab_size": 128, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_decoder_layers": 2,
-                 "num_heads": 4},
-    "Llama, tiny": {"model_type": "llama", "vocab_size": 128, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-                    "num_attention_heads": 4, "num_key_value_heads": 2},
-    "T5, 4M": {"model_type": "t5", "vocab_size": 4096, "d_model": 256, "d_kv": 64, "d_ff": 512, "num_layers": 2, "num_decoder_layers": 2,
-               "num_heads": 4, "feed_forward_proj": "gated-gelu"},
-    "Llama, 4M": {"model_type": "llama", "vocab_size": 4096, "hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 4,
-                  "num_attention_heads": 4, "num_key_value_heads": 4, "tie_word_embeddings": True},
-    # Flan-T5-Small's width, which decides how rows are put together, and little else: for counting positions
-    "T5, thin": {"model_type": "t5", "vocab_size": 128, "d_model": 512, "d_kv": 8, "d_ff": 8, "num_layers": 1, "num_decoder_layers": 1,
-                 "num_heads": 1},
-    "Llama, thin": {"model_type": "llama", "vocab_size": 128, "hidden_size": 512, "head_dim": 8, "intermediate_size": 8, "num_hidden_layers": 1,
-                    "num_attention_heads": 1, "num_key_value_heads": 1},
-    # the axis of model sizes; the vocabulary grows with the model so that the projection's share stays what it is in Flan-T5-Small
-    **{f"T5, axis {d}": {"model_type": "t5", "vocab_size": 32 * d, "d_model": d, "d_kv": 32, "d_ff": 2 * d, "num_layers": layers,
-                         "num_decoder_layers": layers, "num_heads": d // 32} for d, layers in ((64, 2), (128, 3), (256, 4), (448, 8))},
+    "Llama, 6 layers": {
+        "model_type": "llama",
+        "vocab_size": 32000,
+        "hidden_size": 512,
+        "intermediate_size": 1408,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 8,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 2048,
+    },
+    "T5, tiny": {
+        "model_type": "t5",
+        "vocab_size": 128,
+        "d_model": 32,
+        "d_kv": 8,
+        "d_ff": 64,
+        "num_layers": 2,
+        "num_decoder_layers": 2,
+        "num_heads": 4,
+    },
+    "Llama, tiny": {
+        "model_type": "llama",
+        "vocab_size": 128,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    },
+    "T5, 4M": {
+        "model_type": "t5",
+        "vocab_size": 4096,
+        "d_model": 256,
+        "d_kv": 64,
+        "d_ff": 512,
+        "num_layers": 2,
+        "num_decoder_layers": 2,
+        "num_heads": 4,
+        "feed_forward_proj": "gated-gelu",
+    },
+    "Llama, 4M": {
+        "model_type": "llama",
+        "vocab_size": 4096,
+        "hidden_size": 256,
+        "intermediate_size": 704,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "tie_word_embeddings": True,
+    },
+    # Flan-T5-Small's width, which decides how rows are put together, and little else: for counting
+    # positions
+    "T5, thin": {
+        "model_type": "t5",
+        "vocab_size": 128,
+        "d_model": 512,
+        "d_kv": 8,
+        "d_ff": 8,
+        "num_layers": 1,
+        "num_decoder_layers": 1,
+        "num_heads": 1,
+    },
+    "Llama, thin": {
+        "model_type": "llama",
+        "vocab_size": 128,
+        "hidden_size": 512,
+        "head_dim": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "num_key_value_heads": 1,
+    },
+    # the axis of model sizes; the vocabulary grows with the model so that the projection's share
+    # stays what it is in Flan-T5-Small
+    **{
+        f"T5, axis {d}": {
+            "model_type": "t5",
+            "vocab_size": 32 * d,
+            "d_model": d,
+            "d_kv": 32,
+            "d_ff": 2 * d,
+            "num_layers": layers,
+            "num_decoder_layers": layers,
+            "num_heads": d // 32,
+        }
+        for d, layers in ((64, 2), (128, 3), (256, 4), (448, 8))
+    },
 }
 
 
 def configuration(name: str) -> Any:
-    """The transformers configuration of a shape: one of SHAPES, or a model of profiles/models.yaml."""
-    shape = SHAPES.get(name) or dict(yaml.safe_load((PROFILE_DIR / "models.yaml").read_text(encoding="utf-8"))["models"][name])
+    """The transformers configuration of a shape: one of SHAPES, or a model of
+    profiles/models.yaml."""
+    shape = SHAPES.get(name) or dict(
+        yaml.safe_load((PROFILE_DIR / "models.yaml").read_text(encoding="utf-8"))["models"][name]
+    )
     shape = {key: value for key, value in shape.items() if key not in ("bytes", "gated")}
     special = {"pad_token_id": 0, "eos_token_id": END, "bos_token_id": None}
     if shape["model_type"] == "t5":
@@ -67,7 +141,11 @@ def configuration(name: str) -> Any:
 
 def fresh(config: Any, *, dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Module:
     """A model of random weights without dropout, on the device."""
-    auto = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
+    auto = (
+        transformers.AutoModelForSeq2SeqLM
+        if config.is_encoder_decoder
+        else transformers.AutoModelForCausalLM
+    )
     torch.manual_seed(seed)
     with logps.device():
         model = auto.from_config(config, dtype=dtype, trust_remote_code=False)
@@ -77,18 +155,22 @@ def fresh(config: Any, *, dtype: torch.dtype = torch.float32, seed: int = 0) -> 
 
 @cache
 def tokenizer(vocabulary: int) -> Any:
-    """Word-level: token i is the word w<i>. TRL reads texts, transformers' collator asks for a padding token."""
+    """Word-level: token i is the word w<i>. TRL reads texts, transformers' collator asks for a
+    padding token."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     words = {"<pad>": 0, "</s>": END, **{f"w{i}": i for i in range(2, vocabulary)}}
     inner = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="</s>")
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="<pad>", eos_token="</s>"
+    )
 
 
 @dataclass
 class Case:
-    """A model and rows: of each prompt its length and those of its completions, their end token counted."""
+    """A model and rows: of each prompt its length and those of its completions, their end token
+    counted."""
 
     shape: str
     lengths: list[tuple[int, list[int]]]
@@ -100,9 +182,21 @@ class Case:
         self.config = configuration(self.shape)
 
     @classmethod
-    def even(cls, shape: str, *, prompts: int, completions: int, prompt: int, completion: int, steps: int = STEPS) -> Case:
-        """`steps` steps of so many prompts, every prompt and every completion of the same length."""
-        return cls(shape, [(prompt, [completion] * completions)] * (prompts * steps), prompts * completions)
+    def even(
+        cls,
+        shape: str,
+        *,
+        prompts: int,
+        completions: int,
+        prompt: int,
+        completion: int,
+        steps: int = STEPS,
+    ) -> Case:
+        """`steps` steps of so many prompts, every prompt and every completion of the same
+        length."""
+        return cls(
+            shape, [(prompt, [completion] * completions)] * (prompts * steps), prompts * completions
+        )
 
     @cached_property
     def encoded(self) -> list[tuple[list[int], list[int]]]:
@@ -124,10 +218,13 @@ class Case:
 
     @property
     def tokens(self) -> tuple[int, int]:
-        """Real tokens a step on average: of every row's prompt and completion; of each prompt once and the completions."""
+        """Real tokens a step on average: of every row's prompt and completion; of each prompt once
+        and the completions."""
         answers = sum(sum(c) for _, c in self.lengths)
         steps = len(self.rewards) / self.batch
-        return round((sum(p * len(c) for p, c in self.lengths) + answers) / steps), round((sum(p for p, _ in self.lengths) + answers) / steps)
+        return round((sum(p * len(c) for p, c in self.lengths) + answers) / steps), round(
+            (sum(p for p, _ in self.lengths) + answers) / steps
+        )
 
     @cached_property
     def model(self) -> nn.Module:
@@ -140,15 +237,26 @@ class Case:
 
     def score(self, rows: list[tuple[list[int], list[int]]]) -> np.ndarray:
         """log πref of encoded rows."""
-        return logps.score_completions(self.model, tokenizer(self.config.vocab_size), rows)[0].numpy()
+        return logps.score_completions(self.model, tokenizer(self.config.vocab_size), rows)[
+            0
+        ].numpy()
 
 
-# Trainers ---------------------------------------------------------------------------------------------------------------------
+# Trainers -----------------------------------------------------------------------------------------
+
 
 def schedule(case: Case, **more: Any) -> TrainingConfig:
     """One epoch, a step's rows in one forward pass, as on the other sides."""
     most = case.batch * max(p + max(c) for p, c in case.lengths)
-    return TrainingConfig(epochs=1, batch_size=case.batch, micro_batch_tokens=most, learning_rate=LEARNING_RATE, warmup_steps=0, report_to=(), **more)
+    return TrainingConfig(
+        epochs=1,
+        batch_size=case.batch,
+        micro_batch_tokens=most,
+        learning_rate=LEARNING_RATE,
+        warmup_steps=0,
+        report_to=(),
+        **more,
+    )
 
 
 def groups_of(case: Case, method: str) -> list[dict]:
@@ -158,38 +266,102 @@ def groups_of(case: Case, method: str) -> list[dict]:
     more: dict[str, Any] = {}
     if method == "kto":
         partner, real = mismatched_rows(case.prompt_ids)
-        pairs = [(prompt, case.encoded[i][1]) for (prompt, _), i in zip(case.encoded, partner, strict=True)]
-        more = {"mismatched": [completion for _, completion in pairs], "mismatched_ref_logps": case.score(pairs), "mismatched_real": real}
-    return prompt_groups(case.encoded, case.prompt_ids, rewards=case.rewards, ref_logps=case.ref_logps, log_partition=log_z.numpy(),
-                         desirable=case.rewards >= case.rewards.mean(), **more)
+        pairs = [
+            (prompt, case.encoded[i][1])
+            for (prompt, _), i in zip(case.encoded, partner, strict=True)
+        ]
+        more = {
+            "mismatched": [completion for _, completion in pairs],
+            "mismatched_ref_logps": case.score(pairs),
+            "mismatched_real": real,
+        }
+    return prompt_groups(
+        case.encoded,
+        case.prompt_ids,
+        rewards=case.rewards,
+        ref_logps=case.ref_logps,
+        log_partition=log_z.numpy(),
+        desirable=case.rewards >= case.rewards.mean(),
+        **more,
+    )
 
 
-def ours(case: Case, method: str, folder: str | Path, *, groups: list[dict] | None = None, model: nn.Module | None = None, **more: Any) -> Trainer:
-    """The kit's trainer for sft, rpo, dro or kto. groups: other training data than `groups_of`; model: trained in place of a copy
-    of the case's; more: settings of the schedule."""
-    return make_trainer(model or copy.deepcopy(case.model), tokenizer(case.config.vocab_size), groups or groups_of(case, method),
-                        Objective(method=method), config=schedule(case, **more), output_dir=folder, seed=0)
+def ours(
+    case: Case,
+    method: str,
+    folder: str | Path,
+    *,
+    groups: list[dict] | None = None,
+    model: nn.Module | None = None,
+    **more: Any,
+) -> Trainer:
+    """The kit's trainer for sft, rpo, dro or kto. groups: other training data than `groups_of`;
+    model: trained in place of a copy of the case's; more: settings of the schedule."""
+    return make_trainer(
+        model or copy.deepcopy(case.model),
+        tokenizer(case.config.vocab_size),
+        groups or groups_of(case, method),
+        Objective(method=method),
+        config=schedule(case, **more),
+        output_dir=folder,
+        seed=0,
+    )
 
 
 def _arguments(kind: type, case: Case, folder: str | Path, **more: Any) -> Any:
     """What our trainer sets, for another trainer."""
     on_cpu = not torch.cuda.is_available()
-    return kind(output_dir=str(folder), num_train_epochs=1, per_device_train_batch_size=case.batch, learning_rate=LEARNING_RATE,
-                warmup_steps=0, lr_scheduler_type="linear", max_grad_norm=1.0, weight_decay=0.01, logging_steps=10, report_to=[],
-                disable_tqdm=True, save_strategy="no", seed=0, use_cpu=on_cpu, dataloader_pin_memory=not on_cpu,
-                remove_unused_columns=False, bf16=False, **more)
+    return kind(
+        output_dir=str(folder),
+        num_train_epochs=1,
+        per_device_train_batch_size=case.batch,
+        learning_rate=LEARNING_RATE,
+        warmup_steps=0,
+        lr_scheduler_type="linear",
+        max_grad_norm=1.0,
+        weight_decay=0.01,
+        logging_steps=10,
+        report_to=[],
+        disable_tqdm=True,
+        save_strategy="no",
+        seed=0,
+        use_cpu=on_cpu,
+        dataloader_pin_memory=not on_cpu,
+        remove_unused_columns=False,
+        bf16=False,
+        **more,
+    )
 
 
 def plain(case: Case, folder: str | Path) -> Trainer:
-    """transformers' Seq2SeqTrainer or Trainer, as its users fine-tune: a row each, its collator's padding, cross-entropy."""
+    """transformers' Seq2SeqTrainer or Trainer, as its users fine-tune: a row each, its collator's
+    padding, cross-entropy."""
     seq2seq = case.config.is_encoder_decoder
-    rows = [{"input_ids": p, "attention_mask": [1] * len(p), "labels": c} if seq2seq else
-            {"input_ids": p + c, "attention_mask": [1] * len(p + c), "labels": [forward.IGNORE] * len(p) + c} for p, c in case.encoded]
-    kind, arguments = ((transformers.Seq2SeqTrainer, transformers.Seq2SeqTrainingArguments) if seq2seq else
-                       (Trainer, transformers.TrainingArguments))
+    rows = [
+        {"input_ids": p, "attention_mask": [1] * len(p), "labels": c}
+        if seq2seq
+        else {
+            "input_ids": p + c,
+            "attention_mask": [1] * len(p + c),
+            "labels": [forward.IGNORE] * len(p) + c,
+        }
+        for p, c in case.encoded
+    ]
+    kind, arguments = (
+        (transformers.Seq2SeqTrainer, transformers.Seq2SeqTrainingArguments)
+        if seq2seq
+        else (Trainer, transformers.TrainingArguments)
+    )
     model = copy.deepcopy(case.model)
-    collator = DataCollatorForSeq2Seq(tokenizer(case.config.vocab_size), model=model if seq2seq else None)
-    return kind(model=model, args=_arguments(arguments, case, folder), train_dataset=rows, data_collator=collator)
+    collator = DataCollatorForSeq2Seq(
+        tokenizer(case.config.vocab_size), model=model if seq2seq else None
+    )
+    return kind(
+        model=model,
+        args=_arguments(arguments, case, folder),
+        train_dataset=rows,
+        data_collator=collator,
+    )
 
 
 def trl_kto(case: Case, folder: str | Path) -> Trainer:
@@ -206,19 +378,44 @@ def trl_kto(case: Case, folder: str | Path) -> Trainer:
         return " ".join(f"w{i}" for i in ids if i != END)
 
     words = tokenizer(case.config.vocab_size)
-    rows = Dataset.from_dict({"prompt": [f"{text(p)} " for p, _ in case.encoded], "completion": [text(c) for _, c in case.encoded],
-                              "label": (case.rewards >= case.rewards.mean()).tolist()})
-    trainer = KTOTrainer(model=copy.deepcopy(case.model), train_dataset=rows, processing_class=words,
-                         args=_arguments(KTOConfig, case, folder, beta=1.0, precompute_ref_log_probs=True, gradient_checkpointing=False,
-                                         max_length=None))
+    rows = Dataset.from_dict(
+        {
+            "prompt": [f"{text(p)} " for p, _ in case.encoded],
+            "completion": [text(c) for _, c in case.encoded],
+            "label": (case.rewards >= case.rewards.mean()).tolist(),
+        }
+    )
+    trainer = KTOTrainer(
+        model=copy.deepcopy(case.model),
+        train_dataset=rows,
+        processing_class=words,
+        args=_arguments(
+            KTOConfig,
+            case,
+            folder,
+            beta=1.0,
+            precompute_ref_log_probs=True,
+            gradient_checkpointing=False,
+            max_length=None,
+        ),
+    )
     theirs = [(row["prompt_ids"], row["completion_ids"]) for row in trainer.train_dataset]
     if theirs != [(list(p), list(c)) for p, c in case.encoded]:
-        raise ValueError("TRL's KTOTrainer tokenised the rows otherwise than we did, so the two sides would not do equal work")
+        raise ValueError(
+            "TRL's KTOTrainer tokenised the rows otherwise than we did, so the two "
+            "sides would not do equal work"
+        )
     return trainer
 
 
-SIDES = {"plain": plain, "trl": trl_kto,
-         **{method: (lambda case, folder, method=method: ours(case, method, folder)) for method in ("sft", "rpo", "dro", "kto")}}
+SIDES = {
+    "plain": plain,
+    "trl": trl_kto,
+    **{
+        method: (lambda case, folder, method=method: ours(case, method, folder))
+        for method in ("sft", "rpo", "dro", "kto")
+    },
+}
 
 
 class Clock(TrainerCallback):
@@ -237,7 +434,8 @@ class Clock(TrainerCallback):
 
 
 class Stepper:
-    """A trainer that trains for one epoch when called and returns the mean seconds of its steps but the first.
+    """A trainer that trains for one epoch when called and returns the mean seconds of its steps but
+    the first.
 
     Raises ValueError when it has not done the case's number of steps.
     """
@@ -252,27 +450,40 @@ class Stepper:
     def __call__(self) -> float:
         self.trainer.train()
         if len(self.clock.ends) != self.steps or self.steps < 2:
-            raise ValueError(f"{type(self.trainer).__name__} did {len(self.clock.ends)} steps instead of {self.steps}")
+            raise ValueError(
+                f"{type(self.trainer).__name__} did {len(self.clock.ends)} steps "
+                f"instead of {self.steps}"
+            )
         return float(np.diff(self.clock.ends).mean())
 
 
-# Lengths of real feedback -----------------------------------------------------------------------------------------------------
+# Lengths of real feedback -------------------------------------------------------------------------
+
 
 def real_lengths(prompts: int, *, limit: int = 512, seed: int = 0) -> list[tuple[int, list[int]]]:
-    """Lengths of so many prompts and their four completions, drawn from benchmarks/lengths.csv, none above the limit."""
+    """Lengths of so many prompts and their four completions, drawn from benchmarks/lengths.csv,
+    none above the limit."""
     table = np.loadtxt(LENGTHS, delimiter=",", skiprows=1, dtype=int, comments="#")
     chosen = table[np.random.default_rng(seed).permutation(len(table))[:prompts]].clip(max=limit)
     return [(int(row[0]), row[1:].tolist()) for row in chosen]
 
 
 class CountedPositions:
-    """How many token positions a model's forward passes take in, padding included: what its input embeddings are asked for."""
+    """How many token positions a model's forward passes take in, padding included: what its input
+    embeddings are asked for."""
 
     def __init__(self, model: nn.Module):
         self.count = 0
         core = forward.core_of(model)
-        inputs = {id(m): m for m in (core.get_input_embeddings(), getattr(core.get_encoder(), "embed_tokens", None),
-                                     getattr(core.get_decoder(), "embed_tokens", None)) if m is not None}
+        inputs = {
+            id(m): m
+            for m in (
+                core.get_input_embeddings(),
+                getattr(core.get_encoder(), "embed_tokens", None),
+                getattr(core.get_decoder(), "embed_tokens", None),
+            )
+            if m is not None
+        }
         self.hooks = [m.register_forward_pre_hook(self._add) for m in inputs.values()]
 
     def _add(self, module: nn.Module, arguments: tuple) -> None:

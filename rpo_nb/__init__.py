@@ -1,4 +1,5 @@
-"""rpo_nb: a notebook-first reproducibility kit for learning from scalar feedback (prompt, completion, reward)."""
+"""rpo_nb: a notebook-first reproducibility kit for learning from scalar feedback (prompt,
+completion, reward)."""
 
 import lazy_loader
 

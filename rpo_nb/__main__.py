@@ -1,4 +1,5 @@
-"""The command line: python -m rpo_nb reproduce | plan | train | report | judge | publish | data | advise | clean | bench.
+"""The command line: python -m rpo_nb reproduce | plan | train | report | judge | publish | data |
+advise | clean | bench.
 
 Heavy imports wait until a command needs them.
 """
@@ -28,7 +29,8 @@ HEARD = signal.getsignal(signal.SIGINT) != signal.SIG_IGN  # a shell's backgroun
 
 
 def stop_at_once(*_) -> None:
-    """Ctrl-C where nothing is under way: while the rest is imported, and while the interpreter ends."""
+    """Ctrl-C where nothing is under way: while the rest is imported, and while the interpreter
+    ends."""
     os.write(2, f"\n{STOPPED}\n".encode())
     os._exit(130)
 
@@ -42,16 +44,22 @@ SET_HELP = """a notebook parameter (sizes, methods, taus, seeds, preset, lora, f
 
 
 def settings(texts: Sequence[str]) -> dict[str, Any]:
-    """["sizes=small taus=0.1,1", "training.epochs=2"] as load_profile's keywords. Raises ValueError naming what is no setting."""
+    """["sizes=small taus=0.1,1", "training.epochs=2"] as load_profile's keywords. Raises ValueError
+    naming what is no setting."""
     found = {}
     for item in (item for text in texts for item in _items(text)):
         key, equals, value = item.partition("=")
         if not equals or not (key in PARAMETERS or "." in key):
-            raise ValueError(f"--set {item!r}: give key=value, the key dotted (training.epochs=2) or of {', '.join(PARAMETERS)}")
+            raise ValueError(
+                f"--set {item!r}: give key=value, the key dotted (training.epochs=2) "
+                f"or of {', '.join(PARAMETERS)}"
+            )
         try:
             found[key] = value if key == "feedback" else yaml.safe_load(value)
         except yaml.YAMLError:
-            raise ValueError(f"--set {item!r}: the value is not YAML; quote it or write a list as [a,b]") from None
+            raise ValueError(
+                f"--set {item!r}: the value is not YAML; quote it or write a list as [a,b]"
+            ) from None
     return found
 
 
@@ -82,13 +90,24 @@ def reproduce(arguments: argparse.Namespace) -> int:
 
     profile = _profile(arguments)
     out = results_dir(profile, arguments.output_dir)
-    print(f"{profile.name}: {profile.description} Expect {profile.expect}.\nResults go to {processes.shown(out)}.", flush=True)
-    return batch.run(profile, out, cores=arguments.cores, dry_run=arguments.dry_run, executor=arguments.executor,
-                     more=shlex.split(arguments.snakemake))
+    print(
+        f"{profile.name}: {profile.description} Expect {profile.expect}.\nResults go to "
+        f"{processes.shown(out)}.",
+        flush=True,
+    )
+    return batch.run(
+        profile,
+        out,
+        cores=arguments.cores,
+        dry_run=arguments.dry_run,
+        executor=arguments.executor,
+        more=shlex.split(arguments.snakemake),
+    )
 
 
 def train(arguments: argparse.Namespace) -> int:
-    """The policies only; alone it also lets them answer, under `accelerate launch` several processes share each training."""
+    """The policies only; alone it also lets them answer, under `accelerate launch` several
+    processes share each training."""
     from rpo_nb.experiment import generations, inputs, runs
 
     profile = _profile(arguments)
@@ -98,7 +117,10 @@ def train(arguments: argparse.Namespace) -> int:
     else:
         made = runs.ensure_policies(profile, out)
         if group.is_main_process:
-            print(f"{made} policies trained by {group.num_processes} processes; reproduce or train in one process goes on from here")
+            print(
+                f"{made} policies trained by {group.num_processes} processes; reproduce or train "
+                "in one process goes on from here"
+            )
     return 0
 
 
@@ -106,20 +128,34 @@ def _reproduced(arguments: argparse.Namespace) -> Path:
     """The output folder of an earlier `reproduce`."""
     from rpo_nb.running import processes
 
-    out = Path(arguments.output_dir or f"results/{arguments.profile or default_profile()}").expanduser().resolve()
+    out = (
+        Path(arguments.output_dir or f"results/{arguments.profile or default_profile()}")
+        .expanduser()
+        .resolve()
+    )
     if not (out / "profile.yaml").is_file():
-        raise ValueError(f"{processes.shown(out)} has no profile.yaml, so nothing was reproduced there; run reproduce first")
+        raise ValueError(
+            f"{processes.shown(out)} has no profile.yaml, so nothing was reproduced "
+            "there; run reproduce first"
+        )
     return out
 
 
 def again(arguments: argparse.Namespace) -> int:
-    """The tables (report) or the verdicts (judge) once more, from what is stored in the output folder."""
+    """The tables (report) or the verdicts (judge) once more, from what is stored in the output
+    folder."""
     from rpo_nb.running import batch
 
     out = _reproduced(arguments)
     only = tuple(batch.TABLES)[slice(None) if arguments.command == "report" else slice(1, 3)]
-    return batch.run(load_profile(str(out / "profile.yaml")), out, cores=arguments.cores, only=only, executor=arguments.executor,
-                     more=shlex.split(arguments.snakemake))
+    return batch.run(
+        load_profile(str(out / "profile.yaml")),
+        out,
+        cores=arguments.cores,
+        only=only,
+        executor=arguments.executor,
+        more=shlex.split(arguments.snakemake),
+    )
 
 
 def publish(arguments: argparse.Namespace) -> int:
@@ -129,27 +165,43 @@ def publish(arguments: argparse.Namespace) -> int:
 
     reporting_publish.check_repo(arguments.repo)
     out = _reproduced(arguments)
-    chosen = reporting_publish.choose(load_profile(str(out / "profile.yaml")), out, size=arguments.size, method=arguments.method,
-                               preset=arguments.preset, tau=arguments.tau, seed=arguments.seed)
-    folder = reporting_publish.write(chosen, arguments.repo, base_model=arguments.base_model, licence=arguments.license)
+    chosen = reporting_publish.choose(
+        load_profile(str(out / "profile.yaml")),
+        out,
+        size=arguments.size,
+        method=arguments.method,
+        preset=arguments.preset,
+        tau=arguments.tau,
+        seed=arguments.seed,
+    )
+    folder = reporting_publish.write(
+        chosen, arguments.repo, base_model=arguments.base_model, licence=arguments.license
+    )
     print(f"{chosen.folder.name} as {shown(folder)}:")
     for name, size in reporting_publish.listing(folder):
         print(f"  {name:32} {reporting_publish.megabytes(size):>12}")
     if arguments.push:
-        print(f"pushed to {reporting_publish.push(folder, arguments.repo, private=arguments.private)}")
+        print(
+            f"pushed to {reporting_publish.push(folder, arguments.repo, private=arguments.private)}"
+        )
     else:
-        print(f"Nothing left this machine: --push makes this https://huggingface.co/{arguments.repo}.")
+        print(
+            f"Nothing left this machine: --push makes this https://huggingface.co/{arguments.repo}."
+        )
     return 0
 
 
 def data(arguments: argparse.Namespace) -> int:
-    """What reading a feedback source finds: a summary of what is wrong, and row by row with --output."""
+    """What reading a feedback source finds: a summary of what is wrong, and row by row with
+    --output."""
     from rpo_nb.data import defects, kinds, raters, summary
     from rpo_nb.data import feedback as data_feedback
 
     config = _profile(arguments).data
     config = config.model_copy(update={"strict": arguments.strict})
-    feedback, report = data_feedback.load_feedback(readable(arguments.source), config=config, return_report=True)
+    feedback, report = data_feedback.load_feedback(
+        readable(arguments.source), config=config, return_report=True
+    )
     print(summary.summarise(feedback).to_string())
     print(summary.histogram(feedback).to_string(index=False))
     for sentence in kinds.kind_notes(feedback, report):
@@ -165,7 +217,8 @@ def data(arguments: argparse.Namespace) -> int:
 
 
 def clean(arguments: argparse.Namespace) -> int:
-    """List what no profile's results need, with sizes; remove it with --yes or when the question is answered with yes."""
+    """List what no profile's results need, with sizes; remove it with --yes or when the question is
+    answered with yes."""
     import shutil
 
     from rpo_nb import store
@@ -175,12 +228,19 @@ def clean(arguments: argparse.Namespace) -> int:
 
     outs = stale.outputs([Path(out).expanduser().resolve() for out in arguments.output_dir])
     if not outs:
-        raise ValueError("nothing is reproduced in results/, so what is needed is not known; name the folders with --output-dir")
-    print(f"what is needed is what a rerun of {', '.join(map(processes.shown, outs))} would look for")
+        raise ValueError(
+            "nothing is reproduced in results/, so what is needed is not known; name "
+            "the folders with --output-dir"
+        )
+    print(
+        f"what is needed is what a rerun of {', '.join(map(processes.shown, outs))} would look for"
+    )
     with contextlib.ExitStack() as locks:
         for out in outs:
             locks.enter_context(processes.only_one(out))
-        half = store.sweep(cache_dir(), CACHES) + sum(store.sweep(out, batch.RESULTS) for out in outs)
+        half = store.sweep(cache_dir(), CACHES) + sum(
+            store.sweep(out, batch.RESULTS) for out in outs
+        )
         if half:
             print(f"removed {half} files and folders that killed processes left half written")
         found = stale.stale(outs)
@@ -189,9 +249,15 @@ def clean(arguments: argparse.Namespace) -> int:
         total = f"{len(found)} files and folders, {sum(item.bytes for item in found) / 1e6:.1f} MB"
         if not found:
             print("nothing is stale")
-        elif arguments.yes or sys.stdin.isatty() and input(f"remove these {total}? [y/N] ").strip().lower() in ("y", "yes"):
+        elif (
+            arguments.yes
+            or sys.stdin.isatty()
+            and input(f"remove these {total}? [y/N] ").strip().lower() in ("y", "yes")
+        ):
             for item in found:
-                shutil.rmtree(item.path) if item.path.is_dir() else item.path.unlink(missing_ok=True)
+                shutil.rmtree(item.path) if item.path.is_dir() else item.path.unlink(
+                    missing_ok=True
+                )
             print(f"removed {total}")
         else:
             print(f"nothing was removed; --yes removes these {total}")
@@ -206,20 +272,32 @@ def plan(arguments: argparse.Namespace) -> int:
     from rpo_nb.planning import plan as planning_plan
 
     profile = _profile(arguments)
-    made = planning_plan.make_plan(profile, results_dir(profile, arguments.output_dir), device=costs.device(arguments.gpu))
-    print(json.dumps(made, indent=1, ensure_ascii=False) if arguments.json else plan_text.render(made))
+    made = planning_plan.make_plan(
+        profile, results_dir(profile, arguments.output_dir), device=costs.device(arguments.gpu)
+    )
+    print(
+        json.dumps(made, indent=1, ensure_ascii=False) if arguments.json else plan_text.render(made)
+    )
     return 1 if made["problems"] else 0
 
 
 def bench(arguments: argparse.Namespace) -> int:
-    """The clone's benchmarks: what a step, a run and their memory cost beside what a user would pick instead."""
+    """The clone's benchmarks: what a step, a run and their memory cost beside what a user would
+    pick instead."""
     clone = Path(__file__).resolve().parent.parent
     if not (clone / "benchmarks" / "suite.py").is_file():
-        raise ValueError("the benchmarks are in the clone, not in the installed package; run this command there")
+        raise ValueError(
+            "the benchmarks are in the clone, not in the installed package; run this command there"
+        )
     sys.path.insert(0, str(clone))
     from benchmarks.suite import bench as run
 
-    run(arguments.only, repetitions=arguments.repetitions, quick=arguments.quick, output=arguments.output)
+    run(
+        arguments.only,
+        repetitions=arguments.repetitions,
+        quick=arguments.quick,
+        output=arguments.output,
+    )
     return 0
 
 
@@ -229,89 +307,193 @@ def advise(arguments: argparse.Namespace) -> int:
 
     profile = _profile(arguments)
     size, seed = next(iter(profile.sizes)), profile.seeds[0]
-    print(f"{Path(profile.data.source).name}, reference {size} of profile {profile.name}, seed {seed}", flush=True)
+    print(
+        f"{Path(profile.data.source).name}, reference {size} of profile {profile.name}, seed "
+        f"{seed}",
+        flush=True,
+    )
     print(adviser.advise(profile, size, seed, results_dir(profile)))
     return 0
 
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    main = argparse.ArgumentParser(prog="python -m rpo_nb", description="The papers' tables, reproduced.")
+    main = argparse.ArgumentParser(
+        prog="python -m rpo_nb", description="The papers' tables, reproduced."
+    )
     main.add_argument("--version", action="version", version=__version__)
-    commands = main.add_subparsers(dest="command", required=True,
-                                   metavar="reproduce | plan | train | report | judge | publish | data | advise | clean | bench")
+    commands = main.add_subparsers(
+        dest="command",
+        required=True,
+        metavar="reproduce | plan | train | report | judge | publish | "
+        "data | advise | clean | bench",
+    )
 
     profile = argparse.ArgumentParser(add_help=False)
-    profile.add_argument("--profile", default="", help="a name or a YAML file; default RPO_NB_PROFILE, else pocket")
+    profile.add_argument(
+        "--profile", default="", help="a name or a YAML file; default RPO_NB_PROFILE, else pocket"
+    )
     place = argparse.ArgumentParser(add_help=False)
-    place.add_argument("--output-dir", default="", help="default results/<profile>, or results/<profile>-<your file>-<hash>")
-    place.add_argument("--cores", "--jobs", type=int, help="jobs at a time; default: what the machine has, on Slurm all")
+    place.add_argument(
+        "--output-dir",
+        default="",
+        help="default results/<profile>, or results/<profile>-<your file>-<hash>",
+    )
+    place.add_argument(
+        "--cores",
+        "--jobs",
+        type=int,
+        help="jobs at a time; default: what the machine has, on Slurm all",
+    )
     where = argparse.ArgumentParser(add_help=False)
-    where.add_argument("--executor", choices=("local", "slurm"), default="local", help="slurm: a job a notebook, see docs/cluster.md")
-    where.add_argument("--snakemake", default="", metavar="OPTIONS", help="""more options for Snakemake, in one string:
- --snakemake="--default-resources slurm_account=me slurm_partition=gpu" """)
+    where.add_argument(
+        "--executor",
+        choices=("local", "slurm"),
+        default="local",
+        help="slurm: a job a notebook, see docs/cluster.md",
+    )
+    where.add_argument(
+        "--snakemake",
+        default="",
+        metavar="OPTIONS",
+        help="""more options for Snakemake, in one string:
+ --snakemake="--default-resources slurm_account=me slurm_partition=gpu" """,
+    )
     change = argparse.ArgumentParser(add_help=False)
     change.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=SET_HELP)
-    change.add_argument("--feedback", default="", help="your own feedback: a file, a folder saved by datasets, or a hub id")
+    change.add_argument(
+        "--feedback",
+        default="",
+        help="your own feedback: a file, a folder saved by datasets, or a hub id",
+    )
 
-    command = commands.add_parser("reproduce", parents=[profile, place, where, change], help="make every table, figure and the report")
+    command = commands.add_parser(
+        "reproduce",
+        parents=[profile, place, where, change],
+        help="make every table, figure and the report",
+    )
     command.add_argument("--dry-run", action="store_true", help="only say what would run")
     command.set_defaults(run=reproduce)
-    command = commands.add_parser("plan", parents=[profile, place, change], help="what a run costs here and what is missing for it")
-    command.add_argument("--gpu", default="", help="plan for another GPU than this machine's, e.g. 'A100 80GB'")
+    command = commands.add_parser(
+        "plan",
+        parents=[profile, place, change],
+        help="what a run costs here and what is missing for it",
+    )
+    command.add_argument(
+        "--gpu", default="", help="plan for another GPU than this machine's, e.g. 'A100 80GB'"
+    )
     command.add_argument("--json", action="store_true", help="print the plan as JSON")
     command.set_defaults(run=plan)
-    command = commands.add_parser("train", parents=[profile, place, change], help="train the policies; also under accelerate launch")
+    command = commands.add_parser(
+        "train",
+        parents=[profile, place, change],
+        help="train the policies; also under accelerate launch",
+    )
     command.set_defaults(run=train)
-    command = commands.add_parser("report", parents=[profile, place, where], help="the tables and the report again, from stored generations")
+    command = commands.add_parser(
+        "report",
+        parents=[profile, place, where],
+        help="the tables and the report again, from stored generations",
+    )
     command.set_defaults(run=again)
-    command = commands.add_parser("judge", parents=[profile, place, where], help="ask the judges again about stored generations")
+    command = commands.add_parser(
+        "judge",
+        parents=[profile, place, where],
+        help="ask the judges again about stored generations",
+    )
     command.set_defaults(run=again)
-    command = commands.add_parser("publish", parents=[profile], help="a finished policy as a folder with a model card")
-    command.add_argument("--output-dir", default="", help="where it was reproduced, default results/<profile>")
+    command = commands.add_parser(
+        "publish", parents=[profile], help="a finished policy as a folder with a model card"
+    )
+    command.add_argument(
+        "--output-dir", default="", help="where it was reproduced, default results/<profile>"
+    )
     command.add_argument("--repo", required=True, help="owner/name on the hub")
-    command.add_argument("--push", action="store_true", help="push it; without, only the folder is written")
+    command.add_argument(
+        "--push", action="store_true", help="push it; without, only the folder is written"
+    )
     command.add_argument("--private", action="store_true", help="a new repository is private")
     for option, text in (("size", "the first"), ("method", "rpo"), ("preset", "fixed")):
         command.add_argument(f"--{option}", default="", help=f"default {text}")
     command.add_argument("--tau", type=float, help="of RPO, default the preset's")
     command.add_argument("--seed", type=int, help="default the first")
-    command.add_argument("--base-model", default="", help="hub id of what was trained, where the profile names a local folder")
-    command.add_argument("--license", default="", help="hub id of the licence, default the base model's where known")
+    command.add_argument(
+        "--base-model",
+        default="",
+        help="hub id of what was trained, where the profile names a local folder",
+    )
+    command.add_argument(
+        "--license", default="", help="hub id of the licence, default the base model's where known"
+    )
     command.set_defaults(run=publish)
-    command = commands.add_parser("data", parents=[profile, change], help="read feedback and report what is wrong with it")
+    command = commands.add_parser(
+        "data", parents=[profile, change], help="read feedback and report what is wrong with it"
+    )
     command.add_argument("source", help="a file, a folder saved by datasets, or a hub id")
     command.add_argument("--strict", action="store_true", help="stop at the first bad row")
     command.add_argument("--output", default="", help="write the row-by-row report there (csv)")
     command.set_defaults(run=data)
     command = commands.add_parser("clean", help="list, then remove, what no profile's results need")
-    command.add_argument("--stale", action="store_true", required=True, help="caches and policies of earlier code, data, settings or weights")
+    command.add_argument(
+        "--stale",
+        action="store_true",
+        required=True,
+        help="caches and policies of earlier code, data, settings or weights",
+    )
     command.add_argument("--yes", action="store_true", help="remove it without asking")
-    command.add_argument("--output-dir", action="append", default=[], help="a folder of results besides those in results/; several may be given")
+    command.add_argument(
+        "--output-dir",
+        action="append",
+        default=[],
+        help="a folder of results besides those in results/; several may be given",
+    )
     command.set_defaults(run=clean)
-    command = commands.add_parser("bench", help="measure the kit against what a user would pick instead (in the clone)")
-    command.add_argument("--only", nargs="+", default=[], metavar="NAME", help="some of them: sft methods trl run scoring padding size memory "
-                                                                               "gpu reproduction start")
-    command.add_argument("--repetitions", type=int, default=5, help="of every measurement, the sides in turn")
-    command.add_argument("--quick", action="store_true", help="toy sizes, into build/benchmarks/: only whether all of them run")
-    command.add_argument("--output", default="", help="folder of results.csv and details.csv, default benchmarks/")
+    command = commands.add_parser(
+        "bench", help="measure the kit against what a user would pick instead (in the clone)"
+    )
+    command.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="some of them: sft methods trl run scoring padding size memory gpu reproduction start",
+    )
+    command.add_argument(
+        "--repetitions", type=int, default=5, help="of every measurement, the sides in turn"
+    )
+    command.add_argument(
+        "--quick",
+        action="store_true",
+        help="toy sizes, into build/benchmarks/: only whether all of them run",
+    )
+    command.add_argument(
+        "--output", default="", help="folder of results.csv and details.csv, default benchmarks/"
+    )
     command.set_defaults(run=bench)
-    command = commands.add_parser("advise", parents=[profile, change], help="which method, estimator and τ for this feedback, and why")
+    command = commands.add_parser(
+        "advise",
+        parents=[profile, change],
+        help="which method, estimator and τ for this feedback, and why",
+    )
     command.set_defaults(run=advise)
     return main
 
 
 def in_utf8() -> None:
-    """Start again with PYTHONUTF8 where this machine speaks another encoding: τ and V̂ in arguments, output and every file that
-    a library opens would be garbled. Returns where nothing is to be done."""
+    """Start again with PYTHONUTF8 where this machine speaks another encoding: τ and V̂ in
+    arguments, output and every file that a library opens would be garbled. Returns where nothing is
+    to be done."""
     names = {locale.getpreferredencoding(False), sys.getfilesystemencoding()}
-    if {name.lower().replace("-", "") for name in names} != {"utf8"} and os.environ.get("PYTHONUTF8") != "1":
+    if {name.lower().replace("-", "") for name in names} != {"utf8"} and os.environ.get(
+        "PYTHONUTF8"
+    ) != "1":
         os.environ |= {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; a ValueError is the user's to mend, so it is told in its one sentence, as is what the machine refuses."""
+    """Run one command; a ValueError is the user's to mend, so it is told in its one sentence, as is
+    what the machine refuses."""
     try:
         arguments = parser().parse_args(argv)
         return arguments.run(arguments)
@@ -321,7 +503,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.filename is None or error.strerror is None:
             raise
-        print(f"error: {error.filename}: {error.strerror}; make that possible, or give another --output-dir", file=sys.stderr)
+        print(
+            f"error: {error.filename}: {error.strerror}; make that possible, or give another "
+            "--output-dir",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print(f"\n{STOPPED}", file=sys.stderr)

@@ -1,7 +1,8 @@
-"""What the losses and the partition estimators ask of their inputs; every refusal is one sentence that names it.
+"""What the losses and the partition estimators ask of their inputs; every refusal is one sentence
+that names it.
 
-The finite check costs one concatenation and one reduction a call, so it stays on during training (on a GPU: one
-synchronisation a step); only when it fails is the row looked for.
+The finite check costs one concatenation and one reduction a call, so it stays on during training
+(on a GPU: one synchronisation a step); only when it fails is the row looked for.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from torch import Tensor
 
 
 def tensor_of(values, device: torch.device | None = None) -> Tensor:
-    """A tensor as it is, anything else copied: sharing the memory of a read-only numpy array is not safe."""
+    """A tensor as it is, anything else copied: sharing the memory of a read-only numpy array is not
+    safe."""
     return values.to(device) if isinstance(values, Tensor) else torch.tensor(values, device=device)
 
 
@@ -28,11 +30,14 @@ def floats(values) -> Tensor:
 
 
 def rows(**named) -> list[Tensor]:
-    """The arguments as floats of one shape [n], finite; ValueError names the argument and the row that is not."""
+    """The arguments as floats of one shape [n], finite; ValueError names the argument and the row
+    that is not."""
     tensors = {name: floats(value) for name, value in named.items()}
     first = next(iter(tensors))
     if tensors[first].dim() != 1:
-        raise ValueError(f"{first} has shape {tuple(tensors[first].shape)}; give a vector with one value a row")
+        raise ValueError(
+            f"{first} has shape {tuple(tensors[first].shape)}; give a vector with one value a row"
+        )
     same_shape(**tensors)
     finite(**tensors)
     return list(tensors.values())
@@ -43,16 +48,22 @@ def same_shape(**tensors: Tensor) -> None:
     (first, reference), *others = tensors.items()
     for name, tensor in others:
         if tensor.shape != reference.shape:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)} but {first} has {tuple(reference.shape)}; "
-                             "give them row for row")
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)} but {first} has "
+                f"{tuple(reference.shape)}; "
+                "give them row for row"
+            )
 
 
 def weights(values) -> np.ndarray:
-    """Weights of rows as float64 [n]; ValueError names the row whose weight is below 0 or not finite."""
+    """Weights of rows as float64 [n]; ValueError names the row whose weight is below 0 or not
+    finite."""
     found = np.asarray(values, dtype=np.float64)
     wrong = np.flatnonzero(~(np.isfinite(found) & (found >= 0)))
     if len(wrong):
-        raise ValueError(f"weights is {found[wrong[0]]} at row {wrong[0]}; a weight is a number, 0 or more")
+        raise ValueError(
+            f"weights is {found[wrong[0]]} at row {wrong[0]}; a weight is a number, 0 or more"
+        )
     return found
 
 
@@ -70,7 +81,9 @@ def finite(**tensors: Tensor) -> None:
         if len(bad):
             place = bad[0].tolist()
             where = "".join([f"row {place[0]}", *(f", column {i}" for i in place[1:])])
-            raise NotFinite(f"{name} is {tensor[tuple(place)].item()} at {where}; drop or repair that row first")
+            raise NotFinite(
+                f"{name} is {tensor[tuple(place)].item()} at {where}; drop or repair that row first"
+            )
 
 
 def number(name: str, value, *, above: float = -math.inf) -> float:
@@ -92,15 +105,17 @@ def known(name: str, value: str, choices: Collection[str]) -> None:
 
 
 class OutOfMemory(ValueError, MemoryError):
-    """There was not enough memory. A ValueError because its one sentence tells the user what to change."""
+    """There was not enough memory. A ValueError because its one sentence tells the user what to
+    change."""
 
 
 @contextmanager
 def memory_advice(where: str, remedy: str) -> Iterator[None]:
-    """Turn a failed allocation (a GPU's, or torch's on the CPU) into one sentence: what ran out, where, and what to change.
+    """Turn a failed allocation (a GPU's, or torch's on the CPU) into one sentence: what ran out,
+    where, and what to change.
 
-    where: what was done, e.g. "training rpo large seed 0, 16 rows a forward pass". remedy: the settings to change, by name. Other
-    errors pass. Raises OutOfMemory.
+    where: what was done, e.g. "training rpo large seed 0, 16 rows a forward pass". remedy: the
+    settings to change, by name. Other errors pass. Raises OutOfMemory.
     """
     try:
         yield
@@ -114,9 +129,16 @@ def memory_advice(where: str, remedy: str) -> Iterator[None]:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """torch reports a full CPU memory, and some CUDA libraries a full GPU, as a bare RuntimeError."""
-    words = ("DefaultCPUAllocator: can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or any(word in str(error) for word in words)
+    """torch reports a full CPU memory, and some CUDA libraries a full GPU, as a bare
+    RuntimeError."""
+    words = (
+        "DefaultCPUAllocator: can't allocate memory",
+        "CUDA error: out of memory",
+        "CUBLAS_STATUS_ALLOC_FAILED",
+    )
+    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or any(
+        word in str(error) for word in words
+    )
 
 
 def _memory(error: Exception) -> str:

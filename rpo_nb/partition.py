@@ -1,9 +1,11 @@
-"""log Ẑ of each row's prompt: six estimators of Z(x) = Σ_y πref(y|x)·exp(r(x, y)/τ), and what tells whether to trust them.
+"""log Ẑ of each row's prompt: six estimators of Z(x) = Σ_y πref(y|x)·exp(r(x, y)/τ), and what tells
+whether to trust them.
 
-Notation: e_j = exp(r_j/τ) and w_j = πref(y_j|x) = exp(ref_logps_j) over the K rows of a prompt. The empirical estimate is
-paper A's equation 19; the Monte-Carlo ones suit completions that were sampled from πref, where the samples already carry
-the weight w_j. Rows of a prompt need not be adjacent; every sum is a scatter log-sum-exp in float64, so τ = 0.001,
-rewards of 1000 and log-probabilities of −10000 are safe. Nothing here has a gradient: V̂ = τ·log Ẑ is a constant.
+Notation: e_j = exp(r_j/τ) and w_j = πref(y_j|x) = exp(ref_logps_j) over the K rows of a prompt. The
+empirical estimate is paper A's equation 19; the Monte-Carlo ones suit completions that were sampled
+from πref, where the samples already carry the weight w_j. Rows of a prompt need not be adjacent;
+every sum is a scatter log-sum-exp in float64, so τ = 0.001, rewards of 1000 and log-probabilities
+of −10000 are safe. Nothing here has a gradient: V̂ = τ·log Ẑ is a constant.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ class _Groups:
         """Mark one row a prompt: the first of those where `chosen` [n] holds. -> bool [n]"""
         index = torch.arange(len(chosen), device=chosen.device)
         nowhere = torch.full_like(self.counts, len(chosen))
-        first = nowhere.scatter_reduce(0, self.of_row, torch.where(chosen, index, len(chosen)), "amin")
+        first = nowhere.scatter_reduce(
+            0, self.of_row, torch.where(chosen, index, len(chosen)), "amin"
+        )
         return first[self.of_row] == index
 
 
@@ -76,15 +80,21 @@ def _self_normalised(ref: Tensor, scaled: Tensor, groups: _Groups, prior_count: 
 def _leave_one_out(ref: Tensor, scaled: Tensor, groups: _Groups, prior_count: float) -> Tensor:
     """log of the mean of the K−1 other e_j; with K = 1 the data set's mean stands in
 
-    Σ − e_i would cancel where e_i is the largest, so that row gets a sum of its own, made without it.
+    Σ − e_i would cancel where e_i is the largest, so that row gets a sum of its own, made without
+    it.
     """
     top = groups.max(scaled)[groups.of_row]
     largest = groups.first(scaled == top)
     without_largest = groups.logsumexp(scaled.masked_fill(largest, -math.inf))[groups.of_row]
-    sums = (groups.logsumexp(scaled)[groups.of_row] - top).exp()  # at least 1, and at least 1 more than a row not largest
-    others = torch.where(largest, without_largest, top + (sums - (scaled - top).exp()).clamp(min=1.0).log())
+    # at least 1, and at least 1 more than a row not largest
+    sums = (groups.logsumexp(scaled)[groups.of_row] - top).exp()
+    others = torch.where(
+        largest, without_largest, top + (sums - (scaled - top).exp()).clamp(min=1.0).log()
+    )
     count = groups.counts[groups.of_row]
-    return torch.where(count > 1, others - (count - 1).clamp(min=1).double().log(), _log_mean(scaled))
+    return torch.where(
+        count > 1, others - (count - 1).clamp(min=1).double().log(), _log_mean(scaled)
+    )
 
 
 def _none(ref: Tensor, scaled: Tensor, groups: _Groups, prior_count: float) -> Tensor:
@@ -93,9 +103,13 @@ def _none(ref: Tensor, scaled: Tensor, groups: _Groups, prior_count: float) -> T
 
 
 def _pooled(ref: Tensor, scaled: Tensor, groups: _Groups, prior_count: float) -> Tensor:
-    """log ((Σ_j e_j + c·ē) / (K + c)), ē the data set's mean of e: the fallback for few completions"""
+    """log ((Σ_j e_j + c·ē) / (K + c)), ē the data set's mean of e: the fallback for few
+    completions"""
     prior = _log_mean(scaled) + (math.log(prior_count) if prior_count else -math.inf)
-    return (torch.logaddexp(groups.logsumexp(scaled), prior) - (groups.counts.double() + prior_count).log())[groups.of_row]
+    return (
+        torch.logaddexp(groups.logsumexp(scaled), prior)
+        - (groups.counts.double() + prior_count).log()
+    )[groups.of_row]
 
 
 ESTIMATORS = {
@@ -108,25 +122,46 @@ ESTIMATORS = {
 }
 WEIGHTED = ("empirical", "self_normalised")  # the estimators that weigh by πref
 DOMINATED, LOST = 0.9, -8.0  # of a prompt's weight; log-probability a token
-TOLERATED = {"dominated_share": 0.25, "unreachable_share": 0.05, "against_share": 0.25, "reward_scale": 10.0, "lost_share": 0.01}
+TOLERATED = {
+    "dominated_share": 0.25,
+    "unreachable_share": 0.05,
+    "against_share": 0.25,
+    "reward_scale": 10.0,
+    "lost_share": 0.01,
+}
 
 
 @torch.no_grad()
-def log_partition(ref_logps, rewards, prompt_ids, *, tau: float, estimator: str = "empirical",
-                  prior_count: float = 1.0) -> Tensor:
+def log_partition(
+    ref_logps,
+    rewards,
+    prompt_ids,
+    *,
+    tau: float,
+    estimator: str = "empirical",
+    prior_count: float = 1.0,
+) -> Tensor:
     """log Ẑ(x) of each row's prompt.
 
-    ref_logps [n]: log πref(y|x), summed or averaged over tokens as the loss has it; rewards [n]; prompt_ids [n]: any
-    integers, equal for rows of one prompt. tau: temperature. estimator: a key of `ESTIMATORS`. prior_count: c of "pooled".
-    Returns [n], float64 if an input is float64, else float32. V̂ = tau * log_partition (paper A, eq. 19).
-    Raises ValueError for wrong shapes, a non-finite value (it names the row), tau <= 0, prior_count < 0, an unknown name.
+    ref_logps [n]: log πref(y|x), summed or averaged over tokens as the loss has it; rewards [n];
+    prompt_ids [n]: any integers, equal for rows of one prompt. tau: temperature. estimator: a key
+    of `ESTIMATORS`. prior_count: c of "pooled". Returns [n], float64 if an input is float64, else
+    float32. V̂ = tau * log_partition (paper A, eq. 19). Raises ValueError for wrong shapes, a
+    non-finite value (it names the row), tau <= 0, prior_count < 0, an unknown name.
     """
     return _estimate(*_checked(ref_logps, rewards, prompt_ids, tau), estimator, prior_count)
 
 
 @torch.no_grad()
-def target(ref_logps, rewards, prompt_ids, *, tau: float, estimator: str = "empirical",
-           prior_count: float = 1.0) -> Tensor:
+def target(
+    ref_logps,
+    rewards,
+    prompt_ids,
+    *,
+    tau: float,
+    estimator: str = "empirical",
+    prior_count: float = 1.0,
+) -> Tensor:
     """What the log-ratio is regressed on: t = r/τ − log Ẑ(x) = (r − V̂)/τ (paper A).
 
     Arguments, shape and errors as `log_partition`.
@@ -137,27 +172,52 @@ def target(ref_logps, rewards, prompt_ids, *, tau: float, estimator: str = "empi
 
 
 @torch.no_grad()
-def diagnostics(ref_logps, rewards, prompt_ids, *, tau: float, estimator: str = "empirical", reduce: str = "sum", lengths=None,
-                estimators: tuple[str, ...] = ("empirical", "monte_carlo", "self_normalised", "leave_one_out", "pooled")) -> dict:
-    """How far log Ẑ can be trusted and what the targets ask for. Arguments, shapes and errors as `log_partition`.
+def diagnostics(
+    ref_logps,
+    rewards,
+    prompt_ids,
+    *,
+    tau: float,
+    estimator: str = "empirical",
+    reduce: str = "sum",
+    lengths=None,
+    estimators: tuple[str, ...] = (
+        "empirical",
+        "monte_carlo",
+        "self_normalised",
+        "leave_one_out",
+        "pooled",
+    ),
+) -> dict:
+    """How far log Ẑ can be trusted and what the targets ask for. Arguments, shapes and errors as
+    `log_partition`.
 
-    ref_logps: None where no reference is at hand yet: then only what the rewards tell, NaN for the rest, and an estimator without πref.
-    reduce: what ref_logps are, "sum" or "mean" over tokens; lengths [n]: tokens of the completions, where known.
-    Of each of the p prompts, sorted by id: prompt_ids, completions [p] (K); effective_sample_size [p]: (Σu)²/Σu² of
-    u_j = w_j·e_j, between 1 and K: how many rows make up the empirical estimate; effective_sample_size_unweighted [p]: the same
-    of e_j, for the Monte-Carlo ones; spread [p]: largest minus smallest log Ẑ among `estimators`, mean over the prompt's rows.
-    Shares, 0 to 1: single_share, prompts with one completion; dominated_share, of the others those where one completion has over
-    90 % of the estimator's weight; unreachable_share, rows whose target asks for a log-probability above 0; against_share, rows
-    pushed the other way than their reward (above or below the mean of the prompt's others) says; above_log_k_share, for means: rows
-    whose reference log-probability a token is above −log K, around which the empirical targets lie whatever the reward is;
-    lost_share, rows with under e^−8 a token (NaN where the tokens are not known).
-    Numbers: reward_scale, the rewards' standard deviation over τ; log_partition and target, (mean, standard deviation).
+    ref_logps: None where no reference is at hand yet: then only what the rewards tell, NaN for the
+    rest, and an estimator without πref.
+    reduce: what ref_logps are, "sum" or "mean" over tokens; lengths [n]: tokens of the completions,
+    where known. Of each of the p prompts, sorted by id: prompt_ids, completions [p] (K);
+    effective_sample_size [p]: (Σu)²/Σu² of u_j = w_j·e_j, between 1 and K: how many rows make up
+    the empirical estimate; effective_sample_size_unweighted [p]: the same of e_j, for the
+    Monte-Carlo ones; spread [p]: largest minus smallest log Ẑ among `estimators`, mean over the
+    prompt's rows. Shares, 0 to 1: single_share, prompts with one completion; dominated_share, of
+    the others those where one completion has over 90 % of the estimator's weight;
+    unreachable_share, rows whose target asks for a log-probability above 0; against_share, rows
+    pushed the other way than their reward (above or below the mean of the prompt's others) says;
+    above_log_k_share, for means: rows whose reference log-probability a token is above −log K,
+    around which the empirical targets lie whatever the reward is; lost_share, rows with under e^−8
+    a token (NaN where the tokens are not known).
+    Numbers: reward_scale, the rewards' standard deviation over τ; log_partition and target, (mean,
+    standard deviation).
     warnings: what is wrong, each one sentence with its remedy.
     """
     checks.known("reduce", reduce, ("sum", "mean"))
     blind = ref_logps is None
     if blind:
-        checks.known("without ref_logps the estimator", estimator, [name for name in ESTIMATORS if name not in WEIGHTED])
+        checks.known(
+            "without ref_logps the estimator",
+            estimator,
+            [name for name in ESTIMATORS if name not in WEIGHTED],
+        )
         estimators = tuple(name for name in estimators if name not in WEIGHTED)
         ref_logps = torch.zeros_like(checks.floats(rewards))
     ref, scaled, groups, dtype = _checked(ref_logps, rewards, prompt_ids, tau)
@@ -166,7 +226,9 @@ def diagnostics(ref_logps, rewards, prompt_ids, *, tau: float, estimator: str = 
     def effective_size(x: Tensor) -> Tensor:
         return (2 * groups.logsumexp(x) - groups.logsumexp(2 * x)).exp().to(dtype)
 
-    all_of = torch.stack([_estimate(ref, scaled, groups, torch.float64, name, 1.0) for name in estimators])
+    all_of = torch.stack(
+        [_estimate(ref, scaled, groups, torch.float64, name, 1.0) for name in estimators]
+    )
     spread = (all_of.amax(0) - all_of.amin(0)) if len(scaled) else scaled
     counts, target = groups.counts.double(), scaled - log_z
     several = groups.counts > 1
@@ -174,7 +236,15 @@ def diagnostics(ref_logps, rewards, prompt_ids, *, tau: float, estimator: str = 
     largest = (groups.max(weights) - groups.logsumexp(weights)).exp()
     others = (groups.sum(scaled)[groups.of_row] - scaled) / (counts[groups.of_row] - 1).clamp(min=1)
     better, judged = scaled > others, several[groups.of_row] & (scaled != others)
-    per_token = None if blind else ref if reduce == "mean" else ref / checks.tensor_of(lengths, ref.device) if lengths is not None else None
+    per_token = (
+        None
+        if blind
+        else ref
+        if reduce == "mean"
+        else ref / checks.tensor_of(lengths, ref.device)
+        if lengths is not None
+        else None
+    )
     found = {
         "prompt_ids": groups.ids,
         "completions": groups.counts,
@@ -185,14 +255,20 @@ def diagnostics(ref_logps, rewards, prompt_ids, *, tau: float, estimator: str = 
         "dominated_share": _share(largest[several] > DOMINATED),
         "unreachable_share": _share(ref + target > 0),
         "against_share": _share((target > 0)[judged] != better[judged]),
-        "above_log_k_share": _share(ref > -counts[groups.of_row].log()) if reduce == "mean" else math.nan,
+        "above_log_k_share": _share(ref > -counts[groups.of_row].log())
+        if reduce == "mean"
+        else math.nan,
         "lost_share": _share(per_token < LOST) if per_token is not None else math.nan,
         "reward_scale": scaled.std(correction=0).item() if len(scaled) else math.nan,
         "log_partition": _mean_and_std(log_z),
         "target": _mean_and_std(target),
     }
     if blind:
-        found |= {"effective_sample_size": torch.full_like(found["spread"], math.nan), "unreachable_share": math.nan, "above_log_k_share": math.nan}
+        found |= {
+            "effective_sample_size": torch.full_like(found["spread"], math.nan),
+            "unreachable_share": math.nan,
+            "above_log_k_share": math.nan,
+        }
     return found | {"warnings": _warnings(found, tau, estimator, reduce)}
 
 
@@ -211,45 +287,77 @@ def recommended() -> str:
 
 def _warnings(found: dict, tau: float, estimator: str, reduce: str) -> list[str]:
     """The failure signatures that are there, each with its remedy."""
-    instead = "" if estimator == recommended() else f"use partition {recommended()}, as preset fixed does"
+    instead = (
+        "" if estimator == recommended() else f"use partition {recommended()}, as preset fixed does"
+    )
 
     def either(*remedies: str) -> str:
         return ", or ".join(filter(None, remedies))
 
     out = []
     if found["single_share"] > 0 and estimator != "none":
-        does = {"empirical": "its target is −log πref, whatever the reward",
-                "leave_one_out": "the data set's mean stands in for its Ẑ",
-                "pooled": "half of its Ẑ is the data set's mean"}.get(estimator, "its target is 0, whatever the reward")
+        does = {
+            "empirical": "its target is −log πref, whatever the reward",
+            "leave_one_out": "the data set's mean stands in for its Ẑ",
+            "pooled": "half of its Ẑ is the data set's mean",
+        }.get(estimator, "its target is 0, whatever the reward")
         kept = estimator in ("pooled", "leave_one_out")
         remedy = "" if kept else f"; {either(instead, 'DRO or KTO', 'drop these prompts')}"
-        out.append(f"{found['single_share']:.0%} of the prompts have one completion: {does}{remedy}.")
+        out.append(
+            f"{found['single_share']:.0%} of the prompts have one completion: {does}{remedy}."
+        )
     over = {name for name, most in TOLERATED.items() if found[name] > most}
     if "reward_scale" in over:
-        out.append(f"The rewards spread by {found['reward_scale']:.3g}·τ: they decide everything and the targets explode; "
-                   f"standardise the rewards, or raise τ = {tau:g}.")
+        out.append(
+            f"The rewards spread by {found['reward_scale']:.3g}·τ: they decide everything "
+            "and the targets explode; "
+            f"standardise the rewards, or raise τ = {tau:g}."
+        )
     if "dominated_share" in over and estimator != "none":
         cause = "πref and the reward" if estimator in WEIGHTED else "the reward"
-        out.append(f"In {found['dominated_share']:.0%} of the prompts one completion has over {DOMINATED:.0%} of the weight, given "
-                   f"by {cause}: Ẑ is an estimate from one row; {either(instead, f'raise τ = {tau:g}')}.")
+        out.append(
+            f"In {found['dominated_share']:.0%} of the prompts one completion has over "
+            f"{DOMINATED:.0%} of the weight, given "
+            f"by {cause}: Ẑ is an estimate from one row; "
+            f"{either(instead, f'raise τ = {tau:g}')}."
+        )
     if "unreachable_share" in over:
-        out.append(f"{found['unreachable_share']:.0%} of the targets ask for a probability above 1: no policy reaches them; "
-                   f"{either(f'raise τ = {tau:g}', instead)}.")
+        out.append(
+            f"{found['unreachable_share']:.0%} of the targets ask for a probability above "
+            "1: no policy reaches them; "
+            f"{either(f'raise τ = {tau:g}', instead)}."
+        )
     if reduce == "mean" and estimator == "empirical" and found["single_share"] < 1:
         above = found["above_log_k_share"]
-        out += [f"{above:.0%} of the rows lie above −log K a token, where eq. 19 with means puts its targets: they are pushed down, "
-                f"good and bad alike, to a perplexity of K; {either('use sums', instead)}."] if above > 0.5 else [
-               f"{1 - above:.0%} of the rows lie below −log K a token, where eq. 19 with means puts its targets: they are pulled up, "
-               f"good and bad alike, to a perplexity of K, which is imitation; {either('use sums', instead)}."]
+        out += (
+            [
+                f"{above:.0%} of the rows lie above −log K a token, where eq. 19 with means puts "
+                "its targets: they are pushed down, "
+                f"good and bad alike, to a perplexity of K; {either('use sums', instead)}."
+            ]
+            if above > 0.5
+            else [
+                f"{1 - above:.0%} of the rows lie below −log K a token, where eq. 19 with means "
+                "puts its targets: they are pulled up, "
+                "good and bad alike, to a perplexity of K, which is imitation; "
+                f"{either('use sums', instead)}."
+            ]
+        )
     elif "against_share" in over:
         mean, std = found["target"]
         cause = "the level of the rewards" if estimator == "none" else "the level of log Ẑ"
         remedy = instead or "standardise the rewards, prompt by prompt if need be"
-        out.append(f"{found['against_share']:.0%} of the rows are pushed the other way than their reward says (targets {mean:+.3g} "
-                   f"± {std:.3g}): {cause} outweighs their differences within a prompt; {remedy}.")
+        out.append(
+            f"{found['against_share']:.0%} of the rows are pushed the other way than their "
+            f"reward says (targets {mean:+.3g} "
+            f"± {std:.3g}): {cause} outweighs their differences within a prompt; {remedy}."
+        )
     if "lost_share" in over:
-        out.append(f"{found['lost_share']:.0%} of the completions have less than e^{LOST:g} a token under the reference: it cannot "
-                   "write them; fine-tune it on the completions first (SFT), or drop these rows.")
+        out.append(
+            f"{found['lost_share']:.0%} of the completions have less than e^{LOST:g} a "
+            "token under the reference: it cannot "
+            "write them; fine-tune it on the completions first (SFT), or drop these rows."
+        )
     return out
 
 
@@ -257,25 +365,46 @@ def summary(found: dict) -> str:
     """`diagnostics` as one line; its warnings follow one a line."""
     counts, size = found["completions"], found["effective_sample_size"].double()
     mean, std = found["target"]
-    line = (f"{len(counts)} prompts, K {int(counts.min())} to {int(counts.max())}; effective sample size {size.mean():.1f} weighed by πref, "
-            f"{found['effective_sample_size_unweighted'].double().mean():.1f} without; log Ẑ {found['log_partition'][0]:+.2f} ± "
-            f"{found['log_partition'][1]:.2f}; targets {mean:+.2f} ± {std:.2f}, {found['unreachable_share']:.0%} out of reach, "
-            f"{found['against_share']:.0%} against the reward")
+    line = (
+        f"{len(counts)} prompts, K {int(counts.min())} to {int(counts.max())}; effective "
+        f"sample size {size.mean():.1f} weighed by πref, "
+        f"{found['effective_sample_size_unweighted'].double().mean():.1f} without; log Ẑ "
+        f"{found['log_partition'][0]:+.2f} ± "
+        f"{found['log_partition'][1]:.2f}; targets {mean:+.2f} ± {std:.2f}, "
+        f"{found['unreachable_share']:.0%} out of reach, "
+        f"{found['against_share']:.0%} against the reward"
+    )
     return "\n".join([line, *(f"  warning: {sentence}" for sentence in found["warnings"])])
 
 
-def _checked(ref_logps, rewards, prompt_ids, tau: float) -> tuple[Tensor, Tensor, _Groups, torch.dtype]:
+def _checked(
+    ref_logps, rewards, prompt_ids, tau: float
+) -> tuple[Tensor, Tensor, _Groups, torch.dtype]:
     """Validated inputs: ref [n] and r/τ [n] in float64, the groups, and the dtype of the answer."""
     tau = checks.number("tau", tau, above=0.0)
     ref, reward = checks.rows(ref_logps=ref_logps, rewards=rewards)
     ids = checks.tensor_of(prompt_ids, ref.device)
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
-        raise ValueError(f"prompt_ids is of type {ids.dtype}; give integers, equal for rows of one prompt")
+        raise ValueError(
+            f"prompt_ids is of type {ids.dtype}; give integers, equal for rows of one prompt"
+        )
     checks.same_shape(ref_logps=ref, prompt_ids=ids)
-    return ref.double(), reward.double() / tau, _Groups.of(ids), torch.promote_types(ref.dtype, reward.dtype)
+    return (
+        ref.double(),
+        reward.double() / tau,
+        _Groups.of(ids),
+        torch.promote_types(ref.dtype, reward.dtype),
+    )
 
 
-def _estimate(ref: Tensor, scaled: Tensor, groups: _Groups, dtype: torch.dtype, estimator: str, prior_count: float) -> Tensor:
+def _estimate(
+    ref: Tensor,
+    scaled: Tensor,
+    groups: _Groups,
+    dtype: torch.dtype,
+    estimator: str,
+    prior_count: float,
+) -> Tensor:
     checks.known("estimator", estimator, ESTIMATORS)
     prior_count = checks.number("prior_count", prior_count)
     if prior_count < 0:
@@ -290,5 +419,7 @@ def _finished(values: Tensor, dtype: torch.dtype) -> Tensor:
     values = values.to(dtype)
     if not torch.isfinite(values).all():
         row = int((~torch.isfinite(values)).nonzero()[0])
-        raise ValueError(f"rewards / tau overflows at row {row}; use a larger tau or standardise the rewards")
+        raise ValueError(
+            f"rewards / tau overflows at row {row}; use a larger tau or standardise the rewards"
+        )
     return values

@@ -1,7 +1,9 @@
-"""Files that are whole or absent, and whose bytes depend on nothing but their content. A full disk leaves no half of one.
+"""Files that are whole or absent, and whose bytes depend on nothing but their content. A full disk
+leaves no half of one.
 
-What we made is known by its hashes: a finished folder has them in its stamp, done.json, and a JSON file of `write_sealed` in
-itself. They are compared whenever something is read; what is not as it was written is told in one line and made again.
+What we made is known by its hashes: a finished folder has them in its stamp, done.json, and a JSON
+file of `write_sealed` in itself. They are compared whenever something is read; what is not as it
+was written is told in one line and made again.
 """
 
 from __future__ import annotations
@@ -22,21 +24,28 @@ from pathlib import Path
 from typing import Any
 
 STAMP = "done.json"
-LEFT_OVER = re.compile(r"(\..+)\.(\d+\.tmp|[a-z0-9_]{8}(\.tmp)?)")  # a file or folder that a kill left half written
-FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "your quota on this disk is used up",
-        errno.EFBIG: "a file may not grow so large here (ulimit -f)"}
-FULL_WORDS = ("No space left on device", "Disk quota exceeded", "File too large")  # safetensors raises an error of its own, without an errno
+# a file or folder that a kill left half written
+LEFT_OVER = re.compile(r"(\..+)\.(\d+\.tmp|[a-z0-9_]{8}(\.tmp)?)")
+FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "your quota on this disk is used up",
+    errno.EFBIG: "a file may not grow so large here (ulimit -f)",
+}
+# safetensors raises an error of its own, without an errno
+FULL_WORDS = ("No space left on device", "Disk quota exceeded", "File too large")
 UMASK = os.umask(0)  # there is no way to read it but to set it
 os.umask(UMASK)
 
 
 class DiskFull(OSError, ValueError):
-    """There was no room for a file. A ValueError because its one sentence tells the user what to do."""
+    """There was no room for a file. A ValueError because its one sentence tells the user what to
+    do."""
 
 
 @contextmanager
 def room_for(path: Path | str) -> Iterator[None]:
-    """Turn a full disk while `path` is written into one sentence. Other errors pass. Raises DiskFull.
+    """Turn a full disk while `path` is written into one sentence. Other errors pass. Raises
+    DiskFull.
 
     What was written in part is the caller's to remove: `atomic_write` and `finished` do.
     """
@@ -49,26 +58,47 @@ def room_for(path: Path | str) -> Iterator[None]:
         import resource  # not on Windows
 
         limited = resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
-        torchs = "inline_container.cc" in str(error) and (limited or free < 16)  # torch.save does not say why it failed
+        # torch.save does not say why it failed
+        torchs = "inline_container.cc" in str(error) and (limited or free < 16)
         if number not in FULL and not torchs and not any(word in str(error) for word in FULL_WORDS):
             raise
-        number = errno.EFBIG if FULL_WORDS[2] in str(error) or (torchs and free >= 16) else number if number in FULL else errno.ENOSPC
-        remedy = "raise the limit" if number == errno.EFBIG else f"free some space ({free:.0f} MiB are left)"
-        told = DiskFull(f"{FULL[number]}: {'/'.join(Path(path).parts[-2:])} could not be written; {remedy} and start again: what is "
-                        "done is kept")
+        number = (
+            errno.EFBIG
+            if FULL_WORDS[2] in str(error) or (torchs and free >= 16)
+            else number
+            if number in FULL
+            else errno.ENOSPC
+        )
+        remedy = (
+            "raise the limit"
+            if number == errno.EFBIG
+            else f"free some space ({free:.0f} MiB are left)"
+        )
+        told = DiskFull(
+            f"{FULL[number]}: {'/'.join(Path(path).parts[-2:])} could not be written; "
+            f"{remedy} and start again: what is "
+            "done is kept"
+        )
         told.errno = number
         raise told from error
 
 
 def _free_mib(path: Path) -> float:
     """What is left on the disk of a path that may not be there yet."""
-    return shutil.disk_usage(next(folder for folder in path.absolute().parents if folder.is_dir())).free / 2**20
+    return (
+        shutil.disk_usage(
+            next(folder for folder in path.absolute().parents if folder.is_dir())
+        ).free
+        / 2**20
+    )
 
 
 def atomic_write(path: Path | str, data: bytes | str) -> Path:
-    """Write to a temporary name in the same folder, then rename: a reader never sees half a file. Text is UTF-8.
+    """Write to a temporary name in the same folder, then rename: a reader never sees half a file.
+    Text is UTF-8.
 
-    Raises DiskFull when there is no room; nothing of the file is left then, and what was there before is untouched.
+    Raises DiskFull when there is no room; nothing of the file is left then, and what was there
+    before is untouched.
     """
     path = Path(path)
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -85,7 +115,9 @@ def atomic_write(path: Path | str, data: bytes | str) -> Path:
 
 def write_json(path: Path | str, value: Any) -> Path:
     """JSON with sorted keys."""
-    return atomic_write(path, json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n")
+    return atomic_write(
+        path, json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
+    )
 
 
 def packed(frame: Any) -> bytes:
@@ -100,15 +132,18 @@ def unpacked(path: Path) -> list[dict]:
         with gzip.open(path, "rt", encoding="utf-8") as lines:
             return [json.loads(line) for line in lines if line.strip()]
     except (gzip.BadGzipFile, EOFError, zlib.error, ValueError) as error:
-        raise Damaged(f"{_named(path)} is damaged ({_words(error)}); remove it and start again: it is made again") from error
+        raise Damaged(
+            f"{_named(path)} is damaged ({_words(error)}); remove it and start again: it "
+            "is made again"
+        ) from error
 
 
 _DIGESTS: dict[tuple, str] = {}  # of this process: a reference is loaded ten times
 
 
 def file_digest(path: Path | str) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal; the file may be larger than the memory. Within a process a file whose size and
-    times are the same is read once."""
+    """SHA-256 of a file's bytes, in hexadecimal; the file may be larger than the memory. Within a
+    process a file whose size and times are the same is read once."""
     stat = Path(path).stat()
     key = (os.path.abspath(path), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
     if key not in _DIGESTS:
@@ -121,29 +156,37 @@ def file_digest(path: Path | str) -> str:
 
 
 def digest_of(path: Path | str) -> str:
-    """What names a file by its bytes, a folder by its files' names and bytes; 64 hexadecimal digits."""
+    """What names a file by its bytes, a folder by its files' names and bytes; 64 hexadecimal
+    digits."""
     path = Path(path)
     if not path.is_dir():
         return file_digest(path)
     digest = hashlib.sha256()
     for file in sorted(file for file in path.rglob("*") if file.is_file()):
         name = file.relative_to(path).as_posix()
-        digest.update(f"{len(name)} {name} {file_digest(file)}\n".encode("utf-8", "surrogateescape"))
+        digest.update(
+            f"{len(name)} {name} {file_digest(file)}\n".encode("utf-8", "surrogateescape")
+        )
     return digest.hexdigest()
 
 
 @contextmanager
 def finished(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder that becomes `folder` when the block ends well: a folder that exists is complete.
+    """Yield a temporary folder that becomes `folder` when the block ends well: a folder that exists
+    is complete.
 
-    Raises DiskFull when there is no room; nothing of the folder is left then, and what was there before is untouched.
+    Raises DiskFull when there is no room; nothing of the folder is left then, and what was there
+    before is untouched.
     """
     with room_for(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+        temporary = Path(
+            tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent)
+        )
         try:
             yield temporary
-            temporary.chmod(0o777 & ~UMASK)  # a temporary folder is its owner's alone; a result follows the user's umask
+            # a temporary folder is its owner's alone; a result follows the user's umask
+            temporary.chmod(0o777 & ~UMASK)
             if folder.exists():
                 shutil.rmtree(folder)
             os.replace(temporary, folder)
@@ -151,7 +194,8 @@ def finished(folder: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-# ---- known by its hashes --------------------------------------------------------------------------------------------------
+# ---- known by its hashes -------------------------------------------------------------------------
+
 
 class Damaged(ValueError):
     """A file of our own is not what was written. Its one sentence names the file."""
@@ -175,22 +219,35 @@ def read_json(path: Path | str) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise Damaged(f"{_named(path)} is damaged ({_words(error)}); remove it and start again: it is made again") from error
+        raise Damaged(
+            f"{_named(path)} is damaged ({_words(error)}); remove it and start again: it "
+            "is made again"
+        ) from error
 
 
-def seal(folder: Path, value: dict[str, Any] | None = None, *, leave_out: tuple[str, ...] = ()) -> Path:
+def seal(
+    folder: Path, value: dict[str, Any] | None = None, *, leave_out: tuple[str, ...] = ()
+) -> Path:
     """Write the stamp that makes a folder finished: `value` and the SHA-256 of every file in it.
 
     leave_out: names of files and folders below it that are no part of what is finished."""
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file != folder / STAMP
-             and file.relative_to(folder).parts[0] not in leave_out]
-    return write_json(folder / STAMP, (value or {}) | {
-        "sha256": {file.relative_to(folder).as_posix(): file_digest(file) for file in files}})
+    files = [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+        and file != folder / STAMP
+        and file.relative_to(folder).parts[0] not in leave_out
+    ]
+    return write_json(
+        folder / STAMP,
+        (value or {})
+        | {"sha256": {file.relative_to(folder).as_posix(): file_digest(file) for file in files}},
+    )
 
 
 def fault(folder: Path, *, quick: bool = False) -> str | None:
-    """Why a folder is not what its stamp says, in words that follow its name; None where it is. quick: read only the files that
-    were written after the stamp."""
+    """Why a folder is not what its stamp says, in words that follow its name; None where it is.
+    quick: read only the files that were written after the stamp."""
     try:
         wanted = read_json(folder / STAMP)["sha256"].items()
         stamped = (folder / STAMP).stat().st_mtime_ns
@@ -210,8 +267,9 @@ def fault(folder: Path, *, quick: bool = False) -> str | None:
 
 
 def sealed(folder: Path, *, quick: bool = False) -> dict[str, Any] | None:
-    """The stamp of a finished folder, all of whose files are as they were written (quick: see `fault`); else None. A damaged one is
-    told in a line and loses its stamp: it is not finished any more."""
+    """The stamp of a finished folder, all of whose files are as they were written (quick: see
+    `fault`); else None. A damaged one is told in a line and loses its stamp: it is not finished any
+    more."""
     why = fault(folder, quick=quick)
     if why is None:
         return read_json(folder / STAMP)
@@ -222,7 +280,8 @@ def sealed(folder: Path, *, quick: bool = False) -> dict[str, Any] | None:
 
 
 def cached(folder: Path, make: Callable[[Path], None], *, of: dict[str, Any] | None = None) -> Path:
-    """`folder`, made by `make(temporary folder)` unless it is there and whole; one process makes it, the others wait.
+    """`folder`, made by `make(temporary folder)` unless it is there and whole; one process makes
+    it, the others wait.
 
     of: what it was made from, for its stamp."""
     from filelock import FileLock
@@ -234,7 +293,8 @@ def cached(folder: Path, make: Callable[[Path], None], *, of: dict[str, Any] | N
             if why is not None:
                 if folder.exists():
                     again(folder, why)
-                for half in folder.parent.glob(f".{folder.name}.*"):  # nobody else writes here: we hold the lock
+                # nobody else writes here: we hold the lock
+                for half in folder.parent.glob(f".{folder.name}.*"):
                     _remove(half)
                 with finished(folder) as temporary:
                     make(temporary)
@@ -243,8 +303,9 @@ def cached(folder: Path, make: Callable[[Path], None], *, of: dict[str, Any] | N
 
 
 def mark(outputs: list[str]) -> Path:
-    """Write the marker of a finished job, the one of its outputs that ends with .done: the hashes of the others."""
-    marker, = (name for name in outputs if name.endswith(".done"))
+    """Write the marker of a finished job, the one of its outputs that ends with .done: the hashes
+    of the others."""
+    (marker,) = (name for name in outputs if name.endswith(".done"))
     return write_sealed(marker, {name: file_digest(name) for name in outputs if name != marker})
 
 
@@ -254,7 +315,8 @@ def write_sealed(path: Path | str, value: dict[str, Any]) -> Path:
 
 
 def read_sealed(path: Path | str) -> dict[str, Any] | None:
-    """What `write_sealed` wrote; None where there is no such file. One that is not as it was written is told in a line and removed."""
+    """What `write_sealed` wrote; None where there is no such file. One that is not as it was
+    written is told in a line and removed."""
     try:
         value = read_json(path)
         if value.pop("sha256") == _content(value):
@@ -270,10 +332,13 @@ def read_sealed(path: Path | str) -> dict[str, Any] | None:
 
 
 def _content(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(value, sort_keys=True, ensure_ascii=False).encode()
+    ).hexdigest()
 
 
-# ---- what a kill leaves ---------------------------------------------------------------------------------------------------
+# ---- what a kill leaves --------------------------------------------------------------------------
+
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
@@ -283,14 +348,16 @@ def _remove(path: Path) -> None:
 
 
 def sweep(root: Path, folders: Iterable[str]) -> int:
-    """Remove the half-written files and folders that killed processes left below these folders of a root, and the half-written
-    files beside them; return how many.
+    """Remove the half-written files and folders that killed processes left below these folders of a
+    root, and the half-written files beside them; return how many.
 
-    Only under the lock of an output folder, with nothing running. In the cache, which others may be using, what a live process is
-    making is left: it holds that folder's lock."""
+    Only under the lock of an output folder, with nothing running. In the cache, which others may be
+    using, what a live process is making is left: it holds that folder's lock."""
     from filelock import FileLock, Timeout
 
-    beside = [path for path in root.glob(".*.tmp") if path.is_file() and LEFT_OVER.fullmatch(path.name)]
+    beside = [
+        path for path in root.glob(".*.tmp") if path.is_file() and LEFT_OVER.fullmatch(path.name)
+    ]
     removed = 0
     for path in [*beside, *(path for folder in folders for path in left_over(root / folder))]:
         name = path.name
@@ -319,5 +386,6 @@ def left_over(root: Path) -> list[Path]:
     return sorted(found)
 
 
-if __name__ == "__main__":  # the end of a job, in its output folder: python -m rpo_nb.store <its outputs>
+# the end of a job, in its output folder: python -m rpo_nb.store <its outputs>
+if __name__ == "__main__":
     mark(sys.argv[1:])

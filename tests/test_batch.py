@@ -1,4 +1,5 @@
-"""The batch, for real: the smoke profile by the command a user types, stopped, started again, refused, failed."""
+"""The batch, for real: the smoke profile by the command a user types, stopped, started again,
+refused, failed."""
 
 import gzip
 import hashlib
@@ -29,25 +30,44 @@ WALL_CLOCK = re.compile(r"timing|figure1|manifest")  # files that say how long s
 def results(out: Path) -> dict[str, str]:
     """Result file -> hash of its bytes, wall-clock files aside."""
     folders = ("tables", "figures", "generations", "verdicts", "data")
-    files = [*(f for name in folders for f in (out / name).rglob("*") if f.is_file()), out / "results.parquet", out / "report.html",
-             out / "profile.yaml"]
-    return {file.relative_to(out).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
-            for file in files if not WALL_CLOCK.search(file.name)}
+    files = [
+        *(f for name in folders for f in (out / name).rglob("*") if f.is_file()),
+        out / "results.parquet",
+        out / "report.html",
+        out / "profile.yaml",
+    ]
+    return {
+        file.relative_to(out).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in files
+        if not WALL_CLOCK.search(file.name)
+    }
 
 
-# ---- the undisturbed run ----------------------------------------------------------------------------------------------
+# ---- the undisturbed run -------------------------------------------------------------------------
 
-@pytest.mark.parametrize(("name", "columns"), [
-    ("table2", "preset metric method size value std published"),
-    ("table3", "preset judge size baseline win_rate std ci_low ci_high n published published_std"),
-    ("table4", "preset judge size tau win_rate std ci_low ci_high n published published_std"),
-])
+
+@pytest.mark.parametrize(
+    ("name", "columns"),
+    [
+        ("table2", "preset metric method size value std published"),
+        (
+            "table3",
+            "preset judge size baseline win_rate std ci_low ci_high n published published_std",
+        ),
+        ("table4", "preset judge size tau win_rate std ci_low ci_high n published published_std"),
+    ],
+)
 def test_the_tables_have_the_columns_others_rely_on(reproduction, name, columns):
     table = pd.read_csv(reproduction.out / "tables" / f"{name}.csv")
     assert set(columns.split()) <= set(table.columns)
-    assert set(table["preset"]) == ({"paper", "fixed"} if name == "table4" else {"paper", "released", "fixed"})
+    assert set(table["preset"]) == (
+        {"paper", "fixed"} if name == "table4" else {"paper", "released", "fixed"}
+    )
     assert table["value" if name == "table2" else "win_rate"].notna().any()
-    assert all((reproduction.out / "tables" / f"{name}.{kind}").stat().st_size > 0 for kind in ("md", "tex"))
+    assert all(
+        (reproduction.out / "tables" / f"{name}.{kind}").stat().st_size > 0
+        for kind in ("md", "tex")
+    )
 
 
 def test_everything_is_there(reproduction):
@@ -58,12 +78,16 @@ def test_everything_is_there(reproduction):
         assert (reproduction.out / "notebooks" / f"{job}.ipynb").exists()
     assert (reproduction.out / "tables" / "table1.csv").is_file()
     long = pd.read_parquet(reproduction.out / "results.parquet")
-    assert set("paper table row column metric value ci_low ci_high std n seeds preset published profile".split()) <= set(long.columns)
+    assert set(
+        "paper table row column metric value ci_low ci_high std n seeds preset published "
+        "profile".split()
+    ) <= set(long.columns)
     assert "report.html" in reproduction.printed and "MB of memory" in reproduction.printed
 
 
 def test_win_rates_follow_from_the_stored_verdicts(reproduction):
-    """Table III again, from verdicts/ alone: 100·(wins + ties/2)/answered a seed, then the mean over seeds."""
+    """Table III again, from verdicts/ alone: 100·(wins + ties/2)/answered a seed, then the mean
+    over seeds."""
     rows = []
     for file in sorted((reproduction.out / "verdicts").glob("table3-*.jsonl.gz")):
         with gzip.open(file, "rt", encoding="utf-8") as lines:
@@ -74,15 +98,34 @@ def test_win_rates_follow_from_the_stored_verdicts(reproduction):
     mine = points.groupby([verdicts[k] for k in [*cell, "seed"]]).mean().groupby(cell).mean()
     table = pd.read_csv(reproduction.out / "tables" / "table3.csv").set_index(cell)["win_rate"]
     assert len(mine) == len(table)
-    pd.testing.assert_series_equal(mine.sort_index(), table.sort_index(), check_names=False, rtol=1e-4)
+    pd.testing.assert_series_equal(
+        mine.sort_index(), table.sort_index(), check_names=False, rtol=1e-4
+    )
 
 
 def test_nothing_written_names_this_machine(reproduction):
-    """No absolute path of the clone, the output or the home folder, and no user name, in any text that was written."""
+    """No absolute path of the clone, the output or the home folder, and no user name, in any text
+    that was written."""
     words = {str(ROOT), str(reproduction.out.parent), str(Path.home())} - {"/", "/root"}
     for file in sorted(reproduction.out.rglob("*")):
-        if file.is_file() and processes.STATE not in file.parts and file.suffix in (
-                ".ipynb", ".json", ".yaml", ".csv", ".md", ".tex", ".html", ".svg", ".tsv", ".txt", ".log"):
+        if (
+            file.is_file()
+            and processes.STATE not in file.parts
+            and file.suffix
+            in (
+                ".ipynb",
+                ".json",
+                ".yaml",
+                ".csv",
+                ".md",
+                ".tex",
+                ".html",
+                ".svg",
+                ".tsv",
+                ".txt",
+                ".log",
+            )
+        ):
             text = file.read_text(encoding="utf-8")
             found = [word for word in words if word in text]
             assert not found, f"{file.relative_to(reproduction.out)} holds {found[0]}"
@@ -90,10 +133,19 @@ def test_nothing_written_names_this_machine(reproduction):
 
 def test_done_work_is_skipped_and_said_so(reproduction):
     before = results(reproduction.out)
-    again = subprocess.run(reproduction.command(reproduction.out), cwd=ROOT, env=reproduction.env, capture_output=True, text=True)
+    again = subprocess.run(
+        reproduction.command(reproduction.out),
+        cwd=ROOT,
+        env=reproduction.env,
+        capture_output=True,
+        text=True,
+    )
     assert again.returncode == 0, again.stdout + again.stderr
     count = len(batch.jobs(loading.load_profile("smoke")))
-    assert f"{count} of {count} notebooks are done; {count} were done before and were skipped" in again.stdout
+    assert (
+        f"{count} of {count} notebooks are done; {count} were done before and were skipped"
+        in again.stdout
+    )
     assert results(reproduction.out) == before
 
 
@@ -102,35 +154,56 @@ def test_manifest(reproduction):
     profile = loading.load_profile("smoke")
     assert manifest["config_hash"] == profile.key() and manifest["seeds"] == list(profile.seeds)
     assert set(manifest["seconds"]["jobs"]) == set(batch.jobs(profile))
-    assert max(manifest["seconds"]["jobs"].values()) < manifest["seconds"]["wall"] < reproduction.seconds
+    assert (
+        max(manifest["seconds"]["jobs"].values())
+        < manifest["seconds"]["wall"]
+        < reproduction.seconds
+    )
     assert 100 < manifest["peak_memory_mb"] < 4096
     assert manifest["packages"]["torch"].startswith("2.") and manifest["hardware"]["cores"] >= 1
 
 
-# ---- stopped and started again ----------------------------------------------------------------------------------------
+# ---- stopped and started again -------------------------------------------------------------------
+
 
 def marked(out: Path) -> list[psutil.Process]:
-    return [process for process in psutil.process_iter() if processes._marked(process, processes._mark(out))]
+    return [
+        process
+        for process in psutil.process_iter()
+        if processes._marked(process, processes.mark_of(out))
+    ]
 
 
 def wait_for(condition, seconds: float, process: subprocess.Popen) -> None:
     """Wait until `condition()`; the run must not end before."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, f"it ended with {process.returncode} before it could be stopped"
+        assert process.poll() is None, (
+            f"it ended with {process.returncode} before it could be stopped"
+        )
         assert time.monotonic() < deadline, "it took too long to get there"
         time.sleep(0.1)
 
 
 def test_a_stopped_run_continues_to_the_same_bytes(reproduction, tmp_path):
-    """Ctrl-C while the first notebooks run, then SIGKILL of the whole group when policies are trained, then the end."""
+    """Ctrl-C while the first notebooks run, then SIGKILL of the whole group when policies are
+    trained, then the end."""
     out = tmp_path / "stopped"
     command = reproduction.command(out)
 
     def start() -> subprocess.Popen:
-        # A suite that was itself started in the background ignores Ctrl-C, and its children would inherit that.
-        return subprocess.Popen(command, cwd=ROOT, env=reproduction.env, start_new_session=True, stdout=subprocess.PIPE,
-                                stderr=subprocess.STDOUT, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+        # A suite that was itself started in the background ignores Ctrl-C, and its children would
+        # inherit that.
+        return subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=reproduction.env,
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
 
     first = start()
     wait_for(lambda: any("ipykernel" in " ".join(p.cmdline()) for p in marked(out)), 120, first)
@@ -141,8 +214,12 @@ def test_a_stopped_run_continues_to_the_same_bytes(reproduction, tmp_path):
 
     second = start()
     wait_for(lambda: list(out.glob("runs/*/done.json")), 240, second)
-    refused = subprocess.run(command, cwd=ROOT, env=reproduction.env, capture_output=True, text=True)
-    assert refused.returncode == 2 and refused.stderr.startswith("error: another reproduction is writing to ")
+    refused = subprocess.run(
+        command, cwd=ROOT, env=reproduction.env, capture_output=True, text=True
+    )
+    assert refused.returncode == 2 and refused.stderr.startswith(
+        "error: another reproduction is writing to "
+    )
     assert refused.stderr.count("\n") == 1
     os.killpg(second.pid, signal.SIGKILL)
     second.communicate()
@@ -151,7 +228,9 @@ def test_a_stopped_run_continues_to_the_same_bytes(reproduction, tmp_path):
 
     third = subprocess.run(command, cwd=ROOT, env=reproduction.env, capture_output=True, text=True)
     assert third.returncode == 0, third.stdout + third.stderr
-    assert {file: file.stat().st_mtime_ns for file in trained} == trained, "a trained policy was trained again"
+    assert {file: file.stat().st_mtime_ns for file in trained} == trained, (
+        "a trained policy was trained again"
+    )
     assert not marked(out)
     assert results(out) == results(reproduction.out)
 
@@ -159,8 +238,14 @@ def test_a_stopped_run_continues_to_the_same_bytes(reproduction, tmp_path):
 def test_what_an_earlier_run_left_is_stopped(tmp_path):
     (tmp_path / "other").mkdir()
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
-    ours, others = (subprocess.Popen(sleep, env=os.environ | {processes.MARK: processes._mark(folder)}, start_new_session=True)
-                    for folder in (tmp_path, tmp_path / "other"))
+    ours, others = (
+        subprocess.Popen(
+            sleep,
+            env=os.environ | {processes.MARK: processes.mark_of(folder)},
+            start_new_session=True,
+        )
+        for folder in (tmp_path, tmp_path / "other")
+    )
     try:
         wait_for(lambda: len(marked(tmp_path)) == 1, 10, ours)
         assert processes.stop_left_over(tmp_path) == 1
@@ -172,18 +257,22 @@ def test_what_an_earlier_run_left_is_stopped(tmp_path):
         ours.wait()
 
 
-# ---- refused, failed --------------------------------------------------------------------------------------------------
+# ---- refused, failed -----------------------------------------------------------------------------
 
-@pytest.mark.parametrize(("arguments", "named"), [
-    (["--set", "training.epoch=2"], "training.epoch"),
-    (["--set", "training.epochs=two"], "training.epochs"),
-    (["--set", "epochs=2"], "epochs=2"),
-    (["--set", "sizes=small,huge"], "huge"),
-    (["--set", "methods=ppo"], "ppo"),
-    (["--set", "taus=0"], "taus"),
-    (["--profile", "pockets"], "pockets"),
-    (["--feedback", "no/such/file.jsonl"], "no/such/file.jsonl"),
-])
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--set", "training.epoch=2"], "training.epoch"),
+        (["--set", "training.epochs=two"], "training.epochs"),
+        (["--set", "epochs=2"], "epochs=2"),
+        (["--set", "sizes=small,huge"], "huge"),
+        (["--set", "methods=ppo"], "ppo"),
+        (["--set", "taus=0"], "taus"),
+        (["--profile", "pockets"], "pockets"),
+        (["--feedback", "no/such/file.jsonl"], "no/such/file.jsonl"),
+    ],
+)
 def test_a_bad_parameter_is_refused_before_anything_starts(arguments, named, tmp_path, capsys):
     assert main(["reproduce", "--output-dir", str(tmp_path / "out"), *arguments]) == 2
     error = capsys.readouterr().err
@@ -193,26 +282,62 @@ def test_a_bad_parameter_is_refused_before_anything_starts(arguments, named, tmp
 
 
 def test_a_failed_notebook_leaves_its_copy_and_stops_nothing_else(reproduction, tmp_path):
-    """One size cannot be loaded: its training fails, the other size's is done, and what needs both is not started."""
+    """One size cannot be loaded: its training fails, the other size's is done, and what needs both
+    is not started."""
     out = tmp_path / "failed"
-    more = ["--set", "sizes.large.id=no-such-owner/no-such-model seeds=0 preset=fixed methods=reference,rpo taus=1"]
-    failed = subprocess.run(reproduction.command(out, *more), cwd=ROOT, env=reproduction.env, capture_output=True, text=True)
+    more = [
+        "--set",
+        "sizes.large.id=no-such-owner/no-such-model seeds=0 preset=fixed "
+        "methods=reference,rpo taus=1",
+    ]
+    failed = subprocess.run(
+        reproduction.command(out, *more),
+        cwd=ROOT,
+        env=reproduction.env,
+        capture_output=True,
+        text=True,
+    )
     assert failed.returncode == 1
     assert re.search(r"failed: \S*notebooks/03_train-large-seed0\.ipynb: \w+: .+", failed.stderr)
-    outputs = [o for cell in nbformat.read(out / "notebooks" / "03_train-large-seed0.ipynb", 4).cells for o in cell.get("outputs", [])]
+    outputs = [
+        o
+        for cell in nbformat.read(out / "notebooks" / "03_train-large-seed0.ipynb", 4).cells
+        for o in cell.get("outputs", [])
+    ]
     assert [o for o in outputs if o.output_type == "error"]
     done = {marker.stem for marker in (out / JOBS).glob("*.done")}
-    assert {"01_data_prep", "03_train-small-seed0"} <= done and not {"03_train-large-seed0", "04_table2_metrics"} & done
+    assert {"01_data_prep", "03_train-small-seed0"} <= done and not {
+        "03_train-large-seed0",
+        "04_table2_metrics",
+    } & done
     assert not (out / "notebooks" / "04_table2_metrics.ipynb").exists()
 
 
-# ---- parts ------------------------------------------------------------------------------------------------------------
+# ---- parts ---------------------------------------------------------------------------------------
+
 
 def test_settings_are_read_as_the_notebooks_read_their_parameters():
-    found = settings(["sizes=small,xl taus=[0.1,1]", "training.epochs=2 lora=true", "feedback='a b.jsonl' seeds=0"])
-    assert found == {"sizes": "small,xl", "taus": [0.1, 1], "training.epochs": 2, "lora": True, "feedback": "a b.jsonl", "seeds": 0}
+    found = settings(
+        [
+            "sizes=small,xl taus=[0.1,1]",
+            "training.epochs=2 lora=true",
+            "feedback='a b.jsonl' seeds=0",
+        ]
+    )
+    assert found == {
+        "sizes": "small,xl",
+        "taus": [0.1, 1],
+        "training.epochs": 2,
+        "lora": True,
+        "feedback": "a b.jsonl",
+        "seeds": 0,
+    }
     profile = loading.load_profile("pocket", **{k: v for k, v in found.items() if k != "feedback"})
-    assert list(profile.sizes) == ["small", "xl"] and profile.taus == (0.1, 1.0) and profile.seeds == (0,)
+    assert (
+        list(profile.sizes) == ["small", "xl"]
+        and profile.taus == (0.1, 1.0)
+        and profile.seeds == (0,)
+    )
     assert profile.training.epochs == 2 and profile.training.lora
 
 
@@ -235,13 +360,30 @@ def test_a_users_file_is_linked_and_its_place_does_not_matter(tmp_path, monkeypa
 def test_no_path_of_this_machine_stands_in_a_staged_profile(tmp_path):
     for name in ("mine.jsonl", "policy", "checkpoint", "judge"):
         (tmp_path / name).mkdir() if "." not in name else (tmp_path / name).write_text("{}")
-    profile = loading.load_profile("flan-t5", feedback=str(tmp_path / "mine.jsonl"), sizes="small", **{
-        "sizes.small.id": str(tmp_path / "policy"), "sizes.small.authors": str(tmp_path / "checkpoint"),
-        "evaluation.llm_judges.llama.model": str(tmp_path / "judge")})
+    profile = loading.load_profile(
+        "flan-t5",
+        feedback=str(tmp_path / "mine.jsonl"),
+        sizes="small",
+        **{
+            "sizes.small.id": str(tmp_path / "policy"),
+            "sizes.small.authors": str(tmp_path / "checkpoint"),
+            "evaluation.llm_judges.llama.model": str(tmp_path / "judge"),
+        },
+    )
     staged = staging.stage(profile, tmp_path / "out")
     assert str(tmp_path) not in staged.model_dump_json()
-    named = (staged.data.source, staged.sizes["small"].id, staged.sizes["small"].authors, staged.evaluation.llm_judges["llama"].model)
-    assert [(tmp_path / "out" / path).resolve().name for path in named] == ["mine.jsonl", "policy", "checkpoint", "judge"]
+    named = (
+        staged.data.source,
+        staged.sizes["small"].id,
+        staged.sizes["small"].authors,
+        staged.evaluation.llm_judges["llama"].model,
+    )
+    assert [(tmp_path / "out" / path).resolve().name for path in named] == [
+        "mine.jsonl",
+        "policy",
+        "checkpoint",
+        "judge",
+    ]
     assert staged.evaluation.llm_judges["mistral"] == profile.evaluation.llm_judges["mistral"]
 
 
@@ -252,27 +394,56 @@ def test_progress_counts_the_policies_of_the_grid_the_lab_and_paper_b(name):
     from rpo_nb.studies.paper_b import grid as paper_b_grid
 
     profile = loading.load_profile(name)
-    trained = len(experiment_grid.plan(profile)) + lab.policies(profile) + paper_b_grid.policies(profile)
+    trained = (
+        len(experiment_grid.plan(profile)) + lab.policies(profile) + paper_b_grid.policies(profile)
+    )
     assert sum(batch.units(profile).values()) - len(batch.jobs(profile)) == trained
 
 
 def test_progress_line():
     assert Progress(lambda: 4, total=64).line(4, 15) == "15 s: 4 of 64 policies and notebooks"
-    assert Progress(lambda: 4, total=64).line(24, 40) == "40 s: 24 of 64 policies and notebooks, about 80 s left"
+    assert (
+        Progress(lambda: 4, total=64).line(24, 40)
+        == "40 s: 24 of 64 policies and notebooks, about 80 s left"
+    )
 
 
 def test_a_dry_run_names_the_jobs_and_makes_nothing(tmp_path):
-    dry = subprocess.run([sys.executable, "-m", "rpo_nb", "reproduce", "--profile", "smoke", "--dry-run", "--output-dir", str(tmp_path)],
-                         cwd=ROOT, capture_output=True, text=True)
+    dry = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "rpo_nb",
+            "reproduce",
+            "--profile",
+            "smoke",
+            "--dry-run",
+            "--output-dir",
+            str(tmp_path),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert dry.returncode == 0, dry.stdout + dry.stderr
     printed = dry.stdout + dry.stderr
-    assert all(f"notebooks/{job}.ipynb" in printed for job in batch.jobs(loading.load_profile("smoke")))
+    assert all(
+        f"notebooks/{job}.ipynb" in printed for job in batch.jobs(loading.load_profile("smoke"))
+    )
     assert [path.name for path in tmp_path.iterdir()] == [processes.STATE]
 
 
 def test_help_is_fast_and_needs_no_torch():
     started = time.monotonic()
-    code = "import sys; sys.argv = ['rpo_nb', 'reproduce', '--help']\nfrom rpo_nb.__main__ import main\n" \
-           "try: main()\nfinally: assert not {'torch', 'transformers', 'snakemake'} & set(sys.modules)"
-    assert "--set" in subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    code = (
+        "import sys; sys.argv = ['rpo_nb', 'reproduce', '--help']\nfrom rpo_nb.__main__ import "
+        "main\n"
+        "try: main()\nfinally: assert not {'torch', 'transformers', 'snakemake'} & set(sys.modules)"
+    )
+    assert (
+        "--set"
+        in subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
+    )
     assert time.monotonic() - started < 5

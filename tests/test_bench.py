@@ -1,4 +1,5 @@
-"""The benchmarks: they run, their tables merge, their fits are right, and the READMEs say what results.csv says."""
+"""The benchmarks: they run, their tables merge, their fits are right, and the READMEs say what
+results.csv says."""
 
 import json
 import math
@@ -22,15 +23,30 @@ def test_a_step_of_ours_over_a_plain_one_is_measured_and_written(tmp_path):
     cases = {}
     for shape in ("T5, tiny", "Llama, tiny"):
         case = Case.even(shape, prompts=2, completions=4, prompt=6, completion=4, steps=2)
-        cases[shape], noted = suite._steps(shape, case, ("rpo", "plain"), suite.Settings(repetitions=1))
+        cases[shape], noted = suite._steps(
+            shape, case, ("rpo", "plain"), suite.Settings(repetitions=1)
+        )
         assert all((seconds > 0).all() and len(seconds) == 1 for seconds in cases[shape].values())
-        tables.write(tmp_path, "sft", [measuring.ratio(shape, "plain", cases[shape]["rpo"], cases[shape]["plain"], 0.7)], noted, "here")
+        tables.write(
+            tmp_path,
+            "sft",
+            [measuring.ratio(shape, "plain", cases[shape]["rpo"], cases[shape]["plain"], 0.7)],
+            noted,
+            "here",
+        )
     written = pd.read_csv(tmp_path / "results.csv")
-    assert list(written.columns) == tables.COLUMNS and written["name"].tolist() == ["T5, tiny", "Llama, tiny"]
-    assert (written["ratio_low"] <= written["ratio"]).all() and (written["ratio"] <= written["ratio_high"]).all()
+    assert list(written.columns) == tables.COLUMNS and written["name"].tolist() == [
+        "T5, tiny",
+        "Llama, tiny",
+    ]
+    assert (written["ratio_low"] <= written["ratio"]).all() and (
+        written["ratio"] <= written["ratio_high"]
+    ).all()
     assert (written["n"] == 1).all()
     details = pd.read_csv(tmp_path / "details.csv")
-    tokens = details[(details["name"] == "Llama, tiny") & (details["what"] == "tokens of all rows")]["value"]
+    tokens = details[
+        (details["name"] == "Llama, tiny") & (details["what"] == "tokens of all rows")
+    ]["value"]
     assert tokens.tolist() == [8 * 10]
 
 
@@ -39,14 +55,26 @@ def test_trl_trains_on_the_very_same_tokens(tmp_path):
     case = Case.even("Llama, tiny", prompts=2, completions=2, prompt=5, completion=4, steps=2)
     stepper = Stepper(case, "trl", tmp_path)  # raises when they differ
     batch = next(iter(stepper.trainer.get_train_dataloader()))
-    assert int(batch["attention_mask"].sum()) == 4 * 9 and int(batch["completion_mask"].sum()) == 4 * 4
-    assert not stepper.trainer.args.gradient_checkpointing and not stepper.trainer.args.bf16 and "ref_logps" in batch
+    assert (
+        int(batch["attention_mask"].sum()) == 4 * 9 and int(batch["completion_mask"].sum()) == 4 * 4
+    )
+    assert (
+        not stepper.trainer.args.gradient_checkpointing
+        and not stepper.trainer.args.bf16
+        and "ref_logps" in batch
+    )
 
 
 def test_sides_take_turns_after_a_round_that_does_not_count():
     order = []
-    found = measuring.interleaved({name: lambda name=name: order.append(name) or len(order) for name in "ab"}, 2)
-    assert "".join(order) == "ab" * 3 and found["a"].tolist() == [3, 5] and found["b"].tolist() == [4, 6]
+    found = measuring.interleaved(
+        {name: lambda name=name: order.append(name) or len(order) for name in "ab"}, 2
+    )
+    assert (
+        "".join(order) == "ab" * 3
+        and found["a"].tolist() == [3, 5]
+        and found["b"].tolist() == [4, 6]
+    )
 
 
 def test_a_ratio_is_of_medians_and_lies_within_its_pairs():
@@ -55,7 +83,9 @@ def test_a_ratio_is_of_medians_and_lies_within_its_pairs():
         a, b = rng.lognormal(size=(2, 5))
         found = measuring.ratio("a", "b", a, b)
         assert found.low <= found.ratio <= found.high and found.n == 5
-    assert measuring.ratio("a", "b", np.array([1.0, 9, 2]), np.array([2.0, 3, 8])).ratio == pytest.approx(2 / 3)
+    assert measuring.ratio(
+        "a", "b", np.array([1.0, 9, 2]), np.array([2.0, 3, 8])
+    ).ratio == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize("power", [0.0, 0.8, 1.0, 2.0])
@@ -65,12 +95,17 @@ def test_the_exponent_of_a_power_law_is_found_with_its_interval(power):
     assert exact.value == pytest.approx(power, abs=1e-9) and exact.high - exact.low < 1e-6
     inside = 0
     for seed in range(100):
-        noisy = measuring.exponent(x, x**power * np.random.default_rng(seed).lognormal(sigma=0.1, size=len(x)))
+        noisy = measuring.exponent(
+            x, x**power * np.random.default_rng(seed).lognormal(sigma=0.1, size=len(x))
+        )
         inside += noisy.low <= power <= noisy.high
     assert 88 <= inside <= 100  # of 95 % intervals
 
 
-@pytest.mark.parametrize(("x", "y"), [([1, 2], [1, 2]), ([1, 2, 0], [1, 2, 3]), ([1, 2, 3], [1, -2, 3]), ([2, 2, 2], [1, 2, 3])])
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [([1, 2], [1, 2]), ([1, 2, 0], [1, 2, 3]), ([1, 2, 3], [1, -2, 3]), ([2, 2, 2], [1, 2, 3])],
+)
 def test_an_exponent_of_too_little_is_refused(x, y):
     with pytest.raises(ValueError, match="an exponent needs three or more points"):
         measuring.exponent(x, y)
@@ -79,7 +114,11 @@ def test_an_exponent_of_too_little_is_refused(x, y):
 def test_growth_compares_seconds_with_the_work():
     sizes = [1, 2, 4, 8]
     found = suite.growth("g", [(x, 3 * x**1.5) for x in sizes], [(x, 5 * x**2) for x in sizes])
-    assert found.ratio == pytest.approx(0.75) and found.low <= found.ratio <= found.high and found.goal == 1.0
+    assert (
+        found.ratio == pytest.approx(0.75)
+        and found.low <= found.ratio <= found.high
+        and found.goal == 1.0
+    )
 
 
 @pytest.mark.parametrize("shape", ["T5, tiny", "Llama, tiny"])
@@ -89,40 +128,80 @@ def test_the_work_of_a_step_is_near_what_torch_counts(shape):
     case = Case.even(shape, prompts=1, completions=1, prompt=24, completion=24, steps=1)
     model = fresh(case.config)
     model.set_attn_implementation("eager")  # fused attention is not counted on a CPU
-    (prompt, completion), = case.encoded
+    ((prompt, completion),) = case.encoded
     joined = prompt + completion, [forward.IGNORE] * len(prompt) + completion
-    ids, labels = (torch.tensor([row]) for row in ((prompt, completion) if case.config.is_encoder_decoder else joined))
-    logps.sequence_logps(model, ids, torch.ones_like(ids), labels, reduce="sum")  # the first also looks at the head
+    ids, labels = (
+        torch.tensor([row])
+        for row in ((prompt, completion) if case.config.is_encoder_decoder else joined)
+    )
+    # the first also looks at the head
+    logps.sequence_logps(model, ids, torch.ones_like(ids), labels, reduce="sum")
     with FlopCounterMode(display=False) as counter:
-        logps.sequence_logps(model, ids, torch.ones_like(ids), labels, reduce="sum").sum().backward()
-    assert suite.work(case) == pytest.approx(counter.get_total_flops(), rel=0.15)  # torch counts causal attention whole
+        logps.sequence_logps(
+            model, ids, torch.ones_like(ids), labels, reduce="sum"
+        ).sum().backward()
+    # torch counts causal attention whole
+    assert suite.work(case) == pytest.approx(counter.get_total_flops(), rel=0.15)
 
 
 def test_merging_replaces_rows_of_the_same_name_and_machine_in_their_place(tmp_path):
     def ratios(*values):
-        return [Ratio(name, "b", value, value, value, math.nan, 5) for name, value in zip("xyz", values, strict=False)]
+        return [
+            Ratio(name, "b", value, value, value, math.nan, 5)
+            for name, value in zip("xyz", values, strict=False)
+        ]
 
-    tables.write(tmp_path, "one", ratios(1.0, 2.0), [Detail("x", "a", "seconds", 1, 1, 1, 5), Detail("x", "b", "seconds", 1, 1, 1, 5)], "here")
+    tables.write(
+        tmp_path,
+        "one",
+        ratios(1.0, 2.0),
+        [Detail("x", "a", "seconds", 1, 1, 1, 5), Detail("x", "b", "seconds", 1, 1, 1, 5)],
+        "here",
+    )
     tables.write(tmp_path, "one", ratios(3.0), [Detail("x", "a", "seconds", 9, 9, 9, 5)], "here")
     tables.write(tmp_path, "one", ratios(4.0), [], "there")
     table = pd.read_csv(tmp_path / "results.csv")
-    assert list(zip(table["name"], table["machine"], table["ratio"], strict=True)) == [("x", "here", 3), ("y", "here", 2), ("x", "there", 4)]
-    assert pd.read_csv(tmp_path / "details.csv")["value"].tolist() == [9]  # a benchmark's details are replaced as one
-    assert len(tables.write(tmp_path, "two", [Ratio("x", "another", 5.0, 5.0, 5.0, math.nan, 5)], [], "here")) == 1
+    assert list(zip(table["name"], table["machine"], table["ratio"], strict=True)) == [
+        ("x", "here", 3),
+        ("y", "here", 2),
+        ("x", "there", 4),
+    ]
+    # a benchmark's details are replaced as one
+    assert pd.read_csv(tmp_path / "details.csv")["value"].tolist() == [9]
+    assert (
+        len(
+            tables.write(
+                tmp_path, "two", [Ratio("x", "another", 5.0, 5.0, 5.0, math.nan, 5)], [], "here"
+            )
+        )
+        == 1
+    )
     assert len(pd.read_csv(tmp_path / "results.csv")) == 4  # another baseline is another row
 
 
 def test_the_table_marks_a_missed_goal_and_keeps_machines_apart():
-    rows = pd.DataFrame([["x", "b", 0.5, 0.4, 0.6, 0.7, 5, "m"], ["y", "b", 0.8, 0.7, 0.9, 0.7, 5, "m"],
-                         ["z", "b", 3.0, np.nan, np.nan, np.nan, 1, "k"]],
-                        columns=tables.COLUMNS)
+    rows = pd.DataFrame(
+        [
+            ["x", "b", 0.5, 0.4, 0.6, 0.7, 5, "m"],
+            ["y", "b", 0.8, 0.7, 0.9, 0.7, 5, "m"],
+            ["z", "b", 3.0, np.nan, np.nan, np.nan, 1, "k"],
+        ],
+        columns=tables.COLUMNS,
+    )
     text = tables.markdown(rows)
-    assert "| x | b | **0.50** | 0.40 to 0.60, n = 5 | 0.7 |" in text and "| 0.7, missed |" in text and text.count("missed") == 1
+    assert (
+        "| x | b | **0.50** | 0.40 to 0.60, n = 5 | 0.7 |" in text
+        and "| 0.7, missed |" in text
+        and text.count("missed") == 1
+    )
     assert "On m:" in text and "On k:" in text and "z" not in tables.markdown(rows, only_goals=True)
 
 
 def test_marks_must_be_there_once():
-    assert tables.filled(f"a\n{tables.START}\nold\n{tables.END}\nb", "new") == f"a\n{tables.START}\nnew\n{tables.END}\nb"
+    assert (
+        tables.filled(f"a\n{tables.START}\nold\n{tables.END}\nb", "new")
+        == f"a\n{tables.START}\nnew\n{tables.END}\nb"
+    )
     with pytest.raises(ValueError, match="once each"):
         tables.filled("no marks", "new")
 
@@ -130,26 +209,42 @@ def test_marks_must_be_there_once():
 @pytest.mark.parametrize("name", tables.READMES)
 def test_the_readmes_say_what_results_csv_says(name):
     results = pd.read_csv(tables.HERE / "results.csv")
-    assert list(results.columns) == tables.COLUMNS and not results.duplicated(["name", "baseline", "machine"]).any()
+    assert (
+        list(results.columns) == tables.COLUMNS
+        and not results.duplicated(["name", "baseline", "machine"]).any()
+    )
     assert not results["machine"].str.contains("quick").any()
     text = (tables.ROOT / name).read_text(encoding="utf-8")
-    assert text == tables.filled(text, tables.markdown(results, only_goals=tables.READMES[name])), "run tables.fill_readmes()"
+    assert text == tables.filled(text, tables.markdown(results, only_goals=tables.READMES[name])), (
+        "run tables.fill_readmes()"
+    )
 
 
 def test_the_released_way_trains_on_the_loss_it_says():
     case = Case("T5, tiny", real_lengths(2, limit=12), 8)
     model, rewards, tau = fresh(case.config), case.rewards, 5.0
     inputs, labels = released.padded(case.encoded, 16)
-    assert inputs.shape == labels.shape == (8, 16) and int((labels != -100).sum()) == sum(len(c) for _, c in case.encoded)
+    assert inputs.shape == labels.shape == (8, 16) and int((labels != -100).sum()) == sum(
+        len(c) for _, c in case.encoded
+    )
     with torch.no_grad():
         means = logps.sequence_logps(model, inputs, (inputs != 0).long(), labels, reduce="mean")
-        torch.testing.assert_close(released.mean_logps(model, inputs, labels), means, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            released.mean_logps(model, inputs, labels), means, rtol=1e-4, atol=1e-4
+        )
         v = released.values(model, inputs, labels, case.prompt_ids, rewards.tolist(), tau)
     groups = [means[i : i + 4] + torch.tensor(rewards[i : i + 4]) / tau for i in (0, 4)]
-    torch.testing.assert_close(v, tau * torch.stack([g.logsumexp(0) for g in groups]).repeat_interleave(4).float(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        v,
+        tau * torch.stack([g.logsumexp(0) for g in groups]).repeat_interleave(4).float(),
+        rtol=1e-4,
+        atol=1e-4,
+    )
     expected = objectives.rpo(means, means, torch.tensor(rewards).float(), v / tau, tau=tau).mean()
     before = [p.detach().clone() for p in model.parameters()]
-    losses = released.train(model, case.encoded, case.prompt_ids, rewards.tolist(), length=16, tau=tau)
+    losses = released.train(
+        model, case.encoded, case.prompt_ids, rewards.tolist(), length=16, tau=tau
+    )
     assert losses == [pytest.approx(float(expected), rel=1e-3)]
     assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
@@ -158,29 +253,55 @@ def test_positions_are_counted_with_their_padding():
     for shape, expected in (("T5, tiny", 2 * 7 + 2 * 3), ("Llama, tiny", 2 * 7)):
         model = fresh(configuration(shape))
         counted, ids = CountedPositions(model), torch.ones(2, 7, dtype=torch.long)
-        model(input_ids=ids, **({"labels": torch.ones(2, 3, dtype=torch.long)} if model.config.is_encoder_decoder else {}))
+        model(
+            input_ids=ids,
+            **(
+                {"labels": torch.ones(2, 3, dtype=torch.long)}
+                if model.config.is_encoder_decoder
+                else {}
+            ),
+        )
         assert counted.count == expected
 
 
 def test_real_lengths_are_of_four_completions_and_within_the_limit():
     lengths = real_lengths(50, limit=100)
-    assert len(lengths) == 50 and all(len(c) == 4 and 2 <= min(p, *c) and max(p, *c) <= 100 for p, c in lengths)
+    assert len(lengths) == 50 and all(
+        len(c) == 4 and min(p, *c) >= 2 and max(p, *c) <= 100 for p, c in lengths
+    )
     assert lengths == real_lengths(50, limit=100) != real_lengths(50, limit=100, seed=1)
 
 
-def test_the_reproductions_minutes_are_those_of_the_papers_tables_and_never_of_a_cache(tmp_path, monkeypatch, capsys):
-    jobs = {"01_data_prep": 10.0, "03_train-small-seed0": 200.0, "03_train-small-seed1": 100.0, "07_partition_lab": 500.0, "09_report": 50.0}
+def test_the_reproductions_minutes_are_those_of_the_papers_tables_and_never_of_a_cache(
+    tmp_path, monkeypatch, capsys
+):
+    jobs = {
+        "01_data_prep": 10.0,
+        "03_train-small-seed0": 200.0,
+        "03_train-small-seed1": 100.0,
+        "07_partition_lab": 500.0,
+        "09_report": 50.0,
+    }
     trained = tmp_path / "results" / "pocket" / "tables" / "timings.csv"
     trained.parent.mkdir(parents=True)
     manifest = {"seconds": {"jobs": jobs, "wall": 450.0}, "hardware": {"cores": 2}}
-    (tmp_path / "results" / "pocket" / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    (tmp_path / "results" / "pocket" / "manifest.json").write_text(
+        json.dumps(manifest), encoding="utf-8"
+    )
     monkeypatch.setattr(suite, "ROOT", tmp_path)
     trained.write_text("seconds\n150\n100\n")
     assert suite.bench(["reproduction"], output=tmp_path / "fresh") == tmp_path / "fresh"
     row = pd.read_csv(tmp_path / "fresh" / "results.csv").iloc[0]
-    assert row["ratio"] == 0.3 and row["goal"] == 0.6 and row["name"].endswith("its jobs' seconds over 2 cores")
+    assert (
+        row["ratio"] == 0.3
+        and row["goal"] == 0.6
+        and row["name"].endswith("its jobs' seconds over 2 cores")
+    )
     seconds = pd.read_csv(tmp_path / "fresh" / "details.csv").set_index("what")["value"]
-    assert seconds["07_partition_lab, its jobs added up"] == 500 and seconds["03_train, its jobs added up"] == 300
+    assert (
+        seconds["07_partition_lab, its jobs added up"] == 500
+        and seconds["03_train, its jobs added up"] == 300
+    )
     assert seconds["everything, as a clock shows"] == 450
     trained.write_text("seconds\n250\n100\n")
     suite.bench(["reproduction"], output=tmp_path / "cached")
@@ -195,5 +316,9 @@ def test_an_unknown_benchmark_is_refused():
 
 
 def test_the_command_names_every_benchmark():
-    text = next(a for a in parser()._subparsers._group_actions[0].choices["bench"]._actions if a.dest == "only").help
+    text = next(
+        a
+        for a in parser()._subparsers._group_actions[0].choices["bench"]._actions
+        if a.dest == "only"
+    ).help
     assert text.split(": ")[1].split() == list(suite.BENCHMARKS)

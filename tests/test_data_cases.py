@@ -1,7 +1,8 @@
-"""Files in the schemas of public feedback sets and exports: each is read whole, or refused in one sentence.
+"""Files in the schemas of public feedback sets and exports: each is read whole, or refused in one
+sentence.
 
-tests/cases has the instructive ones with their right outcome in expect.json; where ../shared/cases lies beside
-the clone all of them are tested.
+tests/cases has the instructive ones with their right outcome in expect.json; where ../shared/cases
+lies beside the clone all of them are tested.
 """
 
 import json
@@ -15,8 +16,14 @@ from rpo_nb.data.feedback import load_feedback
 
 HERE = Path(__file__).resolve()
 OWN = HERE.parent / "cases"
-SHARED = next((folder / "shared" / "cases" for folder in HERE.parents[2:4]
-               if (folder / "shared" / "cases" / "expect.json").is_file()), None)
+SHARED = next(
+    (
+        folder / "shared" / "cases"
+        for folder in HERE.parents[2:4]
+        if (folder / "shared" / "cases" / "expect.json").is_file()
+    ),
+    None,
+)
 # Its configurations are named a and b here, "axis" and "comparisons" in the set it is made after.
 OTHER_WORDS = {"folder_multiconf_nodefault": ["a, b"]}
 NOT_IN_THE_FOLDER = {"link.jsonl"}  # a link that did not survive the way here
@@ -42,18 +49,26 @@ def holds(source, expected):
     if expected.get("prompts") is not None:
         assert len(set(feedback["prompt_id"])) == expected["prompts"]
     if "rewards" in expected:
-        assert Counter(feedback["reward"]) == {float(reward): n for reward, n in expected["rewards"].items()}
+        assert Counter(feedback["reward"]) == {
+            float(reward): n for reward, n in expected["rewards"].items()
+        }
     assert all(text.strip() for column in ("prompt", "completion") for text in feedback[column])
     if "first_prompt" in expected:
-        assert not feedback["prompt"][0].startswith(("[{", '["', "['")) and "\ufffd" not in feedback["prompt"][0]
-    if "twin" in expected.get("note", "") or "never stand on both sides" in expected.get("note", ""):
+        assert (
+            not feedback["prompt"][0].startswith(("[{", '["', "['"))
+            and "\ufffd" not in feedback["prompt"][0]
+        )
+    if "twin" in expected.get("note", "") or "never stand on both sides" in expected.get(
+        "note", ""
+    ):
         keys = {splits.group_key(prompt) for prompt in feedback["prompt"]}
         assert len(keys) == 1 and any("twin" in row["reason"] for row in report)
     if "no rating is lost" in expected.get("note", ""):
         given = [rating for cell in feedback["ratings"] for rating in json.loads(cell)]
         assert len(given) == len(Path(source).read_text().splitlines())
-    assert {"line", "field", "reason", "remedy", "action"} == set().union(*map(set, report), {"line", "field", "reason",
-                                                                                            "remedy", "action"})
+    assert {"line", "field", "reason", "remedy", "action"} == set().union(
+        *map(set, report), {"line", "field", "reason", "remedy", "action"}
+    )
 
 
 @pytest.mark.parametrize("name", cases(OWN))

@@ -14,8 +14,12 @@ SIZES = (1, 2, 3, 3, 5)  # completions of each prompt
 def feedback():
     rng = np.random.default_rng(0)
     completions = [(i, j, "word " * (i + j + 1)) for i, n in enumerate(SIZES) for j in range(n)]
-    return load_feedback([{"prompt": f"p{i}", "completion": f"{text}{i}{j}", "reward": rng.integers(2, 21) / 2}
-                               for i, j, text in completions])
+    return load_feedback(
+        [
+            {"prompt": f"p{i}", "completion": f"{text}{i}{j}", "reward": rng.integers(2, 21) / 2}
+            for i, j, text in completions
+        ]
+    )
 
 
 def bars(axis):
@@ -28,12 +32,17 @@ def test_reward_histogram_counts_each_score(feedback):
     drawn = {round(x, 6): n for x, n in bars(axis) if n}
     assert drawn == {float(score): int((rewards == score).sum()) for score in np.unique(rewards)}
     assert axis.lines[0].get_xdata()[0] == pytest.approx(rewards.mean())
-    assert f"mean {rewards.mean():.2f}, standard deviation {rewards.std():.2f}" in axis.get_title(loc="left")
+    assert f"mean {rewards.mean():.2f}, standard deviation {rewards.std():.2f}" in axis.get_title(
+        loc="left"
+    )
 
 
 def test_reward_histogram_of_continuous_rewards_has_30_bins():
     rng = np.random.default_rng(1)
-    rows = [{"prompt": "p", "completion": f"c{i}", "reward": r} for i, r in enumerate(rng.uniform(1, 10, 500))]
+    rows = [
+        {"prompt": "p", "completion": f"c{i}", "reward": r}
+        for i, r in enumerate(rng.uniform(1, 10, 500))
+    ]
     feedback = load_feedback(rows)
     heights = [n for _, n in bars(data_figures.reward_histogram(feedback).axes[0])]
     assert len(heights) == 30 and sum(heights) == 500
@@ -42,7 +51,11 @@ def test_reward_histogram_of_continuous_rewards_has_30_bins():
 def test_one_reward_only_is_one_bar():
     feedback = load_feedback([{"prompt": "p", "completion": c, "reward": 7} for c in "abc"])
     assert bars(data_figures.reward_histogram(feedback).axes[0]) == [(7.0, 3)]
-    for draw in (data_figures.completions_per_prompt, data_figures.length_against_reward, data_figures.sparsity_curve):
+    for draw in (
+        data_figures.completions_per_prompt,
+        data_figures.length_against_reward,
+        data_figures.sparsity_curve,
+    ):
         assert draw(feedback).axes
 
 
@@ -76,4 +89,6 @@ def test_same_feedback_same_bytes(feedback, tmp_path):
     for folder in ("a", "b"):
         save(data_figures.length_against_reward(feedback), tmp_path / folder, "x")
     for ending in ("svg", "png"):
-        assert (tmp_path / f"a/figures/x.{ending}").read_bytes() == (tmp_path / f"b/figures/x.{ending}").read_bytes()
+        assert (tmp_path / f"a/figures/x.{ending}").read_bytes() == (
+            tmp_path / f"b/figures/x.{ending}"
+        ).read_bytes()

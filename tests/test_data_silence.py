@@ -15,8 +15,10 @@ OTHER = [row | {"prompt": "Name a bird."} for row in ROWS]
 
 
 def turns(*texts, last=GOOD):
-    return [{"role": ("user", "assistant")[i % 2], "content": text}
-            for i, text in enumerate((*texts, last))]
+    return [
+        {"role": ("user", "assistant")[i % 2], "content": text}
+        for i, text in enumerate((*texts, last))
+    ]
 
 
 def rewards(source, **options):
@@ -51,8 +53,9 @@ def test_what_follows_an_array_is_not_left_out_in_silence(tmp_path):
     assert "after 2 rows it is not JSON" in refused(path)
 
 
-@pytest.mark.parametrize(("better", "worse"), [
-    ("A", "B"), ("response_a", "response_b"), ("Response A", "Response B")])
+@pytest.mark.parametrize(
+    ("better", "worse"), [("A", "B"), ("response_a", "response_b"), ("Response A", "Response B")]
+)
 def test_names_of_sides_are_no_texts(better, worse):
     row = {"prompt": Q, "response_a": GOOD, "response_b": BAD}
     row |= {"chosen": better, "rejected": worse}
@@ -65,24 +68,39 @@ def test_names_of_sides_are_no_texts(better, worse):
 
 
 def test_pairs_of_several_judges_keep_1_and_0_and_a_half():
-    rows = [{"prompt": f"Question {i}?", "response_a": GOOD, "response_b": BAD,
-             "judge": f"j{i % 2}", "winner": ("a", "b", "tie")[i % 3] if i % 2 else "a"}
-            for i in range(60)]
+    rows = [
+        {
+            "prompt": f"Question {i}?",
+            "response_a": GOOD,
+            "response_b": BAD,
+            "judge": f"j{i % 2}",
+            "winner": ("a", "b", "tie")[i % 3] if i % 2 else "a",
+        }
+        for i in range(60)
+    ]
     assert rewards(rows) == {1: 50, 0: 50, 0.5: 20}
 
 
 @pytest.mark.parametrize("score", ["response_{}_score", "response_{}_rating", "score_{}"])
 def test_scores_of_numbered_texts_however_they_are_named(score):
-    rows = [{"prompt": Q, "response_0": GOOD, "response_1": BAD} | {
-        score.format(0): 3, score.format(1): 1}]
+    rows = [
+        {"prompt": Q, "response_0": GOOD, "response_1": BAD}
+        | {score.format(0): 3, score.format(1): 1}
+    ]
     assert rewards(rows) == {3: 1, 1: 1}
 
 
-@pytest.mark.parametrize(("head", "told"), [
-    (b"PK\x03\x04" + b"\0" * 600, "Excel"), (b"ARROW1" + b"\0" * 600, "Arrow"),
-    (b"\xff" * 4 + b"\0" * 600, "Arrow"), (b"SQLite format 3" + b"\0" * 600, "SQLite"), 
-    (('{"a": "b"}' * 30).encode("utf-16-le"), "UTF-16"),
-    (('{"a": "b"}' * 30).encode("utf-32"), "UTF-32")])
+@pytest.mark.parametrize(
+    ("head", "told"),
+    [
+        (b"PK\x03\x04" + b"\0" * 600, "Excel"),
+        (b"ARROW1" + b"\0" * 600, "Arrow"),
+        (b"\xff" * 4 + b"\0" * 600, "Arrow"),
+        (b"SQLite format 3" + b"\0" * 600, "SQLite"),
+        (('{"a": "b"}' * 30).encode("utf-16-le"), "UTF-16"),
+        (('{"a": "b"}' * 30).encode("utf-32"), "UTF-32"),
+    ],
+)
 def test_a_file_of_another_kind_is_called_what_it_is(tmp_path, head, told):
     path = tmp_path / "x.jsonl"
     path.write_bytes(head)
@@ -90,8 +108,11 @@ def test_a_file_of_another_kind_is_called_what_it_is(tmp_path, head, told):
 
 
 def test_one_class_is_no_feedback_however_short_the_file():
-    rows = [{"prompt": Q, "response": f"{word} {i}", "label": word}
-            for i in range(3) for word in ("yes", "maybe")]
+    rows = [
+        {"prompt": Q, "response": f"{word} {i}", "label": word}
+        for i in range(3)
+        for word in ("yes", "maybe")
+    ]
     assert "one class of labels" in refused(rows) and "'maybe'" in refused(rows)
 
 
@@ -102,10 +123,14 @@ def test_an_aspect_of_which_more_is_no_better_is_no_reward_unasked():
     assert rewards(rows) == {0: 1, 1: 1}
 
 
-@pytest.mark.parametrize(("messages", "told"), [
-    (turns(Q, GOOD, last="Thanks!"), "does not end with an answer"),
-    (turns(Q) + [{"role": "tool", "content": "4"}], "a tool's turn"),
-    (turns(Q) + [{"role": "narrator", "content": "4"}], "role is unknown")])
+@pytest.mark.parametrize(
+    ("messages", "told"),
+    [
+        (turns(Q, GOOD, last="Thanks!"), "does not end with an answer"),
+        (turns(Q) + [{"role": "tool", "content": "4"}], "a tool's turn"),
+        (turns(Q) + [{"role": "narrator", "content": "4"}], "role is unknown"),
+    ],
+)
 def test_a_conversation_without_its_answer_is_refused_by_that(messages, told):
     assert told in refused([{"messages": messages, "reward": n} for n in (1, 2)])
 
@@ -127,18 +152,25 @@ def test_a_shard_that_cannot_be_read_is_not_left_out_in_silence(tmp_path):
 
 
 def test_an_image_beside_the_text_is_told():
-    _, report = feedback.load_feedback([row | {"image": "a.png"} for row in ROWS], return_report=True)
+    _, report = feedback.load_feedback(
+        [row | {"image": "a.png"} for row in ROWS], return_report=True
+    )
     assert [row["field"] for row in report if "not used" in row["reason"]] == ["image"]
 
 
 def test_settings_in_braces_may_hold_spaces():
     assert settings(["data.reward={helpfulness: 0.65, verbosity: -0.4} seeds=[0, 1]"]) == {
-        "data.reward": {"helpfulness": 0.65, "verbosity": -0.4}, "seeds": [0, 1]}
+        "data.reward": {"helpfulness": 0.65, "verbosity": -0.4},
+        "seeds": [0, 1],
+    }
 
 
 def test_ranks_and_scores_are_not_one_scale():
-    rows = [{"prompt": f"{Q} {i}", "response": text, "rank": rank, "score": score}
-            for i in range(5) for text, rank, score in ((GOOD, 1, None), (BAD, 2, 3.0))]
+    rows = [
+        {"prompt": f"{Q} {i}", "response": text, "rank": rank, "score": score}
+        for i in range(5)
+        for text, rank, score in ((GOOD, 1, None), (BAD, 2, 3.0))
+    ]
     more = [row | {"prompt": f"{row['prompt']} {row['rank']}"} for row in rows]
     assert "rank among scores" in refused(rows + more)
     assert rewards([row | {"score": None} for row in rows]) == {-1: 5, -2: 5}
@@ -158,6 +190,8 @@ def test_rewards_of_two_columns_are_told():
 
 @pytest.mark.parametrize("name", ["ratings", "scores", "rewards"])
 def test_a_list_of_ratings_of_one_completion_is_averaged(name):
-    rows = [{"prompt": Q, "response": text, name: given}
-            for text, given in ((GOOD, [3, None, 4]), (BAD, [1, 2]))]
+    rows = [
+        {"prompt": Q, "response": text, name: given}
+        for text, given in ((GOOD, [3, None, 4]), (BAD, [1, 2]))
+    ]
     assert rewards(rows) == {3.5: 1, 1.5: 1}

@@ -22,7 +22,7 @@ from rpo_nb.judging import verdicts
 from rpo_nb.judging.endpoint import EndpointJudge
 from rpo_nb.judging.language_models import FAILED, NEITHER, OFF, Reply, is_verdict, read_store
 from tests.test_judging import pair_table
-from tests.test_llm_judges import completion, endpoint
+from tests.test_llm_judges import completion, endpoint, own_cache, server  # noqa: F401  (fixtures)
 
 # ---- what it lists ------------------------------------------------------------------------------
 
@@ -121,7 +121,9 @@ def test_the_store_refuses_rows_that_are_no_verdict(server, row, capsys):  # noq
 
 
 def test_a_reply_that_is_no_verdict_is_not_stored(server, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(judging_endpoint, "read_response", lambda response: Reply("first", math.nan))
+    monkeypatch.setattr(
+        judging_endpoint, "read_response", lambda response: Reply("first", math.nan)
+    )
     judge = endpoint(server)
     with pytest.raises(ValueError, match="'server': .* is no verdict"):
         judge.replies(["p"], ["x"], ["y"])

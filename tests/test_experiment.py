@@ -31,11 +31,19 @@ def test_cells_of_different_presets_share_a_run_only_if_every_field_agrees(profi
     cells = {(c.preset, c.method, c.tau): c for c in grid.cells(profile)}
     paper, released, fixed = (cells[preset, "sft", None].run for preset in objective.PRESETS)
     assert paper == released and paper.key == fixed.key
-    keys = [cells[preset, "rpo", profile.presets[preset].rpo_tau].run.key for preset in objective.PRESETS]
+    keys = [
+        cells[preset, "rpo", profile.presets[preset].rpo_tau].run.key
+        for preset in objective.PRESETS
+    ]
     assert len(set(keys)) == 3
     assert len({c.run.key for c in cells.values() if c.run}) == len(grid.plan(profile))
-    assert {tau for (preset, method, tau) in cells if (preset, method) == ("paper", "rpo")} == {0.1, 1.0}
-    assert [tau for (preset, method, tau) in cells if (preset, method) == ("released", "rpo")] == [5.0]
+    assert {tau for (preset, method, tau) in cells if (preset, method) == ("paper", "rpo")} == {
+        0.1,
+        1.0,
+    }
+    assert [tau for (preset, method, tau) in cells if (preset, method) == ("released", "rpo")] == [
+        5.0
+    ]
 
 
 def test_a_run_is_named_by_everything_that_makes_it(profile):
@@ -44,7 +52,8 @@ def test_a_run_is_named_by_everything_that_makes_it(profile):
     assert base.key != grid.recipe(other, other.presets["paper"], "rpo", "small", 1.0, 0).key
     assert base.key != grid.recipe(profile, profile.presets["paper"], "rpo", "small", 0.5, 0).key
     assert base.key != grid.recipe(profile, profile.presets["paper"], "rpo", "small", 1.0, 1).key
-    again = loading.load_profile("smoke", sizes="small,large", seeds="0,1")  # the rest of the grid is none of its business
+    # the rest of the grid is none of its business
+    again = loading.load_profile("smoke", sizes="small,large", seeds="0,1")
     assert base.key == grid.recipe(again, again.presets["paper"], "rpo", "small", 1.0, 0).key
 
 
@@ -57,8 +66,13 @@ def test_generations_have_the_columns_and_one_row_a_cell_and_prompt(profile, mad
     train = set(inputs.splits(profile, 0).train["prompt"])
     assert not train & set(frame["prompt"])
     assert (frame.groupby("prompt")["reference"].nunique() == 1).all()
-    assert all(pocket.score(p, r) >= 9 for p, r in zip(frame["prompt"], frame["reference"], strict=True))  # the paper's top-score rule
-    assert not any(str(made) in f.read_text() for f in made.rglob("*.json") if "trainer" not in f.parts)
+    # the paper's top-score rule
+    assert all(
+        pocket.score(p, r) >= 9 for p, r in zip(frame["prompt"], frame["reference"], strict=True)
+    )
+    assert not any(
+        str(made) in f.read_text() for f in made.rglob("*.json") if "trainer" not in f.parts
+    )
 
 
 def test_done_work_is_skipped_and_the_files_keep_their_bytes(profile, made, capsys):
@@ -72,7 +86,9 @@ def test_done_work_is_skipped_and_the_files_keep_their_bytes(profile, made, caps
 
 def test_a_narrower_call_keeps_the_other_methods_rows(profile, made):
     before = {f.name: f.read_bytes() for f in (made / "generations").iterdir()}
-    narrower = loading.load_profile("smoke", sizes="small", seeds="0", methods="rpo,kto", taus="1.0", preset="paper")
+    narrower = loading.load_profile(
+        "smoke", sizes="small", seeds="0", methods="rpo,kto", taus="1.0", preset="paper"
+    )
     generations.ensure_runs(narrower, made, progress=False)
     assert {f.name: f.read_bytes() for f in (made / "generations").iterdir()} == before
 
@@ -95,37 +111,55 @@ def test_generations_that_were_tampered_with_are_written_again(profile, made):
 
 
 def damage(kind: str, file: Path) -> None:
-    """What a disk, an editor or a copy that broke off does to a file, at a later moment than it was written."""
+    """What a disk, an editor or a copy that broke off does to a file, at a later moment than it was
+    written."""
     content = file.read_bytes()
     if kind == "missing":
         file.unlink()
     else:
         middle = len(content) // 2
-        file.write_bytes({"empty": b"", "truncated": content[:middle],
-                          "flipped": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]}[kind])
+        file.write_bytes(
+            {
+                "empty": b"",
+                "truncated": content[:middle],
+                "flipped": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+            }[kind]
+        )
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "truncated", "flipped"])
 def test_damaged_files_of_our_own_are_made_again_with_a_line_each(profile, made, capsys, kind):
-    """A policy's weights, another's stamp and history, a third's completions, a generations file and the note beside it, the cached
-    log-probabilities, and weights of the reference."""
+    """A policy's weights, another's stamp and history, a third's completions, a generations file
+    and the note beside it, the cached log-probabilities, and weights of the reference."""
+
     def file(pattern: str) -> Path:
         return sorted(made.glob(pattern))[0]
 
     cached = inputs.reference_path(profile, "small", 0)
-    hurt = {"weights": file("runs/rpo-*/policy/model.safetensors"), "stamp": file("runs/dro-*/done.json"),
-            "history": file("runs/kto-*/history.csv"), "completions": file("runs/sft-*/completions-*.json"),
-            "generations": file("generations/paper-*.gz"), "note": file("runs/generations/fixed-*.json"),
-            "reference": Path(cached) / "model.safetensors"}
-    kept = {name: path.read_bytes() for name, path in hurt.items() if name not in ("stamp", "history")}
-    everything = {path: path.read_bytes() for path in (*made.glob("generations/*"), *made.glob("runs/*/completions-*.json"))}
+    hurt = {
+        "weights": file("runs/rpo-*/policy/model.safetensors"),
+        "stamp": file("runs/dro-*/done.json"),
+        "history": file("runs/kto-*/history.csv"),
+        "completions": file("runs/sft-*/completions-*.json"),
+        "generations": file("generations/paper-*.gz"),
+        "note": file("runs/generations/fixed-*.json"),
+        "reference": Path(cached) / "model.safetensors",
+    }
+    kept = {
+        name: path.read_bytes() for name, path in hurt.items() if name not in ("stamp", "history")
+    }
+    everything = {
+        path: path.read_bytes()
+        for path in (*made.glob("generations/*"), *made.glob("runs/*/completions-*.json"))
+    }
     for path in hurt.values():
         damage(kind, path)
     generations.ensure_runs(profile, made, progress=False)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.endswith(": made again")]
     assert {name: path.read_bytes() for name, path in hurt.items() if name in kept} == kept
     assert {path: path.read_bytes() for path in everything} == everything
-    silent = {"stamp", "completions", "generations", "note"} if kind == "missing" else set()  # that is how what is not done looks
+    # that is how what is not done looks
+    silent = {"stamp", "completions", "generations", "note"} if kind == "missing" else set()
     assert len(lines) == len(hurt) - len(silent), lines
     generations.ensure_runs(profile, made, progress=False)
     assert "0 policies trained" in capsys.readouterr().out
@@ -136,15 +170,22 @@ def test_what_was_interrupted_on_other_rows_is_not_gone_on_with(profile, made, t
     run = grid.recipe(profile, profile.presets["paper"], "sft", "small", None, 0)
     left = run.folder(tmp_path) / "trainer" / "checkpoint-1"
     left.mkdir(parents=True)
-    (run.folder(tmp_path) / "recipe.json").write_text(json.dumps(run.recipe | {"inputs": "of other rows"}))
+    (run.folder(tmp_path) / "recipe.json").write_text(
+        json.dumps(run.recipe | {"inputs": "of other rows"})
+    )
     seal(left)
     runs.train(profile, run, prepared, tmp_path)
-    files = [sorted(run.folder(out).glob("policy/*.safetensors"))[0].read_bytes() for out in (made, tmp_path)]
+    files = [
+        sorted(run.folder(out).glob("policy/*.safetensors"))[0].read_bytes()
+        for out in (made, tmp_path)
+    ]
     assert files[0] == files[1]
 
 
 def test_a_fresh_folder_gives_the_same_bytes(profile, made, tmp_path):
-    narrow = loading.load_profile("smoke", sizes="small", seeds="0", methods="reference,rpo", taus="1.0", preset="paper")
+    narrow = loading.load_profile(
+        "smoke", sizes="small", seeds="0", methods="reference,rpo", taus="1.0", preset="paper"
+    )
     for out in (tmp_path / "a", tmp_path / "b"):
         generations.ensure_runs(narrow, out, progress=False)
     name = "generations/paper-small-seed0.jsonl.gz"
@@ -163,45 +204,74 @@ def test_best_of_k_keeps_the_best_row_of_each_prompt(profile):
 
 def test_the_trainer_sees_standardised_rewards_and_equation_19(profile, tmp_path):
     prepared = inputs.prepare(profile, "small", 0)
-    assert prepared.rewards.mean() == pytest.approx(0, abs=1e-9) and prepared.rewards.std() == pytest.approx(1, abs=1e-6)
+    assert prepared.rewards.mean() == pytest.approx(
+        0, abs=1e-9
+    ) and prepared.rewards.std() == pytest.approx(1, abs=1e-6)
     run = grid.recipe(profile, profile.presets["paper"], "rpo", "small", 1.0, 0)
     trainer = runs.build_trainer(profile, run, prepared, tmp_path)
     for group in trainer.train_dataset[:5]:
-        expected = torch.logsumexp(torch.tensor(group["ref_logps"], dtype=torch.float64) + torch.tensor(group["rewards"], dtype=torch.float64), 0)
-        assert group["log_partition"] == pytest.approx([float(expected)] * len(group["rows"]), rel=1e-5)
+        expected = torch.logsumexp(
+            torch.tensor(group["ref_logps"], dtype=torch.float64)
+            + torch.tensor(group["rewards"], dtype=torch.float64),
+            0,
+        )
+        assert group["log_partition"] == pytest.approx(
+            [float(expected)] * len(group["rows"]), rel=1e-5
+        )
 
 
 @pytest.mark.parametrize("name", ["sum", "mean"])
 @pytest.mark.parametrize("row", [0, 50, 95])
-def test_a_cached_log_probability_that_is_not_the_models_is_made_again(profile, tmp_path, monkeypatch, capsys, name, row):
+def test_a_cached_log_probability_that_is_not_the_models_is_made_again(
+    profile, tmp_path, monkeypatch, capsys, name, row
+):
     prepared = inputs.prepare(profile, "small", 0)
     monkeypatch.setenv("RPO_NB_CACHE", str(tmp_path))
-    references.reference_logps(prepared.path, prepared.reference, prepared.tokenizer, prepared.encoded)
+    references.reference_logps(
+        prepared.path, prepared.reference, prepared.tokenizer, prepared.encoded
+    )
     (file,) = tmp_path.rglob("logps.npz")
     with np.load(file) as stored:
         changed = {kind: stored[kind] for kind in ("sum", "mean")}
     changed[name][row] += 20
     np.savez(file, **changed)
-    found = references.reference_logps(prepared.path, prepared.reference, prepared.tokenizer, prepared.encoded)
+    found = references.reference_logps(
+        prepared.path, prepared.reference, prepared.tokenizer, prepared.encoded
+    )
     assert all(np.array_equal(found[kind], prepared.ref_logps[kind]) for kind in ("sum", "mean"))
     assert "logps.npz is not as it was written): made again" in capsys.readouterr().out
 
 
 def test_on_policy_completions_are_the_references_own(tmp_path):
-    few = {"data.regime": "on_policy", "data.prompts": 8, "data.validation": 4, "data.held_out": 0,
-           "evaluation.judges": ["checker"]}
+    few = {
+        "data.regime": "on_policy",
+        "data.prompts": 8,
+        "data.validation": 4,
+        "data.held_out": 0,
+        "evaluation.judges": ["checker"],
+    }
     profile = loading.load_profile("smoke", sizes="small", seeds="0", **few)
     parts = inputs.splits(profile, 0)
     assert set(parts.train["model"]) == {"reference"} and parts.train.num_rows > 8
     on = inputs.prepare(profile, "small", 0).ref_logps["sum"].mean()
-    off = inputs.prepare(loading.load_profile("smoke", sizes="small", seeds="0"), "small", 0).ref_logps["sum"].mean()
+    off = (
+        inputs.prepare(loading.load_profile("smoke", sizes="small", seeds="0"), "small", 0)
+        .ref_logps["sum"]
+        .mean()
+    )
     assert on > off  # what others write surprises the reference
 
 
 def test_rows_are_not_compared_with_themselves(monkeypatch):
-    """QRPO's reference rewards are of other samples than the on-policy completions: else q is 1/32 too high on average."""
-    few = {"data.regime": "on_policy", "data.prompts": 8, "data.validation": 4, "data.held_out": 0,
-           "evaluation.judges": ["checker"]}
+    """QRPO's reference rewards are of other samples than the on-policy completions: else q is 1/32
+    too high on average."""
+    few = {
+        "data.regime": "on_policy",
+        "data.prompts": 8,
+        "data.validation": 4,
+        "data.held_out": 0,
+        "evaluation.judges": ["checker"],
+    }
     profile = loading.load_profile("smoke", sizes="small", seeds="0", **few)
     prepared, drawn = inputs.prepare(profile, "small", 0), {}
     plain = inputs.reference_samples
@@ -223,23 +293,39 @@ def test_the_tilted_frontier_is_exact_on_a_case_that_can_be_enumerated():
     p = np.exp(3) / (np.exp(1) + np.exp(3))
     assert table["reward"][0] == pytest.approx(p * 3 + (1 - p))
     assert table["kl"][0] == pytest.approx(p * np.log(2 * p) + (1 - p) * np.log(2 * (1 - p)))
-    assert table["reward"][1] == pytest.approx(2.0, abs=1e-4) and table["kl"][1] == pytest.approx(0, abs=1e-6)
+    assert table["reward"][1] == pytest.approx(2.0, abs=1e-4) and table["kl"][1] == pytest.approx(
+        0, abs=1e-6
+    )
 
 
 def test_the_frontier_starts_at_the_references_own_reward_and_rises_with_its_kl(profile):
-    """At the highest temperature nothing is tilted; at the lowest the best samples are all that counts, at a KL of log 64 at most."""
+    """At the highest temperature nothing is tilted; at the lowest the best samples are all that
+    counts, at a KL of log 64 at most."""
     curve = insight.frontier(profile, "small", 0)
     prompts = list(inputs.splits(profile, 0, "small").validation["prompt"])
-    samples = inputs.reference_samples(profile, inputs.reference_path(profile, "small", 0), prompts, insight.FRONTIER_SAMPLES, 0)
-    own = np.mean([pocket.score(prompt, text) for prompt, row in zip(prompts, samples, strict=True) for text in row])
+    samples = inputs.reference_samples(
+        profile, inputs.reference_path(profile, "small", 0), prompts, insight.FRONTIER_SAMPLES, 0
+    )
+    own = np.mean(
+        [
+            pocket.score(prompt, text)
+            for prompt, row in zip(prompts, samples, strict=True)
+            for text in row
+        ]
+    )
     assert curve["reward"].iloc[0] == pytest.approx(own, abs=0.1)
-    assert curve["reward"].is_monotonic_increasing and curve["kl"].is_monotonic_increasing and curve["kl"].iloc[-1] <= np.log(64)
+    assert (
+        curve["reward"].is_monotonic_increasing
+        and curve["kl"].is_monotonic_increasing
+        and curve["kl"].iloc[-1] <= np.log(64)
+    )
 
 
 def test_kl_of_the_reference_is_zero_and_of_others_is_finite(profile, made):
     table = insight.rewards_and_kl(profile, made)
     changed = profile.evaluation.model_copy(update={"generation_batch_size": 7})
-    assert insight.rewards_and_kl(profile.model_copy(update={"evaluation": changed}), made).empty  # nobody has looked at them since
+    # nobody has looked at them since
+    assert insight.rewards_and_kl(profile.model_copy(update={"evaluation": changed}), made).empty
     assert "released" not in set(table["preset"])  # its decoding does not sample from the policy
     assert table.loc[table["method"] == "reference", "kl"].abs().max() < 1e-4
     assert np.isfinite(table[["kl", "kl_low", "kl_high", "reward"]].to_numpy()).all()
@@ -249,13 +335,26 @@ def test_kl_of_the_reference_is_zero_and_of_others_is_finite(profile, made):
 def test_users_own_text_gets_a_tokenizer_and_a_reference_from_its_held_out_part(tmp_path):
     words = "why how when sky sea tree blue green deep old because of the a it is".split()
     rng = np.random.default_rng(0)
-    rows = [{"prompt": f"{' '.join(rng.choice(words, 5))} {i}?", "completion": " ".join(rng.choice(words, 6)) + ".",
-             "reward": float(rng.integers(1, 11))}
-            for i in range(40) for _ in range(3)]
+    rows = [
+        {
+            "prompt": f"{' '.join(rng.choice(words, 5))} {i}?",
+            "completion": " ".join(rng.choice(words, 6)) + ".",
+            "reward": float(rng.integers(1, 11)),
+        }
+        for i in range(40)
+        for _ in range(3)
+    ]
     file = tmp_path / "own.jsonl"
     file.write_text("\n".join(json.dumps(r) for r in rows), encoding="utf-8")
-    profile = loading.load_profile("smoke", sizes="small", seeds="0", methods="reference,rpo", preset="paper", feedback=str(file),
-                                  **{"sizes.*.tokenizer": ["train"], "data.validation": 4, "data.held_out": 12})
+    profile = loading.load_profile(
+        "smoke",
+        sizes="small",
+        seeds="0",
+        methods="reference,rpo",
+        preset="paper",
+        feedback=str(file),
+        **{"sizes.*.tokenizer": ["train"], "data.validation": 4, "data.held_out": 12},
+    )
     generations.ensure_runs(profile, tmp_path / "out", progress=False)
     assert set(generations.load_generations(tmp_path / "out")["method"]) == {"reference", "rpo"}
 
@@ -266,4 +365,6 @@ def test_without_generations_the_message_names_the_notebook(tmp_path):
 
 
 def test_estimators_of_the_presets_exist():
-    assert {p.partition for p in loading.load_profile("smoke").presets.values()} <= set(partition.ESTIMATORS)
+    assert {p.partition for p in loading.load_profile("smoke").presets.values()} <= set(
+        partition.ESTIMATORS
+    )

@@ -11,11 +11,28 @@ from families import DOCS, FAMILIES, FLOAT32, measured, page, tokenizer_of
 from rpo_nb.config.schema import DecodingConfig
 from rpo_nb.policy import completing, encoding, forward, generation, load, logps, prefixes
 
-REFUSED = {"ProphetNet",  # its logits come from another stream than its last states
-           "FSMT",  # its decoder asks for masks that its model makes
-           "NLLB-MoE", "BigBird-PEGASUS, sparse", "Doge"}  # their rows depend on those beside
-WHOLE = {"SwitchTransformers", "BLOOM", "MPT", "RecurrentGemma", "LFM2", "MiniMax", "Mamba", "RWKV",
-         "Jamba", "Falcon H1", "Qwen 3 Next", "Qwen 3.5", "Nemotron-H"}
+REFUSED = {
+    "ProphetNet",  # its logits come from another stream than its last states
+    "FSMT",  # its decoder asks for masks that its model makes
+    "NLLB-MoE",
+    "BigBird-PEGASUS, sparse",
+    "Doge",
+}  # their rows depend on those beside
+WHOLE = {
+    "SwitchTransformers",
+    "BLOOM",
+    "MPT",
+    "RecurrentGemma",
+    "LFM2",
+    "MiniMax",
+    "Mamba",
+    "RWKV",
+    "Jamba",
+    "Falcon H1",
+    "Qwen 3 Next",
+    "Qwen 3.5",
+    "Nemotron-H",
+}
 VERSION = transformers.__version__.rpartition(".")[0]
 OURS = f"of transformers {VERSION}:" in DOCS.read_text(encoding="utf-8")  # others may refuse more
 
@@ -41,40 +58,50 @@ def test_the_page_of_models_is_this_table():
     if not OURS:
         pytest.skip(f"docs/models.md is of another transformers than {VERSION}")
     assert DOCS.read_text(encoding="utf-8") == page([measured(name) for name in FAMILIES]), (
-        "run python tests/families.py")
+        "run python tests/families.py"
+    )
 
 
 # ---- special tokens --------------------------------------------------------------------------
+
 
 def encoded(kind, *, causal=None, prompt="red lamp", completion="green rope"):
     tokenizer = tokenizer_of(kind)
     if causal is not None:
         tokenizer.for_causal_model = causal
-    (ids, answer), = encoding.encode(tokenizer, [prompt], [completion], max_prompt_tokens=8,
-                                   max_completion_tokens=8)
+    ((ids, answer),) = encoding.encode(
+        tokenizer, [prompt], [completion], max_prompt_tokens=8, max_completion_tokens=8
+    )
     return [tokenizer.convert_ids_to_tokens(part) for part in (ids, answer)]
 
 
-@pytest.mark.parametrize(("kind", "causal", "prompt", "completion"), [
-    ("plain", None, "red lamp", "green rope </s>"),
-    ("BOS", None, "<s> red lamp", "green rope </s>"),
-    ("both", True, "<s> red lamp", "green rope </s>"),
-    ("EOS", True, "red lamp", "green rope </s>"),
-    ("EOS", None, "red lamp </s>", "green rope </s>"),
-    ("both", None, "<s> red lamp </s>", "<s> green rope </s>"),
-    ("language", None, "en_XX red lamp </s>", "en_XX green rope </s>"),
-    ("turn", None, "<turn> red lamp </turn> <turn>", "green rope </turn>"),
-])
-def test_what_a_tokenizer_adds_is_there_and_a_causal_prompt_is_not_ended(kind, causal, prompt,
-                                                                         completion):
+@pytest.mark.parametrize(
+    ("kind", "causal", "prompt", "completion"),
+    [
+        ("plain", None, "red lamp", "green rope </s>"),
+        ("BOS", None, "<s> red lamp", "green rope </s>"),
+        ("both", True, "<s> red lamp", "green rope </s>"),
+        ("EOS", True, "red lamp", "green rope </s>"),
+        ("EOS", None, "red lamp </s>", "green rope </s>"),
+        ("both", None, "<s> red lamp </s>", "<s> green rope </s>"),
+        ("language", None, "en_XX red lamp </s>", "en_XX green rope </s>"),
+        ("turn", None, "<turn> red lamp </turn> <turn>", "green rope </turn>"),
+    ],
+)
+def test_what_a_tokenizer_adds_is_there_and_a_causal_prompt_is_not_ended(
+    kind, causal, prompt, completion
+):
     assert encoded(kind, causal=causal) == [prompt.split(), completion.split()]
 
 
-@pytest.mark.parametrize(("kind", "prompt"), [
-    ("BOS", "<s> red lamp red red lamp red lamp"),
-    ("both", "<s> red lamp red lamp red lamp </s>"),
-    ("turn", "<turn> red lamp lamp red lamp </turn> <turn>"),
-])
+@pytest.mark.parametrize(
+    ("kind", "prompt"),
+    [
+        ("BOS", "<s> red lamp red red lamp red lamp"),
+        ("both", "<s> red lamp red lamp red lamp </s>"),
+        ("turn", "<turn> red lamp lamp red lamp </turn> <turn>"),
+    ],
+)
 def test_too_long_a_text_keeps_its_special_tokens(kind, prompt):
     found, answer = encoded(kind, prompt="red lamp " * 9, completion="green rope " * 9)
     assert found == prompt.split()
@@ -86,15 +113,21 @@ def test_a_target_text_has_the_code_of_its_own_language():
     from transformers import NllbTokenizer
 
     words = ["<s>", "<pad>", "</s>", "<unk>", "▁", *"abc"]
-    tokenizer = NllbTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[],
-                              src_lang="eng_Latn", tgt_lang="ron_Latn")
-    (ids, answer), = encoding.encode(tokenizer, ["a"], ["b"], max_prompt_tokens=8,
-                                   max_completion_tokens=8)
+    tokenizer = NllbTokenizer(
+        vocab={word: i for i, word in enumerate(words)},
+        merges=[],
+        src_lang="eng_Latn",
+        tgt_lang="ron_Latn",
+    )
+    ((ids, answer),) = encoding.encode(
+        tokenizer, ["a"], ["b"], max_prompt_tokens=8, max_completion_tokens=8
+    )
     assert ids == tokenizer("a")["input_ids"]
     assert answer == tokenizer(text_target="b")["input_ids"] != tokenizer("b")["input_ids"]
     tokenizer.legacy_behaviour = True
-    (_, answer), = encoding.encode(tokenizer, ["a"], ["b"], max_prompt_tokens=8,
-                                 max_completion_tokens=8)
+    ((_, answer),) = encoding.encode(
+        tokenizer, ["a"], ["b"], max_prompt_tokens=8, max_completion_tokens=8
+    )
     assert answer == tokenizer("b", add_special_tokens=False)["input_ids"] + [2]
 
 
@@ -108,12 +141,15 @@ def test_a_tokenizer_whose_special_tokens_cannot_be_told_is_refused():
         encoding.encode(tokenizer, ["red"], ["red"], max_prompt_tokens=8, max_completion_tokens=8)
 
 
-@pytest.mark.parametrize(("template", "end"), [
-    ("{% for m in messages %}<turn> {{ m.content }} </turn> </s>{% endfor %}", "</turn>"),
-    ("{% for m in messages %}<turn> {{ m.content }}</s> {% endfor %}", "</s>"),
-    ("{% for m in messages %}<turn> {{ m.content }} door </turn> {% endfor %}", "door </turn>"),
-    ("{% for m in messages %}<turn> {{ m.content }} {% endfor %}", "</s>"),
-])
+@pytest.mark.parametrize(
+    ("template", "end"),
+    [
+        ("{% for m in messages %}<turn> {{ m.content }} </turn> </s>{% endfor %}", "</turn>"),
+        ("{% for m in messages %}<turn> {{ m.content }}</s> {% endfor %}", "</s>"),
+        ("{% for m in messages %}<turn> {{ m.content }} door </turn> {% endfor %}", "door </turn>"),
+        ("{% for m in messages %}<turn> {{ m.content }} {% endfor %}", "</s>"),
+    ],
+)
 def test_a_completion_ends_as_the_template_ends_a_turn(template, end):
     tokenizer = tokenizer_of("turn")
     tokenizer.chat_template = template
@@ -125,10 +161,13 @@ def test_a_causal_model_that_is_loaded_gets_no_end_after_its_prompt(tmp_path):
     for kind, name in (("both", "Llama"), ("both", "BART")):
         families.build(name).float().save_pretrained(tmp_path / name)
         tokenizer_of(kind).save_pretrained(tmp_path / name)
-        for tokenizer in (load.load_policy(tmp_path / name)[1],
-                          load.load_tokenizer(tmp_path / name)):
-            (ids, _), = encoding.encode(tokenizer, ["red"], [""], max_prompt_tokens=8,
-                                      max_completion_tokens=8)
+        for tokenizer in (
+            load.load_policy(tmp_path / name)[1],
+            load.load_tokenizer(tmp_path / name),
+        ):
+            ((ids, _),) = encoding.encode(
+                tokenizer, ["red"], [""], max_prompt_tokens=8, max_completion_tokens=8
+            )
             last = {"Llama": "red", "BART": "</s>"}[name]
             assert tokenizer.convert_ids_to_tokens(ids)[-1] == last
 
@@ -155,12 +194,13 @@ def test_sampling_stops_at_every_end_and_says_none_of_it(stop, named, monkeypatc
     number = tokenizer.convert_tokens_to_ids
     if named:
         model.generation_config.eos_token_id = [1, number(named)]
-    monkeypatch.setattr(completing, "_way", lambda core: completing._complete)
+    monkeypatch.setattr(generation, "way_of", lambda core: completing._complete)
     said = scripted(monkeypatch, model, [number(t) for t in ("red", "lamp", stop, *["rope"] * 9)])
     said.start = 4  # of the prompt in its template
     greedy = DecodingConfig(do_sample=False, max_new_tokens=8)
-    text, = generation.generate(model, tokenizer, ["door"], decoding=greedy, seed=0, batch_size=1,
-                                max_prompt_tokens=8)
+    (text,) = generation.generate(
+        model, tokenizer, ["door"], decoding=greedy, seed=0, batch_size=1, max_prompt_tokens=8
+    )
     assert text == "red lamp"
     assert set(generation.stop_tokens(model, tokenizer)) >= {1, number("</turn>"), number(stop)}
 
@@ -172,8 +212,14 @@ def test_an_end_that_a_checkpoint_forces_at_the_limit_was_not_drawn():
     for forced in (None, 1):
         model.generation_config.forced_eos_token_id = forced
         drawn[forced] = generation.samples(
-            model, tokenizer, families.PROMPTS, decoding=DecodingConfig(max_new_tokens=4), seed=0,
-            batch_size=4, max_prompt_tokens=32)
+            model,
+            tokenizer,
+            families.PROMPTS,
+            decoding=DecodingConfig(max_new_tokens=4),
+            seed=0,
+            batch_size=4,
+            max_prompt_tokens=32,
+        )
     cut = [i for i, one in enumerate(drawn[None]) if 1 not in one.ids]
     assert cut
     for i in cut:
@@ -182,8 +228,12 @@ def test_an_end_that_a_checkpoint_forces_at_the_limit_was_not_drawn():
 
 # ---- windows, heads, positions ----------------------------------------------------------------
 
-GREEDY = {"decoding": DecodingConfig(do_sample=False, max_new_tokens=4), "seed": 0,
-          "batch_size": 4, "max_prompt_tokens": 32}
+GREEDY = {
+    "decoding": DecodingConfig(do_sample=False, max_new_tokens=4),
+    "seed": 0,
+    "batch_size": 4,
+    "max_prompt_tokens": 32,
+}
 
 
 def test_padding_that_moves_logits_is_seen_where_it_moves_no_token(monkeypatch):
@@ -207,8 +257,13 @@ def test_a_model_whose_generate_passes_its_processors_by_is_refused(monkeypatch)
     """Its completions would be greedy where samples are asked for."""
     model, tokenizer = families.build("Llama").float(), tokenizer_of("BOS")
     plain = model.generate
-    monkeypatch.setattr(model, "generate", lambda **asked: plain(
-        **{name: value for name, value in asked.items() if name != "logits_processor"}))
+    monkeypatch.setattr(
+        model,
+        "generate",
+        lambda **asked: plain(
+            **{name: value for name, value in asked.items() if name != "logits_processor"}
+        ),
+    )
     with pytest.raises(ValueError, match="LlamaForCausalLM: .*passes its logits by.*another"):
         generation.generate(model, tokenizer, families.PROMPTS, **GREEDY)
 
@@ -245,9 +300,17 @@ def test_a_token_that_a_model_never_says_hides_no_other_difference(least, monkey
 def test_rounding_of_bfloat16_refuses_no_deep_model():
     """48 layers came to 1.8 % of the largest logit, where a cap is looked for to 5.4 % of it."""
     torch.manual_seed(0)
-    config = transformers.Gemma2Config(**FAMILIES["Gemma 2"][2] | {
-        "hidden_size": 256, "num_hidden_layers": 48, "num_attention_heads": 8, "head_dim": 32,
-        "intermediate_size": 768, "vocab_size": 2000})
+    config = transformers.Gemma2Config(
+        **FAMILIES["Gemma 2"][2]
+        | {
+            "hidden_size": 256,
+            "num_hidden_layers": 48,
+            "num_attention_heads": 8,
+            "head_dim": 32,
+            "intermediate_size": 768,
+            "vocab_size": 2000,
+        }
+    )
     model = transformers.AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for weight in model.parameters():
@@ -345,9 +408,13 @@ def test_an_error_without_a_text_is_told_by_its_kind():
     assert forward.told(ValueError("one\ntwo")) == "ValueError: one"
 
 
-@pytest.mark.parametrize("decoding", [
-    DecodingConfig(do_sample=False, max_new_tokens=6, repetition_penalty=1.5),
-    DecodingConfig(max_new_tokens=6, repetition_penalty=1.5)])
+@pytest.mark.parametrize(
+    "decoding",
+    [
+        DecodingConfig(do_sample=False, max_new_tokens=6, repetition_penalty=1.5),
+        DecodingConfig(max_new_tokens=6, repetition_penalty=1.5),
+    ],
+)
 def test_a_penalty_does_not_count_the_padding_of_a_batch(decoding, monkeypatch):
     """transformers 5.15 counts it: where the end pads, rows beside longer ones went on."""
     model, tokenizer = families.build("Llama").float(), tokenizer_of("plain")
@@ -361,17 +428,29 @@ def test_a_penalty_does_not_count_the_padding_of_a_batch(decoding, monkeypatch):
 
     monkeypatch.setattr(model, "forward", ending)
     prompts = [*families.PROMPTS, "red", "red"]
-    together, alone = ([one.ids for one in generation.samples(
-        model, tokenizer, prompts, **GREEDY | {"decoding": decoding, "batch_size": size})]
-        for size in (len(prompts), 1))
+    together, alone = (
+        [
+            one.ids
+            for one in generation.samples(
+                model, tokenizer, prompts, **GREEDY | {"decoding": decoding, "batch_size": size}
+            )
+        ]
+        for size in (len(prompts), 1)
+    )
     assert together == alone
     assert decoding.do_sample or set(together) == {(1,)}
 
 
-@pytest.mark.parametrize("own", [
-    {"suppress_tokens": list(range(8, 28))}, {"begin_suppress_tokens": list(range(1, 28))},
-    {"bad_words_ids": [[i] for i in range(8, 28)]},
-    {"sequence_bias": [[[i], -90.0] for i in range(2, 28)]}], ids=lambda own: next(iter(own)))
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"suppress_tokens": list(range(8, 28))},
+        {"begin_suppress_tokens": list(range(1, 28))},
+        {"bad_words_ids": [[i] for i in range(8, 28)]},
+        {"sequence_bias": [[[i], -90.0] for i in range(2, 28)]},
+    ],
+    ids=lambda own: next(iter(own)),
+)
 @pytest.mark.parametrize("name", ["Llama", "T5", "BART"])
 def test_what_a_checkpoint_says_of_its_tokens_is_followed(name, own):
     """As `model.generate` does, in rows that go on when others have ended, too."""
@@ -398,15 +477,21 @@ def test_words_that_must_not_begin_a_completion_may_go_on_in_it(monkeypatch):
         out.logits[(read > 3) & (read < 9), -1, 1] = 60.0
         return out
 
-    monkeypatch.setattr(completing, "_way", lambda core: completing._complete)
+    monkeypatch.setattr(generation, "way_of", lambda core: completing._complete)
     monkeypatch.setattr(model, "forward", scripted)
     texts = generation.generate(model, tokenizer, ["red " * n for n in (3, 3, 12, 10)], **GREEDY)
     assert texts[2:] == ["chair red red red"] * 2 and "red red" not in texts[0]
 
 
 def test_the_search_of_a_checkpoint_is_told_at_load(tmp_path):
-    for name, kind, own in (("BART", "both", {"num_beams": 4, "min_length": 5}), ("Llama", "BOS", {
-            "temperature": 0.6, "do_sample": True, "num_beams": 1, "repetition_penalty": 1.0})):
+    for name, kind, own in (
+        ("BART", "both", {"num_beams": 4, "min_length": 5}),
+        (
+            "Llama",
+            "BOS",
+            {"temperature": 0.6, "do_sample": True, "num_beams": 1, "repetition_penalty": 1.0},
+        ),
+    ):
         model = families.build(name).float()
         model.generation_config.update(**own)
         model.save_pretrained(tmp_path / name)
@@ -419,8 +504,9 @@ def test_the_search_of_a_checkpoint_is_told_at_load(tmp_path):
 
 
 @pytest.mark.parametrize("error", [KeyError("a fault"), torch.OutOfMemoryError("a fault")])
-@pytest.mark.parametrize("place", ["forward.whole_states", "prefixes._kept",
-                                   "generation._complete"])
+@pytest.mark.parametrize(
+    "place", ["forward.whole_states", "prefixes._kept", "generation._complete"]
+)
 def test_a_fault_is_not_told_as_what_an_architecture_cannot(place, error, monkeypatch):
     model, tokenizer = families.build("Llama").float(), tokenizer_of("BOS")
 

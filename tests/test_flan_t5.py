@@ -1,4 +1,5 @@
-"""The profile of the published reproduction, end to end without a hub: folders of the same layout stand for its models and data."""
+"""The profile of the published reproduction, end to end without a hub: folders of the same layout
+stand for its models and data."""
 
 import json
 import os
@@ -20,14 +21,27 @@ CHAT = "{% for m in messages %}{{ m.content }}</s>{% endfor %}{% if add_generati
 
 
 def flan_t5(folder, tokenizer):
-    """Random weights of Flan-T5's architecture (gated activation, untied head), and the tokenizer beside them."""
+    """Random weights of Flan-T5's architecture (gated activation, untied head), and the tokenizer
+    beside them."""
     from transformers import T5Config, T5ForConditionalGeneration
 
     torch.manual_seed(0)
-    model = T5ForConditionalGeneration(T5Config(
-        vocab_size=len(tokenizer), d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu",
-        tie_word_embeddings=False, dropout_rate=0.1, decoder_start_token_id=0))
-    model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight) * 0.05)  # transformers 5 ties the head of a fresh T5
+    model = T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=len(tokenizer),
+            d_model=64,
+            d_kv=16,
+            d_ff=128,
+            num_layers=2,
+            num_heads=4,
+            feed_forward_proj="gated-gelu",
+            tie_word_embeddings=False,
+            dropout_rate=0.1,
+            decoder_start_token_id=0,
+        )
+    )
+    # transformers 5 ties the head of a fresh T5
+    model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight) * 0.05)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -36,21 +50,34 @@ def chat_model(folder):
     """A causal model of random weights with a chat template, whose tokenizer knows letters."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = references.train_tokenizer([published_numbers()["paper_a"]["setup"]["judge_prompt"]], vocabulary=400)
+    tokenizer = references.train_tokenizer(
+        [published_numbers()["paper_a"]["setup"]["judge_prompt"]], vocabulary=400
+    )
     tokenizer.chat_template = CHAT
     torch.manual_seed(1)
-    LlamaForCausalLM(LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=4096)).save_pretrained(folder)
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            max_position_embeddings=4096,
+        )
+    ).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 def ultrafeedback(folder):
-    """Pocket feedback as openbmb/UltraFeedback lies on the hub: JSON lines, one file a source of prompts."""
+    """Pocket feedback as openbmb/UltraFeedback lies on the hub: JSON lines, one file a source of
+    prompts."""
     rows = pocket.make_feedback(60, seed=3)
     folder.mkdir()
     for name, part in (("evol_instruct", rows[:30]), ("sharegpt", rows[30:])):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
+        (folder / f"{name}.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in part), encoding="utf-8"
+        )
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +93,27 @@ def published(tmp_path_factory):
     flan_t5(home / "flan-t5-small-rpo", tokenizer)
     ultrafeedback(home / "UltraFeedback")
     chat_model(home / "judge")
-    settings = ["sizes=small seeds=0 preset=paper,released taus=1", f"sizes.small.id={home / 'flan-t5-small'}",
-                f"sizes.small.authors={home / 'flan-t5-small-rpo'} evaluation.authors=true data.source={home / 'UltraFeedback'}",
-                f"evaluation.llm_judges.mistral.model={home / 'judge'} evaluation.llm_judges.llama.model={home / 'judge'}",
-                "data.validation=8 training.warmup_steps=1 decoding.max_new_tokens=12 training.threads=1 training.report_to=[]"]
-    command = [sys.executable, "-m", "rpo_nb", "reproduce", "--profile", "flan-t5", "--output-dir", str(home / "out"),
-               *(part for text in settings for part in ("--set", text))]
+    settings = [
+        "sizes=small seeds=0 preset=paper,released taus=1",
+        f"sizes.small.id={home / 'flan-t5-small'}",
+        f"sizes.small.authors={home / 'flan-t5-small-rpo'} evaluation.authors=true "
+        f"data.source={home / 'UltraFeedback'}",
+        f"evaluation.llm_judges.mistral.model={home / 'judge'} "
+        f"evaluation.llm_judges.llama.model={home / 'judge'}",
+        "data.validation=8 training.warmup_steps=1 decoding.max_new_tokens=12 "
+        "training.threads=1 training.report_to=[]",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "rpo_nb",
+        "reproduce",
+        "--profile",
+        "flan-t5",
+        "--output-dir",
+        str(home / "out"),
+        *(part for text in settings for part in ("--set", text)),
+    ]
     env = os.environ | {"HF_HUB_OFFLINE": "1", "RPO_NB_CACHE": str(home / "cache")}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -99,7 +141,8 @@ def test_the_authors_checkpoint_stands_beside_ours(published):
     table2 = pd.read_csv(published[0] / "tables" / "table2.csv")
     theirs = table2[table2["method"].eq("rpo_authors") & table2["metric"].eq("rouge_l")]
     assert theirs["preset"].tolist() == ["released"] and theirs["value"].notna().all()
-    assert theirs["published"].tolist() == [0.2885]  # Table II, RPO, Small: what that checkpoint is said to reach
+    # Table II, RPO, Small: what that checkpoint is said to reach
+    assert theirs["published"].tolist() == [0.2885]
 
 
 def test_verdicts_keep_both_readings(published):

@@ -1,4 +1,5 @@
-"""The labelling widget: clicked without a browser, stopped, started again, and compared with judges by hand."""
+"""The labelling widget: clicked without a browser, stopped, started again, and compared with judges
+by hand."""
 
 from __future__ import annotations
 
@@ -20,11 +21,18 @@ def many(count=30):
 def parts(task):
     """(head, left, right, click) of the widget; click(name) presses a button."""
     head, texts, row = task.widget().children
-    return head, *texts.children, lambda name: next(b for b in row.children if b.description.startswith(name)).click()
+    return (
+        head,
+        *texts.children,
+        lambda name: next(b for b in row.children if b.description.startswith(name)).click(),
+    )
 
 
 def test_the_draw_is_blind_fixed_and_of_pairs_that_differ():
-    pairs = pd.concat([many(), pair_table([(90, "same", "same"), (91, " ", "text"), (92, None, "text")])], ignore_index=True)
+    pairs = pd.concat(
+        [many(), pair_table([(90, "same", "same"), (91, " ", "text"), (92, None, "text")])],
+        ignore_index=True,
+    )
     drawn = blind_pairs(pairs, count=20)
     assert len(drawn) == 20 and drawn["prompt_id"].max() < 90 and drawn["prompt"].is_unique
     assert 3 < drawn["left"].eq("method").sum() < 17
@@ -34,8 +42,13 @@ def test_the_draw_is_blind_fixed_and_of_pairs_that_differ():
 
 
 def test_a_prompt_comes_again_only_when_there_are_no_others():
-    pairs = pd.concat([many(3), many(3).assign(baseline="kto", baseline_completion="another")], ignore_index=True)
-    assert set(blind_pairs(pairs, count=3)["prompt_id"]) == {0, 1, 2} and len(blind_pairs(pairs, count=9)) == 6
+    pairs = pd.concat(
+        [many(3), many(3).assign(baseline="kto", baseline_completion="another")], ignore_index=True
+    )
+    assert (
+        set(blind_pairs(pairs, count=3)["prompt_id"]) == {0, 1, 2}
+        and len(blind_pairs(pairs, count=9)) == 6
+    )
 
 
 def test_clicks_are_stored_at_once_under_the_right_name(tmp_path):
@@ -45,7 +58,9 @@ def test_clicks_are_stored_at_once_under_the_right_name(tmp_path):
         row = task.questions.iloc[n]
         ours = left if row["left"] == "method" else right
         assert f"{n + 1} of 4" in head.value and row["method_completion"] in ours.value
-        assert not any(word in head.value + left.value + right.value for word in ("rpo", "sft", "paper"))
+        assert not any(
+            word in head.value + left.value + right.value for word in ("rpo", "sft", "paper")
+        )
         click(name)
         stored = [json.loads(line) for line in task.path.read_text().splitlines()]
         assert len(stored) == n + 1
@@ -74,17 +89,25 @@ def test_labels_do_not_outlive_their_texts(tmp_path):
     path = tmp_path / "mine.jsonl"
     parts(Labelling(many(), path, count=2))[-1]("Left")
     changed = many().assign(method_completion="new")
-    assert Labelling(changed, path, count=2).place == 0 and Labelling(many(), path, count=2).place == 1
+    assert (
+        Labelling(changed, path, count=2).place == 0 and Labelling(many(), path, count=2).place == 1
+    )
 
 
 def test_texts_are_text(tmp_path):
     task = Labelling(pair_table([(0, "<script>x</script>", "a & b")]), tmp_path / "mine.jsonl")
     _, left, right, _ = parts(task)
-    assert "&lt;script&gt;" in left.value + right.value and "a &amp; b" in left.value + right.value and "<script" not in left.value + right.value
+    assert (
+        "&lt;script&gt;" in left.value + right.value
+        and "a &amp; b" in left.value + right.value
+        and "<script" not in left.value + right.value
+    )
 
 
 def test_each_judge_is_compared_with_the_person(tmp_path):
-    pairs = pair_table([(0, "a b c", "d"), (1, "a", "d e"), (2, "a b", "d"), (3, "a b", "c d e"), (4, "u", "v w")])
+    pairs = pair_table(
+        [(0, "a b c", "d"), (1, "a", "d e"), (2, "a b", "d"), (3, "a b", "c d e"), (4, "u", "v w")]
+    )
     task = Labelling(pairs, tmp_path / "mine.jsonl", count=4)
     person = {0: "method", 1: "method", 2: "tie", 3: "baseline", 4: "baseline"}
     for _, row in task.questions.iterrows():
@@ -94,16 +117,26 @@ def test_each_judge_is_compared_with_the_person(tmp_path):
     table = task.agreement(verdicts).set_index("judge")
     labelled = task.questions["prompt_id"].tolist()
     judge = dict(enumerate(verdicts["verdict"]))
-    points = [1.0 if judge[i] == person[i] else 0.5 if judge[i] == "tie" else 0.0 for i in labelled if person[i] != "tie"]
+    points = [
+        1.0 if judge[i] == person[i] else 0.5 if judge[i] == "tie" else 0.0
+        for i in labelled
+        if person[i] != "tie"
+    ]
     assert list(table.index) == ["scripted", rates.RULE] and table.loc["scripted", "n"] == 4
     assert table.loc["scripted", "agreement"] == pytest.approx(np.mean(points))
     longer = {0: "method", 1: "baseline", 2: "method", 3: "baseline", 4: "baseline"}
-    assert table.loc[rates.RULE, "same"] == pytest.approx(np.mean([longer[i] == person[i] for i in labelled]))
+    assert table.loc[rates.RULE, "same"] == pytest.approx(
+        np.mean([longer[i] == person[i] for i in labelled])
+    )
 
 
 def test_before_the_first_choice_there_is_nothing_to_compare(tmp_path):
     task = Labelling(many(), tmp_path / "mine.jsonl")
-    assert task.agreement(verdict_table(["method"])).empty and task.labels().empty and not task.path.exists()
+    assert (
+        task.agreement(verdict_table(["method"])).empty
+        and task.labels().empty
+        and not task.path.exists()
+    )
 
 
 @pytest.mark.parametrize("line", ["{", '{"texts": "x"}', '{"texts": "x", "choice": "both"}', "3"])

@@ -145,8 +145,10 @@ def test_a_limit_on_a_files_size_is_one_sentence(library, tmp_path):
         "torch": "torch.save({'w': torch.zeros(2**19)}, path)",
     }
     code = (
-        "import torch; from pathlib import Path; from safetensors.torch import save_file; from rpo_nb import store\n"
-        f"path = Path('out/file')\ntry:\n with store.room_for(path):\n  Path('out').mkdir(exist_ok=True); {write[library]}\n"
+        "import torch; from pathlib import Path; from safetensors.torch import save_file; from "
+        "rpo_nb import store\n"
+        "path = Path('out/file')\ntry:\n with store.room_for(path):\n  "
+        f"Path('out').mkdir(exist_ok=True); {write[library]}\n"
         "except store.DiskFull as error: print(error)"
     )
     done = subprocess.run(
@@ -235,12 +237,13 @@ def test_the_kept_log_names_no_place_of_this_machine(tmp_path):
     log.parent.mkdir()
     host = socket.gethostname()
     log.write_text(
-        f"host: {host}\n{sys.executable} -m papermill {tmp_path}/notebooks/x.ipynb < {processes.ROOT}/notebooks/x.ipynb\n"
+        f"host: {host}\n{sys.executable} -m papermill {tmp_path}/notebooks/x.ipynb < "
+        f"{processes.ROOT}/notebooks/x.ipynb\n"
     )
     processes._without_places(log, tmp_path)
     assert (
-        log.read_text()
-        == "host: this machine\npython -m papermill ./notebooks/x.ipynb < rpo_nb/notebooks/x.ipynb\n"
+        log.read_text() == "host: this machine\npython -m papermill ./notebooks/x.ipynb < "
+        "rpo_nb/notebooks/x.ipynb\n"
     )
 
 

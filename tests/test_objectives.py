@@ -1,4 +1,5 @@
-"""Every loss against hand numbers, enumeration, finite differences, the identities between them, Hugging Face and TRL."""
+"""Every loss against hand numbers, enumeration, finite differences, the identities between them,
+Hugging Face and TRL."""
 
 import collections
 import math
@@ -21,33 +22,68 @@ def random(*shape, seed=0, scale=1.0):
     return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
-# Hand numbers ---------------------------------------------------------------------------------------------------------
+# Hand numbers -------------------------------------------------------------------------------------
 
 P, R = vector(-1.0, -2.0), vector(-1.5, -1.0)  # ρ = 0.5, −1
 SIGMOID = {x: 1 / (1 + math.exp(-x)) for x in (-1.5, -0.5, -0.25, 0.25, 0.5, 1.0, 1.5)}
 
 
-@pytest.mark.parametrize("loss, expected", [
-    (lambda: objectives.sft(P), [1.0, 2.0]),
-    (lambda: objectives.rpo(P, R, vector(2, -4), vector(0.5, 1), tau=2.0), [0.0, 0.5 * (-1 + 2 + 1) ** 2]),
-    (lambda: objectives.dro(P, R, vector(2, -4), vector(0.5, 1), tau=2.0), [0.5 * 0.5**2, 0.5 * (-4 - 1 + 2) ** 2]),
-    (lambda: objectives.kto(P, R, torch.tensor([True, False]), 1.0, beta=0.5, lambda_d=2.0, lambda_u=3.0),
-     [2 * (1 - SIGMOID[-0.25]), 3 * (1 - SIGMOID[1.0])]),
-    (lambda: objectives.qrpo(P, R, vector(1, 5), vector(0, 2, 0, 1, 9, 8, 7, 5).reshape(2, 4), beta=1.0),
-     [(0.75 - math.log(math.e - 1) - 0.5) ** 2, (0.25 - math.log(math.e - 1) + 1) ** 2]),
-    (lambda: objectives.dpo(vector(0.5, -3), beta=0.5), [-math.log(SIGMOID[0.25]), -math.log(SIGMOID[-1.5])]),
-    (lambda: objectives.ipo(vector(0.5, -3), beta=0.5), [0.75**2, 2.5**2]),
-    (lambda: objectives.slic(vector(0.5, -3, 9), beta=0.5), [0.75, 2.5, 0.0]),
-    (lambda: objectives.cdpo(vector(0.5, -3), beta=0.5, confidence=0.9),
-     [-0.9 * math.log(SIGMOID[0.25]) - 0.1 * math.log(SIGMOID[-0.25]),
-      -0.9 * math.log(SIGMOID[-1.5]) - 0.1 * math.log(SIGMOID[1.5])]),
-    (lambda: objectives.simpo(vector(-1, -2), vector(-1.5, -1.5), beta=2.0, gamma=0.5),
-     [-math.log(SIGMOID[0.5]), -math.log(SIGMOID[-1.5])]),
-    (lambda: objectives.reward_aware(vector(1, 0), vector(0, 2), distance="sq"), 4.5),
-    (lambda: objectives.reward_aware(vector(1, 0, 2), vector(0, 0, 0), distance="sqloo"), 0.5 * (0.0 + 1.5**2 + 1.5**2)),
-    (lambda: objectives.reward_aware(vector(0, 0), vector(math.log(3), 0), distance="bwd"), 0.75 * math.log(1.5) + 0.25 * math.log(0.5)),
-    (lambda: objectives.reward_aware(vector(0, 0), vector(math.log(3), 0), distance="fwd"), 0.5 * math.log(2 / 3) + 0.5 * math.log(2)),
-])
+@pytest.mark.parametrize(
+    "loss, expected",
+    [
+        (lambda: objectives.sft(P), [1.0, 2.0]),
+        (
+            lambda: objectives.rpo(P, R, vector(2, -4), vector(0.5, 1), tau=2.0),
+            [0.0, 0.5 * (-1 + 2 + 1) ** 2],
+        ),
+        (
+            lambda: objectives.dro(P, R, vector(2, -4), vector(0.5, 1), tau=2.0),
+            [0.5 * 0.5**2, 0.5 * (-4 - 1 + 2) ** 2],
+        ),
+        (
+            lambda: objectives.kto(
+                P, R, torch.tensor([True, False]), 1.0, beta=0.5, lambda_d=2.0, lambda_u=3.0
+            ),
+            [2 * (1 - SIGMOID[-0.25]), 3 * (1 - SIGMOID[1.0])],
+        ),
+        (
+            lambda: objectives.qrpo(
+                P, R, vector(1, 5), vector(0, 2, 0, 1, 9, 8, 7, 5).reshape(2, 4), beta=1.0
+            ),
+            [(0.75 - math.log(math.e - 1) - 0.5) ** 2, (0.25 - math.log(math.e - 1) + 1) ** 2],
+        ),
+        (
+            lambda: objectives.dpo(vector(0.5, -3), beta=0.5),
+            [-math.log(SIGMOID[0.25]), -math.log(SIGMOID[-1.5])],
+        ),
+        (lambda: objectives.ipo(vector(0.5, -3), beta=0.5), [0.75**2, 2.5**2]),
+        (lambda: objectives.slic(vector(0.5, -3, 9), beta=0.5), [0.75, 2.5, 0.0]),
+        (
+            lambda: objectives.cdpo(vector(0.5, -3), beta=0.5, confidence=0.9),
+            [
+                -0.9 * math.log(SIGMOID[0.25]) - 0.1 * math.log(SIGMOID[-0.25]),
+                -0.9 * math.log(SIGMOID[-1.5]) - 0.1 * math.log(SIGMOID[1.5]),
+            ],
+        ),
+        (
+            lambda: objectives.simpo(vector(-1, -2), vector(-1.5, -1.5), beta=2.0, gamma=0.5),
+            [-math.log(SIGMOID[0.5]), -math.log(SIGMOID[-1.5])],
+        ),
+        (lambda: objectives.reward_aware(vector(1, 0), vector(0, 2), distance="sq"), 4.5),
+        (
+            lambda: objectives.reward_aware(vector(1, 0, 2), vector(0, 0, 0), distance="sqloo"),
+            0.5 * (0.0 + 1.5**2 + 1.5**2),
+        ),
+        (
+            lambda: objectives.reward_aware(vector(0, 0), vector(math.log(3), 0), distance="bwd"),
+            0.75 * math.log(1.5) + 0.25 * math.log(0.5),
+        ),
+        (
+            lambda: objectives.reward_aware(vector(0, 0), vector(math.log(3), 0), distance="fwd"),
+            0.5 * math.log(2 / 3) + 0.5 * math.log(2),
+        ),
+    ],
+)
 def test_hand_numbers(loss, expected):
     torch.testing.assert_close(loss(), torch.tensor(expected, dtype=F64))
 
@@ -55,13 +91,16 @@ def test_hand_numbers(loss, expected):
 def test_kto_kl_is_a_clamped_mean_without_gradient():
     policy = vector(-1, -4, -2).requires_grad_()
     ref = vector(-2, -2, -2)
-    assert objectives.kto_kl(policy, ref).item() == 0.0 and objectives.kto_kl(policy, ref, clamp=False).item() == pytest.approx(-1 / 3)
+    assert objectives.kto_kl(policy, ref).item() == 0.0 and objectives.kto_kl(
+        policy, ref, clamp=False
+    ).item() == pytest.approx(-1 / 3)
     masked = objectives.kto_kl(policy, ref, mask=torch.tensor([True, False, True]))
     assert masked.item() == 0.5 and not masked.requires_grad
     assert objectives.kto_kl(policy, ref, mask=torch.zeros(3, dtype=torch.bool)).item() == 0.0
 
 
-# Enumeration ----------------------------------------------------------------------------------------------------------
+# Enumeration --------------------------------------------------------------------------------------
+
 
 def test_rpo_and_dro_are_zero_exactly_at_the_tilted_policy(world):
     whole_support = torch.zeros(40).long()
@@ -70,11 +109,15 @@ def test_rpo_and_dro_are_zero_exactly_at_the_tilted_policy(world):
     values = (world.tau * world.log_z).expand(40)
     assert objectives.dro(world.best, world.ref, world.reward, values, tau=world.tau).max() < 1e-28
     assert objectives.rpo(world.ref, world.ref, world.reward, log_z, tau=world.tau).mean() > 0.1
-    assert objectives.dro(world.best, world.ref, world.reward, values + 0.1, tau=world.tau).min() > 0.001
+    assert (
+        objectives.dro(world.best, world.ref, world.reward, values + 0.1, tau=world.tau).min()
+        > 0.001
+    )
 
 
 def test_the_tilted_policy_solves_the_kl_regularised_problem(world):
     """No distribution has more E[r] − τ·KL, and π* has V* = τ·log Z of it."""
+
     def objective(logits):
         logp = logits.log_softmax(-1)
         return (logp.exp() * (world.reward - world.tau * (logp - world.ref))).sum(-1)
@@ -85,17 +128,29 @@ def test_the_tilted_policy_solves_the_kl_regularised_problem(world):
 
 @pytest.mark.parametrize("method", ["rpo", "dro"])
 def test_minimising_the_loss_finds_the_tilted_policy(world, method):
-    logits, value = world.ref.clone().requires_grad_(), torch.zeros(1, dtype=F64, requires_grad=True)
-    optimiser = torch.optim.LBFGS([logits, value], max_iter=500, tolerance_grad=1e-12, tolerance_change=1e-16,
-                                  line_search_fn="strong_wolfe")
+    logits, value = (
+        world.ref.clone().requires_grad_(),
+        torch.zeros(1, dtype=F64, requires_grad=True),
+    )
+    optimiser = torch.optim.LBFGS(
+        [logits, value],
+        max_iter=500,
+        tolerance_grad=1e-12,
+        tolerance_change=1e-16,
+        line_search_fn="strong_wolfe",
+    )
 
     def closure():
         optimiser.zero_grad()
         policy = logits.log_softmax(0)
         if method == "rpo":
-            loss = objectives.rpo(policy, world.ref, world.reward, world.log_z.expand(40), tau=world.tau).mean()
+            loss = objectives.rpo(
+                policy, world.ref, world.reward, world.log_z.expand(40), tau=world.tau
+            ).mean()
         else:
-            loss = objectives.dro(policy, world.ref, world.reward, value.expand(40), tau=world.tau).mean()
+            loss = objectives.dro(
+                policy, world.ref, world.reward, value.expand(40), tau=world.tau
+            ).mean()
         loss.backward()
         return loss
 
@@ -106,33 +161,49 @@ def test_minimising_the_loss_finds_the_tilted_policy(world, method):
 
 
 def test_rpo_gradient_is_the_papers(world):
-    """d/dlogits of ½ mean δ² = (1/n) Σ_i δ_i (1[y = y_i] − πθ), for rows that repeat and miss sequences."""
+    """d/dlogits of ½ mean δ² = (1/n) Σ_i δ_i (1[y = y_i] − πθ), for rows that repeat and miss
+    sequences."""
     rows = torch.tensor([0, 3, 3, 17, 39, 8])
     logits = random(40, seed=1).requires_grad_()
     policy = logits.log_softmax(0)
-    log_z = partition.log_partition(world.ref[rows], world.reward[rows], torch.zeros(6).long(), tau=world.tau)
-    objectives.rpo(policy[rows], world.ref[rows], world.reward[rows], log_z, tau=world.tau).mean().backward()
+    log_z = partition.log_partition(
+        world.ref[rows], world.reward[rows], torch.zeros(6).long(), tau=world.tau
+    )
+    objectives.rpo(
+        policy[rows], world.ref[rows], world.reward[rows], log_z, tau=world.tau
+    ).mean().backward()
     delta = policy[rows] - world.ref[rows] - (world.reward[rows] / world.tau - log_z)
     formula = sum(d * (torch.eye(40, dtype=F64)[i] - policy.exp()) for d, i in zip(delta, rows)) / 6
     torch.testing.assert_close(logits.grad, formula.detach(), rtol=1e-12, atol=1e-14)
 
 
 def test_qrpo_is_zero_at_its_tilted_policy():
-    """Reference: 200,000 equally likely texts with distinct rewards; their quantiles are uniform, so log Z is the closed form."""
+    """Reference: 200,000 equally likely texts with distinct rewards; their quantiles are uniform,
+    so log Z is the closed form."""
     n, beta = 200_000, 0.1
     reward = torch.randperm(n, generator=torch.Generator().manual_seed(0)).to(F64)
     quantile = (reward + 1) / n
-    assert float((quantile / beta).exp().mean().log()) == pytest.approx(objectives.qrpo_log_partition(beta), abs=1e-4)
+    assert float((quantile / beta).exp().mean().log()) == pytest.approx(
+        objectives.qrpo_log_partition(beta), abs=1e-4
+    )
     some = slice(0, 50)
     ref = torch.full((50,), -math.log(n), dtype=F64)
     best = ref + quantile[some] / beta - (quantile / beta).logsumexp(0) + math.log(n)
     assert objectives.qrpo(best, ref, reward[some], reward.expand(50, n), beta=beta).max() < 1e-9
 
 
-@pytest.mark.parametrize("kinds", [(torch.float32, F64), (F64, torch.float32), (torch.bfloat16, torch.float32),
-                                   (torch.float32, torch.bfloat16)])
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        (torch.float32, F64),
+        (F64, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (torch.float32, torch.bfloat16),
+    ],
+)
 def test_qrpo_takes_equal_rewards_in_two_precisions_for_equal(kinds):
-    """Rewards that were all drawn alike: q = 1, whichever side was rounded (0.7 in float32 is below 0.7)."""
+    """Rewards that were all drawn alike: q = 1, whichever side was rounded (0.7 in float32 is below
+    0.7)."""
     values = torch.arange(1, 100, dtype=F64) / 10
     reward, others = values.to(kinds[0]), values.to(kinds[1])[:, None]
     zeros = torch.zeros(len(values), dtype=F64)
@@ -150,7 +221,7 @@ def test_qrpo_log_partition_by_exact_arithmetic(beta):
     assert objectives.qrpo_log_partition(beta) == pytest.approx(float(exact), rel=1e-12, abs=1e-14)
 
 
-# Finite differences ---------------------------------------------------------------------------------------------------
+# Finite differences -------------------------------------------------------------------------------
 
 A, B, C, D = (random(5, seed=s, scale=2.0) for s in range(4))
 DESIRED = torch.tensor([True, False, True, True, False])
@@ -165,8 +236,17 @@ CASES = {
     "slic": (lambda m: objectives.slic(m, beta=0.7), (A,)),
     "cdpo": (lambda m: objectives.cdpo(m, beta=0.7, confidence=0.8), (A,)),
     "simpo": (lambda c, r: objectives.simpo(c, r, beta=2.0, gamma=0.4), (A, B)),
-    "sq": (lambda a: objectives.reward_aware(a, random(3, 2), distance="sq"), (random(3, 2, seed=1),)),
-} | {d: (lambda a, d=d: objectives.reward_aware(a, random(3, 4), distance=d), (random(3, 4, seed=1),)) for d in ("sqloo", "bwd", "fwd")}
+    "sq": (
+        lambda a: objectives.reward_aware(a, random(3, 2), distance="sq"),
+        (random(3, 2, seed=1),),
+    ),
+} | {
+    d: (
+        lambda a, d=d: objectives.reward_aware(a, random(3, 4), distance=d),
+        (random(3, 4, seed=1),),
+    )
+    for d in ("sqloo", "bwd", "fwd")
+}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -178,11 +258,15 @@ def test_gradients_by_finite_differences(name):
 def test_constants_get_no_gradient():
     policy, log_z = A.clone().requires_grad_(), D.clone().requires_grad_()
     kl = torch.tensor(0.3, dtype=F64, requires_grad=True)
-    (objectives.rpo(policy, B, C, log_z, tau=1.0).sum() + objectives.kto(policy, B, DESIRED, kl, beta=1.0).sum()).backward()
+    (
+        objectives.rpo(policy, B, C, log_z, tau=1.0).sum()
+        + objectives.kto(policy, B, DESIRED, kl, beta=1.0).sum()
+    ).backward()
     assert log_z.grad is None and kl.grad is None and policy.grad.abs().min() > 0
 
 
-# Identities (semantics C, paper B table 1) -----------------------------------------------------------------------------
+# Identities (semantics C, paper B table 1) --------------------------------------------------------
+
 
 def pair(margin):
     """Two completions [pairs, 2] that differ by `margin` [pairs]."""
@@ -195,7 +279,9 @@ PAIR = pair(M)
 
 def test_bwd_becomes_dpo():
     target = vector(1000.0, 0.0).expand(50, 2)
-    torch.testing.assert_close(objectives.reward_aware(0.3 * PAIR, target, distance="bwd"), objectives.dpo(M, beta=0.3))
+    torch.testing.assert_close(
+        objectives.reward_aware(0.3 * PAIR, target, distance="bwd"), objectives.dpo(M, beta=0.3)
+    )
 
 
 @pytest.mark.parametrize("confidence", [0.55, 0.9])
@@ -207,17 +293,24 @@ def test_bwd_becomes_cdpo_less_the_label_entropy(confidence):
 
 
 def test_cdpo_of_a_sure_label_is_dpo():
-    torch.testing.assert_close(objectives.cdpo(M, beta=0.3, confidence=1.0), objectives.dpo(M, beta=0.3))
+    torch.testing.assert_close(
+        objectives.cdpo(M, beta=0.3, confidence=1.0), objectives.dpo(M, beta=0.3)
+    )
 
 
 def test_sq_with_half_a_unit_is_ipo_and_with_rewards_is_rebel():
     beta = 0.3
     half = objectives.reward_aware(beta * PAIR, vector(0.5, 0.0).expand(50, 2), distance="sq")
-    torch.testing.assert_close(2 * half, beta**2 * (M - 1 / (2 * beta)) ** 2)  # IPO as NeMo-Aligner and TRL have it
+    # IPO as NeMo-Aligner and TRL have it
+    torch.testing.assert_close(2 * half, beta**2 * (M - 1 / (2 * beta)) ** 2)
     torch.testing.assert_close(8 * half, objectives.ipo(M, beta=2 * beta))  # paper A's form
     rewards = random(50, 2, seed=5)
     gap = rewards[:, 0] - rewards[:, 1]
-    torch.testing.assert_close(2 * objectives.reward_aware(beta * PAIR, rewards, distance="sq"), beta**2 * (gap / beta - M) ** 2)  # REBEL
+    # REBEL
+    torch.testing.assert_close(
+        2 * objectives.reward_aware(beta * PAIR, rewards, distance="sq"),
+        beta**2 * (gap / beta - M) ** 2,
+    )
 
 
 def test_simpo_is_bwd_without_a_reference_and_with_a_margin():
@@ -231,29 +324,40 @@ def test_simpo_is_bwd_without_a_reference_and_with_a_margin():
 def test_small_gaps_make_both_kls_a_square(distance):
     a, b = 1e-3 * random(50, 2), 1e-3 * random(50, 2, seed=1)
     gap = (a - b)[:, 0] - (a - b)[:, 1]
-    torch.testing.assert_close(objectives.reward_aware(a, b, distance=distance), gap**2 / 8, rtol=2e-3, atol=1e-12)
+    torch.testing.assert_close(
+        objectives.reward_aware(a, b, distance=distance), gap**2 / 8, rtol=2e-3, atol=1e-12
+    )
 
 
 def test_pairwise_kls_are_bernoulli_and_sqloo_of_two_is_twice_sq():
     a, b = random(50, 2), random(50, 2, seed=1)
     x, y = a[:, 0] - a[:, 1], b[:, 0] - b[:, 1]
-    bernoulli = y.sigmoid() * (logsigmoid(y) - logsigmoid(x)) + (-y).sigmoid() * (logsigmoid(-y) - logsigmoid(-x))
+    bernoulli = y.sigmoid() * (logsigmoid(y) - logsigmoid(x)) + (-y).sigmoid() * (
+        logsigmoid(-y) - logsigmoid(-x)
+    )
     torch.testing.assert_close(objectives.reward_aware(a, b, distance="bwd"), bernoulli)
-    torch.testing.assert_close(objectives.reward_aware(a, b, distance="sqloo"), 2 * objectives.reward_aware(a, b, distance="sq"))
-    torch.testing.assert_close(objectives.reward_aware(a, b, distance="fwd"), objectives.reward_aware(b, a, distance="bwd"))
+    torch.testing.assert_close(
+        objectives.reward_aware(a, b, distance="sqloo"),
+        2 * objectives.reward_aware(a, b, distance="sq"),
+    )
+    torch.testing.assert_close(
+        objectives.reward_aware(a, b, distance="fwd"), objectives.reward_aware(b, a, distance="bwd")
+    )
 
 
 @pytest.mark.parametrize("distance", list(objectives.DISTANCES))
 def test_log_z_cancels(distance):
     a, b = random(6, 2), random(6, 2, seed=1)
-    moved = objectives.reward_aware(a + random(6, 1, seed=2, scale=5), b + random(6, 1, seed=3, scale=5), distance=distance)
+    moved = objectives.reward_aware(
+        a + random(6, 1, seed=2, scale=5), b + random(6, 1, seed=3, scale=5), distance=distance
+    )
     torch.testing.assert_close(moved, objectives.reward_aware(a, b, distance=distance))
 
 
 def test_gradient_weights_of_paper_b():
     """S_k = (K/(K−1))(â_k − b̂_k) for sqloo, q^a_k − q^b_k for bwd."""
     a, b = random(6, 4).requires_grad_(), random(6, 4, seed=1)
-    leave_one_out = (lambda v: v - (v.sum(-1, keepdim=True) - v) / 3)
+    leave_one_out = lambda v: v - (v.sum(-1, keepdim=True) - v) / 3
     (sqloo,) = torch.autograd.grad(objectives.reward_aware(a, b, distance="sqloo").sum(), a)
     torch.testing.assert_close(sqloo, 4 / 3 * (leave_one_out(a) - leave_one_out(b)).detach())
     (bwd,) = torch.autograd.grad(objectives.reward_aware(a, b, distance="bwd").sum(), a)
@@ -261,74 +365,126 @@ def test_gradient_weights_of_paper_b():
 
 
 def test_dro_with_the_partition_as_value_is_rpo_in_units_of_the_reward():
-    torch.testing.assert_close(objectives.dro(A, B, C, 0.7 * D, tau=0.7), 0.7**2 * objectives.rpo(A, B, C, D, tau=0.7))
+    torch.testing.assert_close(
+        objectives.dro(A, B, C, 0.7 * D, tau=0.7), 0.7**2 * objectives.rpo(A, B, C, D, tau=0.7)
+    )
 
 
-# Extremes and refusals ------------------------------------------------------------------------------------------------
+# Extremes and refusals ----------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_extremes_stay_finite_with_finite_gradients(dtype):
     policy = torch.tensor([-1e4, 0.0, -3.0], dtype=dtype, requires_grad=True)
-    ref, reward = torch.tensor([0.0, -1e4, -3.0], dtype=dtype), torch.tensor([1e3, -1e3, 0.0], dtype=dtype)
+    ref, reward = (
+        torch.tensor([0.0, -1e4, -3.0], dtype=dtype),
+        torch.tensor([1e3, -1e3, 0.0], dtype=dtype),
+    )
     log_z = partition.log_partition(ref, reward, torch.tensor([0, 0, 1]), tau=1e-3)
     margin = policy - ref
     losses = [
-        objectives.sft(policy), objectives.rpo(policy, ref, reward, log_z, tau=1e-3), objectives.dro(policy, ref, reward, reward, tau=1e-3),
+        objectives.sft(policy),
+        objectives.rpo(policy, ref, reward, log_z, tau=1e-3),
+        objectives.dro(policy, ref, reward, reward, tau=1e-3),
         objectives.kto(policy, ref, torch.tensor([True, False, True]), 1e3, beta=10.0),
         objectives.qrpo(policy, ref, reward, reward.expand(3, 3), beta=1e-3),
-        objectives.dpo(margin, beta=10.0), objectives.ipo(margin, beta=10.0), objectives.slic(margin, beta=10.0), objectives.cdpo(margin, beta=10.0, confidence=0.9),
+        objectives.dpo(margin, beta=10.0),
+        objectives.ipo(margin, beta=10.0),
+        objectives.slic(margin, beta=10.0),
+        objectives.cdpo(margin, beta=10.0, confidence=0.9),
         objectives.simpo(policy, ref, beta=10.0, gamma=1.0),
-        *(objectives.reward_aware(torch.stack([policy, ref], -1), torch.stack([reward, -reward], -1), distance=d) for d in objectives.DISTANCES),
+        *(
+            objectives.reward_aware(
+                torch.stack([policy, ref], -1), torch.stack([reward, -reward], -1), distance=d
+            )
+            for d in objectives.DISTANCES
+        ),
     ]
     for loss in losses:
         (gradient,) = torch.autograd.grad(loss.sum(), policy, retain_graph=True)
-        assert loss.dtype == dtype and loss.shape == (3,) and loss.isfinite().all() and gradient.isfinite().all()
+        assert (
+            loss.dtype == dtype
+            and loss.shape == (3,)
+            and loss.isfinite().all()
+            and gradient.isfinite().all()
+        )
 
 
 def test_half_precision_is_computed_in_float32():
     low = torch.tensor([-1.0, -2.0], dtype=torch.bfloat16, requires_grad=True)
     loss = objectives.rpo(low, low.detach(), torch.ones(2), torch.zeros(2), tau=1.0)
-    assert loss.dtype == torch.float32 and torch.autograd.grad(loss.sum(), low)[0].dtype == torch.bfloat16
+    assert (
+        loss.dtype == torch.float32
+        and torch.autograd.grad(loss.sum(), low)[0].dtype == torch.bfloat16
+    )
 
 
 X = torch.zeros(3)
 NAN = torch.tensor([0.0, 0.0, math.nan])
 
 
-@pytest.mark.parametrize("call, words", [
-    (lambda: objectives.sft(torch.zeros(3, 2)), "policy_logps has shape (3, 2)"),
-    (lambda: objectives.sft(NAN), "policy_logps is nan at row 2"),
-    (lambda: objectives.rpo(X, torch.zeros(3, 1), X, X, tau=1.0), "ref_logps has shape (3, 1)"),
-    (lambda: objectives.rpo(X, X, X, NAN, tau=1.0), "log_partition is nan at row 2"),
-    (lambda: objectives.rpo(X, X, X, X, tau=0.0), "tau is 0.0"),
-    (lambda: objectives.dro(X, X, X, torch.zeros(2), tau=1.0), "values has shape (2,)"),
-    (lambda: objectives.dro(X, X, X, X, tau=-1), "tau is -1"),
-    (lambda: objectives.kto(X, X, torch.tensor([1, 0, -1]), 0.0, beta=1.0), "desirable is -1 at row 2"),
-    (lambda: objectives.kto(X, X, torch.tensor([True]), 0.0, beta=1.0), "desirable has shape (1,)"),
-    (lambda: objectives.kto(X, X, X.bool(), X, beta=1.0), "kl is tensor"),
-    (lambda: objectives.kto(X, X, X.bool(), math.inf, beta=1.0), "kl is inf"),
-    (lambda: objectives.kto(X, X, X.bool(), 0.0, beta=0), "beta is 0"),
-    (lambda: objectives.qrpo(X, X, X, torch.zeros(3), beta=1.0), "ref_rewards has shape (3,)"),
-    (lambda: objectives.qrpo(X, X, X, torch.zeros(3, 0), beta=1.0), "ref_rewards has shape (3, 0)"),
-    (lambda: objectives.qrpo(X, X, X, torch.full((3, 2), math.inf), beta=1.0), "ref_rewards is inf at row 0, column 0"),
-    (lambda: objectives.dpo(torch.tensor(1.0), beta=1.0), "margin has shape ()"),
-    (lambda: objectives.ipo(NAN, beta=1.0), "margin is nan at row 2"),
-    (lambda: objectives.slic(X, beta=math.nan), "beta is nan"),
-    (lambda: objectives.cdpo(X, beta=1.0, confidence=1.2), "confidence is 1.2"),
-    (lambda: objectives.simpo(X, torch.zeros(2), beta=1.0, gamma=0.0), "rejected_mean_logps has shape (2,)"),
-    (lambda: objectives.reward_aware(X, X, distance="sq"), "implicit has shape (3,)"),
-    (lambda: objectives.reward_aware(torch.zeros(3, 1), torch.zeros(3, 1), distance="bwd"), "implicit has shape (3, 1)"),
-    (lambda: objectives.reward_aware(torch.zeros(3, 2), torch.zeros(2, 3), distance="bwd"), "explicit has shape (2, 3)"),
-    (lambda: objectives.reward_aware(X, NAN, distance="fwd"), "explicit is nan at row 2"),
-    (lambda: objectives.reward_aware(X, X, distance="kl"), "distance 'kl' is unknown; choose one of sq, sqloo, bwd, fwd"),
-])
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: objectives.sft(torch.zeros(3, 2)), "policy_logps has shape (3, 2)"),
+        (lambda: objectives.sft(NAN), "policy_logps is nan at row 2"),
+        (lambda: objectives.rpo(X, torch.zeros(3, 1), X, X, tau=1.0), "ref_logps has shape (3, 1)"),
+        (lambda: objectives.rpo(X, X, X, NAN, tau=1.0), "log_partition is nan at row 2"),
+        (lambda: objectives.rpo(X, X, X, X, tau=0.0), "tau is 0.0"),
+        (lambda: objectives.dro(X, X, X, torch.zeros(2), tau=1.0), "values has shape (2,)"),
+        (lambda: objectives.dro(X, X, X, X, tau=-1), "tau is -1"),
+        (
+            lambda: objectives.kto(X, X, torch.tensor([1, 0, -1]), 0.0, beta=1.0),
+            "desirable is -1 at row 2",
+        ),
+        (
+            lambda: objectives.kto(X, X, torch.tensor([True]), 0.0, beta=1.0),
+            "desirable has shape (1,)",
+        ),
+        (lambda: objectives.kto(X, X, X.bool(), X, beta=1.0), "kl is tensor"),
+        (lambda: objectives.kto(X, X, X.bool(), math.inf, beta=1.0), "kl is inf"),
+        (lambda: objectives.kto(X, X, X.bool(), 0.0, beta=0), "beta is 0"),
+        (lambda: objectives.qrpo(X, X, X, torch.zeros(3), beta=1.0), "ref_rewards has shape (3,)"),
+        (
+            lambda: objectives.qrpo(X, X, X, torch.zeros(3, 0), beta=1.0),
+            "ref_rewards has shape (3, 0)",
+        ),
+        (
+            lambda: objectives.qrpo(X, X, X, torch.full((3, 2), math.inf), beta=1.0),
+            "ref_rewards is inf at row 0, column 0",
+        ),
+        (lambda: objectives.dpo(torch.tensor(1.0), beta=1.0), "margin has shape ()"),
+        (lambda: objectives.ipo(NAN, beta=1.0), "margin is nan at row 2"),
+        (lambda: objectives.slic(X, beta=math.nan), "beta is nan"),
+        (lambda: objectives.cdpo(X, beta=1.0, confidence=1.2), "confidence is 1.2"),
+        (
+            lambda: objectives.simpo(X, torch.zeros(2), beta=1.0, gamma=0.0),
+            "rejected_mean_logps has shape (2,)",
+        ),
+        (lambda: objectives.reward_aware(X, X, distance="sq"), "implicit has shape (3,)"),
+        (
+            lambda: objectives.reward_aware(torch.zeros(3, 1), torch.zeros(3, 1), distance="bwd"),
+            "implicit has shape (3, 1)",
+        ),
+        (
+            lambda: objectives.reward_aware(torch.zeros(3, 2), torch.zeros(2, 3), distance="bwd"),
+            "explicit has shape (2, 3)",
+        ),
+        (lambda: objectives.reward_aware(X, NAN, distance="fwd"), "explicit is nan at row 2"),
+        (
+            lambda: objectives.reward_aware(X, X, distance="kl"),
+            "distance 'kl' is unknown; choose one of sq, sqloo, bwd, fwd",
+        ),
+    ],
+)
 def test_a_refusal_is_one_sentence_that_names_the_fault(call, words):
     with pytest.raises(ValueError) as refusal:
         call()
     assert words in str(refusal.value) and "\n" not in str(refusal.value)
 
 
-# Hugging Face's own cross-entropy -------------------------------------------------------------------------------------
+# Hugging Face's own cross-entropy -----------------------------------------------------------------
+
 
 def test_sft_is_hugging_faces_cross_entropy_for_t5():
     from transformers import T5Config, T5ForConditionalGeneration
@@ -336,13 +492,26 @@ def test_sft_is_hugging_faces_cross_entropy_for_t5():
     from rpo_nb.policy.logps import sequence_logps
 
     torch.manual_seed(0)
-    config = T5Config(vocab_size=30, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0)
+    config = T5Config(
+        vocab_size=30,
+        d_model=16,
+        d_kv=8,
+        d_ff=32,
+        num_layers=1,
+        num_heads=2,
+        decoder_start_token_id=0,
+    )
     model = T5ForConditionalGeneration(config).double().eval()
     inputs = torch.randint(2, 30, (4, 7))
     mask = (torch.arange(7) < torch.tensor([[7], [3], [5], [6]])).long()
-    labels = torch.randint(2, 30, (4, 6)).masked_fill(torch.arange(6) >= torch.tensor([[6], [2], [4], [1]]), -100)
+    labels = torch.randint(2, 30, (4, 6)).masked_fill(
+        torch.arange(6) >= torch.tensor([[6], [2], [4], [1]]), -100
+    )
     theirs = model(input_ids=inputs, attention_mask=mask, labels=labels).loss
-    ours = objectives.sft(sequence_logps(model, inputs, mask, labels, reduce="sum")).sum() / (labels != -100).sum()
+    ours = (
+        objectives.sft(sequence_logps(model, inputs, mask, labels, reduce="sum")).sum()
+        / (labels != -100).sum()
+    )
     torch.testing.assert_close(ours, theirs)
 
 
@@ -352,17 +521,28 @@ def test_sft_is_hugging_faces_cross_entropy_for_a_causal_model():
     from rpo_nb.policy.logps import sequence_logps
 
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=30, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
+    config = LlamaConfig(
+        vocab_size=30,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+    )
     model = LlamaForCausalLM(config).double().eval()
     inputs = torch.randint(2, 30, (4, 9))
     mask = (torch.arange(9) < torch.tensor([[9], [5], [7], [8]])).long()
     labels = inputs.masked_fill((torch.arange(9) < 3) | (mask == 0), -100)  # prompts of 3 tokens
     theirs = model(input_ids=inputs, attention_mask=mask, labels=labels).loss
-    ours = objectives.sft(sequence_logps(model, inputs, mask, labels, reduce="sum")).sum() / (labels[:, 1:] != -100).sum()
-    torch.testing.assert_close(ours.float(), theirs)  # transformers takes a causal model's loss in float32
+    ours = (
+        objectives.sft(sequence_logps(model, inputs, mask, labels, reduce="sum")).sum()
+        / (labels[:, 1:] != -100).sum()
+    )
+    # transformers takes a causal model's loss in float32
+    torch.testing.assert_close(ours.float(), theirs)
 
 
-# TRL on the same tensors ----------------------------------------------------------------------------------------------
+# TRL on the same tensors --------------------------------------------------------------------------
+
 
 class FixedModel(torch.nn.Module):
     """What TRL's loss needs of a model: it returns the token log-probabilities it was made with."""
@@ -371,7 +551,11 @@ class FixedModel(torch.nn.Module):
 
     def __init__(self, log_probs):
         super().__init__()
-        logged = {"entropy": torch.zeros_like(log_probs), "mean_logits": torch.zeros_like(log_probs), "is_top1": log_probs > 0}
+        logged = {
+            "entropy": torch.zeros_like(log_probs),
+            "mean_logits": torch.zeros_like(log_probs),
+            "is_top1": log_probs > 0,
+        }
         self.output = types.SimpleNamespace(log_probs=log_probs, **logged)
 
     def forward(self, **inputs):
@@ -379,50 +563,119 @@ class FixedModel(torch.nn.Module):
 
 
 def trl_trainer(policy, ref, **settings):
-    accelerator = types.SimpleNamespace(device=torch.device("cpu"), gather=lambda x: x, gather_for_metrics=lambda x: x)
+    accelerator = types.SimpleNamespace(
+        device=torch.device("cpu"), gather=lambda x: x, gather_for_metrics=lambda x: x
+    )
     return types.SimpleNamespace(
-        model=policy, ref_model=ref, accelerator=accelerator, args=types.SimpleNamespace(gradient_checkpointing_kwargs=None),
-        precompute_ref_logps=False, aux_loss_enabled=False, _total_train_tokens=0, _tp_size=1,
-        _metrics=collections.defaultdict(lambda: collections.defaultdict(list)), **settings)
+        model=policy,
+        ref_model=ref,
+        accelerator=accelerator,
+        args=types.SimpleNamespace(gradient_checkpointing_kwargs=None),
+        precompute_ref_logps=False,
+        aux_loss_enabled=False,
+        _total_train_tokens=0,
+        _tp_size=1,
+        _metrics=collections.defaultdict(lambda: collections.defaultdict(list)),
+        **settings,
+    )
 
 
 @pytest.fixture
 def trl():
-    """TRL's trainers; their tensors: 8 rows (4 chosen, then 4 rejected) of a 2-token prompt and up to 5 tokens."""
-    trl = pytest.importorskip("trl", reason="TRL is not installed (extra 'test'); its losses are what this test compares with")
+    """TRL's trainers; their tensors: 8 rows (4 chosen, then 4 rejected) of a 2-token prompt and up
+    to 5 tokens."""
+    trl = pytest.importorskip(
+        "trl",
+        reason="TRL is not installed (extra 'test'); its losses are what this test compares with",
+    )
     if not hasattr(trl.KTOTrainer, "_compute_loss"):
-        pytest.skip(f"TRL {trl.__version__} has its losses elsewhere; 1.x is what this test compares with")
+        pytest.skip(
+            f"TRL {trl.__version__} has its losses elsewhere; 1.x is what this test compares with"
+        )
     lengths = torch.tensor([5, 3, 4, 1, 2, 5, 5, 3])
     mask = ((torch.arange(7) >= 2) & (torch.arange(7) < 2 + lengths[:, None])).long()
     tokens = [-random(8, 6, seed=s).abs() * mask[:, 1:] for s in (0, 1)]
     inputs = {"input_ids": torch.ones(8, 7).long(), "attention_mask": mask, "completion_mask": mask}
-    return types.SimpleNamespace(trl=trl, inputs=inputs, lengths=lengths, policy=tokens[0], ref=tokens[1])
+    return types.SimpleNamespace(
+        trl=trl, inputs=inputs, lengths=lengths, policy=tokens[0], ref=tokens[1]
+    )
 
 
-@pytest.mark.parametrize("kind, ours", [
-    ("sigmoid", lambda s, m, beta: objectives.dpo(m, beta=beta)),
-    ("hinge", lambda s, m, beta: objectives.slic(m, beta=beta)),
-    ("ipo", lambda s, m, beta: objectives.ipo(s, beta=2 * beta) / (2 * beta) ** 2),  # TRL averages over tokens and has (m − 1/2β)²
-    ("robust", lambda s, m, beta: (objectives.cdpo(m, beta=beta, confidence=0.8) - 0.4 * objectives.dpo(-m, beta=beta)) / 0.6),
-    ("exo_pair", lambda s, m, beta: objectives.reward_aware(pair(beta * m), pair(0 * m + math.log(4)), distance="fwd")),
-])
+@pytest.mark.parametrize(
+    "kind, ours",
+    [
+        ("sigmoid", lambda s, m, beta: objectives.dpo(m, beta=beta)),
+        ("hinge", lambda s, m, beta: objectives.slic(m, beta=beta)),
+        # TRL averages over tokens and has (m − 1/2β)²
+        ("ipo", lambda s, m, beta: objectives.ipo(s, beta=2 * beta) / (2 * beta) ** 2),
+        (
+            "robust",
+            lambda s, m, beta: (
+                (
+                    objectives.cdpo(m, beta=beta, confidence=0.8)
+                    - 0.4 * objectives.dpo(-m, beta=beta)
+                )
+                / 0.6
+            ),
+        ),
+        (
+            "exo_pair",
+            lambda s, m, beta: objectives.reward_aware(
+                pair(beta * m), pair(0 * m + math.log(4)), distance="fwd"
+            ),
+        ),
+    ],
+)
 def test_pairwise_losses_are_trls(trl, kind, ours):
     policy, ref, beta = FixedModel(trl.policy), FixedModel(trl.ref), 0.3
-    trainer = trl_trainer(policy, ref, ld_alpha=None, f_divergence_type="reverse_kl", loss_types=[kind], loss_weights=[1.0],
-                          beta=beta, label_smoothing=0.2, use_weighting=False)
+    trainer = trl_trainer(
+        policy,
+        ref,
+        ld_alpha=None,
+        f_divergence_type="reverse_kl",
+        loss_types=[kind],
+        loss_weights=[1.0],
+        beta=beta,
+        label_smoothing=0.2,
+        use_weighting=False,
+    )
     theirs = trl.trl.DPOTrainer._compute_loss(trainer, policy, trl.inputs, False)
     ratio = (trl.policy - trl.ref).sum(-1)
     per_token = ratio / trl.lengths
-    torch.testing.assert_close(ours(per_token[:4] - per_token[4:], ratio[:4] - ratio[4:], beta).mean(), theirs)
+    torch.testing.assert_close(
+        ours(per_token[:4] - per_token[4:], ratio[:4] - ratio[4:], beta).mean(), theirs
+    )
 
 
 @pytest.mark.parametrize("shift", [2.0, -2.0])  # z0 above 0, and below it where the clamp acts
 def test_kto_is_trls(trl, shift):
-    policy, ref, labels = FixedModel(trl.policy), FixedModel(trl.ref), [True, False, True, True, False, False, True, False]
+    policy, ref, labels = (
+        FixedModel(trl.policy),
+        FixedModel(trl.ref),
+        [True, False, True, True, False, False, True, False],
+    )
     mismatched = {policy: random(8, seed=7) + shift, ref: random(8, seed=8)}
-    trainer = trl_trainer(policy, ref, calculate_KL=True, beta=0.3, loss_type="kto", desirable_weight=1.2, undesirable_weight=0.9,
-                          _compute_kl_logps=lambda model, batch: mismatched[model])
-    theirs = trl.trl.KTOTrainer._compute_loss(trainer, policy, trl.inputs | {"label": torch.tensor(labels)}, False)
+    trainer = trl_trainer(
+        policy,
+        ref,
+        calculate_KL=True,
+        beta=0.3,
+        loss_type="kto",
+        desirable_weight=1.2,
+        undesirable_weight=0.9,
+        _compute_kl_logps=lambda model, batch: mismatched[model],
+    )
+    theirs = trl.trl.KTOTrainer._compute_loss(
+        trainer, policy, trl.inputs | {"label": torch.tensor(labels)}, False
+    )
     kl = objectives.kto_kl(mismatched[policy], mismatched[ref])
-    ours = objectives.kto(trl.policy.sum(-1), trl.ref.sum(-1), torch.tensor(labels), kl, beta=0.3, lambda_d=1.2, lambda_u=0.9)
+    ours = objectives.kto(
+        trl.policy.sum(-1),
+        trl.ref.sum(-1),
+        torch.tensor(labels),
+        kl,
+        beta=0.3,
+        lambda_d=1.2,
+        lambda_u=0.9,
+    )
     torch.testing.assert_close(ours.mean(), theirs)

@@ -1,4 +1,5 @@
-"""log_partition against hand numbers, plain Python, enumeration of a whole support, and extremes."""
+"""log_partition against hand numbers, plain Python, enumeration of a whole support, and
+extremes."""
 
 import math
 import time
@@ -12,21 +13,26 @@ from rpo_nb.config import loading
 from rpo_nb.partition import log_partition
 
 NAMES = tuple(partition.ESTIMATORS)
-HAND = dict(  # prompt 7 has e = (2, 4) with w = (0.2, 0.3); prompt -1 has e = 6 with w = 0.5; the data set's mean of e is 4
+# prompt 7 has e = (2, 4) with w = (0.2, 0.3); prompt -1 has e = 6 with w = 0.5; the data set's mean
+# of e is 4
+HAND = dict(
     ref_logps=torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64).log(),
     rewards=torch.tensor([2.0, 6.0, 4.0], dtype=torch.float64).log(),
     prompt_ids=torch.tensor([7, -1, 7]),
 )
 
 
-@pytest.mark.parametrize("name, expected", [
-    ("empirical", [1.6, 3.0, 1.6]),
-    ("monte_carlo", [3.0, 6.0, 3.0]),
-    ("self_normalised", [3.2, 6.0, 3.2]),
-    ("leave_one_out", [4.0, 4.0, 2.0]),
-    ("none", [1.0, 1.0, 1.0]),
-    ("pooled", [10 / 3, 5.0, 10 / 3]),
-])
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("empirical", [1.6, 3.0, 1.6]),
+        ("monte_carlo", [3.0, 6.0, 3.0]),
+        ("self_normalised", [3.2, 6.0, 3.2]),
+        ("leave_one_out", [4.0, 4.0, 2.0]),
+        ("none", [1.0, 1.0, 1.0]),
+        ("pooled", [10 / 3, 5.0, 10 / 3]),
+    ],
+)
 def test_hand_numbers(name, expected):
     result = log_partition(**HAND, tau=1.0, estimator=name)
     torch.testing.assert_close(result.exp(), torch.tensor(expected, dtype=torch.float64))
@@ -40,14 +46,18 @@ def in_plain_python(ref, reward, ids, tau, name, c):
     for i, x in enumerate(ids):
         js = [j for j in range(len(ids)) if ids[j] == x]
         others = [e[j] for j in js if j != i]
-        out.append(math.log({
-            "empirical": lambda: sum(w[j] * e[j] for j in js),
-            "monte_carlo": lambda: sum(e[j] for j in js) / len(js),
-            "self_normalised": lambda: sum(w[j] * e[j] for j in js) / sum(w[j] for j in js),
-            "leave_one_out": lambda: sum(others) / len(others) if others else mean_e,
-            "none": lambda: 1.0,
-            "pooled": lambda: (sum(e[j] for j in js) + c * mean_e) / (len(js) + c),
-        }[name]()))
+        out.append(
+            math.log(
+                {
+                    "empirical": lambda: sum(w[j] * e[j] for j in js),
+                    "monte_carlo": lambda: sum(e[j] for j in js) / len(js),
+                    "self_normalised": lambda: sum(w[j] * e[j] for j in js) / sum(w[j] for j in js),
+                    "leave_one_out": lambda: sum(others) / len(others) if others else mean_e,
+                    "none": lambda: 1.0,
+                    "pooled": lambda: (sum(e[j] for j in js) + c * mean_e) / (len(js) + c),
+                }[name]()
+            )
+        )
     return out
 
 
@@ -70,7 +80,9 @@ def test_rows_of_a_prompt_need_not_be_adjacent(name):
     ref, reward, ids = random_rows(60, 25)
     whole = log_partition(ref, reward, ids, tau=0.5, estimator=name)
     order = np.random.default_rng(1).permutation(60)
-    torch.testing.assert_close(log_partition(ref[order], reward[order], ids[order], tau=0.5, estimator=name), whole[order])
+    torch.testing.assert_close(
+        log_partition(ref[order], reward[order], ids[order], tau=0.5, estimator=name), whole[order]
+    )
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n != "none"])
@@ -89,43 +101,67 @@ def test_empirical_is_exact_on_the_whole_support(world):
 
 
 def test_leave_one_out_is_unbiased_for_completions_of_the_reference(world):
-    """E[Ẑ] over every pair (y₁, y₂) ~ πref² is Z for both rows; the Monte-Carlo Ẑ is too, but it depends on its own row."""
+    """E[Ẑ] over every pair (y₁, y₂) ~ πref² is Z for both rows; the Monte-Carlo Ẑ is too, but it
+    depends on its own row."""
     n = len(world.ref)
-    first, second = (i.reshape(-1) for i in torch.meshgrid(torch.arange(n), torch.arange(n), indexing="ij"))
+    first, second = (
+        i.reshape(-1) for i in torch.meshgrid(torch.arange(n), torch.arange(n), indexing="ij")
+    )
     rows = torch.stack([first, second], 1).reshape(-1)
     ids = torch.arange(n * n).repeat_interleave(2)
     chance = (world.ref[first] + world.ref[second]).exp()
     own = world.reward[first] - (chance * world.reward[first]).sum()
     covariance = {}
     for name in ("leave_one_out", "monte_carlo"):
-        z = log_partition(world.ref[rows], world.reward[rows], ids, tau=world.tau, estimator=name).exp().reshape(-1, 2)
+        z = (
+            log_partition(world.ref[rows], world.reward[rows], ids, tau=world.tau, estimator=name)
+            .exp()
+            .reshape(-1, 2)
+        )
         torch.testing.assert_close((chance[:, None] * z).sum(0), world.log_z.exp().expand(2))
         covariance[name] = float((chance * own * z[:, 0]).sum())
     assert abs(covariance["leave_one_out"]) < 1e-12 < covariance["monte_carlo"]
 
 
 def test_monte_carlo_converges_and_empirical_does_not(world):
-    drawn = torch.multinomial(world.ref.exp(), 200_000, replacement=True, generator=torch.Generator().manual_seed(0))
+    drawn = torch.multinomial(
+        world.ref.exp(), 200_000, replacement=True, generator=torch.Generator().manual_seed(0)
+    )
     ids = torch.zeros(len(drawn), dtype=torch.long)
     arguments = (world.ref[drawn], world.reward[drawn], ids)
-    assert float(log_partition(*arguments, tau=world.tau, estimator="monte_carlo")[0] - world.log_z) == pytest.approx(0, abs=0.02)
-    assert float(log_partition(*arguments, tau=world.tau)[0] - world.log_z) > 3  # a sum over rows: it grows with them
+    assert float(
+        log_partition(*arguments, tau=world.tau, estimator="monte_carlo")[0] - world.log_z
+    ) == pytest.approx(0, abs=0.02)
+    # a sum over rows: it grows with them
+    assert float(log_partition(*arguments, tau=world.tau)[0] - world.log_z) > 3
 
 
 def test_released_target_is_a_log_softmax_over_the_prompts_completions():
-    """Semantics A: with eq. 19 the target of log π itself is ref + t = log softmax_j(ref_j + r_j/τ)."""
+    """Semantics A: with eq. 19 the target of log π itself is ref + t = log softmax_j(ref_j +
+    r_j/τ)."""
     g = torch.Generator().manual_seed(0)
-    ref, reward = torch.randn(6, 4, generator=g).double() - 2, torch.randn(6, 4, generator=g).double()
-    t = partition.target(ref.reshape(-1), reward.reshape(-1), torch.arange(6).repeat_interleave(4), tau=5.0).reshape(6, 4)
+    ref, reward = (
+        torch.randn(6, 4, generator=g).double() - 2,
+        torch.randn(6, 4, generator=g).double(),
+    )
+    t = partition.target(
+        ref.reshape(-1), reward.reshape(-1), torch.arange(6).repeat_interleave(4), tau=5.0
+    ).reshape(6, 4)
     torch.testing.assert_close(ref + t, torch.log_softmax(ref + reward / 5.0, -1))
     alone = partition.target(ref[:, 0], reward[:, 0], torch.arange(6), tau=5.0)
-    torch.testing.assert_close(ref[:, 0] + alone, torch.zeros(6, dtype=torch.float64))  # one completion: perplexity 1, whatever r
+    # one completion: perplexity 1, whatever r
+    torch.testing.assert_close(ref[:, 0] + alone, torch.zeros(6, dtype=torch.float64))
 
 
 def test_pooled_goes_from_monte_carlo_to_the_data_sets_mean():
     ref, reward, ids = random_rows(60, 25)
-    pooled = {c: log_partition(ref, reward, ids, tau=1.0, estimator="pooled", prior_count=c) for c in (0, 1e12)}
-    torch.testing.assert_close(pooled[0], log_partition(ref, reward, ids, tau=1.0, estimator="monte_carlo"))
+    pooled = {
+        c: log_partition(ref, reward, ids, tau=1.0, estimator="pooled", prior_count=c)
+        for c in (0, 1e12)
+    }
+    torch.testing.assert_close(
+        pooled[0], log_partition(ref, reward, ids, tau=1.0, estimator="monte_carlo")
+    )
     mean = torch.full((60,), np.exp(reward).mean(), dtype=torch.float64)
     torch.testing.assert_close(pooled[1e12].exp(), mean, rtol=1e-9, atol=0)
 
@@ -136,25 +172,46 @@ def test_extremes_stay_finite_and_keep_their_type(name, dtype):
     reward = torch.tensor([1e3, -1e3, 1e3, 0, 1e3, 5], dtype=dtype)
     ref = torch.tensor([-1e4, -1, -1e4, -2e4, 0, -3], dtype=dtype)
     for tau in (1e-3, 1e3):
-        result = log_partition(ref, reward, torch.tensor([0, 0, 1, 1, 2, 0]), tau=tau, estimator=name)
+        result = log_partition(
+            ref, reward, torch.tensor([0, 0, 1, 1, 2, 0]), tau=tau, estimator=name
+        )
         assert result.dtype == dtype and result.isfinite().all()
 
 
 def test_leave_one_out_does_not_cancel():
-    """e = (exp(1000), exp(1), exp(0)): the largest row's others are 20 orders below what float64 could subtract."""
+    """e = (exp(1000), exp(1), exp(0)): the largest row's others are 20 orders below what float64
+    could subtract."""
     reward = torch.tensor([1000.0, 1.0, 0.0], dtype=torch.float64)
-    result = log_partition(torch.zeros(3).double(), reward, torch.zeros(3).long(), tau=1.0, estimator="leave_one_out")
+    result = log_partition(
+        torch.zeros(3).double(), reward, torch.zeros(3).long(), tau=1.0, estimator="leave_one_out"
+    )
     half = math.log(2)
-    torch.testing.assert_close(result, torch.tensor([math.log(math.e + 1) - half, 1000 - half, 1000 - half], dtype=torch.float64))
-    ties = log_partition(torch.zeros(3), torch.ones(3) * 40, torch.zeros(3).long(), tau=0.001, estimator="leave_one_out")
+    torch.testing.assert_close(
+        result,
+        torch.tensor([math.log(math.e + 1) - half, 1000 - half, 1000 - half], dtype=torch.float64),
+    )
+    ties = log_partition(
+        torch.zeros(3),
+        torch.ones(3) * 40,
+        torch.zeros(3).long(),
+        tau=0.001,
+        estimator="leave_one_out",
+    )
     torch.testing.assert_close(ties, torch.full((3,), 40_000.0))
 
 
 def test_no_gradient_and_half_precision_becomes_float32():
     ref = torch.zeros(4, requires_grad=True)
     assert not log_partition(ref, torch.ones(4), torch.zeros(4).long(), tau=1.0).requires_grad
-    assert log_partition(torch.zeros(4).bfloat16(), torch.ones(4).half(), torch.zeros(4).int(), tau=1.0).dtype == torch.float32
-    assert log_partition(torch.zeros(0), torch.zeros(0), torch.zeros(0).long(), tau=1.0).shape == (0,)
+    assert (
+        log_partition(
+            torch.zeros(4).bfloat16(), torch.ones(4).half(), torch.zeros(4).int(), tau=1.0
+        ).dtype
+        == torch.float32
+    )
+    assert log_partition(torch.zeros(0), torch.zeros(0), torch.zeros(0).long(), tau=1.0).shape == (
+        0,
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -170,24 +227,41 @@ def test_a_quarter_of_a_million_rows_are_a_second(name):
 
 
 def test_diagnostics():
-    """Prompt 0: equal weights, so 3 rows count; prompt 1: one row has all the weight; prompt 5 has one completion."""
-    found = partition.diagnostics(torch.tensor([-1.0, -1, -1, 0, -50, -2]), torch.tensor([1.0, 1, 1, 0, 0, 2]),
-                                  torch.tensor([0, 0, 0, 1, 1, 5]), tau=1.0)
+    """Prompt 0: equal weights, so 3 rows count; prompt 1: one row has all the weight; prompt 5 has
+    one completion."""
+    found = partition.diagnostics(
+        torch.tensor([-1.0, -1, -1, 0, -50, -2]),
+        torch.tensor([1.0, 1, 1, 0, 0, 2]),
+        torch.tensor([0, 0, 0, 1, 1, 5]),
+        tau=1.0,
+    )
     assert found["prompt_ids"].tolist() == [0, 1, 5] and found["completions"].tolist() == [3, 2, 1]
     torch.testing.assert_close(found["effective_sample_size"], torch.tensor([3.0, 1.0, 1.0]))
-    torch.testing.assert_close(found["effective_sample_size_unweighted"], torch.tensor([3.0, 2.0, 1.0]))
+    torch.testing.assert_close(
+        found["effective_sample_size_unweighted"], torch.tensor([3.0, 2.0, 1.0])
+    )
     assert found["single_share"] == pytest.approx(1 / 3)
     assert (found["spread"] >= 0).all()
     zeros = torch.zeros(2)
-    same = partition.diagnostics(zeros, zeros, zeros.long(), tau=1.0, estimators=("monte_carlo", "leave_one_out"))
+    same = partition.diagnostics(
+        zeros, zeros, zeros.long(), tau=1.0, estimators=("monte_carlo", "leave_one_out")
+    )
     assert same["spread"].tolist() == [0.0]
 
 
 def rows_of(k, prompts=50, seed=0, **more):
-    """A well-behaved set of rows: k completions a prompt, standard-normal rewards, reference sums near 0."""
+    """A well-behaved set of rows: k completions a prompt, standard-normal rewards, reference sums
+    near 0."""
     g = np.random.default_rng(seed)
     n = k * prompts
-    return dict(ref_logps=g.normal(-20, 0.1, n), rewards=g.normal(size=n), prompt_ids=np.repeat(np.arange(prompts), k)) | more
+    return (
+        dict(
+            ref_logps=g.normal(-20, 0.1, n),
+            rewards=g.normal(size=n),
+            prompt_ids=np.repeat(np.arange(prompts), k),
+        )
+        | more
+    )
 
 
 def told(word, **arguments):
@@ -197,61 +271,117 @@ def told(word, **arguments):
 
 def test_a_healthy_set_of_rows_has_no_warning():
     found = partition.diagnostics(**rows_of(8), tau=1.0, estimator="leave_one_out")
-    assert found["warnings"] == [] and found["against_share"] < 0.25 and found["unreachable_share"] == 0
+    assert (
+        found["warnings"] == []
+        and found["against_share"] < 0.25
+        and found["unreachable_share"] == 0
+    )
     assert "warning" not in partition.summary(found) and "K 8 to 8" in partition.summary(found)
 
 
 def test_each_failure_signature_is_told_with_its_remedy():
     alone = rows_of(4) | {"prompt_ids": np.arange(200)}
-    assert "−log πref, whatever the reward" in told("100% of the prompts have one completion", **alone, tau=1.0)[0]
+    assert (
+        "−log πref, whatever the reward"
+        in told("100% of the prompts have one completion", **alone, tau=1.0)[0]
+    )
     assert "DRO or KTO" in told("one completion", **alone, tau=1.0, estimator="monte_carlo")[0]
     assert "DRO or KTO" not in told("one completion", **alone, tau=1.0, estimator="pooled")[0]
-    assert told("standardise", **rows_of(4, rewards=np.random.default_rng(0).normal(size=200) * 100), tau=1.0)
+    assert told(
+        "standardise",
+        **rows_of(4, rewards=np.random.default_rng(0).normal(size=200) * 100),
+        tau=1.0,
+    )
     assert told("over 90% of the weight", **rows_of(4), tau=0.02, estimator="monte_carlo")
     by_reference = rows_of(4, ref_logps=np.random.default_rng(0).normal(-30, 10, 200))
     assert "given by πref and the reward" in told("of the weight", **by_reference, tau=1.0)[0]
     assert not told("of the weight", **by_reference, tau=1.0, estimator="leave_one_out")
-    assert told("cannot write", **rows_of(4, lengths=np.full(200, 2)), tau=1.0, estimator="leave_one_out")
-    assert not told("cannot write", **rows_of(4, lengths=np.full(200, 20)), tau=1.0, estimator="leave_one_out")
-    assert told("pushed the other way", **rows_of(4), tau=1.0)  # eq. 19 with sums: all are pushed up
+    assert told(
+        "cannot write", **rows_of(4, lengths=np.full(200, 2)), tau=1.0, estimator="leave_one_out"
+    )
+    assert not told(
+        "cannot write", **rows_of(4, lengths=np.full(200, 20)), tau=1.0, estimator="leave_one_out"
+    )
+    # eq. 19 with sums: all are pushed up
+    assert told("pushed the other way", **rows_of(4), tau=1.0)
 
 
 @pytest.mark.parametrize("estimator", partition.ESTIMATORS)
 def test_diagnostics_recommend_what_preset_fixed_is(estimator):
-    """Whatever is wrong, no other estimator is recommended, and to who has it already none; without one there is no Ẑ to blame."""
+    """Whatever is wrong, no other estimator is recommended, and to who has it already none; without
+    one there is no Ẑ to blame."""
     fixed = loading.load_profile("pocket").presets["fixed"].partition
     g = np.random.default_rng(0)
-    sentences = [sentence for reduce, tau, rows in (
-        ("sum", 1.0, rows_of(4) | {"prompt_ids": np.arange(200)}),
-        ("sum", 0.02, rows_of(4, ref_logps=g.normal(-30, 10, 200), rewards=g.normal(5, 1, 200))),
-        ("mean", 5.0, rows_of(4, ref_logps=np.full(200, -0.8))), ("mean", 5.0, rows_of(4, ref_logps=np.full(200, -2.5))))
-        for sentence in partition.diagnostics(**rows, tau=tau, estimator=estimator, reduce=reduce)["warnings"]]
+    sentences = [
+        sentence
+        for reduce, tau, rows in (
+            ("sum", 1.0, rows_of(4) | {"prompt_ids": np.arange(200)}),
+            (
+                "sum",
+                0.02,
+                rows_of(4, ref_logps=g.normal(-30, 10, 200), rewards=g.normal(5, 1, 200)),
+            ),
+            ("mean", 5.0, rows_of(4, ref_logps=np.full(200, -0.8))),
+            ("mean", 5.0, rows_of(4, ref_logps=np.full(200, -2.5))),
+        )
+        for sentence in partition.diagnostics(**rows, tau=tau, estimator=estimator, reduce=reduce)[
+            "warnings"
+        ]
+    ]
     remedies = " ".join(sentence.partition(";")[2] for sentence in sentences)
-    assert sentences and {name for name in partition.ESTIMATORS if name in remedies.split()} <= {fixed}
+    assert sentences and {name for name in partition.ESTIMATORS if name in remedies.split()} <= {
+        fixed
+    }
     assert (f"partition {fixed}" in remedies) == (estimator != fixed)
     assert estimator != "none" or "Ẑ" not in " ".join(sentences)
 
 
 def test_without_a_reference_the_rewards_tell_what_they_can():
     rows = rows_of(4, prompt_ids=np.repeat(np.arange(50), 4))
-    found, blind = (partition.diagnostics(ref, rows["rewards"], rows["prompt_ids"], tau=0.02, estimator="leave_one_out")
-                    for ref in (rows["ref_logps"], None))
-    assert blind["dominated_share"] == found["dominated_share"] > 0.25 and blind["reward_scale"] == found["reward_scale"] > 10
-    assert math.isnan(blind["unreachable_share"]) and blind["effective_sample_size"].isnan().all() and len(blind["warnings"]) >= 2
+    found, blind = (
+        partition.diagnostics(
+            ref, rows["rewards"], rows["prompt_ids"], tau=0.02, estimator="leave_one_out"
+        )
+        for ref in (rows["ref_logps"], None)
+    )
+    assert (
+        blind["dominated_share"] == found["dominated_share"] > 0.25
+        and blind["reward_scale"] == found["reward_scale"] > 10
+    )
+    assert (
+        math.isnan(blind["unreachable_share"])
+        and blind["effective_sample_size"].isnan().all()
+        and len(blind["warnings"]) >= 2
+    )
     with pytest.raises(ValueError, match="without ref_logps the estimator 'empirical' is unknown"):
         partition.diagnostics(None, rows["rewards"], rows["prompt_ids"], tau=1.0)
 
 
 def test_targets_out_of_reach_are_those_above_probability_one():
-    """Prompt of two rows at τ = 0.1, log πref −1 each: leave-one-out asks for (r_i − r_other)/τ = ±10, so one of two is out of reach."""
-    found = partition.diagnostics(torch.tensor([-1.0, -1.0]), torch.tensor([0.0, 1.0]), torch.zeros(2).long(), tau=0.1, estimator="leave_one_out")
-    assert found["unreachable_share"] == 0.5 and found["against_share"] == 0.0 and found["target"][0] == pytest.approx(0.0)
+    """Prompt of two rows at τ = 0.1, log πref −1 each: leave-one-out asks for (r_i − r_other)/τ =
+    ±10, so one of two is out of reach."""
+    found = partition.diagnostics(
+        torch.tensor([-1.0, -1.0]),
+        torch.tensor([0.0, 1.0]),
+        torch.zeros(2).long(),
+        tau=0.1,
+        estimator="leave_one_out",
+    )
+    assert (
+        found["unreachable_share"] == 0.5
+        and found["against_share"] == 0.0
+        and found["target"][0] == pytest.approx(0.0)
+    )
     assert any("probability above 1" in w for w in found["warnings"])
 
 
 @pytest.mark.parametrize("per_token, side", [(-0.8, "pushed down"), (-2.5, "pulled up")])
 def test_means_are_told_on_which_side_of_log_k_the_rows_lie(per_token, side):
-    rows = rows_of(4, ref_logps=np.full(200, per_token), rewards=np.random.default_rng(0).normal(size=200) * 0.1)
+    rows = rows_of(
+        4,
+        ref_logps=np.full(200, per_token),
+        rewards=np.random.default_rng(0).normal(size=200) * 0.1,
+    )
     found = partition.diagnostics(**rows, tau=5.0, reduce="mean")
     assert found["above_log_k_share"] == (1.0 if per_token > -math.log(4) else 0.0)
     assert sum(side in w for w in found["warnings"]) == 1
@@ -260,23 +390,31 @@ def test_means_are_told_on_which_side_of_log_k_the_rows_lie(per_token, side):
     assert math.isnan(partition.diagnostics(**rows, tau=5.0)["above_log_k_share"])
 
 
-# Consistency: how the error moves with K, over many prompts of a language whose Z is known -----------------------------------
+# Consistency: how the error moves with K, over many prompts of a language whose Z is known --------
+
 
 def mean_squared_error(world, writer, k, estimator, *, prompts=4000, distinct=False):
     """E[(log Ẑ − log Z)²] for k completions a prompt drawn from `writer` (log-probabilities)."""
     g = torch.Generator().manual_seed(1)
-    drawn = torch.multinomial(writer.exp().expand(prompts, -1), k, replacement=not distinct, generator=g).reshape(-1)
+    drawn = torch.multinomial(
+        writer.exp().expand(prompts, -1), k, replacement=not distinct, generator=g
+    ).reshape(-1)
     ids = torch.arange(prompts).repeat_interleave(k)
-    found = log_partition(world.ref[drawn], world.reward[drawn], ids, tau=world.tau, estimator=estimator)
+    found = log_partition(
+        world.ref[drawn], world.reward[drawn], ids, tau=world.tau, estimator=estimator
+    )
     return float(((found - world.log_z) ** 2).mean())
 
 
 @pytest.mark.parametrize("name", ["monte_carlo", "leave_one_out", "pooled"])
 def test_consistent_on_the_references_own_completions(world, name):
     """The squared error falls like 1/K, and only where the reference is the writer."""
-    few, many = (mean_squared_error(world, world.ref, k, name, prompts=4000 // k) for k in (16, 256))
+    few, many = (
+        mean_squared_error(world, world.ref, k, name, prompts=4000 // k) for k in (16, 256)
+    )
     assert many < few / 8 and many < 0.05
-    assert mean_squared_error(world, world.best, 256, name, prompts=50) > 0.2  # a stronger writer: it stays too high
+    # a stronger writer: it stays too high
+    assert mean_squared_error(world, world.best, 256, name, prompts=50) > 0.2
 
 
 def test_self_normalised_is_consistent_for_texts_drawn_evenly(world):
@@ -287,26 +425,39 @@ def test_self_normalised_is_consistent_for_texts_drawn_evenly(world):
 
 def test_empirical_is_exact_only_when_every_text_is_there_once(world):
     even = torch.full_like(world.ref, -math.log(len(world.ref)))
-    assert mean_squared_error(world, even, len(world.ref), "empirical", prompts=20, distinct=True) < 1e-20
-    some, many = (mean_squared_error(world, world.ref, k, "empirical", prompts=200) for k in (64, 1024))
+    assert (
+        mean_squared_error(world, even, len(world.ref), "empirical", prompts=20, distinct=True)
+        < 1e-20
+    )
+    some, many = (
+        mean_squared_error(world, world.ref, k, "empirical", prompts=200) for k in (64, 1024)
+    )
     assert many > max(some, 4)  # texts that are drawn again count again: it grows with K
 
 
-GOOD = dict(ref_logps=torch.zeros(3), rewards=torch.zeros(3), prompt_ids=torch.zeros(3).long(), tau=1.0)
+GOOD = dict(
+    ref_logps=torch.zeros(3), rewards=torch.zeros(3), prompt_ids=torch.zeros(3).long(), tau=1.0
+)
 
 
-@pytest.mark.parametrize("change, words", [
-    (dict(rewards=torch.zeros(2)), "rewards has shape (2,)"),
-    (dict(ref_logps=torch.zeros(3, 1)), "ref_logps has shape (3, 1)"),
-    (dict(prompt_ids=torch.zeros(4).long()), "prompt_ids has shape (4,)"),
-    (dict(prompt_ids=torch.zeros(3)), "prompt_ids is of type torch.float32"),
-    (dict(rewards=torch.tensor([0, math.nan, 0])), "rewards is nan at row 1"),
-    (dict(ref_logps=torch.tensor([0, 0, -math.inf])), "ref_logps is -inf at row 2"),
-    (dict(tau=0), "tau is 0"), (dict(tau=-1.0), "tau is -1.0"), (dict(tau=math.nan), "tau is nan"), (dict(tau="x"), "tau is 'x'"),
-    (dict(estimator="emprical"), "estimator 'emprical' is unknown"),
-    (dict(estimator="pooled", prior_count=-1), "prior_count is -1"),
-    (dict(rewards=torch.tensor([0, 0, 1e30]), tau=1e-30), "overflows at row"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(rewards=torch.zeros(2)), "rewards has shape (2,)"),
+        (dict(ref_logps=torch.zeros(3, 1)), "ref_logps has shape (3, 1)"),
+        (dict(prompt_ids=torch.zeros(4).long()), "prompt_ids has shape (4,)"),
+        (dict(prompt_ids=torch.zeros(3)), "prompt_ids is of type torch.float32"),
+        (dict(rewards=torch.tensor([0, math.nan, 0])), "rewards is nan at row 1"),
+        (dict(ref_logps=torch.tensor([0, 0, -math.inf])), "ref_logps is -inf at row 2"),
+        (dict(tau=0), "tau is 0"),
+        (dict(tau=-1.0), "tau is -1.0"),
+        (dict(tau=math.nan), "tau is nan"),
+        (dict(tau="x"), "tau is 'x'"),
+        (dict(estimator="emprical"), "estimator 'emprical' is unknown"),
+        (dict(estimator="pooled", prior_count=-1), "prior_count is -1"),
+        (dict(rewards=torch.tensor([0, 0, 1e30]), tau=1e-30), "overflows at row"),
+    ],
+)
 def test_a_refusal_is_one_sentence_that_names_the_fault(change, words):
     for function in (partition.log_partition, partition.target):
         with pytest.raises(ValueError) as refusal:

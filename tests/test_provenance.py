@@ -1,4 +1,5 @@
-"""Keys: what an artefact was made from. Nothing stale may be served, and nothing made again without need."""
+"""Keys: what an artefact was made from. Nothing stale may be served, and nothing made again without
+need."""
 
 from __future__ import annotations
 
@@ -35,8 +36,21 @@ from rpo_nb.studies.lab import Spec, Study, low_data
 from rpo_nb.studies.paper_b import world
 
 ROOT = Path(__file__).parent.parent
-WORDS_ONLY = ("figures", "report", "claims", "plan", "publish", "cluster", "progress", "labelling", "advise", "lab_tables",
-              "paper_b_tables", "table1")  # tables, figures and words: no policy may be trained again for them
+WORDS_ONLY = (
+    "figures",
+    "report",
+    "claims",
+    "plan",
+    "publish",
+    "cluster",
+    "progress",
+    "labelling",
+    "advise",
+    "lab_tables",
+    # tables, figures and words: no policy may be trained again for them
+    "paper_b_tables",
+    "table1",
+)
 
 
 def package(folder: Path, **modules: str) -> Path:
@@ -48,11 +62,21 @@ def package(folder: Path, **modules: str) -> Path:
     return folder / "toy"
 
 
-# ---- code ---------------------------------------------------------------------------------------------------------------------
+# ---- code ----------------------------------------------------------------------------------------
+
 
 def test_the_closure_is_what_is_imported_at_any_depth_in_folders_and_functions(tmp_path):
-    toy = package(tmp_path, a="from toy import b\nimport os, toy.sub.d", b="def f():\n    from .sub import c", sub__c="from ..e import x",
-                  sub__d="from . import c\nfrom .c import x", e="import json", sub____init__="", alone="import toy.a", f="")
+    toy = package(
+        tmp_path,
+        a="from toy import b\nimport os, toy.sub.d",
+        b="def f():\n    from .sub import c",
+        sub__c="from ..e import x",
+        sub__d="from . import c\nfrom .c import x",
+        e="import json",
+        sub____init__="",
+        alone="import toy.a",
+        f="",
+    )
     (toy / "sub" / "__init__.py").write_text("from toy.f import y")
     assert closure(["a"], package=toy) == {"a", "b", "sub", "sub.c", "sub.d", "e", "f"}
     assert closure(["a"], without=["sub"], package=toy) == {"a", "b"}
@@ -66,9 +90,21 @@ def test_words_are_no_code_but_every_number_is(tmp_path):
         place = tmp_path / str(len(list(tmp_path.iterdir())))
         return code_key("a", package=package(place, a=code))
 
-    plain = key('def f(x: int) -> int:\n    return 3 * x\n')
-    assert plain == key('"""What it does."""\n\n# why\ndef f(x: int) -> int:\n    """Three times."""\n    return (3\n            * x)  # so\n')
-    assert len({plain, key("def f(x: int) -> int:\n    return 4 * x\n"), key("def f(x: int) -> int:\n    return 3 * x, 'words'\n")}) == 3
+    plain = key("def f(x: int) -> int:\n    return 3 * x\n")
+    assert plain == key(
+        '"""What it does."""\n\n# why\ndef f(x: int) -> int:\n    """Three '
+        'times."""\n    return (3\n            * x)  # so\n'
+    )
+    assert (
+        len(
+            {
+                plain,
+                key("def f(x: int) -> int:\n    return 4 * x\n"),
+                key("def f(x: int) -> int:\n    return 3 * x, 'words'\n"),
+            }
+        )
+        == 3
+    )
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +115,17 @@ def copies(tmp_path_factory):
     def changed(module: str) -> Path:
         if module not in made:
             folder = tmp_path_factory.mktemp("copy") / PACKAGE.name
-            shutil.copytree(PACKAGE, folder, ignore=shutil.ignore_patterns("__pycache__", "*.yaml", "*.j2"))
-            file = next(file for file in (folder / f"{module.replace('.', '/')}.py", folder / module / "__init__.py") if file.is_file())
+            shutil.copytree(
+                PACKAGE, folder, ignore=shutil.ignore_patterns("__pycache__", "*.yaml", "*.j2")
+            )
+            file = next(
+                file
+                for file in (
+                    folder / f"{module.replace('.', '/')}.py",
+                    folder / module / "__init__.py",
+                )
+                if file.is_file()
+            )
             file.write_text(file.read_text(encoding="utf-8") + "\nCHANGED = 1\n", encoding="utf-8")
             made[module] = folder
         return made[module]
@@ -94,9 +139,13 @@ def of_step(step: str) -> set[str]:
 
 
 @pytest.mark.parametrize("module", sorted(set().union(*map(of_step, STEPS))))
-def test_one_line_in_a_module_changes_the_key_of_every_step_that_imports_it_and_of_no_other(module, copies):
+def test_one_line_in_a_module_changes_the_key_of_every_step_that_imports_it_and_of_no_other(
+    module, copies
+):
     for step in STEPS:
-        assert (step_code(step, copies(module)) != step_code(step)) == (module in of_step(step)), step
+        assert (step_code(step, copies(module)) != step_code(step)) == (module in of_step(step)), (
+            step
+        )
 
 
 @pytest.mark.parametrize("module", WORDS_ONLY)
@@ -105,30 +154,53 @@ def test_a_change_of_words_or_figures_trains_nothing_again(module, copies):
 
 
 def test_every_step_reads_what_it_must():
-    """Where the search stops is a promise that what was left out stands in the key by its content."""
-    assert {"training", "objectives", "policy", "prefixes", "experiment", "config"} <= of_step("training")
-    assert {"generation", "policy", "experiment"} <= of_step("answers") and "vllm_engine" in of_step("answers by vllm")
-    assert {"references", "pocket", "training"} <= of_step("reference") and {"judges", "policy"} <= of_step("reward model")
-    assert {"alignment", "reward_aware", "training", "generation", "judges", "pocket"} <= of_step("paper B")
-    assert {"data", "partition", "pocket", "references"} <= of_step("all of the grid") <= of_step("all of the lab")
+    """Where the search stops is a promise that what was left out stands in the key by its
+    content."""
+    assert {"training", "objectives", "policy", "prefixes", "experiment", "config"} <= of_step(
+        "training"
+    )
+    assert {"generation", "policy", "experiment"} <= of_step(
+        "answers"
+    ) and "vllm_engine" in of_step("answers by vllm")
+    assert {"references", "pocket", "training"} <= of_step("reference") and {
+        "judges",
+        "policy",
+    } <= of_step("reward model")
+    assert {"alignment", "reward_aware", "training", "generation", "judges", "pocket"} <= of_step(
+        "paper B"
+    )
+    assert (
+        {"data", "partition", "pocket", "references"}
+        <= of_step("all of the grid")
+        <= of_step("all of the lab")
+    )
 
 
 def test_a_notebooks_imports_are_its_modules():
     for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
         found = provenance.notebook_modules(notebook)
-        source = "\n".join("".join(cell["source"]) for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code")
+        source = "\n".join(
+            "".join(cell["source"])
+            for cell in json.loads(notebook.read_text())["cells"]
+            if cell["cell_type"] == "code"
+        )
         assert found and all(module.split(".")[-1] in source for module in found)
         assert "config" in found
 
 
-# ---- settings -----------------------------------------------------------------------------------------------------------------
+# ---- settings ------------------------------------------------------------------------------------
+
 
 def leaves(value: base.Config, place: tuple = ()) -> list[tuple]:
     """(place, value) of every field that is no section."""
     out = []
     for name in type(value).model_fields:
         field = getattr(value, name)
-        out += leaves(field, (*place, name)) if isinstance(field, base.Config) else [((*place, name), field)]
+        out += (
+            leaves(field, (*place, name))
+            if isinstance(field, base.Config)
+            else [((*place, name), field)]
+        )
     return out
 
 
@@ -145,6 +217,7 @@ def other(value):
 
 def with_leaf(profile: schema.Profile, place: tuple, value) -> schema.Profile:
     """The profile with another value there, not validated: only keys are made of it."""
+
     def put(section, rest):
         inner = put(getattr(section, rest[0]), rest[1:]) if len(rest) > 1 else value
         return section.model_copy(update={rest[0]: inner})
@@ -153,25 +226,45 @@ def with_leaf(profile: schema.Profile, place: tuple, value) -> schema.Profile:
 
 
 def run_key(profile: schema.Profile, method: str = "rpo") -> str:
-    return grid.recipe(profile, profile.presets["paper"], method, "small", 1.0 if method in ("rpo", "dro") else None, 0).key
+    return grid.recipe(
+        profile,
+        profile.presets["paper"],
+        method,
+        "small",
+        1.0 if method in ("rpo", "dro") else None,
+        0,
+    ).key
 
 
 PROFILE = loading.load_profile("smoke")
 NOT_TRAINED_BY = {  # fields of these sections that change no policy
-    "training": {"micro_batch_tokens", "report_to", "logging_steps", "save_steps"},  # memory, logs, checkpoints
-    "sizes": {"authors", "authors_revision", "micro_batch_tokens"}}
+    # memory, logs, checkpoints
+    "training": {"micro_batch_tokens", "report_to", "logging_steps", "save_steps"},
+    "sizes": {"authors", "authors_revision", "micro_batch_tokens"},
+}
 
 
-@pytest.mark.parametrize("place", [place for place, _ in leaves(PROFILE) if place[0] in ("data", "training")], ids=".".join)
+@pytest.mark.parametrize(
+    "place",
+    [place for place, _ in leaves(PROFILE) if place[0] in ("data", "training")],
+    ids=".".join,
+)
 def test_every_field_of_data_and_training_names_a_run(place):
     changed = with_leaf(PROFILE, place, other(dict(leaves(PROFILE))[place]))
-    assert (run_key(changed) != run_key(PROFILE)) == (place[1] not in NOT_TRAINED_BY.get(place[0], ()))
+    assert (run_key(changed) != run_key(PROFILE)) == (
+        place[1] not in NOT_TRAINED_BY.get(place[0], ())
+    )
 
 
 @pytest.mark.parametrize("field", schema.ModelConfig.model_fields)
 def test_every_field_of_a_size_names_a_run_and_its_reference(field):
     model = PROFILE.sizes["small"]
-    changed = PROFILE.model_copy(update={"sizes": PROFILE.sizes | {"small": model.model_copy(update={field: other(getattr(model, field))})}})
+    changed = PROFILE.model_copy(
+        update={
+            "sizes": PROFILE.sizes
+            | {"small": model.model_copy(update={field: other(getattr(model, field))})}
+        }
+    )
     named = field not in NOT_TRAINED_BY["sizes"]
     assert (run_key(changed) != run_key(PROFILE)) == named
     pairs = [("prompt", "completion")]
@@ -179,14 +272,32 @@ def test_every_field_of_a_size_names_a_run_and_its_reference(field):
     assert len(keys) == 1 + (named and field != "revision")
 
 
-@pytest.mark.parametrize(("method", "fields"), {
-    "rpo": ("reduce", "partition", "dropout", "max_grad_norm", "weight_decay"),
-    "dro": ("reduce", "value_pooling", "value_detach", "dropout", "max_grad_norm", "weight_decay"),
-    "kto": ("reduce", "kto_beta", "kto_kl", "dropout", "max_grad_norm", "weight_decay"),
-    "qrpo": ("reduce", "qrpo_beta", "dropout", "max_grad_norm", "weight_decay"), "sft": ()}.items())
+@pytest.mark.parametrize(
+    ("method", "fields"),
+    {
+        "rpo": ("reduce", "partition", "dropout", "max_grad_norm", "weight_decay"),
+        "dro": (
+            "reduce",
+            "value_pooling",
+            "value_detach",
+            "dropout",
+            "max_grad_norm",
+            "weight_decay",
+        ),
+        "kto": ("reduce", "kto_beta", "kto_kl", "dropout", "max_grad_norm", "weight_decay"),
+        "qrpo": ("reduce", "qrpo_beta", "dropout", "max_grad_norm", "weight_decay"),
+        "sft": (),
+    }.items(),
+)
 def test_a_presets_fields_name_the_runs_of_the_methods_that_read_them(method, fields):
     paper = PROFILE.presets["paper"]
-    values = {"reduce": "mean", "partition": "none", "kto_kl": "matched", "value_pooling": "all", "decoding": "released"}
+    values = {
+        "reduce": "mean",
+        "partition": "none",
+        "kto_kl": "matched",
+        "value_pooling": "all",
+        "decoding": "released",
+    }
     for field in objective.Preset.model_fields:
         if field in ("rpo_tau", "dro_tau"):  # the temperature of the run itself
             continue
@@ -203,20 +314,31 @@ def test_every_field_of_decoding_names_the_answers_and_no_policy(field, tmp_path
         cell = next(c for c in grid.cells(profile) if c.preset == "paper" and c.method == "rpo")
         files.append(generations.completions_file(profile, cell, tmp_path))
     assert files[0].parent == files[1].parent and files[0] != files[1]
-    # The reference's texts are data of the on_policy regime and rewards of QRPO: all is looked at again.
+    # The reference's texts are data of the on_policy regime and rewards of QRPO: all is looked at
+    # again.
     assert grid.world_key(changed, "small", 0) != grid.world_key(PROFILE, "small", 0)
 
 
-NOT_IN_PAPER_B = {"size", "seeds", "processes", "runs", "etas", "reproduce"}  # which policies there are, and where the prompts are from
+# which policies there are, and where the prompts are from
+NOT_IN_PAPER_B = {"size", "seeds", "processes", "runs", "etas", "reproduce"}
 
 
 @pytest.mark.parametrize("field", studies.PaperB.model_fields)
 def test_every_field_of_paper_b_names_its_policies(field, tmp_path, monkeypatch):
     monkeypatch.setattr(world.World, "inputs", ["reference and prompts"])
-    value = {"settings": {"dpo": PROFILE.paper_b.settings["bwd"]}, "size": "large", "offline": studies.Schedule(steps=3),
-             "online": studies.Schedule(steps=3)}.get(field) or other(getattr(PROFILE.paper_b, field))
-    profile = with_leaf(PROFILE, ("paper_b", "ood"), "some/data") if field == "ood_revision" else PROFILE
-    keys = {world.World(one, 0, tmp_path).key() for one in (profile, with_leaf(profile, ("paper_b", field), value))}
+    value = {
+        "settings": {"dpo": PROFILE.paper_b.settings["bwd"]},
+        "size": "large",
+        "offline": studies.Schedule(steps=3),
+        "online": studies.Schedule(steps=3),
+    }.get(field) or other(getattr(PROFILE.paper_b, field))
+    profile = (
+        with_leaf(PROFILE, ("paper_b", "ood"), "some/data") if field == "ood_revision" else PROFILE
+    )
+    keys = {
+        world.World(one, 0, tmp_path).key()
+        for one in (profile, with_leaf(profile, ("paper_b", field), value))
+    }
     assert len(keys) == (1 if field in NOT_IN_PAPER_B else 2)
 
 
@@ -231,24 +353,32 @@ def test_the_batch_that_is_generated_at_once_names_paper_bs_policies_in_bf16(tmp
 
 @pytest.mark.parametrize("field", ["max_prompt_tokens", "max_completion_tokens"])
 def test_a_reward_model_is_named_by_the_tokens_that_it_reads(field, tmp_path):
-    """Of a size with a lower limit of its own, too, which its policies have and the judge has not."""
+    """Of a size with a lower limit of its own, too, which its policies have and the judge has
+    not."""
     size = PROFILE.sizes["small"].model_copy(update={"max_tokens": 16})
     profile = PROFILE.model_copy(update={"sizes": {"small": size}})
     changed = with_leaf(profile, ("data", field), getattr(profile.data, field) + 1)
     reference = model_folder(tmp_path / "reference", b"")
-    folders = {verdicts.reward_model_folder(one, tmp_path, 0, reference) for one in (profile, changed)}
+    folders = {
+        verdicts.reward_model_folder(one, tmp_path, 0, reference) for one in (profile, changed)
+    }
     assert len(folders) == 2
 
 
 def test_the_lab_on_other_data_is_another_world():
     study = Study("x", PROFILE, "small", 0, (Spec("sft"),))
     assert study.world == grid.world_key(PROFILE, "small", 0)
-    others = [Study("x", low_data(PROFILE, 2), "small", 0, ()), Study("x", PROFILE, "small", 1, ()), Study("x", PROFILE, "large", 0, ()),
-              Study("x", PROFILE, "small", 0, (), "noise")]
+    others = [
+        Study("x", low_data(PROFILE, 2), "small", 0, ()),
+        Study("x", PROFILE, "small", 1, ()),
+        Study("x", PROFILE, "large", 0, ()),
+        Study("x", PROFILE, "small", 0, (), "noise"),
+    ]
     assert len({study.world, *(one.world for one in others)}) == 5
 
 
-# ---- models and data by content -----------------------------------------------------------------------------------------------
+# ---- models and data by content ------------------------------------------------------------------
+
 
 def model_folder(folder: Path, weights: bytes) -> Path:
     folder.mkdir(parents=True)
@@ -258,23 +388,35 @@ def model_folder(folder: Path, weights: bytes) -> Path:
 
 
 def with_model(folder: Path | str, **more) -> schema.Profile:
-    return loading.load_profile("smoke", **{"sizes.small.id": str(folder), **{f"sizes.small.{k}": v for k, v in more.items()}})
+    return loading.load_profile(
+        "smoke",
+        **{"sizes.small.id": str(folder), **{f"sizes.small.{k}": v for k, v in more.items()}},
+    )
 
 
 def test_two_folders_of_one_name_are_two_models_and_one_in_two_places_is_one(tmp_path):
-    one, two, same = (model_folder(tmp_path / place / "policy", weights) for place, weights in (("a", b"1"), ("b", b"2"), ("c", b"1")))
+    one, two, same = (
+        model_folder(tmp_path / place / "policy", weights)
+        for place, weights in (("a", b"1"), ("b", b"2"), ("c", b"1"))
+    )
     assert run_key(with_model(one)) == run_key(with_model(same)) != run_key(with_model(two))
     before = run_key(with_model(one))
     (one / "model.safetensors").write_bytes(b"3")  # copied over
     assert run_key(with_model(one)) != before
 
 
-def test_a_reference_sample_and_a_pool_are_keyed_by_weights_not_by_the_folders_name(tmp_path, monkeypatch):
+def test_a_reference_sample_and_a_pool_are_keyed_by_weights_not_by_the_folders_name(
+    tmp_path, monkeypatch
+):
     asked = []
-    monkeypatch.setattr(store, "cached", lambda folder, make, of: asked.append(folder.name) or tmp_path)
+    monkeypatch.setattr(
+        store, "cached", lambda folder, make, of: asked.append(folder.name) or tmp_path
+    )
     (tmp_path / "texts.json").write_text('["a"]')
     for place, weights in (("a", b"1"), ("b", b"2"), ("c", b"1")):
-        inputs.reference_samples(PROFILE, str(model_folder(tmp_path / place / "policy", weights)), ["p"], 1, 0)
+        inputs.reference_samples(
+            PROFILE, str(model_folder(tmp_path / place / "policy", weights)), ["p"], 1, 0
+        )
     assert asked[0] == asked[2] != asked[1]
 
 
@@ -295,23 +437,42 @@ def test_a_hub_model_is_the_snapshot_of_its_revision(hub_cache):
     before = run_key(with_model("some/model")), source_key("some/data")
     model_folder(hub_cache / "models--some--model" / "snapshots" / commit, b"other weights")
     assert Path(references.fetched("some/model", commit)).name == commit
-    assert run_key(with_model("some/model", revision=commit)) != before[0] == run_key(with_model("some/model"))
+    assert (
+        run_key(with_model("some/model", revision=commit))
+        != before[0]
+        == run_key(with_model("some/model"))
+    )
     (hub_cache / "models--some--model" / "refs" / "main").write_text(commit)  # the branch went on
     (hub_cache / "datasets--some--data" / "refs" / "main").write_text("e" * 40)
     assert Path(references.fetched("some/model")).name == commit
     assert run_key(with_model("some/model")) != before[0] and source_key("some/data") != before[1]
-    with pytest.raises(ValueError, match="model 'some/other' could not be loaded: the hub cannot be reached .* local folder"):
+    with pytest.raises(
+        ValueError,
+        match="model 'some/other' could not be loaded: the hub cannot be reached .* local folder",
+    ):
         references.fetched("some/other")
 
 
 def test_the_manifest_names_the_commit_of_every_hub_model_and_data_set(hub_cache):
     profile = with_model("some/model")
-    profile = profile.model_copy(update={"data": profile.data.model_copy(update={"source": "some/data"})})
+    profile = profile.model_copy(
+        update={"data": profile.data.model_copy(update={"source": "some/data"})}
+    )
     assert manifest.origins(profile) == [
         {"kind": "model", "name": "some/model", "revision": "main", "commit": "a" * 40},
-        {"kind": "dataset", "name": "some/data", "revision": "main", "commit": "d" * 40}]
-    profile = profile.model_copy(update={"paper_b": profile.paper_b.model_copy(update={"ood": "some/data", "ood_revision": "v1"})})
-    assert manifest.origins(profile)[-1] == {"kind": "dataset", "name": "some/data", "revision": "v1", "commit": None}
+        {"kind": "dataset", "name": "some/data", "revision": "main", "commit": "d" * 40},
+    ]
+    profile = profile.model_copy(
+        update={
+            "paper_b": profile.paper_b.model_copy(update={"ood": "some/data", "ood_revision": "v1"})
+        }
+    )
+    assert manifest.origins(profile)[-1] == {
+        "kind": "dataset",
+        "name": "some/data",
+        "revision": "v1",
+        "commit": None,
+    }
     pinned = with_model("some/model", revision="c" * 40)
     assert manifest.origins(pinned)[0]["commit"] is None and manifest.origins(PROFILE) == []
     assert hub.commit("some/model", "a" * 40) == "a" * 40
@@ -329,11 +490,19 @@ def test_a_folder_is_its_files_whatever_its_place(tmp_path):
 def test_another_tokenizer_in_the_same_folder_is_another_reference_and_another_run(tmp_path):
     model_folder(tmp_path / "words", b"")
     (tmp_path / "mine.jsonl").write_text("{}")
-    profile = loading.load_profile("smoke", feedback=str(tmp_path / "mine.jsonl"),
-                                  **{"sizes.small.tokenizer": [str(tmp_path / "words"), "train"]})
+    profile = loading.load_profile(
+        "smoke",
+        feedback=str(tmp_path / "mine.jsonl"),
+        **{"sizes.small.tokenizer": [str(tmp_path / "words"), "train"]},
+    )
+
     def keys() -> list[str]:
-        return [run_key(profile, "sft"), grid.world_key(profile, "small", 0),
-                references.reference_key(profile, "small", 0, []), batch.params("03_train", profile)["key"]]
+        return [
+            run_key(profile, "sft"),
+            grid.world_key(profile, "small", 0),
+            references.reference_key(profile, "small", 0, []),
+            batch.params("03_train", profile)["key"],
+        ]
 
     before = keys()
     assert keys() == before
@@ -342,17 +511,26 @@ def test_another_tokenizer_in_the_same_folder_is_another_reference_and_another_r
 
 
 def test_a_job_knows_the_commit_of_its_hub_data(hub_cache):
-    profile = PROFILE.model_copy(update={"data": PROFILE.data.model_copy(update={"source": "some/data"})})
+    profile = PROFILE.model_copy(
+        update={"data": PROFILE.data.model_copy(update={"source": "some/data"})}
+    )
     before = batch.params("09_report", profile)["key"]
     assert batch.params("09_report", profile)["key"] == before
     (hub_cache / "datasets--some--data" / "refs" / "main").write_text("e" * 40)
     assert batch.params("09_report", profile)["key"] != before
 
 
-# ---- the whole, once ----------------------------------------------------------------------------------------------------------
+# ---- the whole, once -----------------------------------------------------------------------------
 
-TINY = {"sizes.small.demonstrations": 48, "data.prompts": 6, "data.validation": 4, "data.held_out": 2, "decoding.max_new_tokens": 4,
-        "training.warmup_steps": 0, "training.learning_rate": 0.05}
+TINY = {
+    "sizes.small.demonstrations": 48,
+    "data.prompts": 6,
+    "data.validation": 4,
+    "data.held_out": 2,
+    "decoding.max_new_tokens": 4,
+    "training.warmup_steps": 0,
+    "training.learning_rate": 0.05,
+}
 ENSURE = """
 import sys
 from pathlib import Path
@@ -362,29 +540,48 @@ for out in sys.argv[1:]:
     print("#", out)
     experiment.ensure_runs(profile, Path(out), progress=False)
 """
-CHANGES = {  # file, what stands there, what shall stand there: each decides what is trained on, far from the trainer
-    "standardise": ("data/splits.py", "    return (rewards - rewards.dtype.type(splits.reward_mean))", "    return 3 * (rewards - rewards.dtype.type(splits.reward_mean))"),
-    "words": ("data/splits.py", "Too few prompts for all of this", "With too few prompts")}
+# file, what stands there, what shall stand there: each decides what is trained on, far from the
+# trainer
+CHANGES = {
+    "standardise": (
+        "data/splits.py",
+        "    return (rewards - rewards.dtype.type(splits.reward_mean))",
+        "    return 3 * (rewards - rewards.dtype.type(splits.reward_mean))",
+    ),
+    "words": ("data/splits.py", "Too few prompts for all of this", "With too few prompts"),
+}
 
 
 def ensured(where: Path, cache: Path, *outs: Path) -> str:
     import os
 
     env = os.environ | {"PYTHONPATH": str(where), "RPO_NB_CACHE": str(cache)}
-    done = subprocess.run([sys.executable, "-c", ENSURE.replace("{tiny}", repr(TINY)), *map(str, outs)], cwd=where, env=env, capture_output=True,
-                          text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", ENSURE.replace("{tiny}", repr(TINY)), *map(str, outs)],
+        cwd=where,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def results(out: Path) -> dict[Path, bytes]:
     """Answers, log-probabilities and weights."""
-    files = [file for pattern in ("generations/*", "runs/*/completions-*.json", "runs/*/policy/*.safetensors") for file in out.glob(pattern)]
+    files = [
+        file
+        for pattern in ("generations/*", "runs/*/completions-*.json", "runs/*/policy/*.safetensors")
+        for file in out.glob(pattern)
+    ]
     return {file.relative_to(out): file.read_bytes() for file in files}
 
 
-def test_after_a_change_of_code_nothing_stale_is_left_and_after_a_change_of_words_nothing_is_made(tmp_path):
-    """What rows are trained on, changed in a copy of the package: the results in the old folder are those of a fresh one."""
+def test_after_a_change_of_code_nothing_stale_is_left_and_after_a_change_of_words_nothing_is_made(
+    tmp_path,
+):
+    """What rows are trained on, changed in a copy of the package: the results in the old folder are
+    those of a fresh one."""
     old, fresh, cache = tmp_path / "old", tmp_path / "fresh", tmp_path / "cache"
     assert "2 policies trained" in ensured(ROOT, cache, old)
     before = results(old)
@@ -396,17 +593,30 @@ def test_after_a_change_of_code_nothing_stale_is_left_and_after_a_change_of_word
         (copy / "rpo_nb" / file).write_text(text.replace(there, then), encoding="utf-8")
     assert "0 policies trained, 2 were done already" in ensured(tmp_path / "words", cache, old)
     told = ensured(tmp_path / "standardise", cache, old, fresh)
-    assert "was trained on other rows or weights: made again" in told.split("# ")[1] and "made again" not in told.split("# ")[2]
+    assert (
+        "was trained on other rows or weights: made again" in told.split("# ")[1]
+        and "made again" not in told.split("# ")[2]
+    )
     found = results(old)
     assert found == results(fresh) and found.keys() == before.keys()
-    assert {file for file in found if found[file] != before[file]} >= {file for file in found if "rpo-" in str(file)}
+    assert {file for file in found if found[file] != before[file]} >= {
+        file for file in found if "rpo-" in str(file)
+    }
 
 
 @pytest.fixture
 def two_models(tmp_path, monkeypatch):
     """A tiny profile of a reference and sft, and two model folders of its architecture."""
     monkeypatch.setenv("RPO_NB_CACHE", str(tmp_path / "cache"))
-    profile = loading.load_profile("smoke", sizes="small", seeds="0", methods="reference,sft", taus="1.0", preset="paper", **TINY)
+    profile = loading.load_profile(
+        "smoke",
+        sizes="small",
+        seeds="0",
+        methods="reference,sft",
+        taus="1.0",
+        preset="paper",
+        **TINY,
+    )
     one, two = (Path(inputs.reference_path(profile, "small", seed)) for seed in (0, 1))
     return profile, one, two
 
@@ -419,15 +629,29 @@ def copied(source: Path, folder: Path) -> None:
             shutil.copyfile(file, folder / file.name)
 
 
-def test_an_authors_checkpoint_that_is_replaced_in_place_is_asked_again(two_models, tmp_path, capsys):
+def test_an_authors_checkpoint_that_is_replaced_in_place_is_asked_again(
+    two_models, tmp_path, capsys
+):
     profile, one, two = two_models
     copied(one, tmp_path / "authors")
-    sizes = {"small": profile.sizes["small"].model_copy(update={"authors": str(tmp_path / "authors")})}
-    profile = profile.model_copy(update={"sizes": sizes, "evaluation": profile.evaluation.model_copy(update={"authors": True})})
+    sizes = {
+        "small": profile.sizes["small"].model_copy(update={"authors": str(tmp_path / "authors")})
+    }
+    profile = profile.model_copy(
+        update={
+            "sizes": sizes,
+            "evaluation": profile.evaluation.model_copy(update={"authors": True}),
+        }
+    )
 
     def answers(out: str) -> dict[str, list[str]]:
         generations.ensure_runs(profile, tmp_path / out, progress=False)
-        return generations.load_generations(tmp_path / out).groupby("method")["completion"].apply(list).to_dict()
+        return (
+            generations.load_generations(tmp_path / out)
+            .groupby("method")["completion"]
+            .apply(list)
+            .to_dict()
+        )
 
     before = answers("old")
     assert before[methods.AUTHORS] == before["reference"]  # the same weights
@@ -438,7 +662,9 @@ def test_an_authors_checkpoint_that_is_replaced_in_place_is_asked_again(two_mode
     assert after == answers("fresh") and after[methods.AUTHORS] != before[methods.AUTHORS]
 
 
-def test_a_model_that_is_fetched_by_the_first_start_has_the_same_key_in_the_second(two_models, hub_cache, tmp_path, monkeypatch, capsys):
+def test_a_model_that_is_fetched_by_the_first_start_has_the_same_key_in_the_second(
+    two_models, hub_cache, tmp_path, monkeypatch, capsys
+):
     profile, one, _ = two_models
     place, commit = hub_cache / "models--an--other", "c" * 40
 
@@ -465,14 +691,28 @@ def test_a_model_that_is_fetched_by_the_first_start_has_the_same_key_in_the_seco
 def test_clean_lists_what_nothing_needs_and_removes_it_when_told(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("RPO_NB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(stale, "repository_root", lambda: tmp_path)
-    assert main(["clean", "--stale", "--yes"]) == 2 and "nothing is reproduced in results/" in capsys.readouterr().err
+    assert (
+        main(["clean", "--stale", "--yes"]) == 2
+        and "nothing is reproduced in results/" in capsys.readouterr().err
+    )
     out = tmp_path / "results" / "mine"
-    profile = loading.load_profile("smoke", sizes="small", seeds="0", methods="reference,sft", taus="1.0", preset="paper", **TINY)
+    profile = loading.load_profile(
+        "smoke",
+        sizes="small",
+        seeds="0",
+        methods="reference,sft",
+        taus="1.0",
+        preset="paper",
+        **TINY,
+    )
     loading.write_profile(profile, out / "profile.yaml")
     generations.ensure_runs(profile, out, progress=False)
     needed = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    old_run, old_reference, old_logps = (out / "runs" / "sft-small-seed0-0123456789abcdef", tmp_path / "cache" / "references" / "small-seed0-old",
-                                         tmp_path / "cache" / "reference_logps" / "0123456789abcdef")
+    old_run, old_reference, old_logps = (
+        out / "runs" / "sft-small-seed0-0123456789abcdef",
+        tmp_path / "cache" / "references" / "small-seed0-old",
+        tmp_path / "cache" / "reference_logps" / "0123456789abcdef",
+    )
     for folder in (old_run, old_reference, old_logps):
         folder.mkdir()
         (folder / "big").write_bytes(b"x" * 2_000_000)
@@ -483,8 +723,18 @@ def test_clean_lists_what_nothing_needs_and_removes_it_when_told(tmp_path, monke
     assert main(["clean", "--stale"]) == 0
     printed = capsys.readouterr().out
     listed = [line for line in printed.splitlines() if " MB  " in line]
-    assert len(listed) == 3 and all("2.0 MB" in line for line in listed) and "nothing was removed; --yes removes these" in printed
+    assert (
+        len(listed) == 3
+        and all("2.0 MB" in line for line in listed)
+        and "nothing was removed; --yes removes these" in printed
+    )
     assert not half.exists() and old_run.is_dir()
-    assert main(["clean", "--stale", "--yes"]) == 0 and "removed 3 files and folders" in capsys.readouterr().out
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"} \
-        == {path: content for path, content in needed.items() if path.suffix != ".lock"}
+    assert (
+        main(["clean", "--stale", "--yes"]) == 0
+        and "removed 3 files and folders" in capsys.readouterr().out
+    )
+    assert {
+        path: path.read_bytes()
+        for path in tmp_path.rglob("*")
+        if path.is_file() and path.suffix != ".lock"
+    } == {path: content for path, content in needed.items() if path.suffix != ".lock"}

@@ -14,41 +14,44 @@ from rpo_nb.running.manifest import write_manifest
 from rpo_nb.studies import lab
 
 
-@pytest.mark.parametrize(("overrides", "field", "named"), [
-    ({"sizes.smal.d_model": 8}, "sizes.smal", "small"),
-    ({"presets.papre.rpo_tau": 1}, "presets.papre", "paper"),
-    ({"training.epoch": 2}, "training.epoch", "epochs"),
-    ({"trainin.epochs": 2}, "trainin", "training"),
-    ({"sizes.small.d_modl": 8}, "sizes.small.d_modl", "d_model"),
-    ({"paper_b.settings.dpo": {"distance": "bwd", "bta": 1.0}}, "bta", "beta"),
-    ({"paper_b.settings.dpoo": {"distance": "bwd"}}, "dpoo", "dpo"),
-    ({"evaluation.llm_judges.me": {"kind": "local", "model": "x", "urll": ""}}, "urll", "url"),
-    ({"taus": "nan"}, "taus", "finite"),
-    ({"taus": "0"}, "taus", "greater than 0"),
-    ({"taus": "1,1"}, "taus", "twice"),
-    ({"training.learning_rate": float("inf")}, "training.learning_rate", "finite"),
-    ({"seeds": "-1"}, "seeds", "greater than or equal to 0"),
-    ({"seeds": "0,0"}, "seeds", "twice"),
-    ({"paper_b.seeds": [-1]}, "paper_b.seeds", "greater"),
-    ({"methods": "rpo,rppo"}, "rppo", "rpo"),
-    ({"methods": "rpo,rpo"}, "methods", "twice"),
-    ({"evaluation.judges": ["reward_modl"]}, "reward_modl", "reward_model"),
-    ({"evaluation.judges": []}, "evaluation.judges", "at least 1"),
-    ({"evaluation.published_judges": {"chekcer": "Mistral"}}, "chekcer", "checker"),
-    ({"evaluation.judge_size": "smal"}, "evaluation.judge_size", "small"),
-    ({"evaluation.toxicity": "packagd"}, "evaluation.toxicity", "packaged"),
-    ({"data.regime": "strongr"}, "data.regime", "stronger"),
-    ({"data.held_out": 0}, "data.held_out", "above 0"),
-    ({"lab.regimes": ["strnger"]}, "lab.regimes", "stronger"),
-    ({"lab.estimators": ["empiricl"]}, "lab.estimators", "empirical"),
-    ({"lab.disturbances": ["nose"]}, "lab.disturbances", "noise"),
-    ({"lab.ablation_sizes": ["smal"]}, "lab.ablation_sizes", "small"),
-    ({"presets.paper.partition": "monte"}, "presets.paper.partition", "monte_carlo"),
-    ({"table4_presets": ["papr"]}, "table4_presets", "paper"),
-    ({"feedback": "mine.jsonl", "evaluation.judges": ["checker"]}, "checker", "reward_model"),
-    ({"feedback": "mine.jsonl", "methods": "qrpo"}, "qrpo", "leave it out"),
-    ({"feedback": "mine.jsonl", "data.held_out": 0}, "data.held_out", "above 0"),
-])
+@pytest.mark.parametrize(
+    ("overrides", "field", "named"),
+    [
+        ({"sizes.smal.d_model": 8}, "sizes.smal", "small"),
+        ({"presets.papre.rpo_tau": 1}, "presets.papre", "paper"),
+        ({"training.epoch": 2}, "training.epoch", "epochs"),
+        ({"trainin.epochs": 2}, "trainin", "training"),
+        ({"sizes.small.d_modl": 8}, "sizes.small.d_modl", "d_model"),
+        ({"paper_b.settings.dpo": {"distance": "bwd", "bta": 1.0}}, "bta", "beta"),
+        ({"paper_b.settings.dpoo": {"distance": "bwd"}}, "dpoo", "dpo"),
+        ({"evaluation.llm_judges.me": {"kind": "local", "model": "x", "urll": ""}}, "urll", "url"),
+        ({"taus": "nan"}, "taus", "finite"),
+        ({"taus": "0"}, "taus", "greater than 0"),
+        ({"taus": "1,1"}, "taus", "twice"),
+        ({"training.learning_rate": float("inf")}, "training.learning_rate", "finite"),
+        ({"seeds": "-1"}, "seeds", "greater than or equal to 0"),
+        ({"seeds": "0,0"}, "seeds", "twice"),
+        ({"paper_b.seeds": [-1]}, "paper_b.seeds", "greater"),
+        ({"methods": "rpo,rppo"}, "rppo", "rpo"),
+        ({"methods": "rpo,rpo"}, "methods", "twice"),
+        ({"evaluation.judges": ["reward_modl"]}, "reward_modl", "reward_model"),
+        ({"evaluation.judges": []}, "evaluation.judges", "at least 1"),
+        ({"evaluation.published_judges": {"chekcer": "Mistral"}}, "chekcer", "checker"),
+        ({"evaluation.judge_size": "smal"}, "evaluation.judge_size", "small"),
+        ({"evaluation.toxicity": "packagd"}, "evaluation.toxicity", "packaged"),
+        ({"data.regime": "strongr"}, "data.regime", "stronger"),
+        ({"data.held_out": 0}, "data.held_out", "above 0"),
+        ({"lab.regimes": ["strnger"]}, "lab.regimes", "stronger"),
+        ({"lab.estimators": ["empiricl"]}, "lab.estimators", "empirical"),
+        ({"lab.disturbances": ["nose"]}, "lab.disturbances", "noise"),
+        ({"lab.ablation_sizes": ["smal"]}, "lab.ablation_sizes", "small"),
+        ({"presets.paper.partition": "monte"}, "presets.paper.partition", "monte_carlo"),
+        ({"table4_presets": ["papr"]}, "table4_presets", "paper"),
+        ({"feedback": "mine.jsonl", "evaluation.judges": ["checker"]}, "checker", "reward_model"),
+        ({"feedback": "mine.jsonl", "methods": "qrpo"}, "qrpo", "leave it out"),
+        ({"feedback": "mine.jsonl", "data.held_out": 0}, "data.held_out", "above 0"),
+    ],
+)
 def test_what_cannot_work_is_refused_by_name(overrides, field, named):
     with pytest.raises(ValueError) as error:
         loading.load_profile("smoke", **overrides)
@@ -56,11 +59,19 @@ def test_what_cannot_work_is_refused_by_name(overrides, field, named):
     assert field in told and named in told and "\n" not in told
 
 
-@pytest.mark.parametrize(("content", "named"), [
-    (b"", "empty"), (b"- 1\n- 2\n", "list"), (b"name: [1\n", "line 2"), (b"\xff\xfe\x00", "UTF-8"),
-    (b"name: x\n", "data"), (b"data: {}\nsizes: {}\n", "sizes"), (b"data: {}\nsizes: {s: {}}\n", "name"),
-    (b"data: {}\nsizes: {s: {}}\npresets: [papr]\n", "paper"),
-])
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"", "empty"),
+        (b"- 1\n- 2\n", "list"),
+        (b"name: [1\n", "line 2"),
+        (b"\xff\xfe\x00", "UTF-8"),
+        (b"name: x\n", "data"),
+        (b"data: {}\nsizes: {}\n", "sizes"),
+        (b"data: {}\nsizes: {s: {}}\n", "name"),
+        (b"data: {}\nsizes: {s: {}}\npresets: [papr]\n", "paper"),
+    ],
+)
 def test_a_file_that_is_no_profile_is_refused(tmp_path, content, named):
     (tmp_path / "mine.yaml").write_bytes(content)
     with pytest.raises(ValueError, match=named):
@@ -83,8 +94,8 @@ def test_every_profile_that_is_shipped_is_taken():
 
 
 def test_names_known_without_torch_are_those_that_there_are():
-    assert objective.ESTIMATORS == tuple(partition.ESTIMATORS)
-    assert studies.REGIMES == tuple(lab.REGIMES) and studies.DISTURBANCES == tuple(lab.DISTURBANCES)
+    assert tuple(partition.ESTIMATORS) == objective.ESTIMATORS
+    assert tuple(lab.REGIMES) == studies.REGIMES and tuple(lab.DISTURBANCES) == studies.DISTURBANCES
 
 
 def test_fewer_sizes_leave_out_what_stood_for_the_others():
@@ -97,7 +108,8 @@ def test_feedback_of_ones_own_on_smoke_has_a_judge_that_knows_it():
     assert mine.evaluation.judges == ("reward_model",) and not mine.pocket_world
 
 
-# ---- where results go --------------------------------------------------------------------------------
+# ---- where results go ----------------------------------------------------------------------------
+
 
 def test_each_content_has_its_own_results(tmp_path, monkeypatch):
     def place(name, text):
@@ -109,16 +121,24 @@ def test_each_content_has_its_own_results(tmp_path, monkeypatch):
     assert first != second and first.name.startswith("smoke-train-")
     assert place("c/train.jsonl", "1") == first
     monkeypatch.chdir(tmp_path / "a")
-    assert loading.results_dir(loading.load_profile("smoke", feedback="train.jsonl")).name == first.name
+    assert (
+        loading.results_dir(loading.load_profile("smoke", feedback="train.jsonl")).name
+        == first.name
+    )
     folder = loading.results_dir(loading.load_profile("smoke", feedback=str(tmp_path / "a")))
     assert folder.name.startswith("smoke-a-")
     assert loading.results_dir(loading.load_profile("smoke")).name == "smoke"
-    hub = [loading.results_dir(loading.load_profile("smoke", feedback=name)) for name in ("x/same", "y/same")]
+    hub = [
+        loading.results_dir(loading.load_profile("smoke", feedback=name))
+        for name in ("x/same", "y/same")
+    ]
     assert hub[0] != hub[1]
 
 
 @pytest.mark.parametrize("name", ["data", "tables", "runs", "inputs"])
-def test_feedback_that_is_named_as_a_folder_of_the_results_is_the_users(tmp_path, monkeypatch, name):
+def test_feedback_that_is_named_as_a_folder_of_the_results_is_the_users(
+    tmp_path, monkeypatch, name
+):
     out = tmp_path / "out"
     (out / name).mkdir(parents=True)
     (out / name / "table.csv").write_text("ours")

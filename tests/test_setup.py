@@ -1,4 +1,5 @@
-"""Lock file, pyproject and environment.yml say the same, and the lock is the environment the tests run in."""
+"""Lock file, pyproject and environment.yml say the same, and the lock is the environment the tests
+run in."""
 
 import ast
 import json
@@ -40,18 +41,29 @@ def project() -> dict:
 
 
 def wanted() -> list[Requirement]:
-    """What pyproject asks for: the package itself and the extras that make needs (not lab, which is only to look)."""
+    """What pyproject asks for: the package itself and the extras that make needs (not lab, which is
+    only to look)."""
     extras = project()["optional-dependencies"]
-    return [Requirement(text) for text in project()["dependencies"] + extras["workflow"] + extras["judges"] + extras["test"]]
+    return [
+        Requirement(text)
+        for text in project()["dependencies"]
+        + extras["workflow"]
+        + extras["judges"]
+        + extras["test"]
+    ]
 
 
 @pytest.mark.parametrize("python", PYTHONS)
 def test_every_dependency_is_locked_within_its_range_on_every_python(python):
     pins = lock(python)
     for requirement in wanted():
-        if requirement.marker is not None and not requirement.marker.evaluate({"python_version": python}):
+        if requirement.marker is not None and not requirement.marker.evaluate(
+            {"python_version": python}
+        ):
             continue
-        assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)], prereleases=True), str(requirement)
+        assert requirement.specifier.contains(
+            pins[canonicalize_name(requirement.name)], prereleases=True
+        ), str(requirement)
 
 
 def test_torch_is_the_pinned_release():
@@ -59,15 +71,23 @@ def test_torch_is_the_pinned_release():
 
 
 def test_no_dependency_has_an_upper_bound():
-    """Colab brings its own, newer or older: only a lower bound is ours to ask for, but for wn, which it has not."""
-    there = [requirement for requirement in wanted() if requirement.marker is None and requirement.name != "wn"]  # no Python 3.10
+    """Colab brings its own, newer or older: only a lower bound is ours to ask for, but for wn,
+    which it has not."""
+    # no Python 3.10
+    there = [
+        requirement
+        for requirement in wanted()
+        if requirement.marker is None and requirement.name != "wn"
+    ]
     assert all(spec.operator == ">=" for requirement in there for spec in requirement.specifier)
 
 
 def test_conda_installs_the_lock_on_the_python_of_the_results():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     pip = next(item["pip"] for item in environment if isinstance(item, dict))
-    manifest = json.loads((ROOT / "results" / "pocket" / "manifest.json").read_text(encoding="utf-8"))
+    manifest = json.loads(
+        (ROOT / "results" / "pocket" / "manifest.json").read_text(encoding="utf-8")
+    )
     assert f"python={'.'.join(manifest['python'].split('.')[:2])}" in environment
     assert pip == ["--editable .", "jupyterlab", "-r requirements.lock"]
 
@@ -86,17 +106,22 @@ def test_the_lock_is_what_uv_makes_of_pyproject(tmp_path):
 
 
 def test_the_lock_is_complete():
-    """Whatever a locked package needs here is locked too, at a version it accepts: `pip install --no-deps` leaves no hole."""
+    """Whatever a locked package needs here is locked too, at a version it accepts: `pip install
+    --no-deps` leaves no hole."""
     pins = lock()
     if any(_installed(name) != version for name, version in pins.items()):
-        pytest.skip("another environment than the lock's: the lowest versions, Colab's, or one's own")
+        pytest.skip(
+            "another environment than the lock's: the lowest versions, Colab's, or one's own"
+        )
     for name in pins:
         for text in metadata.requires(name) or []:
             requirement = Requirement(text)
             needed = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
             if needed and not _cuda(name, requirement):
                 pin = pins.get(canonicalize_name(requirement.name))
-                assert pin and requirement.specifier.contains(pin, prereleases=True), f"{name} needs {text}, the lock has {pin}"
+                assert pin and requirement.specifier.contains(pin, prereleases=True), (
+                    f"{name} needs {text}, the lock has {pin}"
+                )
 
 
 def _installed(name: str) -> str:
@@ -107,18 +132,23 @@ def _installed(name: str) -> str:
 
 
 def _cuda(name: str, requirement: Requirement) -> bool:
-    """A CUDA wheel of torch brings libraries of its own, which the Makefile installs with it and the lock cannot name."""
+    """A CUDA wheel of torch brings libraries of its own, which the Makefile installs with it and
+    the lock cannot name."""
     return name == "torch" and requirement.name.startswith(("nvidia-", "cuda-", "triton"))
 
 
 def test_everything_the_package_imports_is_declared():
     """A module of ours imports nothing that only happens to be there."""
     top = metadata.packages_distributions()
-    everything = project()["dependencies"] + [text for extra in project()["optional-dependencies"].values() for text in extra]
+    everything = project()["dependencies"] + [
+        text for extra in project()["optional-dependencies"].values() for text in extra
+    ]
     names = {canonicalize_name(Requirement(text).name) for text in everything}
     for path in (ROOT / "rpo_nb").rglob("*.py"):
-        for module in _imports(path) - {"rpo_nb", "benchmarks"} - set(sys.stdlib_module_names):  # benchmarks: those of the clone
-            found = {canonicalize_name(d) for d in top.get(module, [module])}  # of an extra that is not here, by its own name
+        # benchmarks: those of the clone
+        for module in _imports(path) - {"rpo_nb", "benchmarks"} - set(sys.stdlib_module_names):
+            # of an extra that is not here, by its own name
+            found = {canonicalize_name(d) for d in top.get(module, [module])}
             assert found & names, f"{path.name} imports {module}, which pyproject does not name"
 
 
@@ -126,20 +156,36 @@ def _imports(path: Path) -> set[str]:
     """The top-level names of the modules a file imports."""
     nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
     plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-    return {name.split(".")[0] for name in plain | {n.module for n in nodes if isinstance(n, ast.ImportFrom) and n.level == 0}}
+    return {
+        name.split(".")[0]
+        for name in plain
+        | {n.module for n in nodes if isinstance(n, ast.ImportFrom) and n.level == 0}
+    }
 
 
 def test_profiles_and_template_are_package_data():
-    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["rpo_nb"]
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"][
+        "package-data"
+    ]["rpo_nb"]
     packed = {path for pattern in data for path in (ROOT / "rpo_nb").glob(pattern)}
-    others = {path for path in (ROOT / "rpo_nb").rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    others = {
+        path
+        for path in (ROOT / "rpo_nb").rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc")
+    }
     assert others == packed
 
 
-# ---- the Makefile -----------------------------------------------------------------------------------------------------
+# ---- the Makefile --------------------------------------------------------------------------------
+
 
 def make(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess:
-    return subprocess.run(["make", "-C", str(folder), *arguments], env=os.environ | env, capture_output=True, text=True)
+    return subprocess.run(
+        ["make", "-C", str(folder), *arguments],
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+    )
 
 
 def stamp(clone: Path) -> str:
@@ -169,7 +215,12 @@ def test_the_newest_python_that_fits_is_taken(clone, tmp_path):
     """3.14 before 3.12; one without venv, one too old and one that is broken are passed over."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    answers = {"python3.14": "exit 0", "python3.13": "exit 1", "python3.12": "exit 0", "python3": "exit 1"}
+    answers = {
+        "python3.14": "exit 0",
+        "python3.13": "exit 1",
+        "python3.12": "exit 0",
+        "python3": "exit 1",
+    }
     for name, answer in answers.items():
         (folder / name).write_text(f"#!/bin/sh\n{answer}\n")
         (folder / name).chmod(0o755)
@@ -181,13 +232,16 @@ def test_the_newest_python_that_fits_is_taken(clone, tmp_path):
 
 def test_a_failed_installation_leaves_no_stamp(clone):
     (clone / "requirements.lock").write_text("torch==0.0.0\n")
-    done = make(clone, "setup", f"PYTHON={sys.executable}", "UV=", PIP_NO_INDEX="1", PIP_FIND_LINKS="")
+    done = make(
+        clone, "setup", f"PYTHON={sys.executable}", "UV=", PIP_NO_INDEX="1", PIP_FIND_LINKS=""
+    )
     assert done.returncode != 0 and "could not be installed" in done.stdout
     assert not list((clone / ".venv").glob(".ready-*"))
 
 
 def test_a_finished_installation_is_not_made_again(clone):
-    """The stamp is named by the lock, pyproject and the place; when it is there make goes straight to the command."""
+    """The stamp is named by the lock, pyproject and the place; when it is there make goes straight
+    to the command."""
     (clone / ".venv").mkdir()
     (clone / stamp(clone)).touch()
     assert "venv" not in make(clone, "--dry-run", "setup").stdout
@@ -209,16 +263,39 @@ def telling(clone):
 
 def test_what_the_user_names_reaches_the_command_as_it_is(telling):
     """A profile, settings and a relative path with spaces arrive unsplit and unexpanded."""
-    done = make(telling, "reproduce", "PROFILE=smoke", "SET=sizes=small taus=[0.1, 1]", "FEEDBACK=../my data/x.jsonl")
-    assert "[--profile][smoke][--set][sizes=small taus=[0.1, 1]][--feedback][../my data/x.jsonl]" in done.stdout
+    done = make(
+        telling,
+        "reproduce",
+        "PROFILE=smoke",
+        "SET=sizes=small taus=[0.1, 1]",
+        "FEEDBACK=../my data/x.jsonl",
+    )
+    assert (
+        "[--profile][smoke][--set][sizes=small taus=[0.1, 1]][--feedback][../my data/x.jsonl]"
+        in done.stdout
+    )
 
 
-@pytest.mark.parametrize("text", ["$(touch x)", "$(shell touch x)", "`touch x`", "price$5 {x}.jsonl", "$$HOME", "${HOME}",
-                                  "a'b\"c.jsonl", "; touch x", "$(error stopped)"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "$(touch x)",
+        "$(shell touch x)",
+        "`touch x`",
+        "price$5 {x}.jsonl",
+        "$$HOME",
+        "${HOME}",
+        "a'b\"c.jsonl",
+        "; touch x",
+        "$(error stopped)",
+    ],
+)
 @pytest.mark.parametrize("by", ["argument", "environment"])
 def test_what_the_user_names_is_never_expanded_or_run(telling, text, by):
     values = {"PROFILE": text, "SET": f"a.b={text}", "FEEDBACK": text}
     given = [f"{name}={value}" for name, value in values.items()] if by == "argument" else []
     done = make(telling, "reproduce", *given, **({} if given else values))
-    assert f"[--profile][{text}][--set][a.b={text}][--feedback][{text}]" in done.stdout, done.stdout + done.stderr
+    assert f"[--profile][{text}][--set][a.b={text}][--feedback][{text}]" in done.stdout, (
+        done.stdout + done.stderr
+    )
     assert not list(telling.rglob("x"))

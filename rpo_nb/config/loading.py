@@ -16,7 +16,8 @@ from rpo_nb.config.schema import DataConfig, Profile
 from rpo_nb.config.settings import PROFILE_DIR
 from rpo_nb.store import atomic_write, digest_of
 
-REPOSITORY = "https://github.com/rpo-nb/rpo_nb"  # the one place that knows where the package is installed from
+# the one place that knows where the package is installed from
+REPOSITORY = "https://github.com/rpo-nb/rpo_nb"
 
 
 def default_profile() -> str:
@@ -25,13 +26,20 @@ def default_profile() -> str:
 
 
 def as_list(value: Any, kind: type = str) -> list:
-    """A notebook parameter as a list: "rpo, kto", ["rpo", "kto"], 0 and "0,1" are all lists; "" and None are empty.
+    """A notebook parameter as a list: "rpo, kto", ["rpo", "kto"], 0 and "0,1" are all lists; "" and
+    None are empty.
 
     Raises ValueError naming the item that is not a `kind`.
     """
     if value is None:
         return []
-    items = value.split(",") if isinstance(value, str) else list(value) if isinstance(value, (list, tuple)) else [value]
+    items = (
+        value.split(",")
+        if isinstance(value, str)
+        else list(value)
+        if isinstance(value, (list, tuple))
+        else [value]
+    )
     out = []
     for item in items:
         text = str(item).strip()
@@ -40,13 +48,24 @@ def as_list(value: Any, kind: type = str) -> list:
         try:
             out.append(kind(text))
         except ValueError:
-            raise ValueError(f"{item!r} is not {'an integer' if kind is int else 'a number'}; give a comma-separated list") from None
+            raise ValueError(
+                f"{item!r} is not {'an integer' if kind is int else 'a number'}; give "
+                "a comma-separated list"
+            ) from None
     return out
 
 
 def load_profile(
-    name: str | None = None, *, feedback: str = "", sizes: Any = "", methods: Any = "", taus: Any = "", seeds: Any = "",
-    preset: Any = "", lora: bool | str | None = None, **overrides: Any,
+    name: str | None = None,
+    *,
+    feedback: str = "",
+    sizes: Any = "",
+    methods: Any = "",
+    taus: Any = "",
+    seeds: Any = "",
+    preset: Any = "",
+    lora: bool | str | None = None,
+    **overrides: Any,
 ) -> Profile:
     """Read a profile and narrow it to the notebook parameters that are not empty.
 
@@ -64,7 +83,11 @@ def load_profile(
         settings.set_dotted(raw, dotted, value)
     if lora not in (None, ""):
         settings.set_dotted(raw, "training.lora", lora)
-    for key, wanted in (("methods", as_list(methods)), ("taus", as_list(taus, float)), ("seeds", as_list(seeds, int))):
+    for key, wanted in (
+        ("methods", as_list(methods)),
+        ("taus", as_list(taus, float)),
+        ("seeds", as_list(seeds, int)),
+    ):
         if wanted:
             raw[key] = wanted
     settings.refuse_unknown("table4_presets", raw.get("table4_presets", ()), list(raw["presets"]))
@@ -87,18 +110,28 @@ def _check_file_names(profile: Profile) -> None:
     for cell in ((preset, size) for preset in profile.presets for size in profile.sizes):
         other = seen.setdefault("-".join(cell).casefold(), cell)
         if other != cell:
-            raise ValueError(f"preset {cell[0]!r} of size {cell[1]!r} and preset {other[0]!r} of size {other[1]!r} would share "
-                             "their files; rename one")
+            raise ValueError(
+                f"preset {cell[0]!r} of size {cell[1]!r} and preset {other[0]!r} of "
+                f"size {other[1]!r} would share "
+                "their files; rename one"
+            )
 
 
 def write_profile(profile: Profile, path: str | Path) -> None:
-    """Write a profile as a YAML file that `load_profile` reads back as it is: ``resolved`` says that nothing is merged into it."""
-    text = yaml.safe_dump({"resolved": True, **profile.model_dump(mode="json")}, sort_keys=False, allow_unicode=True, width=130)
+    """Write a profile as a YAML file that `load_profile` reads back as it is: ``resolved`` says
+    that nothing is merged into it."""
+    text = yaml.safe_dump(
+        {"resolved": True, **profile.model_dump(mode="json")},
+        sort_keys=False,
+        allow_unicode=True,
+        width=130,
+    )
     atomic_write(path, text)
 
 
 def repository_root(start: Path | None = None) -> Path:
-    """The folder that holds ``results/``: the clone when we are inside one (also from notebooks/), else where we are."""
+    """The folder that holds ``results/``: the clone when we are inside one (also from notebooks/),
+    else where we are."""
     start = (start or Path.cwd()).resolve()
     for folder in (start, *start.parents):
         if (folder / "Snakefile").is_file() and (folder / "rpo_nb").is_dir():

@@ -30,7 +30,8 @@ def check_name(text: str) -> str:
     """
     if not NAME.fullmatch(text):
         raise ValueError(
-            f"{text!r:.80} cannot be a name; take at most 64 letters, digits, _ . and -, a letter or digit first"
+            f"{text!r:.80} cannot be a name; take at most 64 letters, digits, _ . and -, a letter "
+            "or digit first"
         )
     return text
 
@@ -44,7 +45,8 @@ def check_address(field: str, url: str) -> None:
     """
     if not url:
         raise ValueError(
-            f"{field} is empty; an endpoint needs the server's address, e.g. http://localhost:8000/v1"
+            f"{field} is empty; an endpoint needs the server's address, e.g. "
+            "http://localhost:8000/v1"
         )
     address = urlsplit(url)
     if address.scheme not in ("http", "https") or not address.hostname:
@@ -53,7 +55,8 @@ def check_address(field: str, url: str) -> None:
         )
     if address.username or address.password or address.query:
         raise ValueError(
-            f"{field} holds a user name, a password or a query, and a profile is kept with the results; give the "
+            f"{field} holds a user name, a password or a query, and a profile is kept with the "
+            "results; give the "
             "address alone and the key in OPENAI_API_KEY"
         )
 

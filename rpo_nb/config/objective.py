@@ -1,4 +1,5 @@
-"""What a policy is trained on: a preset's reading of the paper, one objective, one setting of paper B."""
+"""What a policy is trained on: a preset's reading of the paper, one objective, one setting of paper
+B."""
 
 from __future__ import annotations
 
@@ -11,11 +12,13 @@ from rpo_nb.config.base import Config
 
 PRESETS = ("paper", "released", "fixed")
 # Names of what lies in modules that import torch: settings are checked without it.
-ESTIMATORS = ("empirical", "monte_carlo", "self_normalised", "leave_one_out", "none", "pooled")  # partition
+# partition
+ESTIMATORS = ("empirical", "monte_carlo", "self_normalised", "leave_one_out", "none", "pooled")
 
 
 class Preset(Config):
-    """A reading of the paper's open points. Every field is a difference between paper, code and recommendation."""
+    """A reading of the paper's open points. Every field is a difference between paper, code and
+    recommendation."""
 
     reduce: Literal["sum", "mean"]  # log-probability of a completion: over or per token
     partition: str  # estimator of partition.log_partition
@@ -23,13 +26,15 @@ class Preset(Config):
     dro_tau: float = Field(gt=0)
     kto_beta: float = Field(gt=0)
     qrpo_beta: float = Field(0.3, gt=0)  # not the paper's method: every reading has the same
-    kto_kl: Literal["mismatched", "matched"]  # rotated pairs clamped at 0, or the batch mean of the log-ratio, unclamped
+    # rotated pairs clamped at 0, or the batch mean of the log-ratio, unclamped
+    kto_kl: Literal["mismatched", "matched"]
     value_pooling: Literal["masked", "all"]  # DRO's value net: real prompt tokens, or padding too
     value_detach: bool  # keep the value gradient out of the encoder
     dropout: float = Field(ge=0, lt=1)
     max_grad_norm: float = Field(ge=0)  # 0: no clipping
     weight_decay: float = Field(ge=0)
-    decoding: Literal["shared", "released"]  # one set-up for all methods, or the authors' (KTO greedy, the others top-k)
+    # one set-up for all methods, or the authors' (KTO greedy, the others top-k)
+    decoding: Literal["shared", "released"]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -39,7 +44,8 @@ class Setting:
     distance: Literal["sq", "sqloo", "bwd", "fwd"]
     beta: float = 0.1
     eta: float = 1.0
-    gap: float | None = None  # δ*: b of the preferred completion over the others', whatever the rewards; 1000 is ∞
+    # δ*: b of the preferred completion over the others', whatever the rewards; 1000 is ∞
+    gap: float | None = None
     gamma: float = 0.0  # margin: taken off the preferred completion's implicit reward
     per_token: bool = False  # log-probabilities are per token and there is no reference (SimPO)
 
@@ -48,7 +54,8 @@ class Objective(Config):
     """What a policy is trained on, with everything about it that a preset may choose."""
 
     method: Literal["sft", "kto", "dro", "rpo", "qrpo", "reward_aware"]
-    reduce: Literal["sum", "mean"] = "sum"  # log-probability of a completion: over its tokens or per token
+    # log-probability of a completion: over its tokens or per token
+    reduce: Literal["sum", "mean"] = "sum"
     tau: float = Field(1.0, gt=0)  # RPO and DRO
     beta: float = Field(1.0, gt=0)  # KTO and QRPO
     kto_kl: Literal["mismatched", "matched"] = "mismatched"
@@ -58,6 +65,12 @@ class Objective(Config):
 
     def read_fields(self) -> dict[str, Any]:
         """The fields its method reads: what a run is keyed by."""
-        reads = {"sft": set(), "rpo": {"tau"}, "dro": {"tau", "value_pooling", "value_detach"}, "kto": {"beta", "kto_kl"},
-                 "qrpo": {"beta"}, "reward_aware": {"setting"}}
+        reads = {
+            "sft": set(),
+            "rpo": {"tau"},
+            "dro": {"tau", "value_pooling", "value_detach"},
+            "kto": {"beta", "kto_kl"},
+            "qrpo": {"beta"},
+            "reward_aware": {"setting"},
+        }
         return self.model_dump(include={"method", "reduce"} | reads[self.method])

@@ -1,7 +1,8 @@
-"""Settings as people give them: a wrong one is refused before anything starts, with the nearest name.
+"""Settings as people give them: a wrong one is refused before anything starts, with the nearest
+name.
 
-`rpo_nb.config.schema` says what settings there are; here is how a profile's file is read, how a dotted key
-finds its place, and what a profile must hold beyond the types of its fields.
+`rpo_nb.config.schema` says what settings there are; here is how a profile's file is read, how a
+dotted key finds its place, and what a profile must hold beyond the types of its fields.
 """
 
 from __future__ import annotations
@@ -31,18 +32,21 @@ SECTIONS = ("data", "sizes")  # of every profile, and looked into before it is v
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """"; did you mean 'x'?", or "" where nothing known is like `name`."""
+    """ "; did you mean 'x'?", or "" where nothing known is like `name`."""
     near = get_close_matches(str(name).lower(), {str(k).lower(): k for k in known}, n=1, cutoff=0.6)
     found = next((k for k in known if near and str(k).lower() == near[0]), None)
     return f"; did you mean {found!r}?" if found else ""
 
 
 def refuse_unknown(field: str, names: Iterable[str], known: Collection[str]) -> None:
-    """ValueError names the first of `names` that is not known, the nearest that is, and all of them."""
+    """ValueError names the first of `names` that is not known, the nearest that is, and all of
+    them."""
     for name in names:
         if name not in known:
-            raise ValueError(f"{field}: {name!r} is unknown{suggestion(name, known)}; "
-                             f"known are {', '.join(map(str, known)) or 'none'}")
+            raise ValueError(
+                f"{field}: {name!r} is unknown{suggestion(name, known)}; "
+                f"known are {', '.join(map(str, known)) or 'none'}"
+            )
 
 
 def read_profile(name: str) -> dict[str, Any]:
@@ -54,8 +58,10 @@ def read_profile(name: str) -> dict[str, Any]:
     path = Path(name).expanduser() if is_path else PROFILE_DIR / f"{name}.yaml"
     if not path.is_file() or (not is_path and name in NO_PROFILES):
         names = sorted(p.stem for p in PROFILE_DIR.glob("*.yaml") if p.stem not in NO_PROFILES)
-        raise ValueError(f"there is no profile {name!r}{suggestion(name, names)}; "
-                         f"the profiles are: {', '.join(names)}")
+        raise ValueError(
+            f"there is no profile {name!r}{suggestion(name, names)}; "
+            f"the profiles are: {', '.join(names)}"
+        )
     if path.stat().st_size > MOST_BYTES:
         raise ValueError(f"profile {name!r} has more than {MOST_BYTES >> 20} MiB; {BEGIN}")
     try:
@@ -63,8 +69,10 @@ def read_profile(name: str) -> dict[str, Any]:
     except RecursionError:
         raise ValueError(f"profile {name!r} is nested too deep; {BEGIN}") from None
     except OSError as error:
-        raise ValueError(f"profile {name!r} cannot be read ({error.strerror}); "
-                         "check the file and its permissions") from error
+        raise ValueError(
+            f"profile {name!r} cannot be read ({error.strerror}); "
+            "check the file and its permissions"
+        ) from error
     except UnicodeDecodeError as error:
         raise ValueError(f"profile {name!r} is not UTF-8 text; save it as UTF-8") from error
     except yaml.YAMLError as error:
@@ -85,12 +93,19 @@ def read_profile(name: str) -> dict[str, Any]:
             raise ValueError(f"profile {name!r}: {section} {what}; see rpo_nb/profiles/pocket.yaml")
     for section in ("evaluation", "lab", "paper_b", "training", "feedback_overrides"):
         if not isinstance(raw.get(section, {}), dict):
-            raise ValueError(f"profile {name!r}: {section} holds no keys and values; see "
-                             "rpo_nb/profiles/pocket.yaml")
-    for listed in ("table4_presets", *(["presets"] if isinstance(raw.get("presets"), list) else [])):
+            raise ValueError(
+                f"profile {name!r}: {section} holds no keys and values; see "
+                "rpo_nb/profiles/pocket.yaml"
+            )
+    for listed in (
+        "table4_presets",
+        *(["presets"] if isinstance(raw.get("presets"), list) else []),
+    ):
         value = raw.get(listed, [])
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise ValueError(f"profile {name!r}: {listed} is no list of names; see rpo_nb/profiles/pocket.yaml")
+            raise ValueError(
+                f"profile {name!r}: {listed} is no list of names; see rpo_nb/profiles/pocket.yaml"
+            )
     return raw
 
 
@@ -107,8 +122,10 @@ def with_presets(raw: dict[str, Any]) -> dict[str, Any]:
         refuse_unknown("presets", own, known)
         return raw | {"presets": {name: known[name] for name in own}}
     if not isinstance(own, dict):
-        raise ValueError(f"presets: {own!r} is no list of presets and no preset by name; known are "
-                         f"{', '.join(known)}")
+        raise ValueError(
+            f"presets: {own!r} is no list of presets and no preset by name; known are "
+            f"{', '.join(known)}"
+        )
     return raw | {"presets": known | own}
 
 
@@ -120,10 +137,16 @@ def set_dotted(raw: dict, dotted: str, value: Any) -> None:
         refuse_unknown(dotted, [(parents[1:] or [last])[0]], list(raw[parents[0]]))
     nodes = [raw]
     for part in parents:
-        nodes = [child for node in nodes if isinstance(node, dict)
-                 for child in (node.values() if part == "*" else [node.setdefault(part, {})])]
+        nodes = [
+            child
+            for node in nodes
+            if isinstance(node, dict)
+            for child in (node.values() if part == "*" else [node.setdefault(part, {})])
+        ]
     if not nodes or not all(isinstance(node, dict) for node in nodes):
-        raise ValueError(f"{dotted}: the profile has no such key; the keys are those of rpo_nb/config.py")
+        raise ValueError(
+            f"{dotted}: the profile has no such key; the keys are those of rpo_nb/config.py"
+        )
     for node in nodes:
         node[last] = value
 
@@ -141,24 +164,30 @@ def narrow(raw: dict[str, Any], key: str, wanted: list[str]) -> None:
     if evaluation.get("judge_size") in dropped:
         raw["evaluation"] = evaluation | {"judge_size": ""}
     if "ablation_sizes" in lab:
-        raw["lab"] = lab | {"ablation_sizes": [s for s in lab["ablation_sizes"] if s not in dropped]}
+        raw["lab"] = lab | {
+            "ablation_sizes": [s for s in lab["ablation_sizes"] if s not in dropped]
+        }
     for section in ("lab", "paper_b"):  # "": the first that is left
         part = raw.get(section) or {}
         if part.get("size") in dropped:
             raw[section] = part | {"size": ""}
 
 
-# What pydantic found --------------------------------------------------------------------------------
+# What pydantic found ------------------------------------------------------------------------------
+
 
 def refusal(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first error as one sentence: the dotted key, what is wrong with it, and the nearest name."""
+    """The first error as one sentence: the dotted key, what is wrong with it, and the nearest
+    name."""
     first = error.errors()[0]
     loc, message, given = first["loc"], first["msg"], first["input"]
     key = ".".join(repr(str(part))[1:-1] for part in loc if part != "[key]")
     message = message.removeprefix("Value error, ")
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         known = _fields(model, loc[:-1])
-        return f"{key}: there is no such key{suggestion(loc[-1], known)}; known are {', '.join(known)}"
+        return (
+            f"{key}: there is no such key{suggestion(loc[-1], known)}; known are {', '.join(known)}"
+        )
     if first["type"] == "literal_error":
         message += suggestion(given, re.findall(r"'([^']+)'", first["ctx"]["expected"]))
     shown = f" (it is {given!r:.60})" if isinstance(given, (str, int, float)) else ""
@@ -181,7 +210,8 @@ def _annotations(model: Any) -> dict[str, Any]:
     return {field.name: field.type for field in fields(model)} if is_dataclass(model) else {}
 
 
-# What types do not say ------------------------------------------------------------------------------
+# What types do not say ----------------------------------------------------------------------------
+
 
 def check(profile: Profile) -> None:
     """ValueError names what cannot work although every field has its type: names that nothing has,
@@ -190,8 +220,11 @@ def check(profile: Profile) -> None:
 
     lab, paper_b, evaluation = profile.lab, profile.paper_b, profile.evaluation
     refuse_unknown("methods", profile.methods, methods.METHODS[:-1])
-    for field, name in (("paper_b.size", paper_b.size), ("lab.size", lab.size),
-                        ("evaluation.judge_size", evaluation.judge_size)):
+    for field, name in (
+        ("paper_b.size", paper_b.size),
+        ("lab.size", lab.size),
+        ("evaluation.judge_size", evaluation.judge_size),
+    ):
         refuse_unknown(field, [name] if name else [], list(profile.sizes))
     refuse_unknown("lab.ablation_sizes", lab.ablation_sizes, list(profile.sizes))
     refuse_unknown("lab.regimes", lab.regimes, studies.REGIMES)
@@ -204,49 +237,75 @@ def check(profile: Profile) -> None:
     _check_repeats(profile)
     made = [size for size, model in profile.sizes.items() if model.id == "pocket"]
     if made and not (profile.pocket_world or profile.data.held_out):
-        raise ValueError(f"sizes.{made[0]}: a reference from nothing learns to write from held-out "
-                         "feedback; set data.held_out above 0, or sizes.*.id to a model")
+        raise ValueError(
+            f"sizes.{made[0]}: a reference from nothing learns to write from held-out "
+            "feedback; set data.held_out above 0, or sizes.*.id to a model"
+        )
     if "qrpo" in profile.methods and not profile.pocket_world:
-        raise ValueError("methods: qrpo compares a reward with those of the reference's own "
-                         "completions, which only the pocket world's checker can score; leave it out")
+        raise ValueError(
+            "methods: qrpo compares a reward with those of the reference's own "
+            "completions, which only the pocket world's checker can score; leave it "
+            "out"
+        )
     blocking = ["decoding"] * bool(profile.decoding.no_repeat_ngram_size)
     blocking += [name for name, preset in profile.presets.items() if preset.decoding == "released"]
     if profile.generation == "vllm" and blocking:
-        raise ValueError("generation is 'vllm', which has no no_repeat_ngram_size, but "
-                         f"{blocking[0]!r} sets it; choose presets without it (preset=paper,fixed) or "
-                         "set generation to transformers")
+        raise ValueError(
+            "generation is 'vllm', which has no no_repeat_ngram_size, but "
+            f"{blocking[0]!r} sets it; choose presets without it (preset=paper,fixed) "
+            "or "
+            "set generation to transformers"
+        )
 
 
 def check_judges(profile: Profile) -> None:
-    """ValueError: an unknown judge, the checker outside the pocket world, a name that cannot be one."""
+    """ValueError: an unknown judge, the checker outside the pocket world, a name that cannot be
+    one."""
     evaluation = profile.evaluation
     described: Mapping[str, Any] = evaluation.llm_judges
     for name in described:
         if name in BUILT_IN_JUDGES or not re.fullmatch(r"\w[\w.-]*", name):
-            raise ValueError(f"evaluation.llm_judges: {name!r} cannot be a name; take letters, digits, "
-                             f"_ . and -, and not {' or '.join(BUILT_IN_JUDGES)}")
+            raise ValueError(
+                f"evaluation.llm_judges: {name!r} cannot be a name; take letters, "
+                "digits, "
+                f"_ . and -, and not {' or '.join(BUILT_IN_JUDGES)}"
+            )
         if name in evaluation.judges and described[name].kind == "endpoint":
             check_address(f"evaluation.llm_judges.{name}.url", described[name].url)
     known = [*BUILT_IN_JUDGES, *described]
     for name in evaluation.judges:
         if name not in known:
-            raise ValueError(f"evaluation.judges: {name!r} is unknown{suggestion(name, known)}; the "
-                             f"judges are {', '.join(known)}, and a language model must be described "
-                             "under evaluation.llm_judges")
+            raise ValueError(
+                f"evaluation.judges: {name!r} is unknown{suggestion(name, known)}; "
+                "the "
+                f"judges are {', '.join(known)}, and a language model must be "
+                "described "
+                "under evaluation.llm_judges"
+            )
     refuse_unknown("evaluation.published_judges", evaluation.published_judges, known)
     if "checker" in evaluation.judges and not profile.pocket_world:
         source = Path(profile.data.source).name
-        raise ValueError("evaluation.judges has 'checker', which knows only the pocket world, but "
-                         f"data.source is {source!r}; set evaluation.judges to [reward_model]")
+        raise ValueError(
+            "evaluation.judges has 'checker', which knows only the pocket world, but "
+            f"data.source is {source!r}; set evaluation.judges to [reward_model]"
+        )
     if "reward_model" in evaluation.judges and not profile.data.held_out:
-        raise ValueError("evaluation.judges has 'reward_model', which learns from held-out feedback; "
-                         "set data.held_out above 0")
+        raise ValueError(
+            "evaluation.judges has 'reward_model', which learns from held-out "
+            "feedback; "
+            "set data.held_out above 0"
+        )
 
 
 def _check_repeats(profile: Profile) -> None:
     """Values given twice would be trained, asked and counted twice."""
-    given = {"seeds": profile.seeds, "taus": profile.taus, "methods": profile.methods,
-             "evaluation.judges": profile.evaluation.judges, "paper_b.seeds": profile.paper_b.seeds}
+    given = {
+        "seeds": profile.seeds,
+        "taus": profile.taus,
+        "methods": profile.methods,
+        "evaluation.judges": profile.evaluation.judges,
+        "paper_b.seeds": profile.paper_b.seeds,
+    }
     given |= {f"lab.{name}": value for name, value in profile.lab if isinstance(value, tuple)}
     for field, values in given.items():
         twice = [value for value, count in Counter(values).items() if count > 1]

@@ -10,8 +10,14 @@ from rpo_nb.config.base import Config, Positive, Seed
 from rpo_nb.config.names import Name
 from rpo_nb.config.objective import Setting
 
-REGIMES = ("on_policy", "stronger", "much_stronger", "weak_reference", "narrow_reference",
-           "narrow_much_stronger")  # lab
+REGIMES = (
+    "on_policy",
+    "stronger",
+    "much_stronger",
+    "weak_reference",
+    "narrow_reference",
+    "narrow_much_stronger",
+)  # lab
 DISTURBANCES = ("noise", "heavy_tails", "scale")  # lab
 
 
@@ -22,7 +28,8 @@ class LabConfig(Config):
     regimes: tuple[str, ...] = REGIMES
     taus: tuple[Positive, ...] = (0.1, 0.3, 1.0)  # of RPO and DRO
     betas: tuple[Positive, ...] = (0.1, 0.3, 1.0)  # of QRPO; KTO has those of at least 0.3
-    estimators: tuple[str, ...] = ("empirical", "monte_carlo", "leave_one_out", "none")  # of RPO, of partition.ESTIMATORS
+    # of RPO, of partition.ESTIMATORS
+    estimators: tuple[str, ...] = ("empirical", "monte_carlo", "leave_one_out", "none")
     seeds: tuple[Seed, ...] = ()  # (): the profile's
     ablation_sizes: tuple[str, ...] = ()  # (): all of the profile
     prompts: int = Field(200, gt=1)  # asked of every policy
@@ -45,7 +52,8 @@ class Schedule(Config):
     prompts_a_step: int = Field(8, gt=0)
     learning_rate: float = Field(5e-4, gt=0)
     evaluate_every: int = Field(10, gt=0)  # steps
-    collapse: float = Field(1.0, gt=0)  # stop when the validation reward is this many standard deviations below the reference's
+    # stop when the validation reward is this many standard deviations below the reference's
+    collapse: float = Field(1.0, gt=0)
 
 
 class PaperB(Config):
@@ -55,7 +63,8 @@ class PaperB(Config):
     seeds: tuple[Seed, ...] = Field((0, 1, 2), min_length=1)
     processes: int = Field(2, gt=0)  # seeds trained side by side, a core each
     reproduce: bool = False  # a part of `make reproduce`
-    responses: Literal["reference", "feedback"] = "reference"  # what is offline at first: the reference's responses, or the feedback's rows
+    # what is offline at first: the reference's responses, or the feedback's rows
+    responses: Literal["reference", "feedback"] = "reference"
     ood: str = ""  # another feedback source, whose prompts are asked, too; the pocket makes its own
     ood_revision: str = "main"  # of a hub id: a branch, tag or, to pin it, a commit
     runs: tuple[str, ...] = ()  # names of paper_b.grid; empty: all
@@ -65,14 +74,20 @@ class PaperB(Config):
     k: int = Field(4, ge=2)  # responses a prompt
     rule: Literal["best_random", "best_worst"] = "best_random"  # how pairs are picked
     iterations: int = Field(3, ge=1)
-    judge_prompts: int = Field(200, gt=1)  # whose responses the learnt reward models compare: the first of the preference data
-    judge_epochs: int = Field(6, gt=0)  # of the reward model that is a linear head; the kit's own judge has evaluation.judge_epochs
+    # whose responses the learnt reward models compare: the first of the preference data
+    judge_prompts: int = Field(200, gt=1)
+    # of the reward model that is a linear head; the kit's own judge has evaluation.judge_epochs
+    judge_epochs: int = Field(6, gt=0)
     etas: tuple[Positive, ...] = (0.3, 3.0)  # η's sweep, as multiples of the suggested one
-    # Rewards are standardised, η of bwd is a multiple of the suggested one. Chosen by validation reward on seed 7 of the pocket world, which no
-    # table uses: β of 0.03 to 3 (SimPO's 0.5 to 10), rates 2e-4 and 5e-4.
+    # Rewards are standardised, η of bwd is a multiple of the suggested one. Chosen by validation
+    # reward on seed 7 of the pocket world, which no table uses: β of 0.03 to 3 (SimPO's 0.5 to 10),
+    # rates 2e-4 and 5e-4.
     kto_beta: float = Field(0.3, gt=0)
     settings: dict[Name, Setting] = {
-        "dpo": Setting("bwd", 0.1, gap=1000.0), "simpo": Setting("bwd", 0.5, gap=1000.0, gamma=0.1, per_token=True),
-        "bwd": Setting("bwd", 0.3), "sqloo": Setting("sqloo", 0.3)}
+        "dpo": Setting("bwd", 0.1, gap=1000.0),
+        "simpo": Setting("bwd", 0.5, gap=1000.0, gamma=0.1, per_token=True),
+        "bwd": Setting("bwd", 0.3),
+        "sqloo": Setting("sqloo", 0.3),
+    }
     offline: Schedule = Schedule()
     online: Schedule = Schedule(steps=100)

@@ -12,8 +12,10 @@ def to_rows(batch: pa.RecordBatch | pa.Table) -> list[dict[str, Any]]:
     try:
         return batch.to_pylist(maps_as_pydicts="lossy")
     except TypeError:  # pyarrow before 19 has maps as lists of pairs
-        return [{field.name: with_dicts(row[field.name], field.type) for field in batch.schema}
-                for row in batch.to_pylist()]
+        return [
+            {field.name: with_dicts(row[field.name], field.type) for field in batch.schema}
+            for row in batch.to_pylist()
+        ]
 
 
 def with_dicts(value: Any, kind: pa.DataType) -> Any:

@@ -81,11 +81,11 @@ def unpacked(path: Path, name: str) -> BinaryIO:
     with path.open("rb") as stream:
         head = stream.read(512)
     if head.startswith(b"\x1f\x8b"):
-        opened: Any = io.BufferedReader(_Unpacking(gzip.open(path, "rb")), 2**16)
+        opened: Any = io.BufferedReader(_Unpacking(gzip.open(path, "rb")), 2**16)  # noqa: SIM115
     elif head.startswith(b"BZh"):
-        opened = io.BufferedReader(_Unpacking(bz2.open(path, "rb")), 2**16)
+        opened = io.BufferedReader(_Unpacking(bz2.open(path, "rb")), 2**16)  # noqa: SIM115
     elif head.startswith(b"\xfd7zXZ\x00"):
-        opened = io.BufferedReader(_Unpacking(lzma.open(path, "rb")), 2**16)
+        opened = io.BufferedReader(_Unpacking(lzma.open(path, "rb")), 2**16)  # noqa: SIM115
     elif head.startswith(b"\x28\xb5\x2f\xfd"):
         opened = io.BufferedReader(
             pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd"), 2**16
@@ -96,7 +96,9 @@ def unpacked(path: Path, name: str) -> BinaryIO:
         head = opened.peek(512)[:512]
     except DAMAGE:
         opened.close()
-        raise ValueError(f"{name}: the file is damaged from its first byte on; fetch it again") from None
+        raise ValueError(
+            f"{name}: the file is damaged from its first byte on; fetch it again"
+        ) from None
     problem = next((told for begin, told in _OTHERS.items() if head.startswith(begin)), "")
     if head[257:262] == b"ustar":
         problem = "a tar archive; unpack it"
@@ -162,7 +164,8 @@ def json_lines(path: Path, report: Report) -> Iterator[tuple[int, Any]]:
                     ) from None
                 if not found and text in ("{", "[", "[{"):
                     raise ValueError(
-                        f"{report.name}: these are not JSON lines, an object goes over several lines; write one "
+                        f"{report.name}: these are not JSON lines, an object goes over several "
+                        "lines; write one "
                         "object on each line (jq -c .), or name the file .json"
                     ) from None
                 report.add(line, "", "line is not JSON", text)
@@ -215,10 +218,10 @@ def parquet(path: Path, report: Report) -> Iterator[tuple[int, Any]]:
     """Rows of a Parquet file; maps are objects."""
     try:
         with pyarrow.parquet.ParquetFile(path) as table:
-            line = 0
+            before = 0
             for batch in table.iter_batches(batch_size=1024):
-                for line, row in enumerate(to_rows(batch), line + 1):
-                    yield line, row
+                yield from enumerate(to_rows(batch), before + 1)
+                before += batch.num_rows
     except (pyarrow.ArrowInvalid, OSError) as error:
         with path.open("rb") as stream:
             head = stream.read(4)

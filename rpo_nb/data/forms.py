@@ -1,4 +1,5 @@
-"""The forms in which a row gives completions and rewards: lists, pairs, sides, flat, conversations."""
+"""The forms in which a row gives completions and rewards: lists, pairs, sides, flat,
+conversations."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ class Entry(NamedTuple):
 
     prompt: Found
     text: Found
-    score: Found  # field "" where no column is one; a value is a number, a label or a list of ratings
+    # field "" where no column is one; a value is a number, a label or a list of ratings
+    score: Found
     model: Found
     owner: dict  # the object whose columns are this completion's: aspects, weight, rater
     columns: Columns  # of the owner
@@ -62,7 +64,8 @@ def is_blank(value: Any) -> bool:
 
 
 def first(values: dict, keys: Iterable, otherwise: str = "", prefix: str = "") -> Found:
-    """(field, value) of the first of these keys that holds a value, else of the first that is there."""
+    """(field, value) of the first of these keys that holds a value, else of the first that is
+    there."""
     found = None
     for key in keys:
         value = values[key]
@@ -77,14 +80,21 @@ def has(values: dict, keys: Iterable) -> bool:
     return any(not is_blank(values[key]) for key in keys)
 
 
-# One reader a shape ----------------------------------------------------------------------------------
+# One reader a shape -------------------------------------------------------------------------------
+
 
 def read_list(row: Row) -> Iterator[Entry]:
-    """A prompt with a list of completions: objects with a text and a score each (UltraFeedback, nested),
-    or texts beside lists of scores and models (distilabel)."""
+    """A prompt with a list of completions: objects with a text and a score each (UltraFeedback,
+    nested), or texts beside lists of scores and models (distilabel)."""
     field, items = row.first(row.columns.completions, "completions")
     if not isinstance(items, list) or not items:
-        reason = "are missing" if scores.is_null(items) else "are an empty list" if items == [] else "are not a list"
+        reason = (
+            "are missing"
+            if scores.is_null(items)
+            else "are an empty list"
+            if items == []
+            else "are not a list"
+        )
         row.report.add(row.line, field, f"completions {reason}", items)
         return
     original = normal_is(field, "completions")
@@ -101,24 +111,43 @@ def read_list(row: Row) -> Iterator[Entry]:
             continue
         columns = row.of(item)
         report_repeated(row, f"{where}.", item)
-        text = first(item, (*columns.completion, *columns.conversation), "response" if original else "text", f"{where}.")
+        text = first(
+            item,
+            (*columns.completion, *columns.conversation),
+            "response" if original else "text",
+            f"{where}.",
+        )
         score, rank = _score(item, columns, f"{where}.")
         if not score[0] and not columns.aspects and not item.get("annotations"):
             score = f"{where}.{'overall_score' if original else 'reward'}", None
         own = original and score[0].endswith(".overall_score")
-        yield Entry(prompt, text, score, first(item, columns.model), item, columns, f"{where}.", own, rank)
+        yield Entry(
+            prompt, text, score, first(item, columns.model), item, columns, f"{where}.", own, rank
+        )
 
 
 def _parallel(row: Row, prompt: Found, field: str, texts: list, parallel: Found) -> Iterator[Entry]:
     name, given = parallel
     models = row.first(row.columns.models)[1]
     if len(given) != len(texts):
-        row.report.add(row.line, name, "lists of different length", f"{len(texts)} texts, {len(given)} scores")
+        row.report.add(
+            row.line, name, "lists of different length", f"{len(texts)} texts, {len(given)} scores"
+        )
         return
-    models = models if isinstance(models, list) and len(models) == len(texts) else [None] * len(texts)
+    models = (
+        models if isinstance(models, list) and len(models) == len(texts) else [None] * len(texts)
+    )
     rank = names.normal(name) in names.RANKS
     for i, (text, score, model) in enumerate(zip(texts, given, models, strict=True)):
-        yield Entry(prompt, (f"{field}[{i}]", text), (f"{name}[{i}]", score), ("model", model), {}, NO_COLUMNS, rank=rank)
+        yield Entry(
+            prompt,
+            (f"{field}[{i}]", text),
+            (f"{name}[{i}]", score),
+            ("model", model),
+            {},
+            NO_COLUMNS,
+            rank=rank,
+        )
 
 
 def read_pair(row: Row) -> Iterator[Entry]:
@@ -130,25 +159,40 @@ def read_pair(row: Row) -> Iterator[Entry]:
         row.report.once(row.line, f"{texts[0]}, {texts[1]}", "pair has no scores")
     for i, (text, model) in enumerate(zip(texts, models, strict=True)):
         score = (given[i], row.values[given[i]]) if told else (text, 1.0 - i)
-        yield Entry(prompt, (text, row.values[text]), score, (model, row.values.get(model)), row.values, row.columns,
-                    paired=not told)
+        yield Entry(
+            prompt,
+            (text, row.values[text]),
+            score,
+            (model, row.values.get(model)),
+            row.values,
+            row.columns,
+            paired=not told,
+        )
 
 
 def _pair_prompt(row: Row) -> Found:
     """A pair of whole conversations brings its prompt."""
     found = row.first(row.columns.prompt)
     rest = (*row.columns.after, *row.columns.before, *row.columns.conversation)
-    return found if not is_blank(found[1]) else row.first(rest) if has(row.values, rest) else ("", None)
+    return (
+        found
+        if not is_blank(found[1])
+        else row.first(rest)
+        if has(row.values, rest)
+        else ("", None)
+    )
 
 
 def read_sides(row: Row) -> Iterator[Entry]:
-    """Completions told apart by a letter or a number (response_a, output_1), with a score each or a column
-    that names the better one."""
+    """Completions told apart by a letter or a number (response_a, output_1), with a score each or a
+    column that names the better one."""
     columns, values = row.columns, row.values
     sides = {side: key for side, key in columns.sides.items() if not is_blank(values[key])}
     told = all(side in columns.side_scores for side in sides)
     if told:
-        given = {side: (columns.side_scores[side], values[columns.side_scores[side]]) for side in sides}
+        given = {
+            side: (columns.side_scores[side], values[columns.side_scores[side]]) for side in sides
+        }
     else:
         field, better = _better(row, sides)
         if better is None:
@@ -163,12 +207,20 @@ def read_sides(row: Row) -> Iterator[Entry]:
     for side, key in sides.items():
         model = columns.side_models.get(side, "")
         before, text = turns[side] if turns else (prompt[1], values[key])
-        yield Entry((prompt[0], before), (key, text), given[side], (model, values.get(model)), values, columns,
-                    paired=not told)
+        yield Entry(
+            (prompt[0], before),
+            (key, text),
+            given[side],
+            (model, values.get(model)),
+            values,
+            columns,
+            paired=not told,
+        )
 
 
 def _turns(row: Row, sides: dict[str, str]) -> dict[str, tuple[Any, str]]:
-    """Of every side (the conversation so far, its answer) where prompt and answers are lists of turns in strings."""
+    """Of every side (the conversation so far, its answer) where prompt and answers are lists of
+    turns in strings."""
     asked = texts_in_a_string(row.prompt[1])
     answers = {side: texts_in_a_string(row.values[key]) for side, key in sides.items()}
     if not asked or any(not texts or len(texts) != len(asked) for texts in answers.values()):
@@ -180,18 +232,37 @@ def _turns(row: Row, sides: dict[str, str]) -> dict[str, tuple[Any, str]]:
 
 
 def _conversation(asked: list[str], answered: list[str]) -> Any:
-    turns = [{"role": role, "content": text} for pair in zip(asked, answered, strict=True)
-             for role, text in zip(("user", "assistant"), pair, strict=True)]
+    turns = [
+        {"role": role, "content": text}
+        for pair in zip(asked, answered, strict=True)
+        for role, text in zip(("user", "assistant"), pair, strict=True)
+    ]
     return asked[0] if len(asked) == 1 else turns[:-1]
 
 
-TIES = {"tie", "draw", "equal", "same", "both", "neither", "none", "tie_bothbad", "bothbad", "both_bad", "both_good"}
+TIES = {
+    "tie",
+    "draw",
+    "equal",
+    "same",
+    "both",
+    "neither",
+    "none",
+    "tie_bothbad",
+    "bothbad",
+    "both_bad",
+    "both_good",
+}
 
 
 def _better(row: Row, sides: dict[str, str]) -> tuple[str, str | None]:
     """(the column that tells, the side that is better or "tie"); None if it is not understood."""
     columns, values = row.columns, row.values
-    hot = [side for side, key in columns.one_hot.items() if scores.number(values[key]) == 1 or values[key] is True]
+    hot = [
+        side
+        for side, key in columns.one_hot.items()
+        if scores.number(values[key]) == 1 or values[key] is True
+    ]
     if columns.one_hot.keys() >= sides.keys():
         return next(iter(columns.one_hot.values())), hot[0] if len(hot) == 1 else None
     for key in columns.winners:
@@ -205,26 +276,40 @@ def _better(row: Row, sides: dict[str, str]) -> tuple[str, str | None]:
         if isinstance(value, bool) or (number is not None and name in ("label", "labels")):
             return key, None  # nothing says which of the two it means
         if number is not None:
-            return key, next((side for side in sides if side.isdigit() and int(side) == number), None)
+            return key, next(
+                (side for side in sides if side.isdigit() and int(side) == number), None
+            )
         return key, "tie" if names.normal(value) in TIES else next(
-            (side for side in sides if _is_side(value, side, sides)
-             or value == values.get(columns.side_models.get(side))), None)
+            (
+                side
+                for side in sides
+                if _is_side(value, side, sides)
+                or value == values.get(columns.side_models.get(side))
+            ),
+            None,
+        )
     return columns.winners[0] if columns.winners else "", None
 
 
 def _is_side(value: Any, side: str, sides: dict[str, str]) -> bool:
     """Whether a value names this side: A, 1, response_a, Response A, model_a."""
     word = names.normal(value)
-    return (word in (side, names.normal(sides[side])) or word.endswith(f"_{side}")
-            or (side.isdigit() and word.endswith(side)))
+    return (
+        word in (side, names.normal(sides[side]))
+        or word.endswith(f"_{side}")
+        or (side.isdigit() and word.endswith(side))
+    )
 
 
 def names_sides(row: Row) -> bool:
     """Whether chosen and rejected are the names of two of the row's texts, and no texts."""
     given, sides = [row.values[key] for key in row.columns.pair[0]], row.columns.sides
     return bool(sides) and all(
-        isinstance(value, (str, int)) and len(str(value)) < 20
-        and any(_is_side(value, side, sides) for side in sides) for value in given)
+        isinstance(value, (str, int))
+        and len(str(value)) < 20
+        and any(_is_side(value, side, sides) for side in sides)
+        for value in given
+    )
 
 
 def read_flat(row: Row) -> Iterator[Entry]:
@@ -238,14 +323,24 @@ def read_flat(row: Row) -> Iterator[Entry]:
         if len(answers) == len(asked):
             row.report.add(row.line, prompt[0], "list of texts in a string")
             prompt, text = (prompt[0], _conversation(asked, answers)), (text[0], answers[-1])
-    yield Entry(prompt, text, score, first(values, columns.model), values, columns, rank=rank, flat=True)
+    yield Entry(
+        prompt, text, score, first(values, columns.model), values, columns, rank=rank, flat=True
+    )
 
 
 def read_conversation(row: Row) -> Iterator[Entry]:
     """A whole conversation, its last answer the completion."""
     score, rank = _score(row.values, row.columns)
-    yield Entry(("", None), row.first(row.columns.conversation), score, first(row.values, row.columns.model), row.values,
-                row.columns, rank=rank, flat=True)
+    yield Entry(
+        ("", None),
+        row.first(row.columns.conversation),
+        score,
+        first(row.values, row.columns.model),
+        row.values,
+        row.columns,
+        rank=rank,
+        flat=True,
+    )
 
 
 def _score(values: dict, columns: Columns, prefix: str = "") -> tuple[Found, bool]:
@@ -254,8 +349,14 @@ def _score(values: dict, columns: Columns, prefix: str = "") -> tuple[Found, boo
     if found[1] is None and has(values, columns.rank):
         return first(values, columns.rank, "", prefix), True
     if found[1] is None:  # ratings of this one completion
-        found = next(((f"{prefix}{key}", values[key]) for key in columns.scores
-                      if scores.ratings(values[key])), found)
+        found = next(
+            (
+                (f"{prefix}{key}", values[key])
+                for key in columns.scores
+                if scores.ratings(values[key])
+            ),
+            found,
+        )
     return found, False
 
 
@@ -265,17 +366,26 @@ def normal_is(key: object, name: str) -> bool:
 
 def report_repeated(row: Row, prefix: str, item: dict) -> None:
     for key in item.get(REPEATED_KEYS, ()):
-        row.report.add(row.line, (prefix + key).encode("utf-8", "replace").decode(), "key is given twice")
+        row.report.add(
+            row.line, (prefix + key).encode("utf-8", "replace").decode(), "key is given twice"
+        )
 
 
-# The table -------------------------------------------------------------------------------------------
+# The table ----------------------------------------------------------------------------------------
+
 
 def has_list(row: Row) -> bool:
     """Lists of options or labels beside one completion are no completions."""
     field, items = row.first(row.columns.completions)
     if is_blank(items):
         return False
-    scored = isinstance(items, list) and (isinstance(items[0], dict) or any(
-        isinstance(row.values[key], list) for key in (*row.columns.scores, *row.columns.ranks)))
+    scored = isinstance(items, list) and (
+        isinstance(items[0], dict)
+        or any(
+            isinstance(row.values[key], list) for key in (*row.columns.scores, *row.columns.ranks)
+        )
+    )
     return scored or not has(row.values, row.columns.completion)
+
+
 NO_COLUMNS = Columns(())

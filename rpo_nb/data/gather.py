@@ -256,8 +256,8 @@ class Gatherer:
         sound = ~self.lost
         reward[sound], levelled, others = level(reward[sound], raters[sound])
         first = dict(zip(raters[::-1], range(len(raters) - 1, -1, -1), strict=True))
-        reasons = {name: "rater's own mean and spread were taken out" for name in levelled}
-        reasons |= {name: "rater has too few ratings to be levelled" for name in others}
+        reasons = dict.fromkeys(levelled, "rater's own mean and spread were taken out")
+        reasons |= dict.fromkeys(others, "rater has too few ratings to be levelled")
         for name, reason in reasons.items():
             self._tell(first[name], reason, field=f"rater {name}")
 

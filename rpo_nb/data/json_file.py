@@ -39,7 +39,7 @@ WRAPPERS = (
     "test",
     "validation",
 )
-_WRAPPED = re.compile(r'\s*\{\s*"(%s)"\s*:\s*\[\s*(?=\{)' % "|".join(WRAPPERS))
+_WRAPPED = re.compile(rf'\s*\{{\s*"({"|".join(WRAPPERS)})"\s*:\s*\[\s*(?=\{{)')
 
 
 class _Text:
@@ -131,7 +131,8 @@ def rows(path: Path, report: Report) -> Iterator[tuple[int, Any]]:
             if str(error).startswith(report.name):
                 raise
             raise ValueError(
-                f"{report.name}: after {row} rows it is not JSON ({error}); mend it there, or write one object on "
+                f"{report.name}: after {row} rows it is not JSON ({error}); mend it there, or "
+                "write one object on "
                 "each line"
             ) from None
 
@@ -197,7 +198,8 @@ def _rows(value: Any, name: str) -> list:
     columns = list(value.values())
     if len(columns) > 1 and not known.completions and (_lists(columns) or _indexed(columns)):
         raise ValueError(
-            f"{name}: these are columns ({names.described(value)}), not rows; write a list of objects "
+            f"{name}: these are columns ({names.described(value)}), not rows; write a list of "
+            "objects "
             "(pandas: to_json(orient='records'))"
         )
     return [value]

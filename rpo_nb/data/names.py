@@ -1,7 +1,7 @@
 """The names that feedback's columns go by, and how a name is recognised however it is written.
 
-A new name is one word in one of these lists. Of several columns with the same meaning the first that
-holds a value counts, in the order of the list.
+A new name is one word in one of these lists. Of several columns with the same meaning the first
+that holds a value counts, in the order of the list.
 """
 
 from __future__ import annotations
@@ -11,54 +11,216 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
-PROMPT = ("prompt", "instruction", "question", "query", "user_input", "user_prompt", "user_query",
-          "user_message", "user", "request", "problem", "source_text")
+PROMPT = (
+    "prompt",
+    "instruction",
+    "question",
+    "query",
+    "user_input",
+    "user_prompt",
+    "user_query",
+    "user_message",
+    "user",
+    "request",
+    "problem",
+    "source_text",
+)
 CONVERSATION = ("messages", "conversation", "conversations", "dialogue", "dialog", "chat", "turns")
 SYSTEM = ("system", "system_prompt", "system_message")
 BEFORE = ("history", "context", "post")  # stands before the prompt; without one it is the prompt
 AFTER = ("input",)  # stands after it (Alpaca's instruction and input); without one it is the prompt
-COMPLETION = ("completion", "response", "output", "answer", "generation", "reply", "model_output",
-              "model_response", "generated_text", "assistant", "assistant_response", "summary",
-              "translation", "text", "content")
-COMPLETIONS = ("completions", "responses", "answers", "outputs", "generations", "candidates",
-               "choices", "replies", "samples", "texts", "summaries", "responses_and_scores")
-SCORE = ("reward", "score", "rating", "overall_score", "overall_rating", "grade", "thumbs", "thumb",
-         "vote", "feedback", "liked", "is_good", "desirable", "kto_tag", "label", "labels")
+COMPLETION = (
+    "completion",
+    "response",
+    "output",
+    "answer",
+    "generation",
+    "reply",
+    "model_output",
+    "model_response",
+    "generated_text",
+    "assistant",
+    "assistant_response",
+    "summary",
+    "translation",
+    "text",
+    "content",
+)
+COMPLETIONS = (
+    "completions",
+    "responses",
+    "answers",
+    "outputs",
+    "generations",
+    "candidates",
+    "choices",
+    "replies",
+    "samples",
+    "texts",
+    "summaries",
+    "responses_and_scores",
+)
+SCORE = (
+    "reward",
+    "score",
+    "rating",
+    "overall_score",
+    "overall_rating",
+    "grade",
+    "thumbs",
+    "thumb",
+    "vote",
+    "feedback",
+    "liked",
+    "is_good",
+    "desirable",
+    "kto_tag",
+    "label",
+    "labels",
+)
 RANK = ("rank", "ranking")  # 1 is best
 SCORES = ("rewards", "scores", "ratings", "overall_scores", "labels", *SCORE)
 RANKS = ("ranks", "rankings", *RANK)
 MODEL = ("model", "model_name", "generator", "policy")
 MODELS = ("models", "model_names", "generation_models", *MODEL)
-RATER = ("rater", "rater_id", "annotator", "annotator_id", "worker", "worker_id", "labeler",
-         "labeller", "labeler_id", "evaluator", "reviewer", "judge", "user_id")
+RATER = (
+    "rater",
+    "rater_id",
+    "annotator",
+    "annotator_id",
+    "worker",
+    "worker_id",
+    "labeler",
+    "labeller",
+    "labeler_id",
+    "evaluator",
+    "reviewer",
+    "judge",
+    "user_id",
+)
 WEIGHT = ("weight", "sample_weight", "row_weight", "loss_weight", "weights")
-ASPECTS = frozenset((
-    "helpfulness", "correctness", "coherence", "complexity", "verbosity", "honesty", "truthfulness",
-    "instruction_following", "informativeness", "relevance", "fluency", "consistency", "accuracy",
-    "coverage", "overall", "quality", "harmlessness", "safety", "toxicity", "factuality", "clarity",
-    "conciseness", "completeness", "creativity", "depth", "engagement", "faithfulness", "humor",
-    "adequacy", "grammar", "readability", "politeness", "naturalness", "groundedness", "style"))
-WINNER = ("winner", "better", "preferred", "preference", "choice", "best", "verdict", "chosen",
-          "better_response", "better_response_id", "preferred_response", "preferred_output",
-          "human_preference", "overall_preference", "preference_strength", "label", "labels")
+ASPECTS = frozenset(
+    (
+        "helpfulness",
+        "correctness",
+        "coherence",
+        "complexity",
+        "verbosity",
+        "honesty",
+        "truthfulness",
+        "instruction_following",
+        "informativeness",
+        "relevance",
+        "fluency",
+        "consistency",
+        "accuracy",
+        "coverage",
+        "overall",
+        "quality",
+        "harmlessness",
+        "safety",
+        "toxicity",
+        "factuality",
+        "clarity",
+        "conciseness",
+        "completeness",
+        "creativity",
+        "depth",
+        "engagement",
+        "faithfulness",
+        "humor",
+        "adequacy",
+        "grammar",
+        "readability",
+        "politeness",
+        "naturalness",
+        "groundedness",
+        "style",
+    )
+)
+WINNER = (
+    "winner",
+    "better",
+    "preferred",
+    "preference",
+    "choice",
+    "best",
+    "verdict",
+    "chosen",
+    "better_response",
+    "better_response_id",
+    "preferred_response",
+    "preferred_output",
+    "human_preference",
+    "overall_preference",
+    "preference_strength",
+    "label",
+    "labels",
+)
 STRENGTH = frozenset(("overall_preference", "preference_strength"))  # below 0: the first is better
-SIDES = (("chosen", "rejected"), ("preferred", "non_preferred"), ("preferred", "dispreferred"),
-         ("preferred", "rejected"), ("accepted", "rejected"), ("selected", "rejected"),
-         ("better", "worse"), ("winner", "loser"), ("winning", "losing"), ("win", "lose"),
-         ("good", "bad"), ("best", "worst"), ("positive", "negative"), ("y_w", "y_l"))
-_TEXT = frozenset((*COMPLETION, *CONVERSATION, *COMPLETIONS, "message", "human_ref", "candidate",
-                   "option"))
-_SCORE = frozenset((*SCORE, "avg_rating", "average_rating", "mean_rating", "avg_score",
-                    "average_score", "mean_score", "rm_score", "total_score", "reward_score"))
+SIDES = (
+    ("chosen", "rejected"),
+    ("preferred", "non_preferred"),
+    ("preferred", "dispreferred"),
+    ("preferred", "rejected"),
+    ("accepted", "rejected"),
+    ("selected", "rejected"),
+    ("better", "worse"),
+    ("winner", "loser"),
+    ("winning", "losing"),
+    ("win", "lose"),
+    ("good", "bad"),
+    ("best", "worst"),
+    ("positive", "negative"),
+    ("y_w", "y_l"),
+)
+_TEXT = frozenset(
+    (*COMPLETION, *CONVERSATION, *COMPLETIONS, "message", "human_ref", "candidate", "option")
+)
+_SCORE = frozenset(
+    (
+        *SCORE,
+        "avg_rating",
+        "average_rating",
+        "mean_rating",
+        "avg_score",
+        "average_score",
+        "mean_score",
+        "rm_score",
+        "total_score",
+        "reward_score",
+    )
+)
 LESS = frozenset(("toxicity", "verbosity", "complexity"))  # aspects of which more is not better
 OTHER = frozenset(("image", "images", "audio", "video", "videos", "tools"))  # content, no text
 _NUMBERED = re.compile(r"(.+?)(?:_([a-z])|_?(\d+))$")
 _NUMBERED_SCORE = re.compile(r"(.+?)(?:_([a-z])|_?(\d+))_(.+)")  # response_1_rating
 
-KNOWN = tuple(dict.fromkeys((
-    *PROMPT, *CONVERSATION, *SYSTEM, *BEFORE, *AFTER, *COMPLETION, *COMPLETIONS, *SCORES, *RANKS,
-    *MODELS, *RATER, *WEIGHT, *sorted(ASPECTS), *WINNER, "chosen", "rejected", "annotations",
-    "prompt_id", "id")))
+KNOWN = tuple(
+    dict.fromkeys(
+        (
+            *PROMPT,
+            *CONVERSATION,
+            *SYSTEM,
+            *BEFORE,
+            *AFTER,
+            *COMPLETION,
+            *COMPLETIONS,
+            *SCORES,
+            *RANKS,
+            *MODELS,
+            *RATER,
+            *WEIGHT,
+            *sorted(ASPECTS),
+            *WINNER,
+            "chosen",
+            "rejected",
+            "annotations",
+            "prompt_id",
+            "id",
+        )
+    )
+)
 TEXTS = frozenset((*PROMPT, *CONVERSATION, *SYSTEM, *BEFORE, *AFTER, *COMPLETION, *COMPLETIONS))
 CONTENT = frozenset((*TEXTS, *SCORES, *RANKS, *ASPECTS, *OTHER))
 
@@ -90,18 +252,35 @@ class Columns:
 
     pair: of a pair the keys of (better text, worse text), (better score, worse score) and
     (better model, worse model), "" where there is none. sides: of texts told apart by a letter or a
-    number {letter: key}, likewise side_scores and side_models; winners: the keys that can tell which
-    is better, and one_hot {letter: key}.
+    number {letter: key}, likewise side_scores and side_models; winners: the keys that can tell
+    which is better, and one_hot {letter: key}.
     """
 
     def __init__(self, keys: Iterable[object]):
         self.names: dict[str, list] = {}
         for key in keys:
             self.names.setdefault(normal(key), []).append(key)
-        for role in ("PROMPT", "CONVERSATION", "SYSTEM", "BEFORE", "AFTER", "COMPLETION", "SCORE",
-                     "COMPLETIONS", "RANK", "SCORES", "RANKS", "MODEL", "MODELS", "RATER", "WEIGHT"):
+        for role in (
+            "PROMPT",
+            "CONVERSATION",
+            "SYSTEM",
+            "BEFORE",
+            "AFTER",
+            "COMPLETION",
+            "SCORE",
+            "COMPLETIONS",
+            "RANK",
+            "SCORES",
+            "RANKS",
+            "MODEL",
+            "MODELS",
+            "RATER",
+            "WEIGHT",
+        ):
             setattr(self, role.lower(), self.keys(globals()[role]))
-        self.aspects = tuple((name, keys[0]) for name, keys in self.names.items() if name in ASPECTS)
+        self.aspects = tuple(
+            (name, keys[0]) for name, keys in self.names.items() if name in ASPECTS
+        )
         self.pair = self._pair()
         self.sides, self.side_scores, self.side_models, self.one_hot = {}, {}, {}, {}
         for name, (key, *_) in self.names.items():
@@ -116,8 +295,14 @@ class Columns:
 
     def _pair(self) -> tuple:
         for sides in SIDES:
-            bases = [{_without(name, side): keys[0] for name, keys in self.names.items()
-                      if _without(name, side) is not None} for side in sides]
+            bases = [
+                {
+                    _without(name, side): keys[0]
+                    for name, keys in self.names.items()
+                    if _without(name, side) is not None
+                }
+                for side in sides
+            ]
             both = [base for base in bases[0] if base in bases[1]]
             text = next((base for base in both if not base or base in _TEXT), None)
             if text is not None:
@@ -125,9 +310,14 @@ class Columns:
                 model = next((base for base in both if base in MODEL), None)
                 models = ("", "") if model is None else (bases[0][model], bases[1][model])
                 if model is None:  # one side's model alone is still known
-                    models = tuple(next((base[m] for m in MODEL if m in base), "") for base in bases)
-                return ((bases[0][text], bases[1][text]), models,
-                        None if score is None else (bases[0][score], bases[1][score]))
+                    models = tuple(
+                        next((base[m] for m in MODEL if m in base), "") for base in bases
+                    )
+                return (
+                    (bases[0][text], bases[1][text]),
+                    models,
+                    None if score is None else (bases[0][score], bases[1][score]),
+                )
         return ()
 
     @staticmethod
@@ -160,5 +350,5 @@ def _without(name: str, side: str) -> str | None:
     if name == side:
         return ""
     if name.startswith(f"{side}_"):
-        return name[len(side) + 1:]
-    return name[:-len(side) - 1] if name.endswith(f"_{side}") else None
+        return name[len(side) + 1 :]
+    return name[: -len(side) - 1] if name.endswith(f"_{side}") else None

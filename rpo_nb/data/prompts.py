@@ -12,26 +12,36 @@ from rpo_nb.data.texts import _note_length, read_text
 
 
 class Prompt(NamedTuple):
-    """A prompt as text, and where it is more than one user message, its messages as JSON (else "")."""
+    """A prompt as text, and where it is more than one user message, its messages as JSON (else
+    "")."""
 
     text: str
     messages: str
 
 
 def render(messages: Sequence[dict[str, str]]) -> str:
-    """A conversation as plain text for models without a chat template: "System: …", "User: …" and "Assistant: …", a blank line
-    between turns. A single user message is its content."""
+    """A conversation as plain text for models without a chat template: "System: …", "User: …" and
+    "Assistant: …", a blank line between turns. A single user message is its content."""
     if [message["role"] for message in messages] == ["user"]:
         return messages[0]["content"]
     return "\n\n".join(f"{ROLES[message['role']]}: {message['content']}" for message in messages)
 
 
-def read_prompt(line: int, field: str, value: Any, max_tokens: int, report: Report, *, system: tuple[str, Any] | None = None,
-                before: Sequence[tuple[str, Any]] = (), after: Sequence[tuple[str, Any]] = ()) -> Prompt | None:
+def read_prompt(
+    line: int,
+    field: str,
+    value: Any,
+    max_tokens: int,
+    report: Report,
+    *,
+    system: tuple[str, Any] | None = None,
+    before: Sequence[tuple[str, Any]] = (),
+    after: Sequence[tuple[str, Any]] = (),
+) -> Prompt | None:
     """A prompt: one text, or a conversation that ends with the user's turn.
 
-    system, before, after: (field, value) of other columns that belong to it: the system message, what stands before the
-    question (a text, or the turns so far) and what stands after it.
+    system, before, after: (field, value) of other columns that belong to it: the system message,
+    what stands before the question (a text, or the turns so far) and what stands after it.
     """
     around = system or before or after
     messages = as_messages(line, field, value, report)
@@ -52,7 +62,12 @@ def read_prompt(line: int, field: str, value: Any, max_tokens: int, report: Repo
             return None
     roles = [message["role"] for message in read]
     if roles[-1] != "user":
-        report.add(line, f"{field}[{len(messages or read) - 1}].role", "last message is not the user's", roles[-1])
+        report.add(
+            line,
+            f"{field}[{len(messages or read) - 1}].role",
+            "last message is not the user's",
+            roles[-1],
+        )
         return None
     turns = roles[1:] if roles[0] == "system" else roles
     if turns != [("user", "assistant")[i % 2] for i in range(len(turns))]:
@@ -62,14 +77,29 @@ def read_prompt(line: int, field: str, value: Any, max_tokens: int, report: Repo
     return Prompt(text, "" if roles == ["user"] else json.dumps(read, ensure_ascii=False))
 
 
-def _read_messages(line: int, field: str, messages: list, report: Report) -> list[dict[str, str]] | None:
-    """The sound messages; an empty one of the system counts as none. None: one of them cannot be used."""
-    read = [message_of(line, f"{field}[{i}]", message, report) for i, message in enumerate(messages)]
-    return None if None in read else [message for message in read if message["content"] or message["role"] != "system"]
+def _read_messages(
+    line: int, field: str, messages: list, report: Report
+) -> list[dict[str, str]] | None:
+    """The sound messages; an empty one of the system counts as none. None: one of them cannot be
+    used."""
+    read = [
+        message_of(line, f"{field}[{i}]", message, report) for i, message in enumerate(messages)
+    ]
+    return (
+        None
+        if None in read
+        else [message for message in read if message["content"] or message["role"] != "system"]
+    )
 
 
-def _with_context(line: int, messages: list[dict[str, str]], system: tuple[str, Any] | None, before: Sequence[tuple[str, Any]],
-                  after: Sequence[tuple[str, Any]], report: Report) -> list[dict[str, str]] | None:
+def _with_context(
+    line: int,
+    messages: list[dict[str, str]],
+    system: tuple[str, Any] | None,
+    before: Sequence[tuple[str, Any]],
+    after: Sequence[tuple[str, Any]],
+    report: Report,
+) -> list[dict[str, str]] | None:
     """The conversation with what other columns say; None if one of them cannot be used."""
     for field, value in before:
         turns = as_messages(line, field, _pairs(value), report)
@@ -97,18 +127,33 @@ def _with_context(line: int, messages: list[dict[str, str]], system: tuple[str, 
 
 
 def _pairs(value: Any) -> Any:
-    """History as Alpaca's exports have it, [[question, answer], …], as messages; anything else as it is."""
-    if isinstance(value, list) and value and all(isinstance(turn, list) and len(turn) == 2 for turn in value):
-        return [{"role": role, "content": text} for turn in value for role, text in zip(("user", "assistant"), turn, strict=True)]
+    """History as Alpaca's exports have it, [[question, answer], …], as messages; anything else as
+    it is."""
+    if (
+        isinstance(value, list)
+        and value
+        and all(isinstance(turn, list) and len(turn) == 2 for turn in value)
+    ):
+        return [
+            {"role": role, "content": text}
+            for turn in value
+            for role, text in zip(("user", "assistant"), turn, strict=True)
+        ]
     return value
 
 
-def read_completion(line: int, field: str, value: Any, max_tokens: int, report: Report) -> str | None:
+def read_completion(
+    line: int, field: str, value: Any, max_tokens: int, report: Report
+) -> str | None:
     """A completion: one text, or a list with the assistant's one message."""
     messages = as_messages(line, field, value, report)
     if messages is None:
         return read_text(line, field, value, max_tokens, report)
-    if len(messages) != 1 or not isinstance(messages[0], dict) or role_of(messages[0]) != "assistant":
+    if (
+        len(messages) != 1
+        or not isinstance(messages[0], dict)
+        or role_of(messages[0]) != "assistant"
+    ):
         report.add(line, field, "completion is not one message of the assistant", value)
         return None
     message = message_of(line, f"{field}[0]", messages[0], report)
@@ -121,15 +166,27 @@ def read_completion(line: int, field: str, value: Any, max_tokens: int, report: 
     return message["content"]
 
 
-def whole_conversation(line: int, field: str, value: Any, report: Report) -> tuple[list, list] | None:
-    """(the messages before, [the assistant's last]) where a completion holds the conversation that it ends; else None."""
+def whole_conversation(
+    line: int, field: str, value: Any, report: Report
+) -> tuple[list, list] | None:
+    """(the messages before, [the assistant's last]) where a completion holds the conversation that
+    it ends; else None."""
     if type(value) is str and value[:1] not in ("\n", "H", "[", "{", " "):
         return None
     messages = as_messages(line, field, value, report, quiet=True)
-    if messages and len(messages) > 1 and all(isinstance(message, dict) for message in messages) \
-            and role_of(messages[0]) in ("system", "user") and role_of(messages[-1]) == "assistant":
+    if (
+        messages
+        and len(messages) > 1
+        and all(isinstance(message, dict) for message in messages)
+        and role_of(messages[0]) in ("system", "user")
+        and role_of(messages[-1]) == "assistant"
+    ):
         if type(value) is str:
-            report.once(line, field, "HH's text form" if value.lstrip()[:1] == "H" else "conversation in a string")
+            report.once(
+                line,
+                field,
+                "HH's text form" if value.lstrip()[:1] == "H" else "conversation in a string",
+            )
         return messages[:-1], messages[-1:]
     return None
 

@@ -17,9 +17,15 @@ from rpo_nb.data.prompts import read_completion, read_prompt, whole_conversation
 from rpo_nb.data.shapes import Reader
 from rpo_nb.data.texts import valid_unicode
 
-FEATURES = datasets.Features({"prompt_id": datasets.Value("int64"), "prompt": datasets.Value("string"),
-                              "completion": datasets.Value("string"), "reward": datasets.Value("float64"),
-                              "model": datasets.Value("string")})
+FEATURES = datasets.Features(
+    {
+        "prompt_id": datasets.Value("int64"),
+        "prompt": datasets.Value("string"),
+        "completion": datasets.Value("string"),
+        "reward": datasets.Value("float64"),
+        "model": datasets.Value("string"),
+    }
+)
 FEW = 5  # entries that may be lost however short the source is
 LABELS = ({0.0, 1.0}, {-1.0, 1.0})
 
@@ -31,26 +37,51 @@ class Reading:
         self.config, self.report, self.rows, self.of = config, report, rows, of
         self.parts = {names.normal(name): share for name, share in config.reward_parts().items()}
         self.values: set = set()  # what rewards there were before a range cut them, the first four
-        self.choice: dict[str, None] = {}  # columns that could be the reward where none is called so
-        self._last: tuple = (None, None, None)  # the row and prompt read last, and what was read: entries share it
-        self._looked: dict[int, int] = {}  # of every kind of row, how many were looked at for columns that are not used
+        # columns that could be the reward where none is called so
+        self.choice: dict[str, None] = {}
+        # the row and prompt read last, and what was read: entries share it
+        self._last: tuple = (None, None, None)
+        # of every kind of row, how many were looked at for columns that are not used
+        self._looked: dict[int, int] = {}
 
     def entry(self, line: int, split: int, row: dict, entry: Entry) -> None:
         """One entry of a row, if it is sound."""
         config, report = self.config, self.report
         columns = self._columns_of(row, entry)
         prompt_found, text_found = entry.prompt, entry.text
-        whole = whole_conversation(line, *text_found, report) if type(text_found[1]) is not str or text_found[1][:1] in "\nH[{ " else None
+        whole = (
+            whole_conversation(line, *text_found, report)
+            if type(text_found[1]) is not str or text_found[1][:1] in "\nH[{ "
+            else None
+        )
         if whole:
             prompt_found, text_found = self._conversation(line, prompt_found, text_found, whole)
         elif not prompt_found[0]:
             self._note(entry.score[1])
             report.add(line, text_found[0], why_no_prompt(line, *text_found, report))
             return
-        used = {prompt_found[0], text_found[0], entry.score[0], entry.model[0], entry.text[0], entry.prompt[0]}
+        used = {
+            prompt_found[0],
+            text_found[0],
+            entry.score[0],
+            entry.model[0],
+            entry.text[0],
+            entry.prompt[0],
+        }
         if row is not self._last[0] or prompt_found is not self._last[1]:
-            context = self._context(row, columns, used) if columns.system or columns.before or columns.after else {}
-            prompt = read_prompt(line, prompt_found[0] or "prompt", prompt_found[1], config.max_prompt_tokens, report, **context)
+            context = (
+                self._context(row, columns, used)
+                if columns.system or columns.before or columns.after
+                else {}
+            )
+            prompt = read_prompt(
+                line,
+                prompt_found[0] or "prompt",
+                prompt_found[1],
+                config.max_prompt_tokens,
+                report,
+                **context,
+            )
             self._last = row, prompt_found, prompt
             self._unused(line, row, columns, entry, used)
         prompt = self._last[2]
@@ -61,48 +92,91 @@ class Reading:
         field, reward = self._reward(line, entry)
         weight = self._weight(line, row, columns, entry)
         model = entry.model[1]
-        model = "" if scores.is_null(model) else valid_unicode(line, f"{entry.prefix}model", str(model), report)
+        model = (
+            ""
+            if scores.is_null(model)
+            else valid_unicode(line, f"{entry.prefix}model", str(model), report)
+        )
         if text is None or reward is None or weight is False:
             return
         rater = first(entry.owner, entry.columns.rater)[1] if entry.columns.rater else None
         if scores.is_null(rater):
             rater = first(row, columns.rater)[1] if columns.rater else None
         rater = "" if scores.is_null(rater) else valid_unicode(line, "rater", str(rater), report)
-        self.rows.add(line, text_found[0], split, prompt, text, reward, model, flat=entry.flat, weight=weight,
-                      rater=rater, aspects=self._aspects(entry), word=self._word(entry), score_field=field)
+        self.rows.add(
+            line,
+            text_found[0],
+            split,
+            prompt,
+            text,
+            reward,
+            model,
+            flat=entry.flat,
+            weight=weight,
+            rater=rater,
+            aspects=self._aspects(entry),
+            word=self._word(entry),
+            score_field=field,
+        )
 
     def _columns_of(self, row: dict, entry: Entry) -> names.Columns:
         return entry.columns if entry.owner is row else self.of(row)
 
-    def _conversation(self, line: int, prompt: Found, text: Found, whole: tuple[list, list]) -> tuple[Found, Found]:
+    def _conversation(
+        self, line: int, prompt: Found, text: Found, whole: tuple[list, list]
+    ) -> tuple[Found, Found]:
         """The prompt and the completion where the completion's value is the whole conversation."""
         before, last = whole
         given = prompt[1]
         own = (text[0], before)
         if isinstance(given, list) and len(given) >= len(before) or forms.is_blank(given):
             own = own if forms.is_blank(given) else prompt
-        elif isinstance(given, str) and given.strip() not in [str(_content(message)).strip() for message in before]:
+        elif isinstance(given, str) and given.strip() not in [
+            str(_content(message)).strip() for message in before
+        ]:
             self.report.add(line, prompt[0], "prompt is not the completion's conversation")
         return own, (text[0], last)
 
     def _context(self, row: dict, columns: names.Columns, used: set) -> dict[str, Any]:
         """What other columns say that belongs to the prompt, as `read_prompt` takes it."""
+
         def given(keys: tuple) -> list[Found]:
-            found = [(str(key), row[key]) for key in keys if str(key) not in used and not forms.is_blank(row[key])]
+            found = [
+                (str(key), row[key])
+                for key in keys
+                if str(key) not in used and not forms.is_blank(row[key])
+            ]
             used.update(field for field, _ in found)
             return found
 
         system, before, after = given(columns.system), given(columns.before), given(columns.after)
-        return {"system": system[0] if system else None, "before": before, "after": after} if system or before or after else {}
+        return (
+            {"system": system[0] if system else None, "before": before, "after": after}
+            if system or before or after
+            else {}
+        )
 
-    def _unused(self, line: int, row: dict, columns: names.Columns, entry: Entry, used: set) -> None:
+    def _unused(
+        self, line: int, row: dict, columns: names.Columns, entry: Entry, used: set
+    ) -> None:
         """Names a column that looks like content, or like the reward, and is not used."""
         if self._looked.setdefault(id(columns), 0) > 20:
             return
         self._looked[id(columns)] += 1
-        known = {*columns.model, *columns.models, *columns.rater, *columns.weight, *columns.completions, *columns.sides.values(),
-                 *columns.side_scores.values(), *columns.side_models.values(), *columns.winners, *columns.one_hot.values(),
-                 *(key for _, key in columns.aspects), *(key for pair in columns.pair if pair for key in pair)}
+        known = {
+            *columns.model,
+            *columns.models,
+            *columns.rater,
+            *columns.weight,
+            *columns.completions,
+            *columns.sides.values(),
+            *columns.side_scores.values(),
+            *columns.side_models.values(),
+            *columns.winners,
+            *columns.one_hot.values(),
+            *(key for _, key in columns.aspects),
+            *(key for pair in columns.pair if pair for key in pair),
+        }
         for key, value in row.items():
             if key is REPEATED_KEYS or key in known or str(key) in used or forms.is_blank(value):
                 continue
@@ -110,15 +184,29 @@ class Reading:
             if entry.flat and key in columns.score and name not in self.parts:
                 if entry.score[0]:
                     self.report.once(line, str(key), "column could be the reward too")
-            elif name not in self.parts and f"{key}[" not in entry.score[0] and (_is_text(value) or (
-                    name in names.CONTENT and (name not in names.TEXTS or not isinstance(value, (int, float))))):
+            elif (
+                name not in self.parts
+                and f"{key}[" not in entry.score[0]
+                and (
+                    _is_text(value)
+                    or (
+                        name in names.CONTENT
+                        and (name not in names.TEXTS or not isinstance(value, (int, float)))
+                    )
+                )
+            ):
                 self.report.once(line, str(key), "column looks like content and is not used")
 
     def _reward(self, line: int, entry: Entry) -> tuple[str, float | None]:
-        """(its field, the reward): of the columns that data.reward names, else of the one that is called so."""
+        """(its field, the reward): of the columns that data.reward names, else of the one that is
+        called so."""
         report, config = self.report, self.config
         field, value = entry.score
-        if self.parts and (entry.flat or entry.prefix or not all(part in names.normal(field) for part in self.parts)):
+        if self.parts and (
+            entry.flat
+            or entry.prefix
+            or not all(part in names.normal(field) for part in self.parts)
+        ):
             found = [self._part(line, entry, part) for part in self.parts]
             if None in found:
                 return field, None
@@ -131,7 +219,15 @@ class Reading:
                 report.add(line, field, "same completion, several ratings")
             value = sum(rated) / len(rated)
         self._note(value)
-        score = scores.read_score(line, field, value, config, report, own=entry.own, annotations=entry.owner.get("annotations"))
+        score = scores.read_score(
+            line,
+            field,
+            value,
+            config,
+            report,
+            own=entry.own,
+            annotations=entry.owner.get("annotations"),
+        )
         if score is not None and entry.rank:
             report.once(line, field, "rank was read as minus the rank")
             return field, -score
@@ -156,8 +252,15 @@ class Reading:
     def _only_aspect(self, line: int, entry: Entry) -> tuple[str, float | None]:
         """The reward where no column is called so: the one aspect, or none of several."""
         annotations = entry.owner.get("annotations")
-        rated = [name for name, aspect in annotations.items() if isinstance(aspect, dict) and "Rating" in aspect] \
-            if isinstance(annotations, dict) else []
+        rated = (
+            [
+                name
+                for name, aspect in annotations.items()
+                if isinstance(aspect, dict) and "Rating" in aspect
+            ]
+            if isinstance(annotations, dict)
+            else []
+        )
         there = [key for _, key in entry.columns.aspects] + rated
         if len(there) == 1 and not rated:
             field = f"{entry.prefix}{there[0]}"
@@ -166,13 +269,26 @@ class Reading:
                 self.report.add(line, field, "more of it may not be better")
                 return field, None
             self.report.once(line, field, "the one aspect is the reward")
-            return field, scores.read_score(line, field, entry.owner[there[0]], self.config, self.report)
-        numbers = there or [key for key, value in entry.owner.items() if key is not REPEATED_KEYS
-                            and (scores.number(value) is not None or scores.label(value) is not None) and not names.normal(key).endswith(("id", "index"))]
+            return field, scores.read_score(
+                line, field, entry.owner[there[0]], self.config, self.report
+            )
+        numbers = there or [
+            key
+            for key, value in entry.owner.items()
+            if key is not REPEATED_KEYS
+            and (scores.number(value) is not None or scores.label(value) is not None)
+            and not names.normal(key).endswith(("id", "index"))
+        ]
         if len(self.choice) < 40:
             self.choice.update(dict.fromkeys(map(str, numbers)))
-        field = entry.prefix + ("overall_score" if entry.prefix.startswith("completions[") else "reward")
-        self.report.add(line, field, "several columns could be the reward" if len(there) > 1 else "score is missing")
+        field = entry.prefix + (
+            "overall_score" if entry.prefix.startswith("completions[") else "reward"
+        )
+        self.report.add(
+            line,
+            field,
+            "several columns could be the reward" if len(there) > 1 else "score is missing",
+        )
         return field, None
 
     def _part(self, line: int, entry: Entry, part: str) -> float | None:
@@ -180,9 +296,17 @@ class Reading:
         key = next(iter(entry.columns.names.get(part, ())), None)
         value = entry.owner.get(key) if key is not None else None
         if key is None and isinstance(entry.owner.get("annotations"), dict):
-            value = next((aspect.get("Rating") for name, aspect in entry.owner["annotations"].items()
-                          if names.normal(name) == part and isinstance(aspect, dict)), None)
-        return scores.read_score(line, f"{entry.prefix}{key or part}", value, self.config, self.report)
+            value = next(
+                (
+                    aspect.get("Rating")
+                    for name, aspect in entry.owner["annotations"].items()
+                    if names.normal(name) == part and isinstance(aspect, dict)
+                ),
+                None,
+            )
+        return scores.read_score(
+            line, f"{entry.prefix}{key or part}", value, self.config, self.report
+        )
 
     def _aspects(self, entry: Entry) -> dict[str, float] | None:
         """The values of the aspects that an entry has, NaN where one is no number."""
@@ -190,14 +314,25 @@ class Reading:
             return None
         found = {name: entry.owner[key] for name, key in entry.columns.aspects}
         if self.parts:
-            found |= {part: entry.owner[entry.columns.names[part][0]] for part in self.parts if part in entry.columns.names}
+            found |= {
+                part: entry.owner[entry.columns.names[part][0]]
+                for part in self.parts
+                if part in entry.columns.names
+            }
             if isinstance(entry.owner.get("annotations"), dict):
-                found |= {names.normal(name): aspect.get("Rating") for name, aspect in entry.owner["annotations"].items()
-                          if isinstance(aspect, dict)}
-        numbers = {name: scores.number(value) for name, value in found.items() if name not in _TAKEN}
+                found |= {
+                    names.normal(name): aspect.get("Rating")
+                    for name, aspect in entry.owner["annotations"].items()
+                    if isinstance(aspect, dict)
+                }
+        numbers = {
+            name: scores.number(value) for name, value in found.items() if name not in _TAKEN
+        }
         return {name: np.nan if number is None else number for name, number in numbers.items()}
 
-    def _weight(self, line: int, row: dict, columns: names.Columns, entry: Entry) -> float | None | bool:
+    def _weight(
+        self, line: int, row: dict, columns: names.Columns, entry: Entry
+    ) -> float | None | bool:
         """The weight, None where no column has one, False where it cannot be used."""
         if not columns.weight and not entry.columns.weight:
             return None
@@ -217,51 +352,89 @@ def _content(message: dict) -> Any:
 
 def _is_text(value: Any) -> bool:
     """Whether an unknown column holds a text to read, or messages."""
-    return value.count(" ") > 3 if type(value) is str else \
-        isinstance(value, list) and bool(value) and isinstance(value[0], dict) and bool({"role", "from"} & value[0].keys())
+    return (
+        value.count(" ") > 3
+        if type(value) is str
+        else isinstance(value, list)
+        and bool(value)
+        and isinstance(value[0], dict)
+        and bool({"role", "from"} & value[0].keys())
+    )
 
 
-# What is told when a source cannot be used ------------------------------------------------------------------------------------
+# What is told when a source cannot be used --------------------------------------------------------
+
 
 def nothing_usable(report: Report, reader: Reader, read: Reading, config: DataConfig) -> str:
     if not any(action == "dropped" for _, action in report.counts):
         return f"{report.name}: there is not one row in it; give a file with feedback"
     there = f"its columns are {names.described(reader.seen)}" if reader.seen else ""
     if report.counts["row has no known keys", "dropped"] == report.dropped:
-        return (f"{report.name}: the columns {names.described(reader.seen)} are not feedback; name them prompt, completion and "
-                "reward, prompt and chosen and rejected, or instruction and completions (UltraFeedback)")
-    return f"{report.name}: nothing in it can be used; {_first(report, read, config)}" + (f"; {there}" if there else "")
+        return (
+            f"{report.name}: the columns {names.described(reader.seen)} are not feedback; name "
+            "them prompt, completion and "
+            "reward, prompt and chosen and rejected, or instruction and completions "
+            "(UltraFeedback)"
+        )
+    return f"{report.name}: nothing in it can be used; {_first(report, read, config)}" + (
+        f"; {there}" if there else ""
+    )
 
 
 def _first(report: Report, read: Reading, config: DataConfig) -> str:
-    """The first defect as part of a sentence, and what could be the reward where that is what is missing."""
+    """The first defect as part of a sentence, and what could be the reward where that is what is
+    missing."""
     row = min(report.first.values(), key=lambda row: (row["reason"] in HARMLESS, row["line"]))
-    told = (f"the first of {sum(report.counts.values()):,} defects is on line {row['line']}, {row['field'] or 'the whole line'}: "
-            f"{row['reason']}{report.values.get(row['reason'], '')}; {row['remedy']}")
+    told = (
+        f"the first of {sum(report.counts.values()):,} defects is on line {row['line']}, "
+        f"{row['field'] or 'the whole line'}: "
+        f"{row['reason']}{report.values.get(row['reason'], '')}; {row['remedy']}"
+    )
     if read.parts and row["reason"] == "score is missing":
         told += f" (data.reward names {', '.join(read.parts)}, which must be among the columns)"
-    elif read.choice and row["reason"] in ("score is missing", "several columns could be the reward"):
+    elif read.choice and row["reason"] in (
+        "score is missing",
+        "several columns could be the reward",
+    ):
         name = names.normal(next(iter(read.choice)))
-        told += (f" (there are {', '.join(read.choice)}: data.reward={name}, "
-                 f"or a sum such as data.reward={{{name}:1}})")
+        told += (
+            f" (there are {', '.join(read.choice)}: data.reward={name}, "
+            f"or a sum such as data.reward={{{name}:1}})"
+        )
     return told
 
 
-def stop_at_loss(report: Report, reader: Reader, kept: int, values: set, labels: set, config: DataConfig) -> None:
-    """Raises ValueError where one reason takes more than config.max_dropped of the entries, or leaves one class of labels."""
+def stop_at_loss(
+    report: Report, reader: Reader, kept: int, values: set, labels: set, config: DataConfig
+) -> None:
+    """Raises ValueError where one reason takes more than config.max_dropped of the entries, or
+    leaves one class of labels."""
     total = kept + report.dropped
     for reason, row in report.first.items():
         lost = report.counts[reason, "dropped"]
-        few = 0 if reason == "score is out of range" and (config.reward_min, config.reward_max) != (None, None) else FEW
-        one_class = len(values) == 1 and config.max_dropped < 1 and (
-            labels in LABELS or reason == "score is not a number" and values < {-1.0, 0.0, 1.0})
+        few = (
+            0
+            if reason == "score is out of range"
+            and (config.reward_min, config.reward_max) != (None, None)
+            else FEW
+        )
+        one_class = (
+            len(values) == 1
+            and config.max_dropped < 1
+            and (
+                labels in LABELS or reason == "score is not a number" and values < {-1.0, 0.0, 1.0}
+            )
+        )
         little = lost <= few or lost / total <= config.max_dropped
         if reason in HARMLESS or little and not one_class:
             continue
         left = " and one class of labels be left" if one_class else ""
         share = min(1.0, np.ceil(lost / total * 100) / 100)
         raise ValueError(
-            f"{report.name}: {lost:,} of {total:,} entries would be lost{left}, the first on line {row['line']}, "
+            f"{report.name}: {lost:,} of {total:,} entries would be lost{left}, the first on line "
+            f"{row['line']}, "
             f"{row['field'] or 'the whole line'}: {reason}{report.values.get(reason, '')}; "
             f"{row['remedy']}, or go on without them with "
-            f"data.max_dropped={1 if one_class else share:g}; the columns are {names.described(reader.seen)}")
+            f"data.max_dropped={1 if one_class else share:g}; the columns are "
+            f"{names.described(reader.seen)}"
+        )

@@ -1,8 +1,8 @@
 """The shapes that rows of feedback have: one small reader a shape, and `SHAPES`, the table of them.
 
-A reader turns a row into entries, one a completion, with the row's own values and where they stood; it
-checks that the row has its shape, not what the values are. A new shape is a reader and its line in
-the table.
+A reader turns a row into entries, one a completion, with the row's own values and where they stood;
+it checks that the row has its shape, not what the values are. A new shape is a reader and its line
+in the table.
 """
 
 from __future__ import annotations
@@ -38,17 +38,33 @@ class Shape(NamedTuple):
 
 
 LIST = Shape("a list of completions", lambda columns: columns.completions, has_list, read_list)
-FLAT = Shape("one completion", lambda columns: columns.completion,
-             lambda row: has(row.values, row.columns.completion), read_flat)
+FLAT = Shape(
+    "one completion",
+    lambda columns: columns.completion,
+    lambda row: has(row.values, row.columns.completion),
+    read_flat,
+)
 SHAPES = (  # in the order in which they are looked for
     LIST,
-    Shape("a pair", lambda columns: columns.pair,
-          lambda row: has(row.values, row.columns.pair[0]) and not names_sides(row), read_pair),
-    Shape("answers a and b", lambda columns: tuple(columns.sides),
-          lambda row: has(row.values, row.columns.sides.values()), read_sides),
+    Shape(
+        "a pair",
+        lambda columns: columns.pair,
+        lambda row: has(row.values, row.columns.pair[0]) and not names_sides(row),
+        read_pair,
+    ),
+    Shape(
+        "answers a and b",
+        lambda columns: tuple(columns.sides),
+        lambda row: has(row.values, row.columns.sides.values()),
+        read_sides,
+    ),
     FLAT,
-    Shape("a conversation", lambda columns: columns.conversation,
-          lambda row: has(row.values, row.columns.conversation), read_conversation),
+    Shape(
+        "a conversation",
+        lambda columns: columns.conversation,
+        lambda row: has(row.values, row.columns.conversation),
+        read_conversation,
+    ),
 )
 
 

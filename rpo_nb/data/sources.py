@@ -40,8 +40,23 @@ _SPLITS = {
     "val": "validation",
     "dev": "validation",
 }
-_UNREAD = {".arrow", ".feather", ".avro", ".orc", ".xls", ".xlsx", ".ods", ".pkl", ".pickle",
-           ".zip", ".tar", ".tgz", ".7z", ".db", ".sqlite"}  # tables and archives
+_UNREAD = {
+    ".arrow",
+    ".feather",
+    ".avro",
+    ".orc",
+    ".xls",
+    ".xlsx",
+    ".ods",
+    ".pkl",
+    ".pickle",
+    ".zip",
+    ".tar",
+    ".tgz",
+    ".7z",
+    ".db",
+    ".sqlite",
+}  # tables and archives
 _SHARD = re.compile(r"(?:[-_.]?\d+)?(?:-of-\d+)?")
 
 
@@ -52,9 +67,9 @@ def rows(
     DatasetDict.
 
     A folder was saved by datasets, or holds files as a data set on the hub does (flan.jsonl …,
-    data/train-*.parquet). split: which part of a hub id, folder or DatasetDict. revision: of a hub id. second:
-    another split of the same source is read besides, so there must be splits. Sets report.part. Raises
-    ValueError with the remedy if there is nothing to read.
+    data/train-*.parquet). split: which part of a hub id, folder or DatasetDict. revision: of a hub
+    id. second: another split of the same source is read besides, so there must be splits. Sets
+    report.part. Raises ValueError with the remedy if there is nothing to read.
     """
     report.part = split if second else ""
     if isinstance(source, datasets.DatasetDict):
@@ -70,7 +85,8 @@ def rows(
         )
     if not isinstance(source, (str, Path)) or not str(source).strip():
         raise ValueError(
-            f"feedback source {source!r} is neither a name, a path, a list of rows nor a Dataset; give one of these"
+            f"feedback source {source!r} is neither a name, a path, a list of rows nor a Dataset; "
+            "give one of these"
         )
     path = Path(source).expanduser()
     if path.is_dir():
@@ -82,7 +98,8 @@ def rows(
     if path.is_file():
         files.unpacked(path, report.name).close()
         raise ValueError(
-            f"{path.name}: the ending is not one of {', '.join(READERS)}, packed ({', '.join(files.PACKED)}) or not; "
+            f"{path.name}: the ending is not one of {', '.join(READERS)}, packed "
+            f"({', '.join(files.PACKED)}) or not; "
             "convert the file or rename it"
         )
     if path.is_symlink():
@@ -90,7 +107,8 @@ def rows(
     if isinstance(source, str) and not reader and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source):
         return _table(_hub(source, split, revision))
     raise ValueError(
-        f"feedback {str(source)!r} is no file, no folder and no hub id (owner/name); check the spelling"
+        f"feedback {str(source)!r} is no file, no folder and no hub id (owner/name); check the "
+        "spelling"
     )
 
 
@@ -106,17 +124,18 @@ def file_reader(name: str) -> Any:
 def _without_splits(second: bool, report: Report) -> None:
     if second:
         raise ValueError(
-            f"{report.name} has no splits, so data.validation_split {report.part!r} is not in it; leave that empty, "
+            f"{report.name} has no splits, so data.validation_split {report.part!r} is not in it; "
+            "leave that empty, "
             "or give a hub id, a folder or a DatasetDict with that split"
         )
 
 
 def _table(table: datasets.Dataset) -> Iterator[tuple[int, Any]]:
     """Rows of a Dataset, some thousand at a time."""
-    line = 0
+    before = 0
     for batch in table.with_format("arrow").iter(1024):
-        for line, row in enumerate(to_rows(batch), line + 1):
-            yield line, row
+        yield from enumerate(to_rows(batch), before + 1)
+        before += batch.num_rows
 
 
 def _python(row: Any) -> Any:
@@ -142,7 +161,8 @@ def _hub(name: str, split: str, revision: str = "main") -> datasets.Dataset:
     ) as error:  # the hub client raises its own, its transport's and the operating system's errors
         reason, remedy = hub.problem(error, name, kind="dataset")
         raise ValueError(
-            f"feedback {name!r} is no file or folder here, and the hub did not give its split {split!r} ({reason}); "
+            f"feedback {name!r} is no file or folder here, and the hub did not give its split "
+            f"{split!r} ({reason}); "
             f"{remedy}"
         ) from error
 
@@ -163,14 +183,16 @@ def _files(path: Path, split: str, report: Report) -> Iterator[tuple[int, Any]]:
     found = _configured(path, report) or _found(path, report)
     if split not in found:
         raise ValueError(
-            f"{report.name}: there is no split {split!r}; set data.split (or data.validation_split) to one of "
+            f"{report.name}: there is no split {split!r}; set data.split (or "
+            "data.validation_split) to one of "
             f"{', '.join(found)}"
         )
     parts, part = found[split], report.part
     unread = next((file for file in parts if not file_reader(file.name)), None)
     if unread:
         raise ValueError(
-            f"folder {report.name!r} was not saved by datasets' save_to_disk, and {unread.name} in it ends in none "
+            f"folder {report.name!r} was not saved by datasets' save_to_disk, and {unread.name} in "
+            "it ends in none "
             f"of {', '.join(READERS)}; convert the file"
         )
     for file in parts:
@@ -187,7 +209,8 @@ def _configured(path: Path, report: Report) -> dict[str, list[Path]]:
     script = next(path.glob("*.py"), None)
     if script:  # datasets before 4 would run it
         raise ValueError(
-            f"folder {report.name!r} brings code of its own ({script.name}), which is never run here; give its "
+            f"folder {report.name!r} brings code of its own ({script.name}), which is never run "
+            "here; give its "
             "data files alone"
         )
     try:
@@ -196,8 +219,11 @@ def _configured(path: Path, report: Report) -> dict[str, list[Path]]:
     except (FileNotFoundError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().split("\n")[0].replace(str(path), path.name)
         if "name is missing" in reason:  # none is called default, nor marked so
-            reason = (f"has the configurations {', '.join(names)} and no default; their columns may differ and are "
-                      "not mixed: give the files of one of them")
+            reason = (
+                f"has the configurations {', '.join(names)} and no default; their columns "
+                "may differ and are "
+                "not mixed: give the files of one of them"
+            )
         raise ValueError(f"folder {report.name!r}: its README.md {reason}") from error
     return {name: [Path(file) for file in listed] for name, listed in found.items()}
 
@@ -223,7 +249,8 @@ def _found(path: Path, report: Report) -> dict[str, list[Path]]:
         )
     if not there:
         raise ValueError(
-            f"folder {report.name!r} was not saved by datasets' save_to_disk and has no file that ends in one of "
+            f"folder {report.name!r} was not saved by datasets' save_to_disk and has no file that "
+            "ends in one of "
             f"{', '.join(READERS)}; give one of these, or one file"
         )
     strict = {file: _split_of(file.relative_to(path)) for file in there}
@@ -233,7 +260,8 @@ def _found(path: Path, report: Report) -> dict[str, list[Path]]:
         odd = next(file for file in there if not strict[file])
         told = next(file for file in there if strict[file])
         raise ValueError(
-            f"folder {report.name!r}: {told.name} is named like a split and {odd.name} is not; move it away, or give "
+            f"folder {report.name!r}: {told.name} is named like a split and {odd.name} is not; "
+            "move it away, or give "
             "one file"
         )
     folders = {
@@ -241,7 +269,8 @@ def _found(path: Path, report: Report) -> dict[str, list[Path]]:
     }
     if len(folders - _SPLITS.keys()) > 1:
         raise ValueError(
-            f"folder {report.name!r} holds several folders ({', '.join(sorted(folders))}), which may be several "
+            f"folder {report.name!r} holds several folders ({', '.join(sorted(folders))}), which "
+            "may be several "
             "configurations; give one of them"
         )
     found: dict[str, list[Path]] = {}

@@ -37,7 +37,8 @@ def sparsity_warning(feedback: datasets.Dataset) -> str:
     if not share:
         return ""
     return (
-        f"{share:.1%} of the prompts have fewer than {SPARSE} completions: their log-partition is estimated from next to "
+        f"{share:.1%} of the prompts have fewer than {SPARSE} completions: their log-partition is "
+        "estimated from next to "
         "nothing (consider the pooled estimator, or drop them)."
     )
 

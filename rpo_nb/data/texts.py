@@ -1,6 +1,7 @@
 """Texts of feedback: one string, or a conversation, a list of {role, content} messages.
 
-Every function checks one text, reports what is wrong with it (`rpo_nb.data.defects`) and returns None if it cannot be used.
+Every function checks one text, reports what is wrong with it (`rpo_nb.data.defects`) and returns
+None if it cannot be used.
 """
 
 from __future__ import annotations
@@ -13,10 +14,14 @@ from typing import Any
 from rpo_nb.data.defects import Report
 from rpo_nb.data.scores import is_null
 
-CHARACTERS_A_TOKEN = 8  # text with more than this many characters for each token allowed is surely cut (English has about 4)
+# text with more than this many characters for each token allowed is surely cut (English has about
+# 4)
+CHARACTERS_A_TOKEN = 8
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")  # not tab, LF, CR
-# Zero-width marks, joiners, direction marks, variation selectors and the byte-order mark: nothing to be seen.
+# not tab, LF, CR
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+# Zero-width marks, joiners, direction marks, variation selectors and the byte-order mark: nothing
+# to be seen.
 INVISIBLE = "\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0"
 _VISIBLE = re.compile(f"[^\\s\x00-\x1f\x7f-\x9f{INVISIBLE}]")
 MESSAGES_IN_A_STRING = re.compile(r"\s*(\[\s*)?\{\s*([\"'])(role|content|from|value)\2\s*:")
@@ -38,17 +43,31 @@ def _parsed(text: str) -> list | None:
     """The messages that a string holds; None if it is something else."""
     value = parse_text(text)
     value = [value] if isinstance(value, dict) else value
-    sound = isinstance(value, list) and value and all(
-        isinstance(item, dict) and ("role" in item or {"from", "value"} <= item.keys()) for item in value)
+    sound = (
+        isinstance(value, list)
+        and value
+        and all(
+            isinstance(item, dict) and ("role" in item or {"from", "value"} <= item.keys())
+            for item in value
+        )
+    )
     return value if sound else None
 
 
-def read_text(line: int, field: str, value: Any, max_tokens: int | None, report: Report) -> str | None:
+def read_text(
+    line: int, field: str, value: Any, max_tokens: int | None, report: Report
+) -> str | None:
     """The text as it stands, valid Unicode. max_tokens: what it may have (None: no matter)."""
     if type(value) is not str:
         value = _unwrapped(value)
     if not isinstance(value, str) or not value.strip():
-        reason = "missing" if is_null(value) else "not a string" if not isinstance(value, str) else "empty"
+        reason = (
+            "missing"
+            if is_null(value)
+            else "not a string"
+            if not isinstance(value, str)
+            else "empty"
+        )
         report.add(line, field, f"text is {reason}", value)
         return None
     if value[:1] == "[" and MESSAGES_IN_A_STRING.match(value) and parse_text(value) is BAD:
@@ -67,9 +86,17 @@ def read_text(line: int, field: str, value: Any, max_tokens: int | None, report:
 
 
 def _unwrapped(value: Any) -> Any:
-    """The one text of {text: …}, {content: …} or {full_text: …}, and of bytes; anything else as it is."""
+    """The one text of {text: …}, {content: …} or {full_text: …}, and of bytes; anything else as it
+    is."""
     if isinstance(value, dict):
-        value = next((value[key] for key in ("full_text", "text", "content", "value") if isinstance(value.get(key), str)), value)
+        value = next(
+            (
+                value[key]
+                for key in ("full_text", "text", "content", "value")
+                if isinstance(value.get(key), str)
+            ),
+            value,
+        )
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
 
 

@@ -6,35 +6,24 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["generations", "grid", "inputs", "references", "runs", "seen", "tokenizers"],
     submod_attrs={
-    "generations": [
-        "completions",
-        "completions_file",
-        "ensure_generations",
-        "ensure_runs",
-        "load_generations"
-    ],
-    "grid": [
-        "Cell",
-        "Run",
-        "cells",
-        "plan",
-        "recipe"
-    ],
-    "inputs": [
-        "Prepared",
-        "feedback",
-        "prepare",
-        "reference_logps",
-        "reference_path",
-        "reference_samples",
-        "splits",
-        "training_groups"
-    ],
-    "runs": [
-        "build_trainer",
-        "diagnosis",
-        "ensure_policies",
-        "train"
-    ]
-},
+        "generations": [
+            "completions",
+            "completions_file",
+            "ensure_generations",
+            "ensure_runs",
+            "load_generations",
+        ],
+        "grid": ["Cell", "Run", "cells", "plan", "recipe"],
+        "inputs": [
+            "Prepared",
+            "feedback",
+            "prepare",
+            "reference_logps",
+            "reference_path",
+            "reference_samples",
+            "splits",
+            "training_groups",
+        ],
+        "runs": ["build_trainer", "diagnosis", "ensure_policies", "train"],
+    },
 )

@@ -33,95 +33,194 @@ from rpo_nb.store import (
     write_sealed,
 )
 
-COLUMNS = ["preset", "method", "size", "tau", "seed", "prompt_id", "prompt", "reference", "completion"]
+COLUMNS = [
+    "preset",
+    "method",
+    "size",
+    "tau",
+    "seed",
+    "prompt_id",
+    "prompt",
+    "reference",
+    "completion",
+]
 
 
-# Generation -------------------------------------------------------------------------------------------------------------------
+# Generation ---------------------------------------------------------------------------------------
+
 
 def completions_file(profile: Profile, cell: Cell, out: Path, asked: str = "") -> Path:
-    """Where a cell's completions are kept: beside its policy, or in a folder of the reference's own. asked: "" for the validation
-    prompts, else what names others."""
-    engine = "" if profile.generation == "transformers" else f"{profile.generation}-"  # never one engine's texts for another's
+    """Where a cell's completions are kept: beside its policy, or in a folder of the reference's
+    own. asked: "" for the validation prompts, else what names others."""
+    # never one engine's texts for another's
+    engine = "" if profile.generation == "transformers" else f"{profile.generation}-"
     file = f"completions-{engine}{asked}{cell.decoding.key()}.json"
     if cell.run is not None:
         return cell.run.folder(out) / file
-    key = recipe(profile, next(iter(profile.presets.values())), "sft", cell.size, None, cell.seed).key  # same data, same reference
+    # same data, same reference
+    key = recipe(
+        profile, next(iter(profile.presets.values())), "sft", cell.size, None, cell.seed
+    ).key
     name = content_key([key, cell.model]) if cell.model else key
     return Path(out) / "runs" / f"{cell.method}-{cell.size}-seed{cell.seed}-{name}" / file
 
 
-def completions(profile: Profile, cell: Cell, prepared: Prepared, out: Path, *, asked: str = "", prompts: Sequence[str] = (),
-                world: str = "") -> list[str]:
-    """The cell's completions of the validation prompts (or of `prompts`, which `asked` names); generated once a (policy, decoding) and kept
-    beside the policy, with both log-probabilities, from which KL(policy ‖ reference) is estimated. world: see `train_runs`."""
+def completions(
+    profile: Profile,
+    cell: Cell,
+    prepared: Prepared,
+    out: Path,
+    *,
+    asked: str = "",
+    prompts: Sequence[str] = (),
+    world: str = "",
+) -> list[str]:
+    """The cell's completions of the validation prompts (or of `prompts`, which `asked` names);
+    generated once a (policy, decoding) and kept beside the policy, with both log-probabilities,
+    from which KL(policy ‖ reference) is estimated. world: see `train_runs`."""
     file, world = completions_file(profile, cell, out, asked), world or cell_world(profile, cell)
     stored = read_sealed(file)
     if stored is not None and stored["world"] == world:
         return stored["completions"]
     prompts = list(prompts) or conversations(prepared.splits.validation)
     training, limit = profile.training, profile.limits(cell.size)["max_prompt_tokens"]
-    path = references.fetched(cell.model, profile.sizes[cell.size].authors_revision) if cell.model else prepared.path
+    path = (
+        references.fetched(cell.model, profile.sizes[cell.size].authors_revision)
+        if cell.model
+        else prepared.path
+    )
     weights = folder_key(file.parent / "policy") if cell.run is not None else model_key(path)
-    precision = [training.bf16, training.quantize, profile.evaluation.generation_batch_size if training.bf16 else None]
-    made_from = content_key([prompts, weights, model_key(prepared.path), cell.decoding.key(), cell.seed, limit, precision,
-                             step_code("answers by vllm" if profile.generation == "vllm" else "answers")])
+    precision = [
+        training.bf16,
+        training.quantize,
+        profile.evaluation.generation_batch_size if training.bf16 else None,
+    ]
+    made_from = content_key(
+        [
+            prompts,
+            weights,
+            model_key(prepared.path),
+            cell.decoding.key(),
+            cell.seed,
+            limit,
+            precision,
+            step_code("answers by vllm" if profile.generation == "vllm" else "answers"),
+        ]
+    )
     if stored is not None and stored["made_from"] == made_from:
         write_sealed(file, stored | {"world": world})
         return stored["completions"]
     model, tokenizer = prepared.reference, prepared.tokenizer
     if cell.run is not None or cell.model:
         path = file.parent / "policy" if cell.run is not None else path
-        model, tokenizer = load.load_policy(path, bf16=half(training), quantize=training.quantize, base=prepared.path)
-    with logps.autocast(training.bf16), checks.memory_advice(f"generating with {cell.method} {cell.size}",
-                                                              "lower evaluation.generation_batch_size"):
-        drawn = samples(model, tokenizer, prompts, decoding=cell.decoding, seed=cell.seed, max_prompt_tokens=limit,
-                        batch_size=profile.evaluation.generation_batch_size, engine=profile.generation)
-    texts, encoded = [one.text for one in drawn], [one.row for one in drawn]  # what was drawn: a cut text has no end token
-    with load.adapter_off(model) if hasattr(model, "disable_adapter") else nullcontext(prepared.reference) as reference:
-        theirs = logps.score_completions(reference, tokenizer, encoded, bf16=training.bf16)[0].tolist()
+        model, tokenizer = load.load_policy(
+            path, bf16=half(training), quantize=training.quantize, base=prepared.path
+        )
+    with (
+        logps.autocast(training.bf16),
+        checks.memory_advice(
+            f"generating with {cell.method} {cell.size}", "lower evaluation.generation_batch_size"
+        ),
+    ):
+        drawn = samples(
+            model,
+            tokenizer,
+            prompts,
+            decoding=cell.decoding,
+            seed=cell.seed,
+            max_prompt_tokens=limit,
+            batch_size=profile.evaluation.generation_batch_size,
+            engine=profile.generation,
+        )
+    # what was drawn: a cut text has no end token
+    texts, encoded = [one.text for one in drawn], [one.row for one in drawn]
+    with (
+        load.adapter_off(model)
+        if hasattr(model, "disable_adapter")
+        else nullcontext(prepared.reference) as reference
+    ):
+        theirs = logps.score_completions(reference, tokenizer, encoded, bf16=training.bf16)[
+            0
+        ].tolist()
     mine = logps.score_completions(model, tokenizer, encoded, bf16=training.bf16)[0].tolist()
-    write_sealed(file, {"made_from": made_from, "world": world, "completions": texts, "policy_logps": mine, "ref_logps": theirs,
-                        "tokens": [len(ids) for _, ids in encoded]})
+    write_sealed(
+        file,
+        {
+            "made_from": made_from,
+            "world": world,
+            "completions": texts,
+            "policy_logps": mine,
+            "ref_logps": theirs,
+            "tokens": [len(ids) for _, ids in encoded],
+        },
+    )
     return texts
 
 
 def generation_rows(cell: Cell, parts: Splits, texts: Sequence[str]) -> pd.DataFrame:
     """The cell's rows of a generations file."""
     validation = parts.validation
-    return pd.DataFrame({
-        "preset": cell.preset, "method": cell.method, "size": cell.size, "tau": np.nan if cell.tau is None else cell.tau, "seed": cell.seed,
-        "prompt_id": validation["prompt_id"], "prompt": validation["prompt"], "reference": validation["completion"], "completion": list(texts)})
+    return pd.DataFrame(
+        {
+            "preset": cell.preset,
+            "method": cell.method,
+            "size": cell.size,
+            "tau": np.nan if cell.tau is None else cell.tau,
+            "seed": cell.seed,
+            "prompt_id": validation["prompt_id"],
+            "prompt": validation["prompt"],
+            "reference": validation["completion"],
+            "completion": list(texts),
+        }
+    )
 
 
 def ensure_runs(profile: Profile, out: Path, *, progress: bool = True) -> None:
-    """Make every reference, policy and generations file the profile asks for that is not there yet; say what was skipped."""
+    """Make every reference, policy and generations file the profile asks for that is not there yet;
+    say what was skipped."""
     from tqdm.auto import tqdm
 
     out = Path(out)
     torch_threads(profile)
     fetch(profile)
     wanted = cells(profile)
-    total = len(plan(profile)) + len({(c.run.key if c.run else (c.size, c.seed, c.model), c.decoding.key()) for c in wanted})
+    total = len(plan(profile)) + len(
+        {(c.run.key if c.run else (c.size, c.seed, c.model), c.decoding.key()) for c in wanted}
+    )
     made = 0
-    with tqdm(total=total, desc="policies and their answers", unit="step", disable=not progress) as bar:
+    with tqdm(
+        total=total, desc="policies and their answers", unit="step", disable=not progress
+    ) as bar:
         for size in profile.sizes:
             for seed in profile.seeds:
                 mine = [c for c in wanted if (c.size, c.seed) == (size, seed)]
                 made += _ensure_size(profile, mine, out, bar)
-    print(f"{made} policies trained, {len(plan(profile)) - made} were done already; generations are in {(out / 'generations').name}/")
+    print(
+        f"{made} policies trained, {len(plan(profile)) - made} were done already; generations "
+        f"are in {(out / 'generations').name}/"
+    )
 
 
 def ensure_generations(profile: Profile, out: Path) -> None:
-    """`ensure_runs`, but a folder without policies whose generations are complete (a clone's) is taken as it is, and said so."""
+    """`ensure_runs`, but a folder without policies whose generations are complete (a clone's) is
+    taken as it is, and said so."""
     out = Path(out)
     if not any((out / "runs").glob("*/done.json")) and (out / "generations").is_dir():
         columns, stored = ["preset", "method", "size", "tau", "seed"], set()
         try:
-            stored = set(load_generations(out)[columns].fillna({"tau": 0.0}).drop_duplicates().itertuples(index=False, name=None))
+            stored = set(
+                load_generations(out)[columns]
+                .fillna({"tau": 0.0})
+                .drop_duplicates()
+                .itertuples(index=False, name=None)
+            )
         except store.Damaged as error:
             print(error)
         if {(c.preset, c.method, c.size, c.tau or 0.0, c.seed) for c in cells(profile)} <= stored:
-            print("the stored generations are complete and are used as they are; the policies that wrote them are not here")
+            print(
+                "the stored generations are complete and are used as they are; the policies that "
+                "wrote them are not here"
+            )
             return
     ensure_runs(profile, out)
 
@@ -129,9 +228,16 @@ def ensure_generations(profile: Profile, out: Path) -> None:
 def _ensure_size(profile: Profile, mine: list[Cell], out: Path, bar: Any) -> int:
     """The cells of one size and seed; returns how many policies had to be trained."""
     size, seed = mine[0].size, mine[0].seed
-    presets = {preset: [c for c in mine if c.preset == preset] for preset in dict.fromkeys(c.preset for c in mine)}
-    if all([_is_written(profile, group, out) for group in presets.values()]):  # a list: what is wrong with each is told
-        bar.update(len({c.run.key for c in mine if c.run}) + len({(c.run.key if c.run else c.model, c.decoding.key()) for c in mine}))
+    presets = {
+        preset: [c for c in mine if c.preset == preset]
+        for preset in dict.fromkeys(c.preset for c in mine)
+    }
+    written = [_is_written(profile, group, out) for group in presets.values()]  # tells of each
+    if all(written):
+        bar.update(
+            len({c.run.key for c in mine if c.run})
+            + len({(c.run.key if c.run else c.model, c.decoding.key()) for c in mine})
+        )
         return 0
     prepared = inputs.prepare(profile, size, seed)
     ready(profile.generation, prepared.reference)
@@ -154,14 +260,18 @@ def generations_file(out: Path, preset: str, size: str, seed: int) -> Path:
 
 
 def _stamp(profile: Profile, mine: list[Cell], out: Path) -> tuple[Path, dict[str, str]]:
-    """Where it is noted which cells a generations file holds, and the note of each of these cells."""
+    """Where it is noted which cells a generations file holds, and the note of each of these
+    cells."""
     file = generations_file(out, mine[0].preset, mine[0].size, mine[0].seed)
     return out / "runs" / "generations" / f"{file.name}.json", {
-        f"{c.method} {c.tau}": completions_file(profile, c, out).relative_to(out).as_posix() for c in mine}
+        f"{c.method} {c.tau}": completions_file(profile, c, out).relative_to(out).as_posix()
+        for c in mine
+    }
 
 
 def _is_written(profile: Profile, mine: list[Cell], out: Path) -> bool:
-    """Whether the generations file holds these cells, from policies that are here, and all is made from what is here now."""
+    """Whether the generations file holds these cells, from policies that are here, and all is made
+    from what is here now."""
     stamp, notes = _stamp(profile, mine, out)
     file = generations_file(out, mine[0].preset, mine[0].size, mine[0].seed)
     written = read_sealed(stamp)
@@ -170,27 +280,55 @@ def _is_written(profile: Profile, mine: list[Cell], out: Path) -> bool:
     if written["generations"] != file_digest(file):
         store.again(file, "is not as it was written")
         return False
-    return all((read_sealed(completions_file(profile, c, out)) or {}).get("world") == cell_world(profile, c)
-               and (c.run is None or sealed(c.run.folder(out), quick=True) is not None) for c in mine)
+    return all(
+        (read_sealed(completions_file(profile, c, out)) or {}).get("world")
+        == cell_world(profile, c)
+        and (c.run is None or sealed(c.run.folder(out), quick=True) is not None)
+        for c in mine
+    )
 
 
 def _write_generations(profile: Profile, mine: list[Cell], prepared: Prepared, out: Path) -> None:
-    """Write the cells' rows, beside those of other methods and temperatures that an earlier call made and that still hold."""
+    """Write the cells' rows, beside those of other methods and temperatures that an earlier call
+    made and that still hold."""
     first = mine[0]
     file = generations_file(out, first.preset, first.size, first.seed)
     known = {(c.method, c.tau): c for c in mine}
     world = world_key(profile, first.size, first.seed)
     for method, tau in _written_cells(file):
         if (method, tau) not in known and method in METHODS and method != AUTHORS:
-            run = None if method == "reference" else recipe(profile, profile.presets[first.preset], method, first.size, tau, first.seed)
+            run = (
+                None
+                if method == "reference"
+                else recipe(
+                    profile, profile.presets[first.preset], method, first.size, tau, first.seed
+                )
+            )
             preset = profile.presets[first.preset]
-            decoding = released_decoding(method, profile.decoding) if preset.decoding == "released" else profile.decoding
-            if run is None or run.done_file(out).is_file() and holds(profile, run, prepared, out, world) is None:
-                known[method, tau] = Cell(first.preset, method, first.size, tau, first.seed, decoding, run)
+            decoding = (
+                released_decoding(method, profile.decoding)
+                if preset.decoding == "released"
+                else profile.decoding
+            )
+            if (
+                run is None
+                or run.done_file(out).is_file()
+                and holds(profile, run, prepared, out, world) is None
+            ):
+                known[method, tau] = Cell(
+                    first.preset, method, first.size, tau, first.seed, decoding, run
+                )
     ordered = sorted(known.values(), key=lambda c: (METHODS.index(c.method), c.tau or 0.0))
-    frame = pd.concat([generation_rows(c, prepared.splits, completions(profile, c, prepared, out)) for c in ordered], ignore_index=True)
+    frame = pd.concat(
+        [
+            generation_rows(c, prepared.splits, completions(profile, c, prepared, out))
+            for c in ordered
+        ],
+        ignore_index=True,
+    )
     content = packed(frame)
-    if not file.is_file() or file.read_bytes() != content:  # what did not change keeps its time, and what is made from it stands
+    # what did not change keeps its time, and what is made from it stands
+    if not file.is_file() or file.read_bytes() != content:
         atomic_write(file, content)
     stamp, notes = _stamp(profile, ordered, out)
     write_sealed(stamp, notes | {"generations": file_digest(file)})
@@ -206,10 +344,13 @@ def _written_cells(file: Path) -> set[tuple[str, float | None]]:
 
 
 def load_generations(out: Path) -> pd.DataFrame:
-    """All generations of an output folder, the columns of COLUMNS. Raises ValueError when there are none."""
+    """All generations of an output folder, the columns of COLUMNS. Raises ValueError when there are
+    none."""
     files = sorted((Path(out) / "generations").glob("*.jsonl.gz"))
     if not files:
-        raise ValueError(f"there are no generations in {Path(out).name}/generations; run notebook 03_train first")
+        raise ValueError(
+            f"there are no generations in {Path(out).name}/generations; run notebook 03_train first"
+        )
     return pd.concat([read_rows(f) for f in files], ignore_index=True)
 
 

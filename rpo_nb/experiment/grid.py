@@ -1,4 +1,5 @@
-"""The grid: which policies a profile trains and which completions it asks for. Nothing is made here."""
+"""The grid: which policies a profile trains and which completions it asks for. Nothing is made
+here."""
 
 from __future__ import annotations
 
@@ -14,14 +15,17 @@ from rpo_nb.experiment import references
 from rpo_nb.policy.generation import released_decoding
 from rpo_nb.running.provenance import model_key, source_key, step_code
 
-SHARED_STEPS = {"dropout": 0.0, "max_grad_norm": 1.0, "weight_decay": 0.01}  # of the baselines, which no preset touches
+# of the baselines, which no preset touches
+SHARED_STEPS = {"dropout": 0.0, "max_grad_norm": 1.0, "weight_decay": 0.01}
 
 
-# The plan ---------------------------------------------------------------------------------------------------------------------
+# The plan -----------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class Run:
-    """One policy to train: its recipe says everything that makes it what it is, and names its folder."""
+    """One policy to train: its recipe says everything that makes it what it is, and names its
+    folder."""
 
     method: str
     size: str
@@ -54,43 +58,74 @@ class Cell:
     model: str = ""  # then: the model to ask, the reference unless named
 
 
-def recipe(profile: Profile, preset: Preset, method: str, size: str, tau: float | None, seed: int) -> Run:
+def recipe(
+    profile: Profile, preset: Preset, method: str, size: str, tau: float | None, seed: int
+) -> Run:
     """The run of a method under a preset at a temperature."""
     if method in ("sft", "best_of_k"):
         objective, steps = Objective(method="sft", reduce="mean"), SHARED_STEPS
     else:
-        objective = Objective(method=method, reduce=preset.reduce, tau=tau or 1.0, kto_kl=preset.kto_kl,
-                              beta=preset.qrpo_beta if method == "qrpo" else preset.kto_beta, value_pooling=preset.value_pooling,
-                              value_detach=preset.value_detach)
+        objective = Objective(
+            method=method,
+            reduce=preset.reduce,
+            tau=tau or 1.0,
+            kto_kl=preset.kto_kl,
+            beta=preset.qrpo_beta if method == "qrpo" else preset.kto_beta,
+            value_pooling=preset.value_pooling,
+            value_detach=preset.value_detach,
+        )
         steps = {name: getattr(preset, name) for name in SHARED_STEPS}
-    return Run(method, size, seed, {
-        "method": method, "objective": objective.read_fields(), "partition": preset.partition if method == "rpo" else None, "steps": steps,
-        "training": profile.training.model_dump(mode="json", exclude={"report_to", "logging_steps", "save_steps", "micro_batch_tokens"}),
-        "seed": seed, "model": model_recipe(profile, size), "data": data_recipe(profile), "code": step_code("training")})
+    return Run(
+        method,
+        size,
+        seed,
+        {
+            "method": method,
+            "objective": objective.read_fields(),
+            "partition": preset.partition if method == "rpo" else None,
+            "steps": steps,
+            "training": profile.training.model_dump(
+                mode="json",
+                exclude={"report_to", "logging_steps", "save_steps", "micro_batch_tokens"},
+            ),
+            "seed": seed,
+            "model": model_recipe(profile, size),
+            "data": data_recipe(profile),
+            "code": step_code("training"),
+        },
+    )
 
 
 def model_recipe(profile: Profile, size: str) -> dict[str, Any]:
     """A size's settings, its model by content: two folders of one name are two models."""
     model = profile.sizes[size]
-    settings = model.model_dump(mode="json", exclude={"micro_batch_tokens", "authors", "authors_revision"})
+    settings = model.model_dump(
+        mode="json", exclude={"micro_batch_tokens", "authors", "authors_revision"}
+    )
     if model.id != "pocket":
         return settings | {"id": model_key(references.resolve(model.id), model.revision)}
-    return settings if profile.pocket_world else settings | {"tokenizer": references.vocabulary(model)}
+    return (
+        settings if profile.pocket_world else settings | {"tokenizer": references.vocabulary(model)}
+    )
 
 
 def data_recipe(profile: Profile) -> dict[str, Any]:
     """The settings of the feedback, its source by content."""
-    return profile.data.model_dump(mode="json") | {"source": source_key(profile.data.source, profile.data.revision)}
+    return profile.data.model_dump(mode="json") | {
+        "source": source_key(profile.data.source, profile.data.revision)
+    }
 
 
 def world_key(profile: Profile, size: str, seed: int, code: str = "all of the grid") -> str:
-    """All that policies of a size and seed and their answers are made from, without making any of it: while it is the same, nothing
-    has to be looked at. code: a key of `provenance.STEPS`."""
+    """All that policies of a size and seed and their answers are made from, without making any of
+    it: while it is the same, nothing has to be looked at. code: a key of `provenance.STEPS`."""
     settings = profile.model_dump(
         mode="json", include={"data", "training", "generation", "evaluation", "decoding"}
     )  # decoding: what the reference wrote is data of the on_policy regime, and QRPO's rewards
     settings["evaluation"] = settings["evaluation"]["generation_batch_size"]
-    return content_key([settings, model_recipe(profile, size), data_recipe(profile), seed, step_code(code)])
+    return content_key(
+        [settings, model_recipe(profile, size), data_recipe(profile), seed, step_code(code)]
+    )
 
 
 def cell_world(profile: Profile, cell: Cell) -> str:
@@ -103,7 +138,8 @@ def cell_world(profile: Profile, cell: Cell) -> str:
 
 
 def taus_of(profile: Profile, preset_name: str, method: str) -> list[float | None]:
-    """The temperatures a method is trained at under a preset: RPO also at Table IV's where the profile asks for them."""
+    """The temperatures a method is trained at under a preset: RPO also at Table IV's where the
+    profile asks for them."""
     if method == "dro":
         return [profile.presets[preset_name].dro_tau]
     if method != "rpo":
@@ -118,21 +154,54 @@ def cells(profile: Profile) -> list[Cell]:
         for size in profile.sizes:
             for seed in profile.seeds:
                 for method in profile.methods:
-                    decoding = released_decoding(method, profile.decoding) if preset.decoding == "released" else profile.decoding
+                    decoding = (
+                        released_decoding(method, profile.decoding)
+                        if preset.decoding == "released"
+                        else profile.decoding
+                    )
                     for tau in taus_of(profile, preset_name, method):
-                        run = None if method == "reference" else recipe(profile, preset, method, size, tau, seed)
+                        run = (
+                            None
+                            if method == "reference"
+                            else recipe(profile, preset, method, size, tau, seed)
+                        )
                         out.append(Cell(preset_name, method, size, tau, seed, decoding, run))
-                if profile.evaluation.authors and profile.sizes[size].authors and preset_name == _authors_preset(profile):
-                    decoding = released_decoding(AUTHORS, profile.decoding) if preset.decoding == "released" else profile.decoding
-                    out.append(Cell(preset_name, AUTHORS, size, None, seed, decoding, None, profile.sizes[size].authors))
+                if (
+                    profile.evaluation.authors
+                    and profile.sizes[size].authors
+                    and preset_name == _authors_preset(profile)
+                ):
+                    decoding = (
+                        released_decoding(AUTHORS, profile.decoding)
+                        if preset.decoding == "released"
+                        else profile.decoding
+                    )
+                    out.append(
+                        Cell(
+                            preset_name,
+                            AUTHORS,
+                            size,
+                            None,
+                            seed,
+                            decoding,
+                            None,
+                            profile.sizes[size].authors,
+                        )
+                    )
     return out
 
 
 def _authors_preset(profile: Profile) -> str:
-    """The preset whose tables show the authors' checkpoints: the one that decodes as they do, else the first."""
-    return next((name for name, preset in profile.presets.items() if preset.decoding == "released"), next(iter(profile.presets)))
+    """The preset whose tables show the authors' checkpoints: the one that decodes as they do, else
+    the first."""
+    return next(
+        (name for name, preset in profile.presets.items() if preset.decoding == "released"),
+        next(iter(profile.presets)),
+    )
 
 
 def plan(profile: Profile) -> list[Run]:
     """The policies to train, each once."""
-    return list({cell.run.key: cell.run for cell in cells(profile) if cell.run is not None}.values())
+    return list(
+        {cell.run.key: cell.run for cell in cells(profile) if cell.run is not None}.values()
+    )

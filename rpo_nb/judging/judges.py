@@ -1,8 +1,9 @@
 """Judges: who says which of two completions answers a prompt better.
 
-`Checker` asks the pocket's ground truth; `RewardModel` is a small learnt judge, trained on held-out comparisons with
-Bradley-Terry (as paper B's section 4.1 learns its reward model), or on their rewards by regression. Both are pointwise: they score
-one completion at a time and prefer the higher score, so they can change their answer with the order only on an exact tie.
+`Checker` asks the pocket's ground truth; `RewardModel` is a small learnt judge, trained on held-out
+comparisons with Bradley-Terry (as paper B's section 4.1 learns its reward model), or on their
+rewards by regression. Both are pointwise: they score one completion at a time and prefer the higher
+score, so they can change their answer with the order only on an exact tie.
 """
 
 from __future__ import annotations
@@ -29,16 +30,20 @@ class Judge(Protocol):
     name: str
     identity: str
 
-    def compare(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> list[Answer]:
-        """Which completion answers each prompt better, in the order shown; None where the judge gave no answer."""
+    def compare(
+        self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]
+    ) -> list[Answer]:
+        """Which completion answers each prompt better, in the order shown; None where the judge
+        gave no answer."""
 
 
 class Pointwise(ABC):
-    """A judge by scores: the first completion unless the second scores strictly higher, so that an exact tie changes its
-    answer with the order and is counted as a tie.
+    """A judge by scores: the first completion unless the second scores strictly higher, so that an
+    exact tie changes its answer with the order and is counted as a tie.
 
-    The scores of a call are made together, whatever was scored before: a batch's composition moves a score in its seventh
-    digit, so it depends on the texts that are asked about and on nothing else. The last few calls are kept.
+    The scores of a call are made together, whatever was scored before: a batch's composition moves
+    a score in its seventh digit, so it depends on the texts that are asked about and on nothing
+    else. The last few calls are kept.
     """
 
     name: str
@@ -52,35 +57,49 @@ class Pointwise(ABC):
         """The scores of distinct (prompt, completion) rows, in their order."""
 
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
-        """Scores [n], float64; the same texts in any order have the same scores. Raises ValueError naming the prompt whose score
-        is not finite."""
+        """Scores [n], float64; the same texts in any order have the same scores. Raises ValueError
+        naming the prompt whose score is not finite."""
         rows = list(zip(prompts, completions, strict=True))
         distinct = tuple(sorted(set(rows)))
         scores = self._calls.pop(distinct, None)
         if scores is None:
             scores = {}
-            for row, score in zip(distinct, self._score(list(distinct)) if distinct else (), strict=True):
+            for row, score in zip(
+                distinct, self._score(list(distinct)) if distinct else (), strict=True
+            ):
                 if not np.isfinite(score):
-                    raise ValueError(f"judge {self.name!r} scored {score} on the prompt {row[0][:80]!r}; check its weights or "
-                                     "scores")
+                    raise ValueError(
+                        f"judge {self.name!r} scored {score} on the prompt "
+                        f"{row[0][:80]!r}; check its weights or "
+                        "scores"
+                    )
                 scores[row] = float(score)
         self._calls[distinct] = scores
         if len(self._calls) > CALLS_KEPT:
             self._calls.pop(next(iter(self._calls)))
         return np.array([scores[row] for row in rows])
 
-    def compare(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> list[Answer]:
+    def compare(
+        self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]
+    ) -> list[Answer]:
         """See `Judge.compare`."""
-        return ["second" if better else "first" for better in np.greater(*both_scores(self, prompts, second, first))]
+        return [
+            "second" if better else "first"
+            for better in np.greater(*both_scores(self, prompts, second, first))
+        ]
 
 
-def both_scores(judge: Pointwise, prompts: Sequence[str], one: Sequence[str], other: Sequence[str]) -> np.ndarray:
-    """Scores [2, n] of two completions of each prompt, asked in one call: equal texts have equal scores."""
+def both_scores(
+    judge: Pointwise, prompts: Sequence[str], one: Sequence[str], other: Sequence[str]
+) -> np.ndarray:
+    """Scores [2, n] of two completions of each prompt, asked in one call: equal texts have equal
+    scores."""
     return judge.score([*prompts, *prompts], [*one, *other]).reshape(2, -1)
 
 
 class Checker(Pointwise):
-    """The ground truth as a judge. score_fn: (prompt, completion) -> float, e.g. ``pocket.score``."""
+    """The ground truth as a judge. score_fn: (prompt, completion) -> float, e.g.
+    ``pocket.score``."""
 
     name = "checker"
 
@@ -92,7 +111,11 @@ class Checker(Pointwise):
     def identity(self) -> str:
         """The code of the module that scores: a changed rule is another judge."""
         package, _, module = self.score_fn.__module__.partition(".")
-        return code_key(module) if package == "rpo_nb" else content_key(inspect.getsource(sys.modules[self.score_fn.__module__]))
+        return (
+            code_key(module)
+            if package == "rpo_nb"
+            else content_key(inspect.getsource(sys.modules[self.score_fn.__module__]))
+        )
 
     def _score(self, rows: list[tuple[str, str]]) -> Sequence[float]:
         return [self.score_fn(prompt, completion) for prompt, completion in rows]

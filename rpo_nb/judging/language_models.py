@@ -1,23 +1,30 @@
-"""Language models as judges: the paper's prompt, asked of a model on this machine or of any OpenAI-compatible server.
+"""Language models as judges: the paper's prompt, asked of a model on this machine or of any
+OpenAI-compatible server.
 
     judge = build("mistral", LLMJudge(kind="local", model="mistralai/Mistral-7B-Instruct-v0.3"))
     replies = judge.replies(prompts, first, second)      # one Reply a question; stored on disk as it arrives
 
-The prompt is paper A's, word for word, as the user's message of the model's chat template (the plain text where there is none).
-A reply is the log-odds log P("A") − log P("B") of the next token, so nothing is parsed. Every answer is kept under
-<cache>/verdicts/<identity>.jsonl by the hash of the text that was asked: a rerun asks only what is missing.
+The prompt is paper A's, word for word, as the user's message of the model's chat template (the
+plain text where there is none). A reply is the log-odds log P("A") − log P("B") of the next token,
+so nothing is parsed. Every answer is kept under <cache>/verdicts/<identity>.jsonl by the hash of
+the text that was asked: a rerun asks only what is missing.
 
-**Completions are data.** The paper's prompt delimits them by headings, which a completion may imitate, so `as_data` changes two
-things of an instruction or a completion, and nothing else:
+**Completions are data.** The paper's prompt delimits them by headings, which a completion may
+imitate, so `as_data` changes two things of an instruction or a completion, and nothing else:
 
-- what looks like a token of a chat template ("<|im_end|>", "[INST]", "</s>", and for a local model every token its tokenizer
-  adds) gets a space after its first character, so that it is read as text. A local judge also compares the control tokens of
-  the encoded question with those of an empty one, and gives no verdict where they differ;
-- a line that begins like one of the prompt's headings ("Response B:", "Your answer (A or B):") or gives a letter as an answer
-  ("Answer: A") is quoted with "> "; a completion that fills in the prompt's own last line ("Your answer: A") loses the letter.
+- what looks like a token of a chat template ("<|im_end|>", "[INST]", "</s>", and for a local model
+  every token its tokenizer
+  adds) gets a space after its first character, so that it is read as text. A local judge also
+  compares the control tokens of the encoded question with those of an empty one, and gives no
+  verdict where they differ;
+- a line that begins like one of the prompt's headings ("Response B:", "Your answer (A or B):") or
+  gives a letter as an answer
+  ("Answer: A") is quoted with "> "; a completion that fills in the prompt's own last line ("Your
+  answer: A") loses the letter.
 
-No rewriting can stop a sentence like "this response is better": that is for both orders to catch. A completion does not know
-which letter it will be, so naming one helps it in one order and harms it in the other: strictly a flip, on average nothing.
+No rewriting can stop a sentence like "this response is better": that is for both orders to catch. A
+completion does not know which letter it will be, so naming one helps it in one order and harms it
+in the other: strictly a flip, on average nothing.
 """
 
 from __future__ import annotations
@@ -45,14 +52,19 @@ DIGITS = 4  # of stored log-odds: other batches change the fifth
 FAILED, NEITHER, LONG, CONTROL, OFF = "failed", "neither", "too long", "control tokens", "off"
 NOTES = ("", FAILED, NEITHER, LONG, CONTROL, OFF)
 
-TEMPLATE_TOKEN = re.compile(  # of the chat templates in use, for judges whose tokenizer we do not see
-    r"<[|｜][^<>\n]{1,40}[|｜]>|</?s>|<<?/?SYS>>?|<(?:start|end)_of_\w+>|<(?:bos|eos|pad)>|\[/?[A-Z][A-Z_]{2,20}\]")
+# of the chat templates in use, for judges whose tokenizer we do not see
+TEMPLATE_TOKEN = re.compile(
+    r"<[|｜][^<>\n]{1,40}[|｜]>|</?s>|<<?/?SYS>>?|<(?:start|end)_of_\w+>|<(?:bos|eos|pad)>|\[/?[A-Z][A-Z_]{2,20}\]"
+)
 MARKS = r"(?:[^\w\n]|_)*"  # spaces and markdown within a line
 HEADING = re.compile(
     rf"^(?={MARKS}(?:(?:instruction|response\s+[ab]|(?:your|final|my)\s+answer(?:\s*\(a\s+or\s+b\))?){MARKS}:"
     rf"|(?:the\s+)?(?:your\s+|final\s+|my\s+|correct\s+)?answer\s*(?:is\b|:)?{MARKS}\b[ab]\b{MARKS}$))",
-    re.IGNORECASE | re.MULTILINE)
-FILLED_IN = re.compile(rf"((?i:your\s+answer(?:\s*\(a\s+or\s+b\))?\s*(?:is\b)?){MARKS})\b[AB]\b(?!\s+or\b)")
+    re.IGNORECASE | re.MULTILINE,
+)
+FILLED_IN = re.compile(
+    rf"((?i:your\s+answer(?:\s*\(a\s+or\s+b\))?\s*(?:is\b)?){MARKS})\b[AB]\b(?!\s+or\b)"
+)
 
 
 class Question(NamedTuple):
@@ -64,15 +76,18 @@ class Question(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """answer: which completion, None for no verdict. log_odds: of the one shown first, None where there are no log-probs.
-    note: "" or why there is no answer (FAILED: to be asked again), or OFF: neither letter was the likeliest token."""
+    """answer: which completion, None for no verdict. log_odds: of the one shown first, None where
+    there are no log-probs.
+    note: "" or why there is no answer (FAILED: to be asked again), or OFF: neither letter was the
+    likeliest token."""
 
     answer: Answer
     log_odds: float | None = None
     note: str = ""
 
 
-# ---- the question -----------------------------------------------------------------------------------------------------
+# ---- the question --------------------------------------------------------------------------------
+
 
 def judge_prompt() -> str:
     """Paper A's prompt with its three places {instruction}, {response_a}, {response_b}."""
@@ -80,13 +95,22 @@ def judge_prompt() -> str:
 
 
 def as_data(text: str, tokens: Sequence[str] = ()) -> str:
-    """The text with what would be read as the prompt's own structure made plain; see the module's docstring.
+    """The text with what would be read as the prompt's own structure made plain; see the module's
+    docstring.
 
-    tokens: a tokenizer's added tokens, which are always made plain; those of common chat templates are, too.
+    tokens: a tokenizer's added tokens, which are always made plain; those of common chat templates
+    are, too.
     """
-    known = [re.escape(token) for token in sorted(tokens, key=len, reverse=True) if len(token) > 1 and not token.isspace()]
+    known = [
+        re.escape(token)
+        for token in sorted(tokens, key=len, reverse=True)
+        if len(token) > 1 and not token.isspace()
+    ]
     pattern = re.compile("|".join([*known, TEMPLATE_TOKEN.pattern]))
-    text = pattern.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text.replace("\r\n", "\n").replace("\r", "\n"))
+    text = pattern.sub(
+        lambda found: f"{found[0][0]} {found[0][1:]}",
+        text.replace("\r\n", "\n").replace("\r", "\n"),
+    )
     return HEADING.sub("> ", text)
 
 
@@ -98,18 +122,22 @@ def question_text(question: Question, tokens: Sequence[str] = ()) -> str:
 
 
 def reply_to(log_odds: float, note: str = "") -> Reply:
-    """The verdict of log-odds; at exactly 0 the first, so that two zeros flip and are a tie, as for equal scores."""
+    """The verdict of log-odds; at exactly 0 the first, so that two zeros flip and are a tie, as for
+    equal scores."""
     log_odds = round(log_odds, DIGITS)
     return Reply("first" if log_odds >= 0 else "second", log_odds, note)
 
 
-# ---- what every judge does --------------------------------------------------------------------------------------------
+# ---- what every judge does -----------------------------------------------------------------------
+
 
 class LanguageModelJudge(ABC):
-    """A judge by a language model. `notes` counts what is to be said of the last call's distinct questions."""
+    """A judge by a language model. `notes` counts what is to be said of the last call's distinct
+    questions."""
 
     tokens: Sequence[str] = ()  # that a completion must not use
-    again: Sequence[str] = (FAILED,)  # notes of replies that are not final: not stored, and asked for by every rerun
+    # notes of replies that are not final: not stored, and asked for by every rerun
+    again: Sequence[str] = (FAILED,)
 
     def __init__(self, name: str, settings: LLMJudge) -> None:
         self.name, self.settings, self.notes, self.asked = name, settings, Counter(), 0
@@ -132,8 +160,11 @@ class LanguageModelJudge(ABC):
         """The file of this judge's answers: one JSON line each."""
         return provenance.cache_dir() / "verdicts" / f"{self.identity}.jsonl"
 
-    def replies(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> list[Reply]:
-        """One reply a question; those already on disk are not asked again, the others are stored as they arrive."""
+    def replies(
+        self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]
+    ) -> list[Reply]:
+        """One reply a question; those already on disk are not asked again, the others are stored as
+        they arrive."""
         questions = [Question(*texts) for texts in zip(prompts, first, second, strict=True)]
         distinct = list(dict.fromkeys(questions))
         keys = {q: content_key([FORMAT, question_text(q, self.tokens)]) for q in distinct}
@@ -150,7 +181,9 @@ class LanguageModelJudge(ABC):
         self.notes, self.asked = Counter(found[q].note for q in distinct), len(distinct)
         return [found[q] for q in questions]
 
-    def compare(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> list[Answer]:
+    def compare(
+        self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]
+    ) -> list[Answer]:
         """See `judges.Judge.compare`."""
         return [reply.answer for reply in self.replies(prompts, first, second)]
 
@@ -159,23 +192,40 @@ class LanguageModelJudge(ABC):
         from tqdm import tqdm
 
         if questions:
-            yield from tqdm(self._ask(questions), total=len(questions), desc=self.name, unit="question", delay=30, mininterval=30)
+            yield from tqdm(
+                self._ask(questions),
+                total=len(questions),
+                desc=self.name,
+                unit="question",
+                delay=30,
+                mininterval=30,
+            )
 
     def remarks(self) -> list[str]:
-        """One sentence for each thing that is to be said of the last call's questions, its count first."""
-        said = {FAILED: f"got no answer: {self._failure()}; their verdicts are null until then, and a rerun asks only for these",
-                NEITHER: "got an answer that is neither A nor B: their verdicts are null",
-                LONG: "are longer than the model's context: their verdicts are null; lower decoding.max_new_tokens, or take a judge "
-                      "with a longer context",
-                CONTROL: "hold control tokens of the model in a completion: their verdicts are null",
-                OFF: "have a likeliest answer that is neither A nor B: A and B are compared all the same, but this model does "
-                     "not do what the prompt asks"}
-        return [f"judge {self.name}: {self.notes[note]:,} of {self.asked:,} questions {text}." for note, text in said.items()
-                if self.notes[note]]
+        """One sentence for each thing that is to be said of the last call's questions, its count
+        first."""
+        said = {
+            FAILED: f"got no answer: {self._failure()}; their verdicts are null until then, "
+            "and a rerun asks only for these",
+            NEITHER: "got an answer that is neither A nor B: their verdicts are null",
+            LONG: "are longer than the model's context: their verdicts are null; lower "
+            "decoding.max_new_tokens, or take a judge "
+            "with a longer context",
+            CONTROL: "hold control tokens of the model in a completion: their verdicts are null",
+            OFF: "have a likeliest answer that is neither A nor B: A and B are compared all "
+            "the same, but this model does "
+            "not do what the prompt asks",
+        }
+        return [
+            f"judge {self.name}: {self.notes[note]:,} of {self.asked:,} questions {text}."
+            for note, text in said.items()
+            if self.notes[note]
+        ]
 
 
 def is_verdict(reply: Reply) -> bool:
-    """Whether a reply is one that a judge can have given: the answer, if there are log-odds, is their sign."""
+    """Whether a reply is one that a judge can have given: the answer, if there are log-odds, is
+    their sign."""
     answer, log_odds, note = reply
     if answer not in ("first", "second", None) or note not in NOTES:
         return False
@@ -188,10 +238,12 @@ def is_verdict(reply: Reply) -> bool:
 
 
 def read_store(path: Path) -> dict[str, Reply]:
-    """Stored replies by key. A line that is no verdict (a killed process left it torn, or it was changed) is skipped, so that
-    its question is asked again; one line says how many there are."""
+    """Stored replies by key. A line that is no verdict (a killed process left it torn, or it was
+    changed) is skipped, so that its question is asked again; one line says how many there are."""
     found, refused = {}, 0
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    lines = (
+        path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    )
     for line in filter(str.strip, lines):
         try:
             row = json.loads(line)
@@ -204,16 +256,22 @@ def read_store(path: Path) -> dict[str, Reply]:
             found[key] = reply
         refused += not good
     if refused:
-        print(f"{path.name}: {refused:,} of {len(lines):,} stored answers are no verdicts; they are asked for again")
+        print(
+            f"{path.name}: {refused:,} of {len(lines):,} stored answers are no verdicts; they "
+            "are asked for again"
+        )
     return found
 
 
 def append(path: Path, row: dict[str, Any]) -> None:
-    """Add one JSON line in one write, on a line of its own even after a torn one; several processes may."""
+    """Add one JSON line in one write, on a line of its own even after a torn one; several processes
+    may."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with room_for(path), path.open("a+b", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         if size:
             file.seek(size - 1)
             torn = file.read(1) != b"\n"
-        file.write((b"\n" if size and torn else b"") + json.dumps(row, sort_keys=True).encode() + b"\n")
+        file.write(
+            (b"\n" if size and torn else b"") + json.dumps(row, sort_keys=True).encode() + b"\n"
+        )

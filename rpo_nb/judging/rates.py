@@ -12,124 +12,242 @@ from scipy.stats import bootstrap
 from rpo_nb.judging.judges import Judge
 from rpo_nb.judging.verdicts import AVERAGE, KEYS
 
-QUALITY = ["judge", "verdicts", "nulls", "identical", "first", "flips", "flips_differing", "ties", "flips_to_first", "longer",
-           "agreement", "agreement_low", "agreement_high", "held_out", "held_out_low", "held_out_high", "held_out_n"]
-RULE = "longer wins"  # beside the judges: a judge that does no better has read no more than the length
-MOST_FLIPS = 0.5  # a judge that contradicts itself more often than not says more of the order than of the texts
-MOST_FIRST = 0.9  # of all answers; ½ is no leaning, and a judge of two equal policies cannot be far from it
-MOST_LONGER = 0.9  # of the decided verdicts; the pocket's ground truth prefers the longer in about half
+QUALITY = [
+    "judge",
+    "verdicts",
+    "nulls",
+    "identical",
+    "first",
+    "flips",
+    "flips_differing",
+    "ties",
+    "flips_to_first",
+    "longer",
+    "agreement",
+    "agreement_low",
+    "agreement_high",
+    "held_out",
+    "held_out_low",
+    "held_out_high",
+    "held_out_n",
+]
+# beside the judges: a judge that does no better has read no more than the length
+RULE = "longer wins"
+# a judge that contradicts itself more often than not says more of the order than of the texts
+MOST_FLIPS = 0.5
+# of all answers; ½ is no leaning, and a judge of two equal policies cannot be far from it
+MOST_FIRST = 0.9
+# of the decided verdicts; the pocket's ground truth prefers the longer in about half
+MOST_LONGER = 0.9
 MOST_NULLS = 0.5  # what is left is no sample of the pairs
 GAPS = (0.0, 0.5, 1.0, 2.0, 3.0, np.inf)  # of the true rewards, for the accuracy of a learnt judge
 RESAMPLES = 2000
 
 
-# ---- numbers ----------------------------------------------------------------------------------------------------------
+# ---- numbers -------------------------------------------------------------------------------------
+
 
 def interval(points: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
-    """95 % percentile bootstrap interval over prompts of the mean over seeds of Σ points / Σ counts.
+    """95 % percentile bootstrap interval over prompts of the mean over seeds of Σ points / Σ
+    counts.
 
-    points, counts: [seeds, prompts], a prompt's part in each seed (0 where it has none). A prompt is drawn with all its seeds, so
-    the interval is about other prompts for these policies; std over seeds is about other policies. NaNs for fewer than 2 prompts.
+    points, counts: [seeds, prompts], a prompt's part in each seed (0 where it has none). A prompt
+    is drawn with all its seeds, so the interval is about other prompts for these policies; std over
+    seeds is about other policies. NaNs for fewer than 2 prompts.
     """
+
     def statistic(*arrays, axis=-1):
         sums = np.stack([array.sum(axis) for array in arrays])
         totals, drawn = sums[: len(points)], sums[len(points) :]
-        with np.errstate(invalid="ignore"):  # a seed none of whose verdicts was drawn stays out of that draw's mean
+        # a seed none of whose verdicts was drawn stays out of that draw's mean
+        with np.errstate(invalid="ignore"):
             return np.where(drawn > 0, totals / drawn, 0.0).sum(0) / (drawn > 0).sum(0)
 
     if points.shape[1] < 2 or not counts.any(1).all():
         return np.nan, np.nan
-    drawn = bootstrap((*points, *counts), statistic, paired=True, method="percentile", n_resamples=RESAMPLES, rng=0)
+    drawn = bootstrap(
+        (*points, *counts),
+        statistic,
+        paired=True,
+        method="percentile",
+        n_resamples=RESAMPLES,
+        rng=0,
+    )
     return float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)
 
 
 def _rate(rows: pd.DataFrame, points: pd.Series) -> dict[str, float]:
-    """Mean over seeds, std over seeds, interval over prompts and count of non-missing points (rows: seed, prompt_id)."""
+    """Mean over seeds, std over seeds, interval over prompts and count of non-missing points (rows:
+    seed, prompt_id)."""
     table = rows[["seed", "prompt_id"]].assign(points=points.astype(float)).dropna()
-    sums = table.pivot_table(index="seed", columns="prompt_id", values="points", aggfunc=["sum", "count"], fill_value=0)
+    sums = table.pivot_table(
+        index="seed", columns="prompt_id", values="points", aggfunc=["sum", "count"], fill_value=0
+    )
     if sums.empty:
         return {"rate": np.nan, "std": np.nan, "low": np.nan, "high": np.nan, "n": 0, "seeds": 0}
     totals, counts = sums["sum"].to_numpy(float), sums["count"].to_numpy(float)
     by_seed = totals.sum(1) / counts.sum(1)
     low, high = interval(totals, counts)
-    return {"rate": by_seed.mean(), "std": by_seed.std(ddof=1) if len(by_seed) > 1 else np.nan, "low": low, "high": high,
-            "n": int(counts.sum()), "seeds": len(by_seed)}
+    return {
+        "rate": by_seed.mean(),
+        "std": by_seed.std(ddof=1) if len(by_seed) > 1 else np.nan,
+        "low": low,
+        "high": high,
+        "n": int(counts.sum()),
+        "seeds": len(by_seed),
+    }
 
 
 def win_rates(verdicts: pd.DataFrame) -> pd.DataFrame:
-    """Win rate of RPO in % by preset, judge, size, baseline and tau: 100·(wins + ties/2)/verdicts, nulls left out.
+    """Win rate of RPO in % by preset, judge, size, baseline and tau: 100·(wins + ties/2)/verdicts,
+    nulls left out.
 
-    Columns: those five, win_rate (mean over seeds), std (over seeds, ddof 1; NaN for one seed), ci_low, ci_high (95 %
-    percentile bootstrap over prompts, see `interval`), n (verdicts of all seeds), nulls, ties, flips, seeds.
+    Columns: those five, win_rate (mean over seeds), std (over seeds, ddof 1; NaN for one seed),
+    ci_low, ci_high (95 % percentile bootstrap over prompts, see `interval`), n (verdicts of all
+    seeds), nulls, ties, flips, seeds.
     """
     keys, rows = ["preset", "judge", "size", "baseline", "tau"], []
     for key, cell in verdicts.groupby(keys, sort=True):
         rate = _rate(cell, cell["verdict"].map({"method": 100.0, "tie": 50.0, "baseline": 0.0}))
-        rows.append({**dict(zip(keys, key, strict=True)), "win_rate": rate["rate"], "std": rate["std"], "ci_low": rate["low"],
-                     "ci_high": rate["high"], "n": rate["n"], "nulls": int(cell["verdict"].isna().sum()),
-                     "ties": int(cell["verdict"].eq("tie").sum()), "flips": int(_flips(cell).sum()), "seeds": rate["seeds"]})
-    return pd.DataFrame(rows, columns=[*keys, "win_rate", "std", "ci_low", "ci_high", "n", "nulls", "ties", "flips", "seeds"])
+        rows.append(
+            {
+                **dict(zip(keys, key, strict=True)),
+                "win_rate": rate["rate"],
+                "std": rate["std"],
+                "ci_low": rate["low"],
+                "ci_high": rate["high"],
+                "n": rate["n"],
+                "nulls": int(cell["verdict"].isna().sum()),
+                "ties": int(cell["verdict"].eq("tie").sum()),
+                "flips": int(_flips(cell).sum()),
+                "seeds": rate["seeds"],
+            }
+        )
+    return pd.DataFrame(
+        rows,
+        columns=[
+            *keys,
+            "win_rate",
+            "std",
+            "ci_low",
+            "ci_high",
+            "n",
+            "nulls",
+            "ties",
+            "flips",
+            "seeds",
+        ],
+    )
 
 
 def averaged(verdicts: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the judges that gave log-odds, their verdict the sign of the average over both orders, not the strict one."""
-    given = verdicts["verdict_average"].notna() if AVERAGE[1] in verdicts else pd.Series(False, verdicts.index)
+    """The rows of the judges that gave log-odds, their verdict the sign of the average over both
+    orders, not the strict one."""
+    given = (
+        verdicts["verdict_average"].notna()
+        if AVERAGE[1] in verdicts
+        else pd.Series(False, verdicts.index)
+    )
     rows = verdicts[verdicts["judge"].isin(verdicts.loc[given, "judge"].unique())]
     return rows.assign(verdict=rows[AVERAGE[1]]) if len(rows) else rows
 
 
 def _flips(rows: pd.DataFrame) -> pd.Series:
-    return rows["first_order"].notna() & rows["second_order"].notna() & rows["first_order"].ne(rows["second_order"])
+    return (
+        rows["first_order"].notna()
+        & rows["second_order"].notna()
+        & rows["first_order"].ne(rows["second_order"])
+    )
 
 
-def quality(verdicts: pd.DataFrame, pairs: pd.DataFrame, bench: Mapping[int, Sequence[Judge]] | None = None) -> pd.DataFrame:
-    """How far each judge can be trusted: one row a judge, shares from 0 to 1, NaN where there is nothing to measure.
+def quality(
+    verdicts: pd.DataFrame, pairs: pd.DataFrame, bench: Mapping[int, Sequence[Judge]] | None = None
+) -> pd.DataFrame:
+    """How far each judge can be trusted: one row a judge, shares from 0 to 1, NaN where there is
+    nothing to measure.
 
-    verdicts, nulls: counts. identical: share of pairs whose two texts are the same. first: share of all answers on two different
-    texts for the one shown first. flips, ties: shares of the verdicts, flips_differing of those on two different texts.
-    flips_to_first: share of flips that the completion shown first won (½ is no position bias; 1 for a pointwise judge, whose flips are exact
-    ties). longer: share of decided verdicts for the completion with more words. agreement: with the checker where it decides (a tie agrees
-    by half); held_out: a learnt judge's accuracy on comparisons it was not trained on; both with their 95 % bootstrap interval over prompts,
-    held_out_n comparisons.
+    verdicts, nulls: counts. identical: share of pairs whose two texts are the same. first: share of
+    all answers on two different texts for the one shown first. flips, ties: shares of the verdicts,
+    flips_differing of those on two different texts.
+    flips_to_first: share of flips that the completion shown first won (½ is no position bias; 1 for
+    a pointwise judge, whose flips are exact ties). longer: share of decided verdicts for the
+    completion with more words. agreement: with the checker where it decides (a tie agrees by half);
+    held_out: a learnt judge's accuracy on comparisons it was not trained on; both with their 95 %
+    bootstrap interval over prompts, held_out_n comparisons.
     """
     if verdicts.empty:
         return pd.DataFrame(columns=QUALITY)
     identical = pairs["method_completion"].eq(pairs["baseline_completion"])
-    rows = verdicts.merge(pairs[KEYS].assign(longer=_longer(pairs), identical=identical), on=KEYS, validate="many_to_one")
-    truth = rows[rows["judge"].eq("checker")][[*KEYS, "verdict"]].rename(columns={"verdict": "truth"})
+    rows = verdicts.merge(
+        pairs[KEYS].assign(longer=_longer(pairs), identical=identical),
+        on=KEYS,
+        validate="many_to_one",
+    )
+    truth = rows[rows["judge"].eq("checker")][[*KEYS, "verdict"]].rename(
+        columns={"verdict": "truth"}
+    )
     out = []
     for name in dict.fromkeys(rows["judge"]):
         mine = rows[rows["judge"].eq(name)].merge(truth, on=KEYS, how="left")
         given, flips = mine["verdict"].notna(), _flips(mine)
         decided = mine[mine["verdict"].isin(["method", "baseline"]) & mine["longer"].notna()]
-        agree = _rate(mine, _agreement(mine)) if name != "checker" else _rate(mine, pd.Series(np.nan, mine.index))
+        agree = (
+            _rate(mine, _agreement(mine))
+            if name != "checker"
+            else _rate(mine, pd.Series(np.nan, mine.index))
+        )
         held_out = held_out_comparisons(bench or {}, name)
         right = _rate(held_out, held_out["correct"])
         told = mine[~mine["identical"]]
-        first = [told[order].dropna().eq(who) for order, who in (("first_order", "method"), ("second_order", "baseline"))]
-        out.append({"judge": name, "verdicts": len(mine), "nulls": int((~given).sum()), "identical": mine["identical"].mean(),
-                    "first": pd.concat(first).mean(), "flips": flips[given].mean(),
-                    "flips_differing": flips[given & ~mine["identical"]].mean(), "ties": mine["verdict"].eq("tie")[given].mean(),
-                    "flips_to_first": mine["first_order"].eq("method")[flips].mean(),
-                    "longer": decided["verdict"].eq(decided["longer"]).mean() if len(decided) else np.nan,
-                    "agreement": agree["rate"], "agreement_low": agree["low"], "agreement_high": agree["high"],
-                    "held_out": right["rate"], "held_out_low": right["low"], "held_out_high": right["high"],
-                    "held_out_n": right["n"]})
+        first = [
+            told[order].dropna().eq(who)
+            for order, who in (("first_order", "method"), ("second_order", "baseline"))
+        ]
+        out.append(
+            {
+                "judge": name,
+                "verdicts": len(mine),
+                "nulls": int((~given).sum()),
+                "identical": mine["identical"].mean(),
+                "first": pd.concat(first).mean(),
+                "flips": flips[given].mean(),
+                "flips_differing": flips[given & ~mine["identical"]].mean(),
+                "ties": mine["verdict"].eq("tie")[given].mean(),
+                "flips_to_first": mine["first_order"].eq("method")[flips].mean(),
+                "longer": decided["verdict"].eq(decided["longer"]).mean()
+                if len(decided)
+                else np.nan,
+                "agreement": agree["rate"],
+                "agreement_low": agree["low"],
+                "agreement_high": agree["high"],
+                "held_out": right["rate"],
+                "held_out_low": right["low"],
+                "held_out_high": right["high"],
+                "held_out_n": right["n"],
+            }
+        )
     return pd.DataFrame(out, columns=QUALITY)
 
 
 def _longer(pairs: pd.DataFrame) -> pd.Series:
     """Whose completion has more words: "method", "baseline" or None."""
-    words = {c: pairs[f"{c}_completion"].fillna("").str.split().str.len() for c in ("method", "baseline")}
-    return np.sign(words["method"] - words["baseline"]).map({1: "method", -1: "baseline", 0: None}).astype(object)
+    words = {
+        c: pairs[f"{c}_completion"].fillna("").str.split().str.len() for c in ("method", "baseline")
+    }
+    return (
+        np.sign(words["method"] - words["baseline"])
+        .map({1: "method", -1: "baseline", 0: None})
+        .astype(object)
+    )
 
 
 def judge_agreement(verdicts: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
     """How often each judge says what another says: one row an ordered pair of judges.
 
-    A judge by log-odds also stands as "<name>, average"; "longer wins" is the rule that asks nobody. Columns: judge, other, n
-    (pairs that both have a verdict on), same (share of equal verdicts), kappa (Cohen's, over method, tie and baseline: what is
-    left of `same` beyond chance; NaN where both always say one thing), agreement, low, high (where `other` decides, a tie of
+    A judge by log-odds also stands as "<name>, average"; "longer wins" is the rule that asks
+    nobody. Columns: judge, other, n (pairs that both have a verdict on), same (share of equal
+    verdicts), kappa (Cohen's, over method, tie and baseline: what is left of `same` beyond chance;
+    NaN where both always say one thing), agreement, low, high (where `other` decides, a tie of
     `judge` agreeing by half; 95 % bootstrap over prompts).
     """
     from sklearn.metrics import cohen_kappa_score
@@ -138,51 +256,87 @@ def judge_agreement(verdicts: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame
     if verdicts.empty:
         return pd.DataFrame(columns=columns)
     average = averaged(verdicts)
-    voices = [verdicts, average.assign(judge=average["judge"] + ", average"),
-              pairs[KEYS].assign(judge=RULE, verdict=_longer(pairs).fillna("tie"))]
-    wide = pd.concat([rows[[*KEYS, "judge", "verdict"]] for rows in voices]).pivot(index=KEYS, columns="judge", values="verdict")
+    voices = [
+        verdicts,
+        average.assign(judge=average["judge"] + ", average"),
+        pairs[KEYS].assign(judge=RULE, verdict=_longer(pairs).fillna("tie")),
+    ]
+    wide = pd.concat([rows[[*KEYS, "judge", "verdict"]] for rows in voices]).pivot(
+        index=KEYS, columns="judge", values="verdict"
+    )
     names = [name for rows in voices for name in dict.fromkeys(rows["judge"])]
     out = []
     for mine, other in permutations(names, 2):
         both = wide[[mine, other]].dropna().set_axis(["verdict", "truth"], axis=1).reset_index()
         rate = _rate(both, _agreement(both))
         several = len(both) and len(set(both["verdict"]) | set(both["truth"])) > 1
-        out.append({"judge": mine, "other": other, "n": len(both), "same": both["verdict"].eq(both["truth"]).mean(),
-                    "kappa": cohen_kappa_score(both["verdict"], both["truth"]) if several else np.nan,
-                    "agreement": rate["rate"], "low": rate["low"], "high": rate["high"]})
+        out.append(
+            {
+                "judge": mine,
+                "other": other,
+                "n": len(both),
+                "same": both["verdict"].eq(both["truth"]).mean(),
+                "kappa": cohen_kappa_score(both["verdict"], both["truth"]) if several else np.nan,
+                "agreement": rate["rate"],
+                "low": rate["low"],
+                "high": rate["high"],
+            }
+        )
     return pd.DataFrame(out, columns=columns)
 
 
 def distrust(trust: pd.DataFrame, agreement: pd.DataFrame) -> list[str]:
-    """One sentence for each judge whose verdicts are not to be relied on, with the measured reason; none for the checker.
+    """One sentence for each judge whose verdicts are not to be relied on, with the measured reason;
+    none for the checker.
 
-    trust: `quality`, one row a judge; agreement: `judge_agreement`. The measure is the checker where there is one, else a reward
-    model that is above chance on held-out comparisons. A judge by log-odds is measured by its average, its better voice.
+    trust: `quality`, one row a judge; agreement: `judge_agreement`. The measure is the checker
+    where there is one, else a reward model that is above chance on held-out comparisons. A judge by
+    log-odds is measured by its average, its better voice.
     """
     rows = trust.set_index("judge")
     learnt = rows.index.isin(["reward_model"]) & rows["held_out_low"].gt(0.5) if len(rows) else []
     truth = "checker" if "checker" in rows.index else "reward_model" if np.any(learnt) else None
-    beside = agreement[agreement["other"].eq(truth)].set_index("judge") if truth else agreement.iloc[:0].set_index("judge")
+    beside = (
+        agreement[agreement["other"].eq(truth)].set_index("judge")
+        if truth
+        else agreement.iloc[:0].set_index("judge")
+    )
     out = []
     for name, row in rows.drop(index="checker", errors="ignore").iterrows():
         reasons = []
         if row["nulls"] > MOST_NULLS * row["verdicts"]:
             reasons.append(f"gives no verdict on {row['nulls'] / row['verdicts']:.0%} of the pairs")
         if row["flips_differing"] > MOST_FLIPS:
-            reasons.append(f"changes its answer with the order on {row['flips_differing']:.0%} of the pairs of different texts")
+            reasons.append(
+                f"changes its answer with the order on {row['flips_differing']:.0%} of "
+                "the pairs of different texts"
+            )
         if max(row["first"], 1 - row["first"]) > MOST_FIRST:
-            place, share = ("first", row["first"]) if row["first"] > 0.5 else ("second", 1 - row["first"])
+            place, share = (
+                ("first", row["first"]) if row["first"] > 0.5 else ("second", 1 - row["first"])
+            )
             reasons.append(f"answers with the completion shown {place} in {share:.0%}")
         if row["longer"] > MOST_LONGER:
-            reasons.append(f"prefers the longer completion in {row['longer']:.0%} of its decided verdicts")
+            reasons.append(
+                f"prefers the longer completion in {row['longer']:.0%} of its decided verdicts"
+            )
         if row["held_out_low"] <= 0.5:
-            reasons.append(f"is right in {row['held_out']:.0%} of {row['held_out_n']:.0f} held-out comparisons, not above chance")
+            reasons.append(
+                f"is right in {row['held_out']:.0%} of {row['held_out_n']:.0f} held-out "
+                "comparisons, not above chance"
+            )
         voice = next((v for v in (f"{name}, average", name) if v in beside.index), None)
         if name != truth and voice is not None:
-            reasons += _beside(voice, beside.loc[voice], beside["agreement"].get(RULE, np.nan), truth)
+            reasons += _beside(
+                voice, beside.loc[voice], beside["agreement"].get(RULE, np.nan), truth
+            )
         if reasons:
-            out.append(f"Judge {name} {', '.join(reasons[:-1])}{' and ' if reasons[1:] else ''}{reasons[-1]}: its verdicts prove "
-                       "the path, not quality.")
+            out.append(
+                f"Judge {name} "
+                f"{', '.join(reasons[:-1])}{' and ' if reasons[1:] else ''}{reasons[-1]}: "
+                "its verdicts prove "
+                "the path, not quality."
+            )
     return out
 
 
@@ -191,27 +345,55 @@ def _beside(voice: str, row: pd.Series, rule: float, truth: str) -> list[str]:
     where = f"{'on average over both orders ' if voice.endswith(', average') else ''}agrees with {truth} in {row['agreement']:.0%}"
     if row["low"] <= 0.5:
         return [f"{where} [{row['low']:.0%}, {row['high']:.0%}], not above chance"]
-    return [f"{where}, no more than \"{RULE}\" does ({rule:.0%})"] if row["agreement"] <= rule else []
+    return [f'{where}, no more than "{RULE}" does ({rule:.0%})'] if row["agreement"] <= rule else []
 
 
 def _agreement(rows: pd.DataFrame) -> pd.Series:
-    """1 where verdict and truth are the same, ½ where the judge ties, else 0; NaN where the truth ties or either is missing."""
+    """1 where verdict and truth are the same, ½ where the judge ties, else 0; NaN where the truth
+    ties or either is missing."""
     decided = rows["truth"].isin(["method", "baseline"]) & rows["verdict"].notna()
-    return rows["verdict"].eq(rows["truth"]).astype(float).mask(rows["verdict"].eq("tie"), 0.5).where(decided)
+    return (
+        rows["verdict"]
+        .eq(rows["truth"])
+        .astype(float)
+        .mask(rows["verdict"].eq("tie"), 0.5)
+        .where(decided)
+    )
 
 
-def held_out_comparisons(bench: Mapping[int, Sequence[Judge]], name: str = "reward_model") -> pd.DataFrame:
-    """The comparisons a learnt judge was not trained on, of all seeds: seed, prompt_id, gap, correct. Empty for other judges."""
-    found = [judge.held_out for judges in bench.values() for judge in judges
-             if judge.name == name and getattr(judge, "held_out", None) is not None]
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["seed", "prompt_id", "gap", "correct"])
+def held_out_comparisons(
+    bench: Mapping[int, Sequence[Judge]], name: str = "reward_model"
+) -> pd.DataFrame:
+    """The comparisons a learnt judge was not trained on, of all seeds: seed, prompt_id, gap,
+    correct. Empty for other judges."""
+    found = [
+        judge.held_out
+        for judges in bench.values()
+        for judge in judges
+        if judge.name == name and getattr(judge, "held_out", None) is not None
+    ]
+    return (
+        pd.concat(found, ignore_index=True)
+        if found
+        else pd.DataFrame(columns=["seed", "prompt_id", "gap", "correct"])
+    )
 
 
 def accuracy_by_gap(held_out: pd.DataFrame) -> pd.DataFrame:
-    """A learnt judge's accuracy by how far the true rewards lie apart: gap, accuracy, ci_low, ci_high, n (see `interval`)."""
+    """A learnt judge's accuracy by how far the true rewards lie apart: gap, accuracy, ci_low,
+    ci_high, n (see `interval`)."""
     rows = []
     for gap, part in held_out.groupby(pd.cut(held_out["gap"], GAPS), observed=True):
         rate = _rate(part, part["correct"])
-        rows.append({"gap": f"{gap.left:g} to {gap.right:g}" if np.isfinite(gap.right) else f"above {gap.left:g}",
-                     "accuracy": rate["rate"], "ci_low": rate["low"], "ci_high": rate["high"], "n": rate["n"]})
+        rows.append(
+            {
+                "gap": f"{gap.left:g} to {gap.right:g}"
+                if np.isfinite(gap.right)
+                else f"above {gap.left:g}",
+                "accuracy": rate["rate"],
+                "ci_low": rate["low"],
+                "ci_high": rate["high"],
+                "n": rate["n"],
+            }
+        )
     return pd.DataFrame(rows, columns=["gap", "accuracy", "ci_low", "ci_high", "n"])

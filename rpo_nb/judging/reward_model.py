@@ -26,27 +26,36 @@ from rpo_nb.policy.prefixes import completion_states
 from rpo_nb.store import finished
 from rpo_nb.training.steps import StepTrainer
 
-RECIPE = {"learning_rate": 1e-3, "prompts_a_step": 8, "warmup_share": 0.1, "weight_decay": 0.01}  # of the reward model
-REPORT_SHARE = 0.15  # of the held-out prompts: not trained on, they measure the reward model's accuracy
-TOKENS_A_PASS = 2048  # prompt and completion tokens of one training pass: what bounds its memory; a step takes as many as it needs
+# of the reward model
+RECIPE = {"learning_rate": 1e-3, "prompts_a_step": 8, "warmup_share": 0.1, "weight_decay": 0.01}
+# of the held-out prompts: not trained on, they measure the reward model's accuracy
+REPORT_SHARE = 0.15
+# prompt and completion tokens of one training pass: what bounds its memory; a step takes as many as
+# it needs
+TOKENS_A_PASS = 2048
 TOKENS_SCORED_AT_ONCE = 32768  # the same of one batch without gradients
 
 
-# ---- the learnt judge -------------------------------------------------------------------------------------------------
+# ---- the learnt judge ----------------------------------------------------------------------------
+
 
 def bradley_terry(margin: Tensor) -> Tensor:
-    """−log σ(margin), any shape, margin = s_win − s_lose: the loss of Bradley and Terry's model P(win) = σ(margin)."""
+    """−log σ(margin), any shape, margin = s_win − s_lose: the loss of Bradley and Terry's model
+    P(win) = σ(margin)."""
     return nn.functional.softplus(-margin)
 
 
 class RewardNet(nn.Module):
-    """Score of a completion = Σ_t gate(h_t, h_{t+1})·log π(y_t | x, y_<t) + a linear head on [last h ‖ mean h].
+    """Score of a completion = Σ_t gate(h_t, h_{t+1})·log π(y_t | x, y_<t) + a linear head on [last
+    h ‖ mean h].
 
-    h are the last hidden states of the policy it starts from, over the completion and its end token; gate = softplus of a
-    linear map of the states before and after reading y_t. A policy that follows instructions already finds the word that
-    misses the prompt improbable; the gate learns how much each such surprise costs. On the pocket's held-out comparisons the
-    head alone reaches 69 %, with the gated sum 89 %. gated=False: the head alone, as reward models usually are. intercept: the
-    linear head has one, for scores that are rewards; comparisons say nothing of it. The heads are float32 whatever the policy is.
+    h are the last hidden states of the policy it starts from, over the completion and its end
+    token; gate = softplus of a linear map of the states before and after reading y_t. A policy that
+    follows instructions already finds the word that misses the prompt improbable; the gate learns
+    how much each such surprise costs. On the pocket's held-out comparisons the head alone reaches
+    69 %, with the gated sum 89 %. gated=False: the head alone, as reward models usually are.
+    intercept: the linear head has one, for scores that are rewards; comparisons say nothing of it.
+    The heads are float32 whatever the policy is.
     """
 
     def __init__(self, policy: nn.Module, gated: bool = True, intercept: bool = False) -> None:
@@ -55,70 +64,113 @@ class RewardNet(nn.Module):
         width = text_config(policy).hidden_size
         gate = {"gate": nn.Linear(2 * width, 1)} if gated else {}
         self.heads = nn.ModuleDict(gate | {"linear": nn.Linear(2 * width, 1, bias=intercept)})
-        if gated and intercept:  # nearly closed: from a score of tens of nats, a step of the learning rate at a time, it hardly learns
+        # nearly closed: from a score of tens of nats, a step of the learning rate at a time, it
+        # hardly learns
+        if gated and intercept:
             nn.init.constant_(self.heads["gate"].bias, -5.0)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, group: Tensor,
-                pairs: Tensor | None = None, rewards: Tensor | None = None) -> dict[str, Tensor]:
-        """A batch of `logps.collate`: scores [n]; with pairs [m, 2] (rows of winner and loser) also their mean loss, with rewards [n]
-        the mean squared error."""
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        labels: Tensor,
+        group: Tensor,
+        pairs: Tensor | None = None,
+        rewards: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """A batch of `logps.collate`: scores [n]; with pairs [m, 2] (rows of winner and loser) also
+        their mean loss, with rewards [n] the mean squared error."""
         # one place more than the completion has: the state after its last token
-        hidden = completion_states(self.policy, input_ids, attention_mask, group, nn.functional.pad(labels, (0, 1), value=IGNORE))
+        hidden = completion_states(
+            self.policy,
+            input_ids,
+            attention_mask,
+            group,
+            nn.functional.pad(labels, (0, 1), value=IGNORE),
+        )
         real = (labels != IGNORE).unsqueeze(-1)
         states = hidden.float() if self.half else hidden
         after = states[:, 1:]
-        last = (torch.arange(labels.shape[1], device=labels.device) * real.squeeze(-1)).argmax(1)  # the end token's place
+        # the end token's place
+        last = (torch.arange(labels.shape[1], device=labels.device) * real.squeeze(-1)).argmax(1)
         ends = after[torch.arange(len(after), device=after.device), last]
         mean = (after * real).sum(1) / real.sum(1)
         scores = self.heads["linear"](torch.cat([ends, mean], -1)).squeeze(-1)
         if "gate" in self.heads:
-            gates = nn.functional.softplus(self.heads["gate"](torch.cat([states[:, :-1], after], -1)).squeeze(-1))
+            gates = nn.functional.softplus(
+                self.heads["gate"](torch.cat([states[:, :-1], after], -1)).squeeze(-1)
+            )
             scores = (gates * completion_logps(self.policy, hidden[:, :-1], labels)).sum(1) + scores
         if rewards is not None:
             return {"loss": nn.functional.mse_loss(scores.float(), rewards), "scores": scores}
         if pairs is None:
             return {"scores": scores}
-        return {"loss": bradley_terry(scores[pairs[:, 0]] - scores[pairs[:, 1]]).mean(), "scores": scores}
+        return {
+            "loss": bradley_terry(scores[pairs[:, 0]] - scores[pairs[:, 1]]).mean(),
+            "scores": scores,
+        }
 
 
 class RewardModel(Pointwise):
-    """The learnt judge. held_out: the comparisons it was not trained on (seed, prompt_id, gap of the true rewards, correct:
-    1, 0, or ½ for equal scores)."""
+    """The learnt judge. held_out: the comparisons it was not trained on (seed, prompt_id, gap of
+    the true rewards, correct: 1, 0, or ½ for equal scores)."""
 
     name = "reward_model"
 
-    def __init__(self, net: RewardNet, tokenizer: Any, settings: dict[str, Any], held_out: pd.DataFrame | None = None) -> None:
+    def __init__(
+        self,
+        net: RewardNet,
+        tokenizer: Any,
+        settings: dict[str, Any],
+        held_out: pd.DataFrame | None = None,
+    ) -> None:
         super().__init__()
-        self.net, self.tokenizer, self.settings, self.held_out = net.eval(), tokenizer, settings, held_out
+        self.net, self.tokenizer, self.settings, self.held_out = (
+            net.eval(),
+            tokenizer,
+            settings,
+            held_out,
+        )
 
     @property
     def identity(self) -> str:
         """A hash of weights and settings."""
         digest = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode())
         for name, tensor in self.net.state_dict().items():
-            digest.update(name.encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(
+                name.encode()
+                + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+            )
         return digest.hexdigest()[:16]
 
     def _score(self, rows: list[tuple[str, str]], batch_size: int = 256) -> Sequence[float]:
         encoded = _encoded(self.tokenizer, rows, self.settings)
         device = next(self.net.parameters()).device
-        order = sorted(range(len(rows)), key=lambda i: (len(encoded[i][1]), len(encoded[i][0])))  # little padding
+        # little padding
+        order = sorted(range(len(rows)), key=lambda i: (len(encoded[i][1]), len(encoded[i][0])))
         scores = np.empty(len(rows))
         start = 0
         with torch.inference_mode():
             while start < len(order):
                 chunk = order[start : start + batch_size]
-                longest = max(len(prompt) + len(completion) for prompt, completion in (encoded[i] for i in chunk))
+                longest = max(
+                    len(prompt) + len(completion)
+                    for prompt, completion in (encoded[i] for i in chunk)
+                )
                 chunk = chunk[: max(1, TOKENS_SCORED_AT_ONCE // longest)]
                 batch = collate([encoded[i] for i in chunk], pad_id=self.tokenizer.pad_token_id)
-                scores[chunk] = self.net(**{k: v.to(device) for k, v in batch.items()})["scores"].cpu().numpy()
+                scores[chunk] = (
+                    self.net(**{k: v.to(device) for k, v in batch.items()})["scores"].cpu().numpy()
+                )
                 start += len(chunk)
         return scores
 
     def save(self, folder: str | Path, *, base: str = "") -> None:
-        """Write policy (of LoRA its adapter) and tokenizer, heads.safetensors, settings and held-out comparisons; all or nothing.
+        """Write policy (of LoRA its adapter) and tokenizer, heads.safetensors, settings and
+        held-out comparisons; all or nothing.
 
-        base: the id an adapter names as the model it belongs to, as `checkpoints.save_policy` does; else the path it was loaded from.
+        base: the id an adapter names as the model it belongs to, as `checkpoints.save_policy` does;
+        else the path it was loaded from.
         """
         from safetensors.torch import save_file
 
@@ -126,7 +178,9 @@ class RewardModel(Pointwise):
         for config in adapters.values():
             config.base_model_name_or_path = base or config.base_model_name_or_path
         with finished(Path(folder)) as temporary:
-            self.net.policy.save_pretrained(temporary, **({"save_embedding_layers": False} if adapters else {}))
+            self.net.policy.save_pretrained(
+                temporary, **({"save_embedding_layers": False} if adapters else {})
+            )
             self.tokenizer.save_pretrained(temporary)
             save_file(self.net.heads.state_dict(), temporary / "heads.safetensors")
             text = json.dumps(self.settings, indent=1, sort_keys=True)
@@ -136,84 +190,156 @@ class RewardModel(Pointwise):
 
     @classmethod
     def load(cls, folder: str | Path, *, base: str | Path = "") -> RewardModel:
-        """Read what `save` wrote. base: where the model of an adapter is, if not where it says. Raises ValueError when the folder holds
-        no reward model."""
+        """Read what `save` wrote. base: where the model of an adapter is, if not where it says.
+        Raises ValueError when the folder holds no reward model."""
         from safetensors.torch import load_file
 
         folder = Path(folder)
         if not (folder / "reward_model.json").is_file():
-            raise ValueError(f"{str(folder)!r} holds no reward model; train one with judges.train_reward_model and save it there")
+            raise ValueError(
+                f"{str(folder)!r} holds no reward model; train one with "
+                "judges.train_reward_model and save it there"
+            )
         settings = json.loads((folder / "reward_model.json").read_text(encoding="utf-8"))
         policy, tokenizer = load_policy(folder, bf16=settings.get("half", False), base=base)
         net = RewardNet(policy, settings.get("gated", True), settings.get("loss") == "regression")
         net.heads.load_state_dict(load_file(folder / "heads.safetensors"))
         table = folder / "held_out.csv"
-        return cls(net.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer, settings, pd.read_csv(table) if table.is_file() else None)
+        return cls(
+            net.to("cuda" if torch.cuda.is_available() else "cpu"),
+            tokenizer,
+            settings,
+            pd.read_csv(table) if table.is_file() else None,
+        )
 
 
-def train_reward_model(reference_path: str | Path, held_out: Any, *, config: EvaluationConfig, data: DataConfig, seed: int,
-                       threads: int | None = None, bf16: bool = False, gated: bool = True) -> RewardModel:
+def train_reward_model(
+    reference_path: str | Path,
+    held_out: Any,
+    *,
+    config: EvaluationConfig,
+    data: DataConfig,
+    seed: int,
+    threads: int | None = None,
+    bf16: bool = False,
+    gated: bool = True,
+) -> RewardModel:
     """Learn a judge from comparisons: any two completions of one prompt whose rewards differ.
 
-    config.judge_loss "bradley_terry": from which of two is better. "regression": from the rewards of the completions in the same
-    comparisons, standardised over them; the score estimates that, and the accuracy is told of comparisons all the same.
+    config.judge_loss "bradley_terry": from which of two is better. "regression": from the rewards
+    of the completions in the same comparisons, standardised over them; the score estimates that,
+    and the accuracy is told of comparisons all the same.
 
-    reference_path: the policy it starts from (T5-like or causal). held_out: a datasets.Dataset with prompt_id, prompt,
-    completion, reward; 15 % of its prompts are kept to report the accuracy, the others give up to config.judge_comparisons
-    comparisons, both chosen by seed. bf16: train with computation in bfloat16. gated: see `RewardNet`.
-    config.judge_lora_rank: above 0 an adapter and the heads alone are trained, and the policy's own weights stand in bfloat16 if bf16:
-    for models of billions of weights. Raises ValueError when there is nothing to compare.
+    reference_path: the policy it starts from (T5-like or causal). held_out: a datasets.Dataset with
+    prompt_id, prompt, completion, reward; 15 % of its prompts are kept to report the accuracy, the
+    others give up to config.judge_comparisons comparisons, both chosen by seed. bf16: train with
+    computation in bfloat16. gated: see `RewardNet`. config.judge_lora_rank: above 0 an adapter and
+    the heads alone are trained, and the policy's own weights stand in bfloat16 if bf16: for models
+    of billions of weights. Raises ValueError when there is nothing to compare.
     """
     if threads:
         torch.set_num_threads(threads)
-    train, report = comparisons(pd.DataFrame(held_out.to_dict()), most=config.judge_comparisons, seed=seed)
+    train, report = comparisons(
+        pd.DataFrame(held_out.to_dict()), most=config.judge_comparisons, seed=seed
+    )
     rewards = _standardised(held_out, train) if config.judge_loss == "regression" else None
     lora_rank = config.judge_lora_rank
     half = bf16 and lora_rank > 0
-    settings = {**limits(data), "seed": seed, "comparisons": len(train), "epochs": config.judge_epochs, **RECIPE, **({} if gated else {"gated": False}),
-                **({} if rewards is None else {"loss": config.judge_loss}),
-                **({"lora_rank": lora_rank, "half": half} if lora_rank else {})}
+    settings = {
+        **limits(data),
+        "seed": seed,
+        "comparisons": len(train),
+        "epochs": config.judge_epochs,
+        **RECIPE,
+        **({} if gated else {"gated": False}),
+        **({} if rewards is None else {"loss": config.judge_loss}),
+        **({"lora_rank": lora_rank, "half": half} if lora_rank else {}),
+    }
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as scratch:
         torch.manual_seed(seed)  # an adapter starts at random
         policy, tokenizer = load_policy(reference_path, lora_rank=lora_rank, bf16=half)
         torch.manual_seed(seed)
         net = RewardNet(policy, gated, rewards is not None)
-        trainer = _trainer(net, _examples(train, tokenizer, settings, rewards), tokenizer.pad_token_id, output_dir=scratch, seed=seed,
-                           epochs=config.judge_epochs, bf16=bf16)
+        trainer = _trainer(
+            net,
+            _examples(train, tokenizer, settings, rewards),
+            tokenizer.pad_token_id,
+            output_dir=scratch,
+            seed=seed,
+            epochs=config.judge_epochs,
+            bf16=bf16,
+        )
         trainer.train()
-        if half:  # without the training's autocast, as the model that is loaded from its folder scores
+        # without the training's autocast, as the model that is loaded from its folder scores
+        if half:
             trainer.accelerator.unwrap_model(net, keep_fp32_wrapper=False)
     judge = RewardModel(net, tokenizer, settings)
-    judge.held_out = report.assign(seed=seed, correct=_correct(judge, report))[["seed", "prompt_id", "gap", "correct"]]
+    judge.held_out = report.assign(seed=seed, correct=_correct(judge, report))[
+        ["seed", "prompt_id", "gap", "correct"]
+    ]
     return judge
 
 
 def limits(data: DataConfig) -> dict[str, int]:
-    """How many tokens of a prompt and of a completion a reward model reads, whatever its size's policies read."""
+    """How many tokens of a prompt and of a completion a reward model reads, whatever its size's
+    policies read."""
     return data.model_dump(include={"max_prompt_tokens", "max_completion_tokens"})
 
 
-def _trainer(net: RewardNet, examples: list[dict[str, list]], pad_id: int, *, output_dir: str, seed: int, epochs: int, bf16: bool,
-             ) -> _OverComparisons:
-    """A step reads RECIPE's number of prompts, in as many passes of whole prompts as TOKENS_A_PASS asks for; its loss is the mean
-    over all its comparisons (by regression over its completions), so the number of passes changes memory and nothing else. A prompt that
-    is longer alone has its layers computed again in the backward pass."""
-    step, longest = RECIPE["prompts_a_step"], max(sum(len(p) + len(c) for p, c in example["rows"]) for example in examples)
-    prompts = max(n for n in range(1, step + 1) if step % n == 0 and (n == 1 or n * longest <= TOKENS_A_PASS))  # of one pass
+def _trainer(
+    net: RewardNet,
+    examples: list[dict[str, list]],
+    pad_id: int,
+    *,
+    output_dir: str,
+    seed: int,
+    epochs: int,
+    bf16: bool,
+) -> _OverComparisons:
+    """A step reads RECIPE's number of prompts, in as many passes of whole prompts as TOKENS_A_PASS
+    asks for; its loss is the mean over all its comparisons (by regression over its completions), so
+    the number of passes changes memory and nothing else. A prompt that is longer alone has its
+    layers computed again in the backward pass."""
+    step, longest = (
+        RECIPE["prompts_a_step"],
+        max(sum(len(p) + len(c) for p, c in example["rows"]) for example in examples),
+    )
+    # of one pass
+    prompts = max(
+        n for n in range(1, step + 1) if step % n == 0 and (n == 1 or n * longest <= TOKENS_A_PASS)
+    )
     if longest > TOKENS_A_PASS:
-        net.policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        net.policy.gradient_checkpointing_enable(
+            gradient_checkpointing_kwargs={"use_reentrant": False}
+        )
     arguments = TrainingArguments(
-        output_dir=output_dir, seed=seed, num_train_epochs=epochs, per_device_train_batch_size=step, learning_rate=RECIPE["learning_rate"],
-        warmup_steps=int(RECIPE["warmup_share"] * (-(-len(examples) // step) * epochs)), weight_decay=RECIPE["weight_decay"], max_grad_norm=1.0,
-        save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True, remove_unused_columns=False,
-        dataloader_pin_memory=False, bf16=bf16, use_cpu=not torch.cuda.is_available())
-    trainer = _OverComparisons(model=net, args=arguments, train_dataset=examples, prompts_a_pass=prompts, pad_id=pad_id)
+        output_dir=output_dir,
+        seed=seed,
+        num_train_epochs=epochs,
+        per_device_train_batch_size=step,
+        learning_rate=RECIPE["learning_rate"],
+        warmup_steps=int(RECIPE["warmup_share"] * (-(-len(examples) // step) * epochs)),
+        weight_decay=RECIPE["weight_decay"],
+        max_grad_norm=1.0,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        bf16=bf16,
+        use_cpu=not torch.cuda.is_available(),
+    )
+    trainer = _OverComparisons(
+        model=net, args=arguments, train_dataset=examples, prompts_a_pass=prompts, pad_id=pad_id
+    )
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
 class _OverComparisons(StepTrainer):
-    """The loss of a step is the mean over the comparisons (or rewards) of all its passes, however many each has."""
+    """The loss of a step is the mean over the comparisons (or rewards) of all its passes, however
+    many each has."""
 
     def __init__(self, *, prompts_a_pass: int, pad_id: int, **kwargs):
         super().__init__(**kwargs)
@@ -221,8 +347,14 @@ class _OverComparisons(StepTrainer):
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         starts = range(0, len(inputs.items), self.prompts_a_pass)
-        passes = [_batch(inputs.items[start : start + self.prompts_a_pass], self.pad_id) for start in starts]
-        return sum(super(_OverComparisons, self).training_step(model, part, sum(map(_terms, passes))) for part in passes)
+        passes = [
+            _batch(inputs.items[start : start + self.prompts_a_pass], self.pad_id)
+            for start in starts
+        ]
+        return sum(
+            super(_OverComparisons, self).training_step(model, part, sum(map(_terms, passes)))
+            for part in passes
+        )
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         return model(**inputs)["loss"] * (_terms(inputs) / num_items_in_batch)
@@ -234,47 +366,78 @@ def _terms(batch: dict[str, Tensor]) -> int:
 
 
 def comparisons(rows: pd.DataFrame, *, most: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Comparisons to train on and to report on (prompts disjoint): prompt_id, prompt, better, worse, gap; at most `most` each.
+    """Comparisons to train on and to report on (prompts disjoint): prompt_id, prompt, better,
+    worse, gap; at most `most` each.
 
     rows: prompt_id, prompt, completion, reward. Raises ValueError when a part would be empty.
     """
     pairs = []
     for (prompt_id, prompt), group in rows.groupby(["prompt_id", "prompt"], sort=True):
         ranked = sorted(zip(group["reward"], group["completion"], strict=True), reverse=True)
-        pairs += [(prompt_id, prompt, a, b, r - s) for (r, a), (s, b) in itertools.combinations(ranked, 2) if r > s]
+        pairs += [
+            (prompt_id, prompt, a, b, r - s)
+            for (r, a), (s, b) in itertools.combinations(ranked, 2)
+            if r > s
+        ]
     table = pd.DataFrame(pairs, columns=["prompt_id", "prompt", "better", "worse", "gap"])
     ids = table["prompt_id"].unique()
     if len(ids) < 2:
-        raise ValueError(f"held_out has {len(ids)} prompts with two differently rewarded completions; the reward model needs 2 "
-                         "or more, so raise data.held_out or leave reward_model out of evaluation.judges")
+        raise ValueError(
+            f"held_out has {len(ids)} prompts with two differently rewarded "
+            "completions; the reward model needs 2 "
+            "or more, so raise data.held_out or leave reward_model out of "
+            "evaluation.judges"
+        )
     rng = np.random.default_rng(seed)
     kept = table["prompt_id"].isin(rng.permutation(ids)[: max(1, round(REPORT_SHARE * len(ids)))])
     parts = (table[~kept], table[kept])
-    return tuple(part.iloc[np.sort(rng.permutation(len(part))[:most])].reset_index(drop=True) for part in parts)
+    return tuple(
+        part.iloc[np.sort(rng.permutation(len(part))[:most])].reset_index(drop=True)
+        for part in parts
+    )
 
 
-def _encoded(tokenizer: Any, rows: Sequence[tuple[str, str]], settings: dict[str, Any]) -> list[tuple[list[int], list[int]]]:
-    return encode(tokenizer, [p for p, _ in rows], [c for _, c in rows], max_prompt_tokens=settings["max_prompt_tokens"],
-                  max_completion_tokens=settings["max_completion_tokens"])
+def _encoded(
+    tokenizer: Any, rows: Sequence[tuple[str, str]], settings: dict[str, Any]
+) -> list[tuple[list[int], list[int]]]:
+    return encode(
+        tokenizer,
+        [p for p, _ in rows],
+        [c for _, c in rows],
+        max_prompt_tokens=settings["max_prompt_tokens"],
+        max_completion_tokens=settings["max_completion_tokens"],
+    )
 
 
 def _standardised(held_out: Any, train: pd.DataFrame) -> dict[tuple[str, str], float]:
-    """{(prompt, completion): reward} of the completions in the comparisons, in standard deviations from their mean."""
-    raw = pd.DataFrame(held_out.to_dict()).groupby(["prompt", "completion"])["reward"].mean()  # of a text that was scored twice
-    compared = pd.concat([train[["prompt", side]].set_axis(raw.index.names, axis=1) for side in ("better", "worse")]).drop_duplicates()
+    """{(prompt, completion): reward} of the completions in the comparisons, in standard deviations
+    from their mean."""
+    # of a text that was scored twice
+    raw = pd.DataFrame(held_out.to_dict()).groupby(["prompt", "completion"])["reward"].mean()
+    compared = pd.concat(
+        [train[["prompt", side]].set_axis(raw.index.names, axis=1) for side in ("better", "worse")]
+    ).drop_duplicates()
     found = raw[pd.MultiIndex.from_frame(compared)]
     return ((found - found.mean()) / found.std(ddof=0)).to_dict()
 
 
-def _examples(table: pd.DataFrame, tokenizer: Any, settings: dict[str, Any], rewards: dict[tuple[str, str], float] | None = None,
-              ) -> list[dict[str, list]]:
-    """One example a prompt: its distinct completions, read once, and the comparisons between them, or their rewards."""
+def _examples(
+    table: pd.DataFrame,
+    tokenizer: Any,
+    settings: dict[str, Any],
+    rewards: dict[tuple[str, str], float] | None = None,
+) -> list[dict[str, list]]:
+    """One example a prompt: its distinct completions, read once, and the comparisons between them,
+    or their rewards."""
     examples = []
     for prompt, group in table.groupby("prompt", sort=True):
         texts = list(dict.fromkeys([*group["better"], *group["worse"]]))
         example = {"rows": _encoded(tokenizer, [(prompt, text) for text in texts], settings)}
         if rewards is None:
-            example["pairs"] = [(texts.index(a), texts.index(b)) for a, b in zip(group["better"], group["worse"], strict=True)]
+            example["pairs"] = [
+                (texts.index(a), texts.index(b))
+                for a, b in zip(group["better"], group["worse"], strict=True)
+            ]
         else:
             example["rewards"] = [rewards[prompt, text] for text in texts]
         examples.append(example)
@@ -284,13 +447,21 @@ def _examples(table: pd.DataFrame, tokenizer: Any, settings: dict[str, Any], rew
 def _batch(examples: list[dict[str, list]], pad_id: int) -> dict[str, Tensor]:
     batch = collate([row for e in examples for row in e["rows"]], pad_id=pad_id)
     if "rewards" in examples[0]:
-        return {**batch, "rewards": torch.tensor([reward for e in examples for reward in e["rewards"]])}
+        return {
+            **batch,
+            "rewards": torch.tensor([reward for e in examples for reward in e["rewards"]]),
+        }
     offsets = np.cumsum([0, *(len(e["rows"]) for e in examples)])
-    pairs = [(int(o) + a, int(o) + b) for o, e in zip(offsets[:-1], examples, strict=True) for a, b in e["pairs"]]
+    pairs = [
+        (int(o) + a, int(o) + b)
+        for o, e in zip(offsets[:-1], examples, strict=True)
+        for a, b in e["pairs"]
+    ]
     return {**batch, "pairs": torch.tensor(pairs)}
 
 
 def _correct(judge: RewardModel, table: pd.DataFrame) -> np.ndarray:
-    """1 where the judge prefers the truly better completion, ½ where its scores are equal, else 0."""
+    """1 where the judge prefers the truly better completion, ½ where its scores are equal, else
+    0."""
     margin = np.subtract(*both_scores(judge, table["prompt"], table["better"], table["worse"]))
     return np.where(margin > 0, 1.0, np.where(margin == 0, 0.5, 0.0))

@@ -5,11 +5,13 @@
     verdicts = ask(bench, pairs, out, "table3")          # stored in <out>/verdicts/, kept when nothing changed
     win_rates(verdicts), quality(verdicts, pairs, bench)
 
-Every pair is shown in both orders. The same answer twice is the verdict; an answer that changes with the order is a tie; a
-missing answer makes the verdict null, which is counted and left out of the rate. The judges of `judges.py` score one completion
-at a time, so for them a flip is an exact tie of scores and nothing else; the flip rate says more of a judge that reads both.
-The language models of `language_models.py` read both; where they give log-odds a second verdict stands beside the strict one: the
-sign of the log-odds averaged over both orders, in which a leaning to one position cancels.
+Every pair is shown in both orders. The same answer twice is the verdict; an answer that changes
+with the order is a tie; a missing answer makes the verdict null, which is counted and left out of
+the rate. The judges of `judges.py` score one completion at a time, so for them a flip is an exact
+tie of scores and nothing else; the flip rate says more of a judge that reads both. The language
+models of `language_models.py` read both; where they give log-odds a second verdict stands beside
+the strict one: the sign of the log-odds averaged over both orders, in which a leaning to one
+position cancels.
 """
 
 from __future__ import annotations
@@ -43,9 +45,13 @@ from rpo_nb.store import (
     write_sealed,
 )
 
-BASELINES = {"table3": ("reference", "sft", "best_of_k", "kto", "dro"), "table4": ("reference", "sft", "best_of_k")}
+BASELINES = {
+    "table3": ("reference", "sft", "best_of_k", "kto", "dro"),
+    "table4": ("reference", "sft", "best_of_k"),
+}
 CELL = ["preset", "size", "seed"]
-KEYS = ["preset", "size", "tau", "seed", "prompt_id", "method", "baseline"]  # one pair; a judge has one verdict on it
+# one pair; a judge has one verdict on it
+KEYS = ["preset", "size", "tau", "seed", "prompt_id", "method", "baseline"]
 ANSWERS = ["first_order", "second_order", "verdict"]
 COLUMNS = ["preset", "judge", *KEYS[1:], *ANSWERS]
 AVERAGE = ["log_odds", "verdict_average"]  # further columns, of judges by log-odds only
@@ -53,42 +59,62 @@ SIDES = ("method", "baseline", None)
 FIELDS = {  # what may stand in a verdict's row
     **{order: lambda value: value in SIDES for order in ANSWERS[:2]},
     **{verdict: lambda value: value in (*SIDES, "tie") for verdict in (ANSWERS[2], AVERAGE[1])},
-    AVERAGE[0]: lambda value: value is None or (type(value) in (int, float) and np.isfinite(value))}
+    AVERAGE[0]: lambda value: value is None or (type(value) in (int, float) and np.isfinite(value)),
+}
 
 
-# ---- pairs ------------------------------------------------------------------------------------------------------------
+# ---- pairs ---------------------------------------------------------------------------------------
+
 
 def make_pairs(generations: pd.DataFrame, profile: Profile, *, table: str) -> pd.DataFrame:
     """RPO's completion beside each baseline's for the same preset, size, seed and prompt.
 
-    generations: the columns of design.md. table: "table3" (RPO at its preset's own τ against every baseline) or "table4" (RPO at
-    every τ of the profile, and at the preset's own, against reference, sft and best_of_k, in profile.table4_presets). Returns KEYS (tau is
-    RPO's), prompt, method_completion, baseline_completion. Raises ValueError when a baseline answers other prompts than RPO.
+    generations: the columns of design.md. table: "table3" (RPO at its preset's own τ against every
+    baseline) or "table4" (RPO at every τ of the profile, and at the preset's own, against
+    reference, sft and best_of_k, in profile.table4_presets). Returns KEYS (tau is RPO's), prompt,
+    method_completion, baseline_completion. Raises ValueError when a baseline answers other prompts
+    than RPO.
     """
     if table not in BASELINES:
         raise ValueError(f"table is {table!r}; it must be one of {', '.join(BASELINES)}")
-    wanted = generations[generations["preset"].isin(list(profile.presets)) & generations["size"].isin(list(profile.sizes))
-                         & generations["seed"].isin(profile.seeds)]
+    wanted = generations[
+        generations["preset"].isin(list(profile.presets))
+        & generations["size"].isin(list(profile.sizes))
+        & generations["seed"].isin(profile.seeds)
+    ]
     rpo = wanted[wanted["method"].eq("rpo")]
     if table == "table3":
         own = rpo["preset"].map({name: preset.rpo_tau for name, preset in profile.presets.items()})
         rpo = rpo[np.isclose(rpo["tau"].astype(float), own.astype(float))]
     else:
         rpo = rpo[rpo["preset"].isin(profile.table4_presets)]
-        swept = [bool(np.isclose(tau, profile.rpo_taus(preset)).any()) for preset, tau in zip(rpo["preset"], rpo["tau"], strict=True)]
+        swept = [
+            bool(np.isclose(tau, profile.rpo_taus(preset)).any())
+            for preset, tau in zip(rpo["preset"], rpo["tau"], strict=True)
+        ]
         rpo = rpo[np.array(swept, dtype=bool)]
-    rpo = rpo[[*CELL, "method", "tau", "prompt_id", "prompt", "completion"]].rename(columns={"completion": "method_completion"})
+    rpo = rpo[[*CELL, "method", "tau", "prompt_id", "prompt", "completion"]].rename(
+        columns={"completion": "method_completion"}
+    )
     parts = []
     for baseline in (b for b in BASELINES[table] if b in profile.methods):
         other = wanted[wanted["method"].eq(baseline)][[*CELL, "prompt_id", "prompt", "completion"]]
         both = rpo.merge(other[CELL].drop_duplicates(), on=CELL)
-        merged = both.merge(other.rename(columns={"completion": "baseline_completion"}), on=[*CELL, "prompt_id", "prompt"],
-                            how="left", validate="many_to_one", indicator=True)
+        merged = both.merge(
+            other.rename(columns={"completion": "baseline_completion"}),
+            on=[*CELL, "prompt_id", "prompt"],
+            how="left",
+            validate="many_to_one",
+            indicator=True,
+        )
         alone = merged[merged["_merge"].ne("both")]
         if len(alone):
             cell = " ".join(str(alone.iloc[0][k]) for k in CELL)
-            raise ValueError(f"generations of {cell}: {baseline} has no row for prompt {alone.iloc[0]['prompt_id']}, which rpo "
-                             "answers; generate that cell again")
+            raise ValueError(
+                f"generations of {cell}: {baseline} has no row for prompt "
+                f"{alone.iloc[0]['prompt_id']}, which rpo "
+                "answers; generate that cell again"
+            )
         parts.append(merged.drop(columns="_merge").assign(baseline=baseline))
     columns = [*KEYS, "prompt", "method_completion", "baseline_completion"]
     if not parts:
@@ -99,41 +125,63 @@ def make_pairs(generations: pd.DataFrame, profile: Profile, *, table: str) -> pd
 def judge_pairs(judge: Judge, pairs: pd.DataFrame) -> pd.DataFrame:
     """Ask a judge about every pair in both orders.
 
-    Returns COLUMNS. first_order and second_order: "method", "baseline" or None, RPO shown first and second. verdict: the answer
-    that both orders give, "tie" when they differ, None when one is missing. A pair with an empty completion is not asked about:
-    its verdict is None. Of a language model also AVERAGE: the log-odds in favour of RPO, mean over both orders, and their sign
-    as "method", "baseline" or "tie" (exactly 0); NaN and None where an order has none.
+    Returns COLUMNS. first_order and second_order: "method", "baseline" or None, RPO shown first and
+    second. verdict: the answer that both orders give, "tie" when they differ, None when one is
+    missing. A pair with an empty completion is not asked about: its verdict is None. Of a language
+    model also AVERAGE: the log-odds in favour of RPO, mean over both orders, and their sign as
+    "method", "baseline" or "tie" (exactly 0); NaN and None where an order has none.
     """
     texts = pairs[["method_completion", "baseline_completion"]].fillna("")
     asked = texts.apply(lambda column: column.str.strip().ne("")).all(axis=1).to_numpy()
-    prompts, ours, theirs = pairs["prompt"][asked].tolist(), *(texts[c][asked].tolist() for c in texts)
+    prompts, ours, theirs = (
+        pairs["prompt"][asked].tolist(),
+        *(texts[c][asked].tolist() for c in texts),
+    )
     questions = (prompts * 2, ours + theirs, theirs + ours)
     by_odds = hasattr(judge, "replies")
-    replies = judge.replies(*questions) if by_odds else [language_models.Reply(answer) for answer in judge.compare(*questions)]
+    replies = (
+        judge.replies(*questions)
+        if by_odds
+        else [language_models.Reply(answer) for answer in judge.compare(*questions)]
+    )
     orders, odds = [], []
-    for shown, name, sign in ((replies[: len(prompts)], {"first": "method", "second": "baseline"}, 1),
-                              (replies[len(prompts) :], {"first": "baseline", "second": "method"}, -1)):
+    for shown, name, sign in (
+        (replies[: len(prompts)], {"first": "method", "second": "baseline"}, 1),
+        (replies[len(prompts) :], {"first": "baseline", "second": "method"}, -1),
+    ):
         column, in_favour = np.full(len(pairs), None, dtype=object), np.full(len(pairs), np.nan)
         column[asked] = [name.get(reply.answer) for reply in shown]
-        in_favour[asked] = [np.nan if reply.log_odds is None else sign * reply.log_odds for reply in shown]
+        in_favour[asked] = [
+            np.nan if reply.log_odds is None else sign * reply.log_odds for reply in shown
+        ]
         orders.append(column)
         odds.append(in_favour)
-    verdict = [None if a is None or b is None else a if a == b else "tie" for a, b in zip(*orders, strict=True)]
-    answers = {name: pd.Series(column, pairs.index, object) for name, column in zip(ANSWERS, (*orders, verdict), strict=True)}
+    verdict = [
+        None if a is None or b is None else a if a == b else "tie"
+        for a, b in zip(*orders, strict=True)
+    ]
+    answers = {
+        name: pd.Series(column, pairs.index, object)
+        for name, column in zip(ANSWERS, (*orders, verdict), strict=True)
+    }
     rows = pairs[KEYS].assign(judge=judge.name, **answers)[COLUMNS]
     if not by_odds:
         return rows
     mean = (odds[0] + odds[1]) / 2
-    average = [None if np.isnan(m) else "method" if m > 0 else "baseline" if m < 0 else "tie" for m in mean]
+    average = [
+        None if np.isnan(m) else "method" if m > 0 else "baseline" if m < 0 else "tie" for m in mean
+    ]
     return rows.assign(log_odds=mean, verdict_average=pd.Series(average, pairs.index, object))
 
 
-# ---- the bench and its files ------------------------------------------------------------------------------------------
+# ---- the bench and its files ---------------------------------------------------------------------
+
 
 def judges_for(profile: Profile, out: str | Path, seed: int) -> list[Judge]:
-    """The profile's judges for one seed. The reward model is trained once and kept in <out>/runs/judges/, named by what it
-    was made from; a language model is loaded when it is first asked. Raises ValueError for an unknown judge, for the checker
-    outside the pocket, and for a language model that is missing."""
+    """The profile's judges for one seed. The reward model is trained once and kept in
+    <out>/runs/judges/, named by what it was made from; a language model is loaded when it is first
+    asked. Raises ValueError for an unknown judge, for the checker outside the pocket, and for a
+    language model that is missing."""
     bench: list[Judge] = []
     described = profile.evaluation.llm_judges
     check_judges(profile)
@@ -148,15 +196,26 @@ def judges_for(profile: Profile, out: str | Path, seed: int) -> list[Judge]:
 
 
 def reward_model(profile: Profile, out: Path, seed: int) -> RewardModel:
-    """The judge that learnt from the held-out feedback, trained once and kept in <out>/runs/judges/."""
+    """The judge that learnt from the held-out feedback, trained once and kept in
+    <out>/runs/judges/."""
     settings, size = profile.evaluation, judge_size(profile)
     reference = inputs.reference_path(profile, size, seed)
     held_out = inputs.splits(profile, seed, size).held_out
-    return RewardModel.load(cached(
-        reward_model_folder(profile, out, seed, reference),
-        lambda folder: train_reward_model(reference, held_out, config=settings, data=profile.data, seed=seed,
-                                          threads=profile.training.threads,
-                                          bf16=profile.training.bf16).save(folder, base=profile.sizes[size].id)), base=reference)
+    return RewardModel.load(
+        cached(
+            reward_model_folder(profile, out, seed, reference),
+            lambda folder: train_reward_model(
+                reference,
+                held_out,
+                config=settings,
+                data=profile.data,
+                seed=seed,
+                threads=profile.training.threads,
+                bf16=profile.training.bf16,
+            ).save(folder, base=profile.sizes[size].id),
+        ),
+        base=reference,
+    )
 
 
 def judge_size(profile: Profile) -> str:
@@ -168,42 +227,84 @@ def reward_model_folder(profile: Profile, out: Path, seed: int, reference: str |
     """Where the reward model of a seed is kept, named by all that it is made from."""
     settings = profile.evaluation
     held_out = inputs.splits(profile, seed, judge_size(profile)).held_out
-    key = content_key([model_key(reference), _digest(held_out.to_pandas()), settings.judge_comparisons, settings.judge_epochs,
-                       limits(profile.data), step_code("reward model"), profile.training.threads,
-                       profile.training.bf16, seed, *([settings.judge_loss] if settings.judge_loss != "bradley_terry" else []),
-                       *([["lora", settings.judge_lora_rank]] if settings.judge_lora_rank else [])])
+    key = content_key(
+        [
+            model_key(reference),
+            _digest(held_out.to_pandas()),
+            settings.judge_comparisons,
+            settings.judge_epochs,
+            limits(profile.data),
+            step_code("reward model"),
+            profile.training.threads,
+            profile.training.bf16,
+            seed,
+            *([settings.judge_loss] if settings.judge_loss != "bradley_terry" else []),
+            *([["lora", settings.judge_lora_rank]] if settings.judge_lora_rank else []),
+        ]
+    )
     return out / "runs" / "judges" / f"reward_model-seed{seed}-{key}"
 
 
-def ask(bench: Mapping[int, Sequence[Judge]], pairs: pd.DataFrame, out: str | Path, table: str) -> pd.DataFrame:
-    """Verdicts of every judge on every pair, each seed's pairs by that seed's judges; one file a judge in <out>/verdicts/.
+def ask(
+    bench: Mapping[int, Sequence[Judge]], pairs: pd.DataFrame, out: str | Path, table: str
+) -> pd.DataFrame:
+    """Verdicts of every judge on every pair, each seed's pairs by that seed's judges; one file a
+    judge in <out>/verdicts/.
 
-    A stored file that the same judges made from the same pairs is read instead, and a line says so; not so when a judge was
-    unreachable for some of its pairs, whose verdicts are null: those it is asked again.
+    A stored file that the same judges made from the same pairs is read instead, and a line says so;
+    not so when a judge was unreachable for some of its pairs, whose verdicts are null: those it is
+    asked again.
     """
     missing = sorted(set(pairs["seed"]) - set(bench))
     if missing:
-        raise ValueError(f"pairs hold seed {missing[0]}, which has no judges; add judges_for(profile, out, {missing[0]})")
+        raise ValueError(
+            f"pairs hold seed {missing[0]}, which has no judges; add "
+            f"judges_for(profile, out, {missing[0]})"
+        )
     out, parts = Path(out), []
     for name in [judge.name for judge in next(iter(bench.values()))]:
         judges = {seed: next(j for j in bench[seed] if j.name == name) for seed in sorted(bench)}
-        path, stamp = out / "verdicts" / f"{table}-{name}.jsonl.gz", out / "runs" / "judges" / f"{table}-{name}.json"
+        path, stamp = (
+            out / "verdicts" / f"{table}-{name}.jsonl.gz",
+            out / "runs" / "judges" / f"{table}-{name}.json",
+        )
         limit = next(_most(judge) for judge in judges.values())
-        key = content_key([_digest(pairs), *([] if limit is None else [limit]), {str(seed): judge.identity for seed, judge in judges.items()},
-                           step_code("verdicts")])
-        if path.is_file() and (known := read_sealed(stamp)) and known["inputs"] == key and not known["failed"]:
+        key = content_key(
+            [
+                _digest(pairs),
+                *([] if limit is None else [limit]),
+                {str(seed): judge.identity for seed, judge in judges.items()},
+                step_code("verdicts"),
+            ]
+        )
+        if (
+            path.is_file()
+            and (known := read_sealed(stamp))
+            and known["inputs"] == key
+            and not known["failed"]
+        ):
             if known["file"] == file_digest(path):
                 print(f"{table}, {name}: the {len(pairs):,} stored verdicts are up to date")
                 parts.append(_read(path))
                 continue
             again(path, "is not as it was written")
-        judged = [judge_pairs(judge, _asked(judge, pairs[pairs["seed"].eq(seed)])) for seed, judge in judges.items()]
+        judged = [
+            judge_pairs(judge, _asked(judge, pairs[pairs["seed"].eq(seed)]))
+            for seed, judge in judges.items()
+        ]
         rows = pd.concat(judged).sort_values(KEYS, ignore_index=True)
         atomic_write(path, packed(rows))
-        failed = sum(judge.notes[note] for judge in judges.values() for note in getattr(judge, "again", ()))
+        failed = sum(
+            judge.notes[note] for judge in judges.values() for note in getattr(judge, "again", ())
+        )
         write_sealed(stamp, {"inputs": key, "file": file_digest(path), "failed": failed})
         print(f"{table}, {name}: {len(rows):,} pairs judged in both orders")
-        for line in dict.fromkeys(line for judge in judges.values() if hasattr(judge, "remarks") for line in judge.remarks()):
+        for line in dict.fromkeys(
+            line
+            for judge in judges.values()
+            if hasattr(judge, "remarks")
+            for line in judge.remarks()
+        ):
             print(f"{table}, {line}")
         parts.append(rows)
     return pd.concat(parts, ignore_index=True)
@@ -217,7 +318,11 @@ def _most(judge: Judge) -> int | None:
 def _asked(judge: Judge, pairs: pd.DataFrame) -> pd.DataFrame:
     """The pairs a judge is asked about: all, or those of the first prompts."""
     most = _most(judge)
-    return pairs if most is None else pairs[pairs["prompt_id"].isin(sorted(pairs["prompt_id"].unique())[:most])]
+    return (
+        pairs
+        if most is None
+        else pairs[pairs["prompt_id"].isin(sorted(pairs["prompt_id"].unique())[:most])]
+    )
 
 
 def load_verdicts(out: str | Path, table: str) -> pd.DataFrame:
@@ -225,26 +330,36 @@ def load_verdicts(out: str | Path, table: str) -> pd.DataFrame:
     folder = Path(out) / "verdicts"
     paths = sorted(folder.glob(f"{table}-*.jsonl.gz"))
     if not paths:
-        raise ValueError(f"no verdicts of {table} in {str(folder)!r}; run the notebook that asks the judges first")
+        raise ValueError(
+            f"no verdicts of {table} in {str(folder)!r}; run the notebook that asks "
+            "the judges first"
+        )
     return pd.concat([_read(path) for path in paths], ignore_index=True)
 
 
 def _read(path: Path) -> pd.DataFrame:
     rows = unpacked(path)
     for number, row in enumerate(rows, 1):
-        wrong = next((field for field, good in FIELDS.items() if field in row and not good(row[field])), None)
+        wrong = next(
+            (field for field, good in FIELDS.items() if field in row and not good(row[field])), None
+        )
         if wrong:
-            raise ValueError(f"verdicts/{path.name}, row {number}: {wrong} is {row[wrong]!r:.60}, which no judge gives; delete the "
-                             "file and judge again (python -m rpo_nb judge)")
+            raise ValueError(
+                f"verdicts/{path.name}, row {number}: {wrong} is {row[wrong]!r:.60}, "
+                "which no judge gives; delete the "
+                "file and judge again (python -m rpo_nb judge)"
+            )
     kinds = dict.fromkeys([*ANSWERS, "verdict_average"], object) | {"log_odds": float}
     columns = [*COLUMNS, *(AVERAGE if rows and AVERAGE[0] in rows[0] else ())]
-    return pd.DataFrame({c: pd.Series([row[c] for row in rows], dtype=kinds.get(c)) for c in columns})
+    return pd.DataFrame(
+        {c: pd.Series([row[c] for row in rows], dtype=kinds.get(c)) for c in columns}
+    )
 
 
 def _digest(frame: pd.DataFrame) -> str:
-    return hashlib.sha256(frame.to_json(orient="split", index=False, double_precision=15).encode()).hexdigest()
-
-
+    return hashlib.sha256(
+        frame.to_json(orient="split", index=False, double_precision=15).encode()
+    ).hexdigest()
 
 
 def build(name: str, settings: LLMJudge) -> LanguageModelJudge:

@@ -1,7 +1,9 @@
-"""What a model costs: parameters, memory and arithmetic, from its configuration alone (no weight is loaded).
+"""What a model costs: parameters, memory and arithmetic, from its configuration alone (no weight is
+loaded).
 
-Memory of a training step is weights, gradients, AdamW's two moments and what the backward pass needs of the forward pass; the
-last is counted by running the model's own forward pass on torch's meta device, which has shapes and no numbers.
+Memory of a training step is weights, gradients, AdamW's two moments and what the backward pass
+needs of the forward pass; the last is counted by running the model's own forward pass on torch's
+meta device, which has shapes and no numbers.
 """
 
 from __future__ import annotations
@@ -22,14 +24,20 @@ from rpo_nb.policy.logps import LOGITS_AT_ONCE
 
 GIB = 2**30
 CONTEXT = 0.6 * GIB  # what CUDA itself takes
-TEMPORARIES = 1.15  # of the activations: with what a step's passing tensors and the allocator take (four measured on a CPU)
-AUTOCAST = 0.2  # of the way from bf16's activations to float32's: the norms and the residual stream (T5 and Llama, saved tensors)
+# of the activations: with what a step's passing tensors and the allocator take (four measured on a
+# CPU)
+TEMPORARIES = 1.15
+# of the way from bf16's activations to float32's: the norms and the residual stream (T5 and Llama,
+# saved tensors)
+AUTOCAST = 0.2
 
 
-# Devices ----------------------------------------------------------------------------------------------------------------------
+# Devices ------------------------------------------------------------------------------------------
+
 
 class GPU(NamedTuple):
-    """Dense peaks in TFLOP/s as the maker states them, bandwidth in GB/s, memory in GiB as CUDA shows it."""
+    """Dense peaks in TFLOP/s as the maker states them, bandwidth in GB/s, memory in GiB as CUDA
+    shows it."""
 
     name: str
     bf16: float  # 0: none
@@ -39,10 +47,16 @@ class GPU(NamedTuple):
 
 
 GPUS = (
-    GPU("T4", 0, 8.1, 320, 14.7), GPU("L4", 121, 30.3, 300, 22.0), GPU("RTX 4090", 165, 82.6, 1008, 23.5),
-    GPU("A10", 125, 31.2, 600, 22.0), GPU("A10G", 70, 31.2, 600, 22.0),
-    GPU("A100 40GB", 312, 19.5, 1555, 39.4), GPU("A100 80GB", 312, 19.5, 2039, 79.1),
-    GPU("H100", 989, 67.0, 3350, 79.1), GPU("H100 PCIe", 756, 51.0, 2000, 79.1), GPU("H200", 989, 67.0, 4800, 139.8),
+    GPU("T4", 0, 8.1, 320, 14.7),
+    GPU("L4", 121, 30.3, 300, 22.0),
+    GPU("RTX 4090", 165, 82.6, 1008, 23.5),
+    GPU("A10", 125, 31.2, 600, 22.0),
+    GPU("A10G", 70, 31.2, 600, 22.0),
+    GPU("A100 40GB", 312, 19.5, 1555, 39.4),
+    GPU("A100 80GB", 312, 19.5, 2039, 79.1),
+    GPU("H100", 989, 67.0, 3350, 79.1),
+    GPU("H100 PCIe", 756, 51.0, 2000, 79.1),
+    GPU("H200", 989, 67.0, 4800, 139.8),
 )
 
 
@@ -66,23 +80,33 @@ class Device:
 
 
 def known_gpu(name: str) -> GPU | None:
-    """The GPU of the table whose words all stand in a device name ("NVIDIA A100-SXM4-80GB"), the most words first."""
+    """The GPU of the table whose words all stand in a device name ("NVIDIA A100-SXM4-80GB"), the
+    most words first."""
     words = {word.lower() for word in re.findall(r"[A-Za-z0-9]+", name)}
     fitting = [gpu for gpu in GPUS if set(gpu.name.lower().split()) <= words]
     return max(fitting, key=lambda gpu: len(gpu.name.split()), default=None)
 
 
 def device(name: str = "") -> Device:
-    """This machine's GPU or, without one, its CPU; or a GPU of the table by name. Raises ValueError for a name not in it."""
+    """This machine's GPU or, without one, its CPU; or a GPU of the table by name. Raises ValueError
+    for a name not in it."""
     here = not name and torch.cuda.is_available()
     told = torch.cuda.get_device_name() if here else name
     gpu = known_gpu(told) if told else None
     if name and not gpu:
-        raise ValueError(f"--gpu {name!r} is not in the table; it has {', '.join(gpu.name for gpu in GPUS)}")
+        raise ValueError(
+            f"--gpu {name!r} is not in the table; it has {', '.join(gpu.name for gpu in GPUS)}"
+        )
     if gpu:
         memory = torch.cuda.get_device_properties(0).total_memory if here else int(gpu.memory * GIB)
-        return Device(told if here else gpu.name, gpu.bf16 * 1e12, gpu.fp32 * 1e12, gpu.bandwidth * 1e9, memory,
-                      "the maker's dense peak")
+        return Device(
+            told if here else gpu.name,
+            gpu.bf16 * 1e12,
+            gpu.fp32 * 1e12,
+            gpu.bandwidth * 1e9,
+            memory,
+            "the maker's dense peak",
+        )
     where, source = torch.device("cuda" if here else "cpu"), "a matrix product timed here"
     fp32 = probe(where, torch.float32)
     if here:
@@ -90,8 +114,14 @@ def device(name: str = "") -> Device:
         return Device(told, probe(where, torch.bfloat16), fp32, copy_rate(where), memory, source)
     import psutil
 
-    return Device(f"CPU ({torch.get_num_threads()} threads)", probe(where, torch.bfloat16), fp32, copy_rate(where),
-                  psutil.virtual_memory().total, source)
+    return Device(
+        f"CPU ({torch.get_num_threads()} threads)",
+        probe(where, torch.bfloat16),
+        fp32,
+        copy_rate(where),
+        psutil.virtual_memory().total,
+        source,
+    )
 
 
 def probe(where: torch.device, dtype: torch.dtype, seconds: float = 2.0, size: int = 1024) -> float:
@@ -121,11 +151,13 @@ def _timed(where: torch.device, work: Callable[[], Any], seconds: float) -> floa
     return calls / (time.perf_counter() - started)
 
 
-# Models -----------------------------------------------------------------------------------------------------------------------
+# Models -------------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class Parameters:
-    """Numbers of parameters. encoder and decoder without their embeddings (a causal model is all decoder)."""
+    """Numbers of parameters. encoder and decoder without their embeddings (a causal model is all
+    decoder)."""
 
     all: int
     encoder: int
@@ -134,18 +166,21 @@ class Parameters:
     trained: int  # with LoRA the adapters'
 
     def forward(self, encoded: float, decoded: float, projected: float) -> float:
-        """FLOPs of a forward pass over so many tokens: two for each parameter and token, attention's products left out."""
+        """FLOPs of a forward pass over so many tokens: two for each parameter and token,
+        attention's products left out."""
         return 2 * (self.encoder * encoded + self.decoder * decoded + self.head * projected)
 
 
 def empty_model(config: Any, dtype: torch.dtype = torch.float32) -> Any:
-    """The model of a transformers configuration on the meta device: all its shapes, none of its numbers."""
+    """The model of a transformers configuration on the meta device: all its shapes, none of its
+    numbers."""
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     with torch.device("meta"):
         model = auto.from_config(config, dtype=dtype, trust_remote_code=False)
-    if not getattr(config, "scale_decoder_outputs", True):  # T5 1.1 and Flan have a head of their own, which transformers 5 ties
+    # T5 1.1 and Flan have a head of their own, which transformers 5 ties
+    if not getattr(config, "scale_decoder_outputs", True):
         model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
     return model
 
@@ -169,29 +204,55 @@ def parameters(config: Any, training: TrainingConfig) -> Parameters:
     trained = everything
     if training.lora:
         with torch.device("meta"), _quiet():
-            trained = sum(p.numel() for p in add_lora(model, training.lora_rank).parameters() if p.requires_grad)
-    return Parameters(everything, encoder, sum(p.numel() for p in named.values()) - encoder, head.numel(), trained)
+            trained = sum(
+                p.numel()
+                for p in add_lora(model, training.lora_rank).parameters()
+                if p.requires_grad
+            )
+    return Parameters(
+        everything, encoder, sum(p.numel() for p in named.values()) - encoder, head.numel(), trained
+    )
 
 
-def activations(config: Any, training: TrainingConfig, *, rows: int, prompts: int, prompt_tokens: int, completion_tokens: int,
-                dropout: float = 0.0) -> float:
+def activations(
+    config: Any,
+    training: TrainingConfig,
+    *,
+    rows: int,
+    prompts: int,
+    prompt_tokens: int,
+    completion_tokens: int,
+    dropout: float = 0.0,
+) -> float:
     """Bytes that the backward pass keeps of a forward pass over a padded micro-batch.
 
-    rows: completions in it; prompts: their distinct prompts, read once each. Counted on the meta device; causal models'
-    attention is taken as a fused kernel, which keeps no scores, T5's (with its learnt bias) as the plain one, and the copies of
-    a prompt's keys and values that its completions read are left out.
+    rows: completions in it; prompts: their distinct prompts, read once each. Counted on the meta
+    device; causal models' attention is taken as a fused kernel, which keeps no scores, T5's (with
+    its learnt bias) as the plain one, and the copies of a prompt's keys and values that its
+    completions read are left out.
     """
+
     def kept(dtype: torch.dtype) -> int:
         model = empty_model(config, dtype).train()
         set_dropout(model, dropout)
         if training.gradient_checkpointing:
             with _quiet():
-                model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+                model.gradient_checkpointing_enable(
+                    gradient_checkpointing_kwargs={"use_reentrant": False}
+                )
         with torch.device("meta"):
             if config.is_encoder_decoder:
-                return _saved(lambda: _t5_pass(model, rows, prompts, prompt_tokens, completion_tokens), model, scores=None)
+                return _saved(
+                    lambda: _t5_pass(model, rows, prompts, prompt_tokens, completion_tokens),
+                    model,
+                    scores=None,
+                )
             length = prompt_tokens + completion_tokens
-            whole = rows if training.gradient_checkpointing else -(-(prompts * prompt_tokens + rows * completion_tokens) // length)
+            whole = (
+                rows
+                if training.gradient_checkpointing
+                else -(-(prompts * prompt_tokens + rows * completion_tokens) // length)
+            )
             return _saved(lambda: _causal_pass(model, whole, length, dtype), model, scores=length)
 
     whole = kept(torch.float32)
@@ -201,22 +262,34 @@ def activations(config: Any, training: TrainingConfig, *, rows: int, prompts: in
     return half if training.lora else half + AUTOCAST * (whole - half)
 
 
-def _t5_pass(model: Any, rows: int, prompts: int, prompt_tokens: int, completion_tokens: int) -> Any:
-    states = model.get_encoder()(input_ids=torch.zeros(prompts, prompt_tokens, dtype=torch.long)).last_hidden_state
+def _t5_pass(
+    model: Any, rows: int, prompts: int, prompt_tokens: int, completion_tokens: int
+) -> Any:
+    states = model.get_encoder()(
+        input_ids=torch.zeros(prompts, prompt_tokens, dtype=torch.long)
+    ).last_hidden_state
     states = states.repeat_interleave(-(-rows // prompts), 0)[:rows]
-    return model.get_decoder()(input_ids=torch.zeros(rows, completion_tokens, dtype=torch.long), encoder_hidden_states=states,
-                               use_cache=False).last_hidden_state
+    return model.get_decoder()(
+        input_ids=torch.zeros(rows, completion_tokens, dtype=torch.long),
+        encoder_hidden_states=states,
+        use_cache=False,
+    ).last_hidden_state
 
 
 def _causal_pass(model: Any, rows: int, length: int, dtype: torch.dtype) -> Any:
-    # A mask of four dimensions is taken as it is; transformers would look into one of two, and here are no numbers.
-    return model.get_decoder()(input_ids=torch.zeros(rows, length, dtype=torch.long), use_cache=False,
-                               attention_mask=torch.zeros(rows, 1, length, length, dtype=dtype),
-                               position_ids=torch.zeros(1, length, dtype=torch.long)).last_hidden_state
+    # A mask of four dimensions is taken as it is; transformers would look into one of two, and here
+    # are no numbers.
+    return model.get_decoder()(
+        input_ids=torch.zeros(rows, length, dtype=torch.long),
+        use_cache=False,
+        attention_mask=torch.zeros(rows, 1, length, length, dtype=dtype),
+        position_ids=torch.zeros(1, length, dtype=torch.long),
+    ).last_hidden_state
 
 
 def _saved(work: Callable[[], Any], model: Any, *, scores: int | None) -> int:
-    """Bytes of the tensors that autograd keeps, each storage once, parameters and [scores, scores] matrices left out."""
+    """Bytes of the tensors that autograd keeps, each storage once, parameters and [scores, scores]
+    matrices left out."""
     kept: dict[int, Any] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -232,7 +305,8 @@ def _saved(work: Callable[[], Any], model: Any, *, scores: int | None) -> int:
 
 
 def weight_bytes(count: Parameters, training: TrainingConfig) -> float:
-    """Bytes of the weights as they are held: float32 where they are trained; frozen ones bf16 or NF4 (with scales) if asked."""
+    """Bytes of the weights as they are held: float32 where they are trained; frozen ones bf16 or
+    NF4 (with scales) if asked."""
     if not training.lora:
         return 4.0 * count.all
     linear = count.encoder + count.decoder
@@ -240,40 +314,64 @@ def weight_bytes(count: Parameters, training: TrainingConfig) -> float:
     return each * (count.all - linear) + (0.55 if training.quantize == "4bit" else each) * linear
 
 
-def training_memory(config: Any, count: Parameters, training: TrainingConfig, **batch: Any) -> dict[str, float]:
+def training_memory(
+    config: Any, count: Parameters, training: TrainingConfig, **batch: Any
+) -> dict[str, float]:
     """Bytes at the peak of a step by part. batch: the arguments of `activations`."""
     weights = weight_bytes(count, training)
-    copies = 2.0 * count.all if training.bf16 and not training.lora else 0.0  # autocast's bf16 weights
-    parts = {"weights": weights + (4.0 * count.trained if training.lora else 0.0), "gradients": 4.0 * count.trained,
-             "optimiser": 8.0 * count.trained}
+    # autocast's bf16 weights
+    copies = 2.0 * count.all if training.bf16 and not training.lora else 0.0
+    parts = {
+        "weights": weights + (4.0 * count.trained if training.lora else 0.0),
+        "gradients": 4.0 * count.trained,
+        "optimiser": 8.0 * count.trained,
+    }
     vocabulary = config.get_text_config().vocab_size  # a model of images too has its text's apart
     logits = min(LOGITS_AT_ONCE, batch["rows"] * batch["completion_tokens"] * vocabulary)
     forward = TEMPORARIES * activations(config, training, **batch) + copies
     forward += 3 * 4 * logits  # in float32: logits, their exponentials, their gradient
-    parts["activations"] = max(forward, 4.0 * count.trained)  # AdamW's step takes a copy when the activations are gone
+    # AdamW's step takes a copy when the activations are gone
+    parts["activations"] = max(forward, 4.0 * count.trained)
     return parts
 
 
-def generation_memory(config: Any, count: Parameters, training: TrainingConfig, *, rows: int, tokens: int) -> float:
-    """Bytes: the policy, the reference beside it, keys and values of a batch of so many rows and tokens."""
+def generation_memory(
+    config: Any, count: Parameters, training: TrainingConfig, *, rows: int, tokens: int
+) -> float:
+    """Bytes: the policy, the reference beside it, keys and values of a batch of so many rows and
+    tokens."""
     config = config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or getattr(config, "d_kv", None) or config.hidden_size // config.num_attention_heads
-    cache = 2 * config.num_hidden_layers * heads * width * rows * tokens * (2 if training.bf16 else 4)
+    width = (
+        getattr(config, "head_dim", None)
+        or getattr(config, "d_kv", None)
+        or config.hidden_size // config.num_attention_heads
+    )
+    cache = (
+        2 * config.num_hidden_layers * heads * width * rows * tokens * (2 if training.bf16 else 4)
+    )
     return 2 * weight_bytes(count, training) + cache
 
 
 def train_passes(training: TrainingConfig) -> float:
-    """Forward passes that a training step costs: one, two more for gradients (with LoRA one: frozen weights need none), and one
-    again with gradient checkpointing."""
+    """Forward passes that a training step costs: one, two more for gradients (with LoRA one: frozen
+    weights need none), and one again with gradient checkpointing."""
     return (2.0 if training.lora else 3.0) + training.gradient_checkpointing
 
 
 def share_of_peak(rows: Sequence[dict[str, str]], name: str, lora: bool) -> float | None:
-    """The median measured share of the peak on a device, from benchmarks/throughput.csv (columns device, share_of_peak and, where
-    there, lora); None where it has no such row."""
+    """The median measured share of the peak on a device, from benchmarks/throughput.csv (columns
+    device, share_of_peak and, where there, lora); None where it has no such row."""
     gpu = known_gpu(name)
-    same = [row for row in rows if row.get("device") == name or (gpu and known_gpu(row.get("device", "")) == gpu)]
-    alike = [row for row in same if "lora" not in row or (row["lora"].lower() in ("true", "1", "lora")) == lora]
+    same = [
+        row
+        for row in rows
+        if row.get("device") == name or (gpu and known_gpu(row.get("device", "")) == gpu)
+    ]
+    alike = [
+        row
+        for row in same
+        if "lora" not in row or (row["lora"].lower() in ("true", "1", "lora")) == lora
+    ]
     shares = sorted(float(row["share_of_peak"]) for row in alike if row.get("share_of_peak"))
     return shares[len(shares) // 2] if shares else None

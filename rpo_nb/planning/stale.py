@@ -1,7 +1,7 @@
 """What no profile's results need: caches and policies of earlier code, data, settings or weights.
 
-Needed is what a rerun of the reproductions in results/ would look for, by the same keys. Answers of judges (verdicts/ of the
-cache) are never listed: asking again may cost money.
+Needed is what a rerun of the reproductions in results/ would look for, by the same keys. Answers of
+judges (verdicts/ of the cache) are never listed: asking again may cost money.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from rpo_nb.studies import lab
 from rpo_nb.studies.paper_b.grid import GATED, LEARNT
 from rpo_nb.studies.paper_b.world import World
 
-OF_A_MODEL = ("reference_logps", "reference_samples", "pools")  # folders of the cache whose entries name their model and code
+# folders of the cache whose entries name their model and code
+OF_A_MODEL = ("reference_logps", "reference_samples", "pools")
 
 
 class Stale(NamedTuple):
@@ -39,16 +40,25 @@ def outputs(more: Sequence[Path] = ()) -> list[Path]:
 
 
 def stale(outs: Sequence[Path]) -> list[Stale]:
-    """What none of these output folders needs: in the cache, and in their own runs/. Makes and fetches nothing. Raises ValueError for a
-    profile that cannot be read: what it needs is not known."""
+    """What none of these output folders needs: in the cache, and in their own runs/. Makes and
+    fetches nothing. Raises ValueError for a profile that cannot be read: what it needs is not
+    known."""
     profiles = {out: placed(load_profile(str(out / "profile.yaml")), out) for out in outs}
     needed = {folder for profile in profiles.values() for folder in _references(profile)}
     found = _of_cache(needed)
     for out, profile in profiles.items():
         runs = _runs(profile, out)
         if runs is not None:
-            there = [folder for pattern in ("*-seed*", "judges/reward_model-*", "paper_b/*-seed*") for folder in (out / "runs").glob(pattern)]
-            found += [(folder, "of earlier code, data or settings") for folder in there if folder not in runs and folder.is_dir()]
+            there = [
+                folder
+                for pattern in ("*-seed*", "judges/reward_model-*", "paper_b/*-seed*")
+                for folder in (out / "runs").glob(pattern)
+            ]
+            found += [
+                (folder, "of earlier code, data or settings")
+                for folder in there
+                if folder not in runs and folder.is_dir()
+            ]
     return [Stale(path, size_of(path), why) for path, why in sorted(dict(found).items())]
 
 
@@ -61,28 +71,49 @@ def size_of(path: Path) -> int:
 def _studies(profile: Profile) -> list[lab.Study]:
     if not profile.pocket_world:
         return []
-    return [*lab.map_studies(profile), *lab.ablation_studies(profile), *lab.low_data_studies(profile), *lab.robustness_studies(profile)]
+    return [
+        *lab.map_studies(profile),
+        *lab.ablation_studies(profile),
+        *lab.low_data_studies(profile),
+        *lab.robustness_studies(profile),
+    ]
 
 
 def _references(profile: Profile) -> Iterator[Path]:
     """The references of a profile's grid, lab and paper B."""
     wanted = {(size, seed): profile for size in profile.sizes for seed in profile.seeds}
-    wanted |= {(profile.paper_b.size or next(iter(profile.sizes)), seed): profile for seed in profile.paper_b.seeds}
-    every = [*((size, seed, profile) for size, seed in wanted), *((s.size, s.seed, s.profile) for s in _studies(profile))]
+    wanted |= {
+        (profile.paper_b.size or next(iter(profile.sizes)), seed): profile
+        for seed in profile.paper_b.seeds
+    }
+    every = [
+        *((size, seed, profile) for size, seed in wanted),
+        *((s.size, s.seed, s.profile) for s in _studies(profile)),
+    ]
     seen = set()
     for size, seed, of in every:
         name = (size, seed, of.sizes[size].demonstrator)
         if name not in seen:
             seen.add(name)
-            held_out = None if of.pocket_world or of.sizes[size].id != "pocket" else inputs.splits(of, seed).held_out
+            held_out = (
+                None
+                if of.pocket_world or of.sizes[size].id != "pocket"
+                else inputs.splits(of, seed).held_out
+            )
             yield references.expected(of, size, seed, held_out)
 
 
 def _of_cache(needed: set[Path]) -> list[tuple[Path, str]]:
     cache = cache_dir()
-    found = [(folder, "of no profile's reference") for folder in (cache / "references").glob("*-seed*") if _is_made(folder)
-             and folder not in needed]
-    models, code = {model_key(folder) for folder in needed if folder.is_dir()}, {step_code(step) for step in STEPS}
+    found = [
+        (folder, "of no profile's reference")
+        for folder in (cache / "references").glob("*-seed*")
+        if _is_made(folder) and folder not in needed
+    ]
+    models, code = (
+        {model_key(folder) for folder in needed if folder.is_dir()},
+        {step_code(step) for step in STEPS},
+    )
     for kind in OF_A_MODEL:
         for folder in filter(_is_made, (cache / kind).glob("*")):
             try:
@@ -92,7 +123,9 @@ def _of_cache(needed: set[Path]) -> list[tuple[Path, str]]:
                 found.append((folder, "without a stamp: of an earlier version"))
                 continue
             if model not in models or made_by not in code:
-                found.append((folder, "of another model" if model not in models else "of earlier code"))
+                found.append(
+                    (folder, "of another model" if model not in models else "of earlier code")
+                )
     return found
 
 
@@ -102,16 +135,28 @@ def _is_made(path: Path) -> bool:
 
 
 def _runs(profile: Profile, out: Path) -> set[Path] | None:
-    """The folders in <out>/runs that a rerun would use; None where a reference is not here, so that its names are not known."""
-    folders = {generations.completions_file(profile, cell, out).parent for cell in grid.cells(profile)}
+    """The folders in <out>/runs that a rerun would use; None where a reference is not here, so that
+    its names are not known."""
+    folders = {
+        generations.completions_file(profile, cell, out).parent for cell in grid.cells(profile)
+    }
     folders |= {study.file(spec, out).parent for study in _studies(profile) for spec in study.specs}
     if not all(folder.is_dir() for folder in _references(profile)):
         return None
     if "reward_model" in profile.evaluation.judges or not profile.pocket_world:
-        seeds = dict.fromkeys((*profile.seeds, *(() if profile.pocket_world else profile.paper_b.seeds)))
+        seeds = dict.fromkeys(
+            (*profile.seeds, *(() if profile.pocket_world else profile.paper_b.seeds))
+        )
         size = verdicts.judge_size(profile)
-        folders |= {verdicts.reward_model_folder(profile, out, seed, inputs.reference_path(profile, size, seed)) for seed in seeds}
+        folders |= {
+            verdicts.reward_model_folder(
+                profile, out, seed, inputs.reference_path(profile, size, seed)
+            )
+            for seed in seeds
+        }
     for seed in profile.paper_b.seeds if (out / "runs" / "paper_b").is_dir() else ():
         world = World(profile, seed, out)
-        folders |= {world.folder(run) for run in world.runs} | {world.reward_model_folder(judge) for judge in (LEARNT, GATED)}
+        folders |= {world.folder(run) for run in world.runs} | {
+            world.reward_model_folder(judge) for judge in (LEARNT, GATED)
+        }
     return folders

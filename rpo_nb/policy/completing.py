@@ -1,4 +1,5 @@
-"""Three ways to complete prompts by transformers' own `generate`, and the test that says which one fits a model."""
+"""Three ways to complete prompts by transformers' own `generate`, and the test that says which one
+fits a model."""
 
 from __future__ import annotations
 
@@ -29,21 +30,26 @@ from rpo_nb.policy.generation import _penalties
 
 
 class RowSampling:
-    """A logits processor after which the greedy choice is a sample: transformers' own temperature, top-k and top-p, in the order
-    of its `generate`, then Gumbel noise, row i's from streams[i].
+    """A logits processor after which the greedy choice is a sample: transformers' own temperature,
+    top-k and top-p, in the order of its `generate`, then Gumbel noise, row i's from streams[i].
 
-    The argmax of logits + Gumbel noise is distributed as their softmax (Gumbel 1954); a score of −inf is never drawn. Inverting
-    the cumulated probabilities needs one random number a row instead of one a token, but there every earlier token's rounding
-    moves the outcome: with SmolLM2 (49,152 tokens, float32) about 2 draws in 1,000 changed with the batch.
+    The argmax of logits + Gumbel noise is distributed as their softmax (Gumbel 1954); a score of
+    −inf is never drawn. Inverting the cumulated probabilities needs one random number a row instead
+    of one a token, but there every earlier token's rounding moves the outcome: with SmolLM2 (49,152
+    tokens, float32) about 2 draws in 1,000 changed with the batch.
     """
 
-    def __init__(self, decoding: DecodingConfig, streams: Sequence[np.random.Generator | torch.Generator]):
+    def __init__(
+        self, decoding: DecodingConfig, streams: Sequence[np.random.Generator | torch.Generator]
+    ):
         from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
         self.streams = streams
-        self.warpers = [*([TemperatureLogitsWarper(decoding.temperature)] if decoding.temperature != 1 else []),
-                        *([TopKLogitsWarper(decoding.top_k)] if decoding.top_k else []),
-                        *([TopPLogitsWarper(decoding.top_p)] if decoding.top_p < 1 else [])]
+        self.warpers = [
+            *([TemperatureLogitsWarper(decoding.temperature)] if decoding.temperature != 1 else []),
+            *([TopKLogitsWarper(decoding.top_k)] if decoding.top_k else []),
+            *([TopPLogitsWarper(decoding.top_p)] if decoding.top_p < 1 else []),
+        ]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         for warper in self.warpers:
@@ -53,8 +59,10 @@ class RowSampling:
             if isinstance(stream, torch.Generator):
                 row.exponential_(generator=stream)
             else:
-                row.numpy()[:] = stream.standard_exponential(len(row))  # in float64: float32's steps near 0 are too wide
-        # −log of a standard exponential is a Gumbel variable; an exponential that rounds to 0 must not make it infinite
+                # in float64: float32's steps near 0 are too wide
+                row.numpy()[:] = stream.standard_exponential(len(row))
+        # −log of a standard exponential is a Gumbel variable; an exponential that rounds to 0 must
+        # not make it infinite
         return scores - noise.clamp_(min=1e-30).log_()
 
 
@@ -62,12 +70,13 @@ class RowSampling:
 Processing = Callable[[Sequence[int]], Callable[[Tensor, Tensor], Tensor]]
 
 
-def _complete(core: nn.Module, prompts: Sequence[tuple[int, ...]], setup: Any,
-              processing: Processing | None) -> list[Tensor]:
+def _complete(
+    core: nn.Module, prompts: Sequence[tuple[int, ...]], setup: Any, processing: Processing | None
+) -> list[Tensor]:
     """The new token ids of each row, up to and with its end token (or more: padding).
 
-    Equal prompts are read once. `generate` runs until half of its rows have ended; the others go on from their cache without
-    them, as often as needed.
+    Equal prompts are read once. `generate` runs until half of its rows have ended; the others go on
+    from their cache without them, as often as needed.
     """
     from transformers.modeling_outputs import BaseModelOutput
 
@@ -76,15 +85,24 @@ def _complete(core: nn.Module, prompts: Sequence[tuple[int, ...]], setup: Any,
     which = torch.tensor([place[ids] for ids in prompts], device=core.device)
     distinct = [torch.tensor(ids) for ids in place]
     side = "right" if seq2seq else "left"
-    inputs = pad_sequence(distinct, batch_first=True, padding_value=setup.pad_token_id, padding_side=side).to(core.device)
-    mask = pad_sequence([torch.ones_like(ids) for ids in distinct], batch_first=True, padding_side=side).to(core.device)
+    inputs = pad_sequence(
+        distinct, batch_first=True, padding_value=setup.pad_token_id, padding_side=side
+    ).to(core.device)
+    mask = pad_sequence(
+        [torch.ones_like(ids) for ids in distinct], batch_first=True, padding_side=side
+    ).to(core.device)
     cache = None
     if seq2seq:
         states = core.get_encoder()(input_ids=inputs, attention_mask=mask).last_hidden_state[which]
         ids = torch.full((rows, 1), setup.decoder_start_token_id, device=core.device)
     else:
-        if len(place) < rows and inputs.shape[1] > 1:  # all but the last token, whose logits start the completions
-            cache = core.generate(input_ids=inputs[:, :-1], attention_mask=mask[:, :-1], generation_config=_for_steps(setup, 1)).past_key_values
+        # all but the last token, whose logits start the completions
+        if len(place) < rows and inputs.shape[1] > 1:
+            cache = core.generate(
+                input_ids=inputs[:, :-1],
+                attention_mask=mask[:, :-1],
+                generation_config=_for_steps(setup, 1),
+            ).past_key_values
             cache.reorder_cache(which)
         ids = inputs[which]
         setup, asked = copy(setup), setup
@@ -101,13 +119,26 @@ def _complete(core: nn.Module, prompts: Sequence[tuple[int, ...]], setup: Any,
 
     while live:
         grown = torch.ones_like(ids[:, width:])
-        known = {"encoder_outputs": BaseModelOutput(states), "attention_mask": mask, "decoder_input_ids": ids,
-                 "decoder_attention_mask": torch.ones_like(ids)} if seq2seq else {
-                 "input_ids": ids, "attention_mask": torch.cat([mask, grown], 1)}
+        known = (
+            {
+                "encoder_outputs": BaseModelOutput(states),
+                "attention_mask": mask,
+                "decoder_input_ids": ids,
+                "decoder_attention_mask": torch.ones_like(ids),
+            }
+            if seq2seq
+            else {"input_ids": ids, "attention_mask": torch.cat([mask, grown], 1)}
+        )
         processors = ([] if seq2seq else [_penalties(asked, mask)]) + (
-            [processing(live)] if processing else [])
-        out = core.generate(**known, past_key_values=cache, generation_config=_for_steps(setup, limit - grown.shape[1]),
-                            logits_processor=processors, stopping_criteria=[half_ended])
+            [processing(live)] if processing else []
+        )
+        out = core.generate(
+            **known,
+            past_key_values=cache,
+            generation_config=_for_steps(setup, limit - grown.shape[1]),
+            logits_processor=processors,
+            stopping_criteria=[half_ended],
+        )
         ids, cache = out.sequences, out.past_key_values
         done = ended(ids) | (ids.shape[1] - width >= limit)
         for i, row, finished in zip(live, ids, done.tolist(), strict=True):
@@ -123,34 +154,50 @@ def _complete(core: nn.Module, prompts: Sequence[tuple[int, ...]], setup: Any,
     return new
 
 
-def _complete_apart(core: nn.Module, prompts: Sequence[tuple[int, ...]], setup: Any,
-                    processing: Processing | None) -> list[Tensor]:
-    """`_complete` for any model: prompts of one length at a time, so without padding, and nothing shared."""
+def _complete_apart(
+    core: nn.Module, prompts: Sequence[tuple[int, ...]], setup: Any, processing: Processing | None
+) -> list[Tensor]:
+    """`_complete` for any model: prompts of one length at a time, so without padding, and nothing
+    shared."""
     new: list[Any] = [None] * len(prompts)
     for length in dict.fromkeys(map(len, prompts)):
         rows = [i for i, ids in enumerate(prompts) if len(ids) == length]
         ids = torch.tensor([prompts[i] for i in rows], device=core.device)
-        out = core.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=setup,
-                            logits_processor=[processing(rows)] if processing else []).sequences
-        for i, row in zip(rows, out[:, 1 if core.config.is_encoder_decoder else length :], strict=True):
+        out = core.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            generation_config=setup,
+            logits_processor=[processing(rows)] if processing else [],
+        ).sequences
+        for i, row in zip(
+            rows, out[:, 1 if core.config.is_encoder_decoder else length :], strict=True
+        ):
             new[i] = row
     return new
 
 
-def _complete_alone(core: nn.Module, prompts: Sequence[tuple[int, ...]], setup: Any,
-                    processing: Processing | None) -> list[Tensor]:
+def _complete_alone(
+    core: nn.Module, prompts: Sequence[tuple[int, ...]], setup: Any, processing: Processing | None
+) -> list[Tensor]:
     """`_complete` one row at a time."""
-    return [_complete_apart(core, [ids], setup, processing and (lambda _, i=i: processing([i])))[0]
-            for i, ids in enumerate(prompts)]
+    return [
+        _complete_apart(core, [ids], setup, processing and (lambda _, i=i: processing([i])))[0]
+        for i, ids in enumerate(prompts)
+    ]
 
 
 # Ways to complete prompts, the fastest first, and how a slower one works.
-WAYS = {_complete: "", _complete_apart: "for prompts of one length at a time", _complete_alone: "for one prompt at a time"}
+WAYS = {
+    _complete: "",
+    _complete_apart: "for prompts of one length at a time",
+    _complete_alone: "for one prompt at a time",
+}
 _WAYS: WeakKeyDictionary = WeakKeyDictionary()  # of models that were tried
 
 
 def way_of(core: nn.Module) -> Callable[..., list[Tensor]]:
-    """The fastest of WAYS that says of this model what its own forward pass does: tried once a model on a few prompts.
+    """The fastest of WAYS that says of this model what its own forward pass does: tried once a
+    model on a few prompts.
 
     A slower one is told; ValueError names a model that none fits.
     """
@@ -161,11 +208,17 @@ def way_of(core: nn.Module) -> Callable[..., list[Tensor]]:
             if not reasons[-1]:
                 break
         else:
-            raise ValueError(f"{type(core).__name__}: its completions are not those of its own forward pass ({reasons[-1]}); use another "
-                             "architecture")
+            raise ValueError(
+                f"{type(core).__name__}: its completions are not those of its own "
+                f"forward pass ({reasons[-1]}); use another "
+                "architecture"
+            )
         _WAYS[core] = way
         if slower:
-            warnings.warn(f"{type(core).__name__} generates {slower}, slower but to the same texts: {reasons[-2]}")
+            warnings.warn(
+                f"{type(core).__name__} generates {slower}, slower but to the same "
+                f"texts: {reasons[-2]}"
+            )
     return _WAYS[core]
 
 
@@ -182,19 +235,29 @@ def _greedy_difference(core: nn.Module, complete: Callable[..., list[Tensor]]) -
 
         def plain(rows: list[list[int]]) -> Tensor:
             labels = [torch.tensor(row, device=core.device) for row in rows]
-            return plain_logits(core, ids, mask, group, pad_sequence(labels, batch_first=True, padding_value=IGNORE))
+            return plain_logits(
+                core, ids, mask, group, pad_sequence(labels, batch_first=True, padding_value=IGNORE)
+            )
 
         def reading(rows: Sequence[int]) -> Callable[[Tensor, Tensor], Tensor]:
             def read_step(_: Tensor, scores: Tensor) -> Tensor:
                 for i, logits in zip(rows, scores, strict=True):
                     read[i].append(logits)
                 return scores
+
             return read_step
 
         first = int(plain([[0]] * 3)[0].argmax())
-        ends = int(plain([[first, 0]] * 3)[1].argmax())  # the equal prompts end after two tokens, the other goes on alone
-        setup = GenerationConfig(do_sample=False, return_dict_in_generate=True, max_new_tokens=4, eos_token_id=[ends], pad_token_id=0,
-                                 decoder_start_token_id=start_token(core) if core.config.is_encoder_decoder else None)
+        # the equal prompts end after two tokens, the other goes on alone
+        ends = int(plain([[first, 0]] * 3)[1].argmax())
+        setup = GenerationConfig(
+            do_sample=False,
+            return_dict_in_generate=True,
+            max_new_tokens=4,
+            eos_token_id=[ends],
+            pad_token_id=0,
+            decoder_start_token_id=start_token(core) if core.config.is_encoder_decoder else None,
+        )
         try:
             rows = [row.tolist() for row in complete(core, prompts, setup, reading)]
         except MACHINE:
@@ -204,8 +267,9 @@ def _greedy_difference(core: nn.Module, complete: Callable[..., list[Tensor]]) -
         rows = [row[: row.index(ends) + 1] if ends in row else row for row in rows]
         if any(len(steps) < len(row) for row, steps in zip(rows, read, strict=True)):
             return "its generate passes its logits by"  # and so by what samples them
-        ours = torch.stack([step for row, steps in zip(rows, read, strict=True)
-                            for step in steps[: len(row)]])
+        ours = torch.stack(
+            [step for row, steps in zip(rows, read, strict=True) for step in steps[: len(row)]]
+        )
         theirs = plain(rows)
         if near(ours, theirs) or theirs.isnan().any():  # broken weights show where rows are scored
             return ""

@@ -19,8 +19,14 @@ MARK = r"<(?!0x)[^<>]+>|\[[^\[\]]+\]"  # a token that looks like one: <…> or [
 ANSWER = "Zqx 42"  # stands for an assistant's turn in a chat template that is read
 
 
-def encode(tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[str], *,
-           max_prompt_tokens: int, max_completion_tokens: int) -> list[tuple[list[int], list[int]]]:
+def encode(
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    completions: Sequence[str],
+    *,
+    max_prompt_tokens: int,
+    max_completion_tokens: int,
+) -> list[tuple[list[int], list[int]]]:
     """Token ids of prompt and completion of each row, cut to their limits, special tokens kept.
 
     A prompt goes through the tokenizer's chat template where it has one (a text is one user
@@ -71,18 +77,21 @@ def added_tokens(tokenizer: Any, *, target: bool = False) -> tuple[list[int], li
     """What the tokenizer puts before and after a text by itself; target: a text to be written,
     which a multilingual tokenizer marks with another language. Raises ValueError where that cannot
     be told from the text."""
-    whole, = _tokenized(tokenizer, ["a"], target=target, special=True)
-    bare, = _tokenized(tokenizer, ["a"], target=target)
+    (whole,) = _tokenized(tokenizer, ["a"], target=target, special=True)
+    (bare,) = _tokenized(tokenizer, ["a"], target=target)
     if bare or not whole:
         for start in range(len(whole) - len(bare) + 1):
             if whole[start : start + len(bare)] == bare:
                 return whole[:start], whole[start + len(bare) :]
-    raise ValueError(f"{type(tokenizer).__name__}: which tokens it adds to a text cannot be told, "
-                     f"'a' is {bare} without and {whole} with them; use another tokenizer")
+    raise ValueError(
+        f"{type(tokenizer).__name__}: which tokens it adds to a text cannot be told, "
+        f"'a' is {bare} without and {whole} with them; use another tokenizer"
+    )
 
 
-def _tokenized(tokenizer: Any, texts: list[str], *, target: bool = False,
-               special: bool = False) -> list[list[int]]:
+def _tokenized(
+    tokenizer: Any, texts: list[str], *, target: bool = False, special: bool = False
+) -> list[list[int]]:
     given = {"text_target" if target else "text": texts}
     return tokenizer(**given, add_special_tokens=special, verbose=False)["input_ids"]
 
@@ -106,8 +115,9 @@ def end_of_turn(tokenizer: Any) -> list[int]:
     end = [tokenizer.eos_token_id]
     if not getattr(tokenizer, "chat_template", None):
         return end
-    text = tokenizer.apply_chat_template([{"role": "user", "content": "a"},
-                                          {"role": "assistant", "content": ANSWER}], tokenize=False)
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "a"}, {"role": "assistant", "content": ANSWER}], tokenize=False
+    )
     answered = text.rfind(ANSWER) + len(ANSWER)
     ids, before = _tokenized(tokenizer, [text, text[:answered]])
     if text.rfind(ANSWER) < 0 or ids[: len(before)] != before:
@@ -115,8 +125,9 @@ def end_of_turn(tokenizer: Any) -> list[int]:
     added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.content.strip()}
     added = (added | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id}
     tail = ids[len(before) :]
-    for place, (number, token) in enumerate(zip(tail, tokenizer.convert_ids_to_tokens(tail),
-                                                strict=True)):
+    for place, (number, token) in enumerate(
+        zip(tail, tokenizer.convert_ids_to_tokens(tail), strict=True)
+    ):
         if number in added or (number != tokenizer.unk_token_id and re.fullmatch(MARK, token)):
             return tail[: place + 1]
     return end
@@ -140,6 +151,7 @@ def _rendered(prompt: Prompt) -> str:
 
 def _cut(tokenizer: Any, prompt: Prompt, room: int) -> list[int]:
     """Ids of a prompt without a template that has more than `room`."""
+
     def ids_of(messages: Prompt) -> list[int]:
         return _tokenized(tokenizer, [_rendered(messages)])[0]
 

@@ -17,10 +17,11 @@ def cut_in_the_middle(ids: Sequence[int], room: int) -> list[int]:
 
 
 def newest_turns(messages: Messages, fits: Callable[[Messages], bool]) -> Messages:
-    """A conversation that fits, without its oldest turns, each whole, and beginning with the user's.
+    """A conversation that fits, without its oldest turns, each whole, and beginning with the
+    user's.
 
-    A system message stays as long as a turn besides the last can go, and goes before the last is cut.
-    Where even the last turn does not fit it is what remains.
+    A system message stays as long as a turn besides the last can go, and goes before the last is
+    cut. Where even the last turn does not fit it is what remains.
     """
     system = [message for message in messages[:1] if message["role"] == "system"]
     turns = messages[len(system) :]
@@ -31,9 +32,11 @@ def newest_turns(messages: Messages, fits: Callable[[Messages], bool]) -> Messag
     return next((kept for kept in candidates if fits(kept)), turns[starts[-1] :])
 
 
-def cut_template(messages: Messages, ids_of: Callable[[Messages], list[int]], limit: int) -> list[int]:
-    """At most `limit` token ids of a conversation in a chat template: the newest turns, and where the
-    last one alone is too long the template around that one cut in its middle.
+def cut_template(
+    messages: Messages, ids_of: Callable[[Messages], list[int]], limit: int
+) -> list[int]:
+    """At most `limit` token ids of a conversation in a chat template: the newest turns, and where
+    the last one alone is too long the template around that one cut in its middle.
 
     ids_of: the template's ids of messages. Raises ValueError where the template leaves no room.
     """
@@ -44,13 +47,17 @@ def cut_template(messages: Messages, ids_of: Callable[[Messages], list[int]], li
     before, after = _template_around(kept, ids_of)
     room = limit - before - after
     if room < 1:
-        raise ValueError(f"data.max_prompt_tokens is {limit}, but the chat template alone has "
-                         f"{before + after} tokens; raise it")
+        raise ValueError(
+            f"data.max_prompt_tokens is {limit}, but the chat template alone has "
+            f"{before + after} tokens; raise it"
+        )
     inside = cut_in_the_middle(ids[before : len(ids) - after], room)
     return [*ids[:before], *inside, *ids[len(ids) - after :]]
 
 
-def _template_around(messages: Messages, ids_of: Callable[[Messages], list[int]]) -> tuple[int, int]:
+def _template_around(
+    messages: Messages, ids_of: Callable[[Messages], list[int]]
+) -> tuple[int, int]:
     """How many of a conversation's first and last ids do not depend on what its last turn says."""
     one, two = (ids_of([*messages[:-1], messages[-1] | {"content": text}]) for text in ("a", "b b"))
 

@@ -28,14 +28,35 @@ CANNOT = (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, V
 MACHINE = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
 
 # What a checkpoint's generation_config says of tokens belongs to the model and is used as it is;
-TOKENS = ("forced_bos_token_id", "forced_eos_token_id", "bad_words_ids", "suppress_tokens",
-          "begin_suppress_tokens", "sequence_bias")
+TOKENS = (
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "bad_words_ids",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "sequence_bias",
+)
 # what it says of the search is not (the value that does nothing), for the profile says how.
-SEARCH = {"num_beams": 1, "repetition_penalty": 1, "no_repeat_ngram_size": 0, "min_length": 0,
-          "min_new_tokens": 0, "encoder_repetition_penalty": 1, "encoder_no_repeat_ngram_size": 0,
-          "exponential_decay_length_penalty": None, "guidance_scale": 1, "stop_strings": None,
-          "min_p": 0, "typical_p": 1, "epsilon_cutoff": 0, "eta_cutoff": 0, "top_h": None,
-          "penalty_alpha": 0, "dola_layers": None, "watermarking_config": None}
+SEARCH = {
+    "num_beams": 1,
+    "repetition_penalty": 1,
+    "no_repeat_ngram_size": 0,
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "encoder_repetition_penalty": 1,
+    "encoder_no_repeat_ngram_size": 0,
+    "exponential_decay_length_penalty": None,
+    "guidance_scale": 1,
+    "stop_strings": None,
+    "min_p": 0,
+    "typical_p": 1,
+    "epsilon_cutoff": 0,
+    "eta_cutoff": 0,
+    "top_h": None,
+    "penalty_alpha": 0,
+    "dola_layers": None,
+    "watermarking_config": None,
+}
 
 
 def core_of(model: nn.Module) -> nn.Module:
@@ -47,8 +68,14 @@ def text_config(model: nn.Module, *, encoder: bool = False) -> Any:
     """The part of a configuration that the text's layers have; encoder: those of the encoder."""
     config = core_of(model).config
     parts = ("encoder", "text_config") if encoder else ("decoder", "text_config")
-    return next((part for part in (getattr(config, name, None) for name in parts)
-                 if hasattr(part, "to_dict")), config)
+    return next(
+        (
+            part
+            for part in (getattr(config, name, None) for name in parts)
+            if hasattr(part, "to_dict")
+        ),
+        config,
+    )
 
 
 def states_width(model: nn.Module) -> int:
@@ -61,10 +88,16 @@ def narrowest_window(model: nn.Module) -> int | None:
     configs = [text_config(model)]
     if core_of(model).config.is_encoder_decoder:
         configs.append(text_config(model, encoder=True))
-    sizes = [value for config in configs for name, value in vars(config).items()
-             if re.search("window|chunk|local", name)
-             and not re.search("layers|experts|pattern|feed_forward", name)
-             and isinstance(value, int) and not isinstance(value, bool) and value > 0]
+    sizes = [
+        value
+        for config in configs
+        for name, value in vars(config).items()
+        if re.search("window|chunk|local", name)
+        and not re.search("layers|experts|pattern|feed_forward", name)
+        and isinstance(value, int)
+        and not isinstance(value, bool)
+        and value > 0
+    ]
     return min(sizes, default=None)
 
 
@@ -75,13 +108,17 @@ def depends_on_the_batch(model: nn.Module) -> str:
     ropes = getattr(config, "rope_parameters", None) or {}
     for rope in (ropes, *(part for part in ropes.values() if isinstance(part, dict))):
         if rope.get("rope_type") in ("longrope", "dynamic"):
-            limit = (rope.get("original_max_position_embeddings")
-                     or getattr(config, "original_max_position_embeddings", None)
-                     or config.max_position_embeddings)
-            return (f"{type(core_of(model)).__name__} scales its positions ({rope['rope_type']}) "
-                    f"by the longest row of a batch as soon as that has more than {limit} tokens: "
-                    "keep prompt and completion together below that, or a row's log-probability "
-                    "depends on the rows beside it")
+            limit = (
+                rope.get("original_max_position_embeddings")
+                or getattr(config, "original_max_position_embeddings", None)
+                or config.max_position_embeddings
+            )
+            return (
+                f"{type(core_of(model)).__name__} scales its positions ({rope['rope_type']}) "
+                f"by the longest row of a batch as soon as that has more than {limit} tokens: "
+                "keep prompt and completion together below that, or a row's log-probability "
+                "depends on the rows beside it"
+            )
     return ""
 
 
@@ -93,8 +130,10 @@ def unused_search(model: nn.Module) -> str:
     said = [f"{name} {value}" for name, value in own.items() if value not in (None, SEARCH[name])]
     if not said:
         return ""
-    return (f"{type(core).__name__}: the checkpoint's generation_config sets {', '.join(said)}, "
-            "which completions here do not follow: they are decoded as the profile's decoding says")
+    return (
+        f"{type(core).__name__}: the checkpoint's generation_config sets {', '.join(said)}, "
+        "which completions here do not follow: they are decoded as the profile's decoding says"
+    )
 
 
 def refuse_what_padding_changes(model: nn.Module) -> None:
@@ -106,12 +145,16 @@ def refuse_what_padding_changes(model: nn.Module) -> None:
     elif getattr(core.config, "keep_window_size", None) is not None:  # Doge
         reason = "it chooses the tokens to look at among a row's padding and what comes after, too"
     elif getattr(core.config, "attention_type", None) == "block_sparse":  # BigBird
-        reason = ("its attention is sparse in long batches only; set attention_type in config.json "
-                  "to original_full")
+        reason = (
+            "its attention is sparse in long batches only; set attention_type in config.json "
+            "to original_full"
+        )
     else:
         return
-    raise ValueError(f"{type(core).__name__}: the log-probability of a row would depend on the "
-                     f"rows beside it ({reason}); use another architecture")
+    raise ValueError(
+        f"{type(core).__name__}: the log-probability of a row would depend on the "
+        f"rows beside it ({reason}); use another architecture"
+    )
 
 
 def start_token(model: nn.Module) -> int:
@@ -125,8 +168,10 @@ def start_token(model: nn.Module) -> int:
     for token in named:
         if token is not None:
             return token
-    raise ValueError(f"{type(core).__name__}: its configuration has no decoder_start_token_id; set "
-                     "it in config.json, for a multilingual model to the code of the language")
+    raise ValueError(
+        f"{type(core).__name__}: its configuration has no decoder_start_token_id; set "
+        "it in config.json, for a multilingual model to the code of the language"
+    )
 
 
 def shift_right(model: nn.Module, labels: Tensor) -> Tensor:
@@ -137,8 +182,11 @@ def shift_right(model: nn.Module, labels: Tensor) -> Tensor:
 
 def encoder_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """The encoder's last states [U, S, d]."""
-    return core_of(model).get_encoder()(input_ids=input_ids,
-                                        attention_mask=attention_mask).last_hidden_state
+    return (
+        core_of(model)
+        .get_encoder()(input_ids=input_ids, attention_mask=attention_mask)
+        .last_hidden_state
+    )
 
 
 def decoder_of(model: nn.Module) -> nn.Module:
@@ -150,20 +198,29 @@ def decoder_of(model: nn.Module) -> nn.Module:
 
 def decoder_states(model: nn.Module, states: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
     """The decoder's last states [n, T, d] that predict these labels, which it reads moved right."""
-    return decoder_of(model)(input_ids=shift_right(model, labels), encoder_hidden_states=states,
-                             encoder_attention_mask=mask, use_cache=False).last_hidden_state
+    return decoder_of(model)(
+        input_ids=shift_right(model, labels),
+        encoder_hidden_states=states,
+        encoder_attention_mask=mask,
+        use_cache=False,
+    ).last_hidden_state
 
 
 def causal_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """A causal model's last states [n, S, d], after its final norm, of rows padded on the right."""
     if narrowest_window(model) is not None:  # no token sees the padding behind it, but padding far
         attention_mask = torch.ones_like(attention_mask)  # behind would see nothing at all: NaN
-    return decoder_of(model)(input_ids=input_ids, attention_mask=attention_mask,
-                             use_cache=False).last_hidden_state
+    return decoder_of(model)(
+        input_ids=input_ids, attention_mask=attention_mask, use_cache=False
+    ).last_hidden_state
 
 
-def joined(input_ids: Tensor, attention_mask: Tensor, group: Tensor, labels: Tensor,
-           ) -> tuple[Tensor, Tensor, Tensor]:
+def joined(
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    group: Tensor,
+    labels: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Prompts [U, S] and completions [n, T] as whole rows: input_ids, attention_mask and labels,
     [n, S + T], padded on the right."""
     before = attention_mask.sum(1)[group].unsqueeze(1)
@@ -178,8 +235,13 @@ def joined(input_ids: Tensor, attention_mask: Tensor, group: Tensor, labels: Ten
     return ids.masked_fill(ids == IGNORE, 0), seen, answer
 
 
-def whole_states(model: nn.Module, ids: Tensor, mask: Tensor, group: Tensor, labels: Tensor,
-                 ) -> Tensor:
+def whole_states(
+    model: nn.Module,
+    ids: Tensor,
+    mask: Tensor,
+    group: Tensor,
+    labels: Tensor,
+) -> Tensor:
     """The states [n, T, d] that predict the labels [n, T] of completions of prompts [U, S],
     group [n] row → prompt; every row of a causal model is passed whole."""
     if core_of(model).config.is_encoder_decoder:
@@ -192,6 +254,7 @@ def whole_states(model: nn.Module, ids: Tensor, mask: Tensor, group: Tensor, lab
 
 
 # ---- the projection --------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class Head:
@@ -236,11 +299,16 @@ def head_of(model: nn.Module) -> Head:
 def _configured(core: nn.Module) -> Head:
     config, module = text_config(core), core.get_output_embeddings()
     if module is None:
-        raise ValueError(f"{type(core).__name__} has no projection to the vocabulary, so it has no "
-                         "log-probabilities; use another architecture")
+        raise ValueError(
+            f"{type(core).__name__} has no projection to the vocabulary, so it has no "
+            "log-probabilities; use another architecture"
+        )
     caps = (getattr(config, name, None) for name in ("final_logit_softcapping", "logits_soft_cap"))
-    return Head(module, cap=next((cap for cap in caps if cap), None),
-                bias=getattr(core, "final_logits_bias", None))
+    return Head(
+        module,
+        cap=next((cap for cap in caps if cap), None),
+        bias=getattr(core, "final_logits_bias", None),
+    )
 
 
 def _factors(core: nn.Module) -> list[float]:
@@ -256,32 +324,44 @@ def _factors(core: nn.Module) -> list[float]:
 def _fitting(core: nn.Module, head: Head) -> float:
     """The factor with which the states of padded whole rows give the logits of each row alone."""
     refuse_what_padding_changes(core)
-    refused = (f"{type(core).__name__}: its log-probabilities here would not be those of its own "
-               "forward pass")
+    refused = (
+        f"{type(core).__name__}: its log-probabilities here would not be those of its own "
+        "forward pass"
+    )
     try:
         with probing(core):
             longest = min(narrowest_window(core) or 2, LONGEST_PROBE) + 3
             ids, mask, group, labels = probe(core, longest)
             states, real = whole_states(core, ids, mask, group, labels), labels != IGNORE
             theirs = plain_logits(core, ids, mask, group, labels)
-            fits = [factor for factor in _factors(core)
-                    if near(replace(head, factor=factor)(states[real]), theirs)]
+            fits = [
+                factor
+                for factor in _factors(core)
+                if near(replace(head, factor=factor)(states[real]), theirs)
+            ]
             # A cap hides behind small logits and shows when they have grown.
             grown = GROWN / max(1e-3, largest(theirs))
             with _multiplied(head.module, grown):  # and rounding grows as they do, under a cap too
                 theirs = plain_logits(core, ids, mask, group, labels)
-                fits = [factor for factor in fits
-                        if near(replace(head, factor=factor)(states[real]), theirs, GROWN)]
+                fits = [
+                    factor
+                    for factor in fits
+                    if near(replace(head, factor=factor)(states[real]), theirs, GROWN)
+                ]
     except MACHINE:
         raise
     except CANNOT as error:
         raise ValueError(f"{refused} ({told(error)}); use another architecture") from error
     if not fits:
-        raise ValueError(f"{refused}: it does more than scale, cap or shift its logits, or its "
-                         "rows depend on their padding; use another architecture")
+        raise ValueError(
+            f"{refused}: it does more than scale, cap or shift its logits, or its "
+            "rows depend on their padding; use another architecture"
+        )
     if len(set(fits)) > 1 and bool(theirs.isfinite().all()):
-        raise ValueError(f"{refused}: all its logits are equal, so that their scale cannot be "
-                         "told; check the weights of its projection to the vocabulary")
+        raise ValueError(
+            f"{refused}: all its logits are equal, so that their scale cannot be "
+            "told; check the weights of its projection to the vocabulary"
+        )
     return fits[0]
 
 
@@ -296,6 +376,7 @@ def _multiplied(module: nn.Module, factor: float) -> Iterator[None]:
 
 
 # ---- trying a model ----------------------------------------------------------------------------
+
 
 @contextmanager
 def probing(core: nn.Module) -> Iterator[None]:
@@ -338,8 +419,13 @@ def near(ours: Tensor, theirs: Tensor, size: float = 0.0) -> bool:
     random models of 32 to 80 layers, while padding that a model reads came to 8 % and more.
     """
     share = 5e-2 if theirs.dtype in (torch.bfloat16, torch.float16) else 1e-3
-    return torch.allclose(ours.float(), theirs.float(), rtol=0, equal_nan=True,
-                          atol=share * max(size, largest(theirs)))
+    return torch.allclose(
+        ours.float(),
+        theirs.float(),
+        rtol=0,
+        equal_nan=True,
+        atol=share * max(size, largest(theirs)),
+    )
 
 
 def told(error: Exception) -> str:
@@ -347,8 +433,13 @@ def told(error: Exception) -> str:
     return ": ".join((type(error).__name__, *str(error).splitlines()[:1]))
 
 
-def plain_logits(core: nn.Module, ids: Tensor, mask: Tensor, group: Tensor, labels: Tensor,
-                 ) -> Tensor:
+def plain_logits(
+    core: nn.Module,
+    ids: Tensor,
+    mask: Tensor,
+    group: Tensor,
+    labels: Tensor,
+) -> Tensor:
     """The logits of all labels, by a forward pass of each row alone, without padding."""
     found = []
     for which, row in zip(group.tolist(), labels, strict=True):
@@ -358,7 +449,8 @@ def plain_logits(core: nn.Module, ids: Tensor, mask: Tensor, group: Tensor, labe
         else:
             row_ids, more = torch.cat([prompt, answer]), {}
         row_ids = row_ids.unsqueeze(0)
-        logits = core(input_ids=row_ids, attention_mask=torch.ones_like(row_ids), use_cache=False,
-                      **more).logits[0]
+        logits = core(
+            input_ids=row_ids, attention_mask=torch.ones_like(row_ids), use_cache=False, **more
+        ).logits[0]
         found.append(logits if more else logits[len(prompt) - 1 : -1])
     return torch.cat(found)

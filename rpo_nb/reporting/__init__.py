@@ -4,33 +4,38 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["card", "claims", "data_figures", "figures", "page", "publish", "published", "rendering", "style", "tables"],
+    submodules=[
+        "card",
+        "claims",
+        "data_figures",
+        "figures",
+        "page",
+        "publish",
+        "published",
+        "rendering",
+        "style",
+        "tables",
+    ],
     submod_attrs={
-    "page": [
-        "absent",
-        "gather",
-        "report"
-    ],
-    "published": [
-        "published_numbers"
-    ],
-    "rendering": [
-        "missing_footnotes",
-        "plain_text",
-        "read_table",
-        "wide_table",
-        "write_csv",
-        "write_table"
-    ],
-    "tables": [
-        "at_main_setting",
-        "long_format",
-        "metric_cells",
-        "presets_table",
-        "table2",
-        "table3",
-        "table4",
-        "write_results"
-    ]
-},
+        "page": ["absent", "gather", "report"],
+        "published": ["published_numbers"],
+        "rendering": [
+            "missing_footnotes",
+            "plain_text",
+            "read_table",
+            "wide_table",
+            "write_csv",
+            "write_table",
+        ],
+        "tables": [
+            "at_main_setting",
+            "long_format",
+            "metric_cells",
+            "presets_table",
+            "table2",
+            "table3",
+            "table4",
+            "write_results",
+        ],
+    },
 )

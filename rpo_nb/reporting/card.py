@@ -15,9 +15,23 @@ from rpo_nb.config.loading import REPOSITORY
 from rpo_nb.config.schema import Profile
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.j2"
-PARTS = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "adapter_config.json",
-         "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "spiece.model",
-         "tokenizer.model", "vocab.json", "merges.txt", "chat_template.jinja")  # an optimizer or training arguments stay here
+PARTS = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "config.json",
+    "generation_config.json",
+    "adapter_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "spiece.model",
+    # an optimizer or training arguments stay here
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
 
 
 @dataclass(frozen=True)
@@ -36,7 +50,11 @@ class Chosen:
 
     @property
     def name(self) -> str:
-        tau = "" if self.method != "rpo" or self.tau == self.profile.presets[self.preset].rpo_tau else f"-tau{self.tau:g}"
+        tau = (
+            ""
+            if self.method != "rpo" or self.tau == self.profile.presets[self.preset].rpo_tau
+            else f"-tau{self.tau:g}"
+        )
         return f"{self.profile.name}-{self.size}-{self.method}-{self.preset}{tau}-seed{self.seed}"
 
     @property
@@ -44,78 +62,140 @@ class Chosen:
         return (self.folder / "policy" / "adapter_config.json").is_file()
 
 
-# The card ---------------------------------------------------------------------------------------------------------------------
+# The card -----------------------------------------------------------------------------------------
+
 
 def card(chosen: Chosen, repo: str, *, base: str, licence: str) -> str:
-    """The model card: metadata the hub reads, and what a reader needs to judge the policy, all from stored files."""
+    """The model card: metadata the hub reads, and what a reader needs to judge the policy, all from
+    stored files."""
     from huggingface_hub import ModelCard, ModelCardData
 
     profile, recipe = chosen.profile, _placeless(chosen.recipe, base)
     data, metrics = _data(chosen), _metrics(chosen)
     metadata = ModelCardData(
-        language="en", license=licence, library_name="peft" if chosen.lora else "transformers", base_model=base or None,
-        datasets=[data["id"]] if data["id"] else None, model_name=repo.split("/")[1],
+        language="en",
+        license=licence,
+        library_name="peft" if chosen.lora else "transformers",
+        base_model=base or None,
+        datasets=[data["id"]] if data["id"] else None,
+        model_name=repo.split("/")[1],
         eval_results=_results(metrics, data) or None,
-        tags=["rpo_nb", "alignment", "preference-optimization", chosen.method,
-              *(["reward-partitioning-optimization"] if chosen.method == "rpo" else []),
-              *(["lora"] if chosen.lora else []), *([] if base else ["trained-from-scratch"])])
+        tags=[
+            "rpo_nb",
+            "alignment",
+            "preference-optimization",
+            chosen.method,
+            *(["reward-partitioning-optimization"] if chosen.method == "rpo" else []),
+            *(["lora"] if chosen.lora else []),
+            *([] if base else ["trained-from-scratch"]),
+        ],
+    )
     manifest = _json(chosen.out / "manifest.json")
     done = _json(chosen.folder / "done.json")
-    return str(ModelCard.from_template(
-        metadata, template_path=str(TEMPLATE), chosen=chosen, repo=repo, base=base, data=data, metrics=metrics, done=done,
-        repository=REPOSITORY, preset=profile.presets[chosen.preset].model_dump(), training=recipe["training"],
-        steps=recipe["steps"], micro=profile.training_of(chosen.size).micro_batch_tokens,
-        manifest=manifest, hardware=_hardware(manifest, f"03_train-{chosen.size}-seed{chosen.seed}"),
-        recipe=yaml.safe_dump(recipe, sort_keys=True, allow_unicode=True),
-        other_code=_trained_by_other_code(chosen), wins=_rows(chosen, "table3"), temperatures=_rows(chosen, "table4"),
-        claims=_rows(chosen, "claims"), causal=_is_causal(chosen), interval=_interval,
-        vocabulary=_json(chosen.folder / "policy" / "config.json").get("vocab_size")))
+    return str(
+        ModelCard.from_template(
+            metadata,
+            template_path=str(TEMPLATE),
+            chosen=chosen,
+            repo=repo,
+            base=base,
+            data=data,
+            metrics=metrics,
+            done=done,
+            repository=REPOSITORY,
+            preset=profile.presets[chosen.preset].model_dump(),
+            training=recipe["training"],
+            steps=recipe["steps"],
+            micro=profile.training_of(chosen.size).micro_batch_tokens,
+            manifest=manifest,
+            hardware=_hardware(manifest, f"03_train-{chosen.size}-seed{chosen.seed}"),
+            recipe=yaml.safe_dump(recipe, sort_keys=True, allow_unicode=True),
+            other_code=_trained_by_other_code(chosen),
+            wins=_rows(chosen, "table3"),
+            temperatures=_rows(chosen, "table4"),
+            claims=_rows(chosen, "claims"),
+            causal=_is_causal(chosen),
+            interval=_interval,
+            vocabulary=_json(chosen.folder / "policy" / "config.json").get("vocab_size"),
+        )
+    )
 
 
 def _placeless(recipe: dict, base: str) -> dict:
-    """The recipe without folders of this machine: a local model is named by its hub id, or by its folder's name alone."""
+    """The recipe without folders of this machine: a local model is named by its hub id, or by its
+    folder's name alone."""
     model = recipe["model"]
     local = os.sep in model["id"] and model["id"] != base
-    tokenizers = [Path(name).name if Path(name).is_absolute() else name for name in model["tokenizer"]]
-    return recipe | {"model": model | {"id": (base or Path(model["id"]).name) if local else model["id"], "tokenizer": tokenizers}}
+    tokenizers = [
+        Path(name).name if Path(name).is_absolute() else name for name in model["tokenizer"]
+    ]
+    return recipe | {
+        "model": model
+        | {
+            "id": (base or Path(model["id"]).name) if local else model["id"],
+            "tokenizer": tokenizers,
+        }
+    }
 
 
 def _data(chosen: Chosen) -> dict[str, Any]:
-    """What it learnt from: id and split (of the hub, or ""), name (for people), key (its content's hash, or its id)."""
+    """What it learnt from: id and split (of the hub, or ""), name (for people), key (its content's
+    hash, or its id)."""
     config = chosen.profile.data
     local = (chosen.out / config.source).exists() or Path(config.source).expanduser().exists()
     hub = not chosen.profile.pocket_world and not local
     pocket = "the pocket world of rpo_nb (synthetic prompts with a known ground truth)"
-    name = pocket if chosen.profile.pocket_world else \
-        config.source if hub else f"a local file, {Path(config.source).name}"
-    return {"id": config.source if hub else "", "split": config.split if hub else "", "name": name,
-            "key": chosen.recipe["data"]["source"]}
+    name = (
+        pocket
+        if chosen.profile.pocket_world
+        else config.source
+        if hub
+        else f"a local file, {Path(config.source).name}"
+    )
+    return {
+        "id": config.source if hub else "",
+        "split": config.split if hub else "",
+        "name": name,
+        "key": chosen.recipe["data"]["source"],
+    }
 
 
 def _metrics(chosen: Chosen) -> list[dict[str, Any]]:
-    """Rows of tables/metrics.csv that are this policy's, with a metric's name for people. [] when the table is not there."""
+    """Rows of tables/metrics.csv that are this policy's, with a metric's name for people. [] when
+    the table is not there."""
     from rpo_nb.config.metrics import LOWER_IS_BETTER, METRICS
 
     out = []
     for row in _rows(chosen, "metrics"):
         title, _, digits = METRICS.get(row["metric"], (row["metric"], None, 4))
-        out.append(row | {"title": title, "digits": digits, "lower": row["metric"] in LOWER_IS_BETTER})
+        out.append(
+            row | {"title": title, "digits": digits, "lower": row["metric"] in LOWER_IS_BETTER}
+        )
     return out
 
 
 def _rows(chosen: Chosen, table: str) -> list[dict[str, Any]]:
-    """The rows of <out>/tables/<table>.csv about this policy, or its preset and size; win rates (Tables III, IV) are RPO's."""
+    """The rows of <out>/tables/<table>.csv about this policy, or its preset and size; win rates
+    (Tables III, IV) are RPO's."""
     path = chosen.out / "tables" / f"{table}.csv"
     if not path.is_file() or (table in ("table3", "table4") and chosen.method != "rpo"):
         return []
     if table == "table3" and chosen.tau != chosen.profile.presets[chosen.preset].rpo_tau:
         return []  # Table III is measured at the preset's own temperature
     frame = pd.read_csv(path)
-    wanted = {"preset": chosen.preset, "size": chosen.size, "method": chosen.method, "seed": chosen.seed}
+    wanted = {
+        "preset": chosen.preset,
+        "size": chosen.size,
+        "method": chosen.method,
+        "seed": chosen.seed,
+    }
     for column in sorted(wanted.keys() & set(frame.columns)):
         frame = frame[frame[column] == wanted[column]]
-    if "tau" in frame and table != "table4":  # Table IV is there to show other temperatures beside this one
-        frame = frame[frame["tau"].isna() if chosen.tau is None else (frame["tau"] - chosen.tau).abs() < 1e-9]
+    # Table IV is there to show other temperatures beside this one
+    if "tau" in frame and table != "table4":
+        frame = frame[
+            frame["tau"].isna() if chosen.tau is None else (frame["tau"] - chosen.tau).abs() < 1e-9
+        ]
     return frame.astype(object).where(frame.notna(), None).to_dict("records")
 
 
@@ -126,24 +206,42 @@ def _results(metrics: list[dict], data: dict) -> list[Any]:
     out = []
     for row in metrics:
         if row["value"] is not None:
-            interval = {} if row["ci_low"] is None else {"confidence_interval_95": [float(row["ci_low"]), float(row["ci_high"])]}
-            out.append(EvalResult(
-                task_type="text-generation", dataset_type=data["id"] or "rpo_nb", dataset_name=data["name"],
-                dataset_split="validation", metric_type=row["metric"], metric_name=row["title"],
-                metric_value=float(row["value"]), metric_args={"n": int(row["n"])} | interval))
+            interval = (
+                {}
+                if row["ci_low"] is None
+                else {"confidence_interval_95": [float(row["ci_low"]), float(row["ci_high"])]}
+            )
+            out.append(
+                EvalResult(
+                    task_type="text-generation",
+                    dataset_type=data["id"] or "rpo_nb",
+                    dataset_name=data["name"],
+                    dataset_split="validation",
+                    metric_type=row["metric"],
+                    metric_name=row["title"],
+                    metric_value=float(row["value"]),
+                    metric_args={"n": int(row["n"])} | interval,
+                )
+            )
     return out
 
 
 def _hardware(manifest: dict, job: str) -> dict[str, Any]:
-    """The machine a job ran on: a cluster's node where the manifest names it, else the machine of the reproduction."""
-    return next((node for node in manifest.get("nodes", []) if job in node["jobs"]), manifest.get("hardware", {}))
+    """The machine a job ran on: a cluster's node where the manifest names it, else the machine of
+    the reproduction."""
+    return next(
+        (node for node in manifest.get("nodes", []) if job in node["jobs"]),
+        manifest.get("hardware", {}),
+    )
 
 
 def _interval(row: dict, name: str, digits: int) -> str:
-    """"0.61 [0.60, 0.63]", or why there is no number."""
+    """ "0.61 [0.60, 0.63]", or why there is no number."""
     if row[name] is None:
         return f"not measured ({row.get('reason') or 'no reason recorded'})"
-    value, low, high = (None if row[k] is None else f"{row[k]:.{digits}f}" for k in (name, "ci_low", "ci_high"))
+    value, low, high = (
+        None if row[k] is None else f"{row[k]:.{digits}f}" for k in (name, "ci_low", "ci_high")
+    )
     return value if low is None or high is None else f"{value} [{low}, {high}]"
 
 

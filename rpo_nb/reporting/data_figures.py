@@ -1,4 +1,5 @@
-"""Pictures of feedback before anything is trained on it: a Dataset of `data.load_feedback` in, a matplotlib Figure out."""
+"""Pictures of feedback before anything is trained on it: a Dataset of `data.load_feedback` in, a
+matplotlib Figure out."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ def _rewards(feedback: datasets.Dataset) -> pd.Series:
 
 
 def _bins(rewards: pd.Series) -> np.ndarray:
-    """Edges with one score in the middle of each bin if scores lie on a grid (as 1, 1.5, 2 …), else 30 equal bins."""
+    """Edges with one score in the middle of each bin if scores lie on a grid (as 1, 1.5, 2 …), else
+    30 equal bins."""
     scores = np.unique(rewards)
     step = np.diff(scores).min() if len(scores) > 1 else 1.0
     steps = (scores - scores[0]) / step
@@ -43,15 +45,22 @@ def _bins(rewards: pd.Series) -> np.ndarray:
 
 @matplotlib.rc_context(STYLE)
 def reward_histogram(feedback: datasets.Dataset) -> Figure:
-    """How many completions have which raw reward, with mean and standard deviation (ddof 0) marked."""
+    """How many completions have which raw reward, with mean and standard deviation (ddof 0)
+    marked."""
     rewards = _rewards(feedback)
     mean, std = rewards.mean(), rewards.std(ddof=0)
-    figure, axis = _axis(f"Rewards: mean {mean:.2f}, standard deviation {std:.2f}", "reward", "completions")
+    figure, axis = _axis(
+        f"Rewards: mean {mean:.2f}, standard deviation {std:.2f}", "reward", "completions"
+    )
     bins = _bins(rewards)
-    sns.histplot(x=rewards, bins=bins, color=BLUE, edgecolor="white", linewidth=0.6, alpha=1, ax=axis)
+    sns.histplot(
+        x=rewards, bins=bins, color=BLUE, edgecolor="white", linewidth=0.6, alpha=1, ax=axis
+    )
     axis.axvspan(mean - std, mean + std, color=ORANGE, alpha=0.12, lw=0, zorder=0)
     axis.axvline(mean, color=ORANGE, lw=1.8)
-    axis.set(xlabel="reward (line and band: mean ± one standard deviation)", xlim=(bins[0], bins[-1]))
+    axis.set(
+        xlabel="reward (line and band: mean ± one standard deviation)", xlim=(bins[0], bins[-1])
+    )
     return figure
 
 
@@ -59,8 +68,19 @@ def reward_histogram(feedback: datasets.Dataset) -> Figure:
 def completions_per_prompt(feedback: datasets.Dataset) -> Figure:
     """How many prompts have how many completions."""
     counts = prompt_table(feedback)["completions"]
-    figure, axis = _axis(f"Completions: {counts.sum():,} for {len(counts):,} prompts", "completions of a prompt", "prompts")
-    sns.histplot(x=counts, bins=np.arange(0.5, counts.max() + 1), color=BLUE, edgecolor="white", alpha=1, ax=axis)
+    figure, axis = _axis(
+        f"Completions: {counts.sum():,} for {len(counts):,} prompts",
+        "completions of a prompt",
+        "prompts",
+    )
+    sns.histplot(
+        x=counts,
+        bins=np.arange(0.5, counts.max() + 1),
+        color=BLUE,
+        edgecolor="white",
+        alpha=1,
+        ax=axis,
+    )
     if len(axis.patches) <= 16:
         labels = [f"{bar.get_height():,.0f}" if bar.get_height() else "" for bar in axis.patches]
         axis.bar_label(axis.containers[0], labels=labels, fontsize=9, padding=2)
@@ -71,17 +91,22 @@ def completions_per_prompt(feedback: datasets.Dataset) -> Figure:
 
 @matplotlib.rc_context(STYLE)
 def length_against_reward(feedback: datasets.Dataset) -> Figure:
-    """Words of a completion (logarithmic) against its reward: points shaken a little, medians and quartiles of bins."""
+    """Words of a completion (logarithmic) against its reward: points shaken a little, medians and
+    quartiles of bins."""
     frame = feedback.select_columns(["reward"]).to_pandas().assign(words=word_counts(feedback))
     words = frame["words"]
     correlation = rank_correlation(words, frame["reward"])
     title = f"Length and reward: rank correlation {correlation:+.2f}"
-    figure, axis = _axis(title, "words of the completion (line and band: median and quartiles)", "reward")
+    figure, axis = _axis(
+        title, "words of the completion (line and band: median and quartiles)", "reward"
+    )
     noise = np.random.default_rng(0)
     shift = 0.25 * np.diff(_bins(frame["reward"])[:2])[0]
     x = words * np.exp(noise.uniform(-0.02, 0.02, len(words)))
     y = frame["reward"] + noise.uniform(-shift, shift, len(words))
-    axis.scatter(x, y, s=8, color=BLUE, alpha=0.22 if len(words) > 1000 else 0.6, lw=0, rasterized=True)
+    axis.scatter(
+        x, y, s=8, color=BLUE, alpha=0.22 if len(words) > 1000 else 0.6, lw=0, rasterized=True
+    )
     edges = np.quantile(words, np.arange(1, LENGTH_BINS) / LENGTH_BINS)
     groups = frame.groupby(np.searchsorted(edges, words))
     quartiles = groups["reward"].quantile([0.25, 0.5, 0.75]).unstack()
@@ -97,7 +122,8 @@ def length_against_reward(feedback: datasets.Dataset) -> Figure:
 
 @matplotlib.rc_context(STYLE)
 def sparsity_curve(feedback: datasets.Dataset) -> Figure:
-    """Share of prompts with fewer than k completions, for k from 2; the bar at 3 is the share that is warned of."""
+    """Share of prompts with fewer than k completions, for k from 2; the bar at 3 is the share that
+    is warned of."""
     counts = prompt_table(feedback)["completions"]
     k = np.arange(2, max(SPARSE + 2, min(counts.max() + 2, 13)))
     share = np.array([(counts < n).mean() for n in k])

@@ -11,30 +11,44 @@ from rpo_nb.config.metrics import METRICS
 from rpo_nb.config.settings import PROFILE_DIR
 
 PAPER_SIZES = {"small": "Small", "large": "Large", "xl": "XL"}
-PAPER_BASELINES = {"reference": "SFT", "sft": "SFT", "kto": "KTO", "dro": "DRO"}  # the paper's SFT is one of our two
+# the paper's SFT is one of our two
+PAPER_BASELINES = {"reference": "SFT", "sft": "SFT", "kto": "KTO", "dro": "DRO"}
 
 
-# ---- the paper's numbers ----------------------------------------------------------------------------------------------
+# ---- the paper's numbers -------------------------------------------------------------------------
+
 
 @cache
 def published_numbers() -> dict:
     """``published.yaml`` with every number a string as printed (0.2480, 84.20)."""
-    return yaml.load((PROFILE_DIR / "published.yaml").read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+    return yaml.load(
+        (PROFILE_DIR / "published.yaml").read_text(encoding="utf-8"), Loader=yaml.BaseLoader
+    )
 
 
 def published_metric(metric: str, method: str, size: str) -> str | float:
     """Table II's number as printed, NaN where the paper has none."""
     table = published_numbers()["paper_a"]["table2"]
-    return table.get(METRICS.get(metric, (None, None))[1], {}).get(method.removesuffix("_authors").upper(), {}) \
+    return (
+        table.get(METRICS.get(metric, (None, None))[1], {})
+        .get(method.removesuffix("_authors").upper(), {})
         .get(PAPER_SIZES.get(size), np.nan)
+    )
 
 
-def published_win_rate(judge: str | None, size: str, *, baseline: str | None = None, tau: float | None = None) -> tuple:
-    """(mean, std) as printed: of Table III when `baseline` is given, of Table IV (over SFT) when `tau` is; NaNs where absent.
+def published_win_rate(
+    judge: str | None, size: str, *, baseline: str | None = None, tau: float | None = None
+) -> tuple:
+    """(mean, std) as printed: of Table III when `baseline` is given, of Table IV (over SFT) when
+    `tau` is; NaNs where absent.
 
     judge: the paper's name for it (Mistral, LLaMA).
     """
-    cells = published_numbers()["paper_a"]["table3" if tau is None else "table4"].get(judge, {}).get(PAPER_SIZES.get(size), {})
+    cells = (
+        published_numbers()["paper_a"]["table3" if tau is None else "table4"]
+        .get(judge, {})
+        .get(PAPER_SIZES.get(size), {})
+    )
     if tau is None:
         found = cells.get(PAPER_BASELINES.get(baseline))
     else:

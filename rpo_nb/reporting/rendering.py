@@ -15,22 +15,65 @@ from rpo_nb.store import atomic_write
 
 COLUMNS = {
     "table2": ["preset", "metric", "method", "size", "value", "std", "published"],
-    "table3": ["preset", "judge", "size", "baseline", "win_rate", "std", "ci_low", "ci_high", "n", "published", "published_std"],
-    "table4": ["preset", "judge", "size", "tau", "win_rate", "std", "ci_low", "ci_high", "n", "published", "published_std"],
+    "table3": [
+        "preset",
+        "judge",
+        "size",
+        "baseline",
+        "win_rate",
+        "std",
+        "ci_low",
+        "ci_high",
+        "n",
+        "published",
+        "published_std",
+    ],
+    "table4": [
+        "preset",
+        "judge",
+        "size",
+        "tau",
+        "win_rate",
+        "std",
+        "ci_low",
+        "ci_high",
+        "n",
+        "published",
+        "published_std",
+    ],
 }
-LONG_COLUMNS = ["paper", "table", "row", "column", "metric", "value", "ci_low", "ci_high", "std", "n", "seeds", "preset",
-                "published", "profile"]
+LONG_COLUMNS = [
+    "paper",
+    "table",
+    "row",
+    "column",
+    "metric",
+    "value",
+    "ci_low",
+    "ci_high",
+    "std",
+    "n",
+    "seeds",
+    "preset",
+    "published",
+    "profile",
+]
 
 
 def missing_footnotes(cells: pd.DataFrame) -> list[str]:
-    """One line for each distinct reason why a cell was not measured. cells: rows of ``metric_cells`` (or of metrics.csv)."""
+    """One line for each distinct reason why a cell was not measured. cells: rows of
+    ``metric_cells`` (or of metrics.csv)."""
     lost = cells[cells["value"].isna()]
     reasons = lost.groupby("metric", sort=False)["reason"].unique()
-    return [f"{metric}: not measured, {'; '.join(r for r in found if isinstance(r, str) and r) or 'no reason was recorded'}"
-            for metric, found in reasons.items()]
+    return [
+        f"{metric}: not measured, "
+        f"{'; '.join(r for r in found if isinstance(r, str) and r) or 'no reason was recorded'}"
+        for metric, found in reasons.items()
+    ]
 
 
-# ---- rendering --------------------------------------------------------------------------------------------------------
+# ---- rendering -----------------------------------------------------------------------------------
+
 
 def number(value: float, digits: int) -> str:
     """Fixed decimals, without "-0.00"; an empty string for NaN."""
@@ -41,20 +84,31 @@ def number(value: float, digits: int) -> str:
 
 
 def cell_text(row: pd.Series) -> str:
-    """"61.2 ± 1.3 [57.0, 65.1]": mean, std over seeds, interval; "not measured" when there is no value."""
-    value, digits = (row["win_rate"], 1) if "win_rate" in row else (row["value"], METRICS.get(row["metric"], ("", None, 4))[2])
+    """ "61.2 ± 1.3 [57.0, 65.1]": mean, std over seeds, interval; "not measured" when there is no
+    value."""
+    value, digits = (
+        (row["win_rate"], 1)
+        if "win_rate" in row
+        else (row["value"], METRICS.get(row["metric"], ("", None, 4))[2])
+    )
     if pd.isna(value):
         return "not measured"
     std = f" ± {number(row['std'], digits)}" if not pd.isna(row["std"]) else ""
-    interval = f" [{number(row['ci_low'], digits)}, {number(row['ci_high'], digits)}]" if not pd.isna(row.get("ci_low")) else ""
+    interval = (
+        f" [{number(row['ci_low'], digits)}, {number(row['ci_high'], digits)}]"
+        if not pd.isna(row.get("ci_low"))
+        else ""
+    )
     return number(value, digits) + std + interval
 
 
 def published_text(row: pd.Series) -> str:
-    """"82.78 ± 1.93" as printed; a dash where the paper has no number."""
+    """ "82.78 ± 1.93" as printed; a dash where the paper has no number."""
     if pd.isna(row["published"]):
         return "–"
-    return str(row["published"]) + ("" if pd.isna(row.get("published_std")) else f" ± {row['published_std']}")
+    return str(row["published"]) + (
+        "" if pd.isna(row.get("published_std")) else f" ± {row['published_std']}"
+    )
 
 
 def line_name(row: pd.Series, column: str) -> str:
@@ -64,7 +118,8 @@ def line_name(row: pd.Series, column: str) -> str:
 
 
 def wide_table(cells: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Tables II to IV as read: heading -> frame with, for every size, the kit's cell and the paper's."""
+    """Tables II to IV as read: heading -> frame with, for every size, the kit's cell and the
+    paper's."""
     last = "tau" if "tau" in cells else "baseline" if "baseline" in cells else "method"
     first = "judge" if "judge" in cells else "metric"
     out = {}
@@ -74,19 +129,28 @@ def wide_table(cells: pd.DataFrame) -> dict[str, pd.DataFrame]:
             line = lines.setdefault(line_name(row, last), {})
             line |= {row["size"]: cell_text(row), f"{row['size']}, paper": published_text(row)}
         heading = f"preset {preset}, {'judge ' + section if first == 'judge' else METRICS.get(section, (section,))[0]}"
-        out[heading] = pd.DataFrame.from_dict(lines, orient="index").fillna("").rename_axis("").reset_index()
+        out[heading] = (
+            pd.DataFrame.from_dict(lines, orient="index").fillna("").rename_axis("").reset_index()
+        )
     return out
 
 
-def write_table(frame: pd.DataFrame, out: Path | str, name: str, footnotes: Sequence[str] = ()) -> Path:
-    """Write ``<out>/tables/<name>.csv`` (binding columns; six significant digits), ``.md`` and ``.tex``; return the csv's path.
+def write_table(
+    frame: pd.DataFrame, out: Path | str, name: str, footnotes: Sequence[str] = ()
+) -> Path:
+    """Write ``<out>/tables/<name>.csv`` (binding columns; six significant digits), ``.md`` and
+    ``.tex``; return the csv's path.
 
-    Tables II to IV (``table2`` as ``metric_cells`` or ``table2``, table3_average, table4_<baseline>) are laid out as in the paper, the
-    paper's number beside each; any other frame is printed as it is. footnotes: one line each, below the table. Tables II to IV are
-    written before their variants: those that stand there are another profile's, and go.
+    Tables II to IV (``table2`` as ``metric_cells`` or ``table2``, table3_average,
+    table4_<baseline>) are laid out as in the paper, the paper's number beside each; any other frame
+    is printed as it is. footnotes: one line each, below the table. Tables II to IV are written
+    before their variants: those that stand there are another profile's, and go.
     """
     base = name.split("_")[0] if name.startswith(("table3_", "table4_")) else name
-    notes = [*footnotes, *(missing_footnotes(frame) if "reason" in frame and "metric" in frame else [])]
+    notes = [
+        *footnotes,
+        *(missing_footnotes(frame) if "reason" in frame and "metric" in frame else []),
+    ]
     notes = list(dict.fromkeys(notes))
     shown = wide_table(frame) if base in COLUMNS else {"": frame.map(plain_text)}
     folder = Path(out) / "tables"
@@ -104,7 +168,8 @@ def write_csv(frame: pd.DataFrame, out: Path | str, name: str) -> Path:
 
 
 def read_table(path: Path | str) -> pd.DataFrame:
-    """A csv of ``write_table``; the paper's numbers stay as printed, names like "none" stay names."""
+    """A csv of ``write_table``; the paper's numbers stay as printed, names like "none" stay
+    names."""
     text = {"published": object, "published_std": object, "reason": object}
     return pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""])
 
@@ -121,24 +186,60 @@ def _markdown(sections: dict[str, pd.DataFrame], notes: Sequence[str]) -> str:
     for heading, frame in sections.items():
         safe = frame.map(lambda text: text.replace("|", "\\|").replace("\n", " "))
         parts += [f"**{heading}**"] if heading else []
-        parts.append(tabulate(safe, headers="keys", tablefmt="github", showindex=False, disable_numparse=True))
+        parts.append(
+            tabulate(
+                safe, headers="keys", tablefmt="github", showindex=False, disable_numparse=True
+            )
+        )
     parts += ["\n".join(f"- {note}" for note in notes)] if notes else []
     return "\n\n".join(parts) + "\n"
 
 
-TEX = str.maketrans({
-    "\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "τ": r"$\tau$", "π": r"$\pi$", "ρ": r"$\rho$",
-    "φ": r"$\phi$", "θ": r"$\theta$", "Ẑ": r"$\hat{Z}$", "×": r"$\times$", "≤": r"$\le$", "≥": r"$\ge$",
-    "β": r"$\beta$", "γ": r"$\gamma$", "δ": r"$\delta$", "η": r"$\eta$", "²": "$^2$", "½": r"$\tfrac12$", "≻": r"$\succ$", "→": r"$\to$",
-    "−": "$-$", "∞": r"$\infty$", "–": "--",
-})
+TEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "_": r"\_",
+        "%": r"\%",
+        "&": r"\&",
+        "#": r"\#",
+        "$": r"\$",
+        "{": r"\{",
+        "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "±": r"$\pm$",
+        "τ": r"$\tau$",
+        "π": r"$\pi$",
+        "ρ": r"$\rho$",
+        "φ": r"$\phi$",
+        "θ": r"$\theta$",
+        "Ẑ": r"$\hat{Z}$",
+        "×": r"$\times$",
+        "≤": r"$\le$",
+        "≥": r"$\ge$",
+        "β": r"$\beta$",
+        "γ": r"$\gamma$",
+        "δ": r"$\delta$",
+        "η": r"$\eta$",
+        "²": "$^2$",
+        "½": r"$\tfrac12$",
+        "≻": r"$\succ$",
+        "→": r"$\to$",
+        "−": "$-$",
+        "∞": r"$\infty$",
+        "–": "--",
+    }
+)
 
 
 def _latex(sections: dict[str, pd.DataFrame], notes: Sequence[str]) -> str:
     parts = [r"% needs \usepackage{booktabs}"]
     for heading, frame in sections.items():
-        safe = frame.rename(columns=str).map(lambda text: text.translate(TEX)).rename(columns=lambda text: text.translate(TEX))
+        safe = (
+            frame.rename(columns=str)
+            .map(lambda text: text.translate(TEX))
+            .rename(columns=lambda text: text.translate(TEX))
+        )
         parts += [r"\noindent\textbf{" + heading.translate(TEX) + r"}\par"] if heading else []
         parts.append(safe.style.hide(axis="index").to_latex(hrules=True).rstrip())
     parts += [r"\par\noindent{\footnotesize " + note.translate(TEX) + "}" for note in notes]

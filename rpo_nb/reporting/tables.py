@@ -1,7 +1,8 @@
 """Long-format results to tables: the paper's number stands beside every cell of the kit.
 
-``metric_cells``, ``table2``, ``table3``, ``table4``, ``presets_table`` are pure frames to frames; ``write_table`` renders one as
-csv (binding columns, fixed precision), md and tex; ``long_format`` and ``write_results`` gather every number.
+``metric_cells``, ``table2``, ``table3``, ``table4``, ``presets_table`` are pure frames to frames;
+``write_table`` renders one as csv (binding columns, fixed precision), md and tex; ``long_format``
+and ``write_results`` gather every number.
 """
 
 from __future__ import annotations
@@ -21,40 +22,59 @@ from rpo_nb.reporting.published import published_metric, published_win_rate
 from rpo_nb.reporting.rendering import COLUMNS, LONG_COLUMNS, plain_text
 from rpo_nb.store import atomic_write
 
-WALL_CLOCK = ("timings", "table1_timings", "paper_b_timings")  # files that differ from run to run: never in results.parquet or the page
+# files that differ from run to run: never in results.parquet or the page
+WALL_CLOCK = ("timings", "table1_timings", "paper_b_timings")
 PRESET_FIELDS = {  # one sentence a field of config.Preset
-    "reduce": "A completion's log-probability: over its tokens, the sum (the paper's formula) or the mean (the authors' code).",
-    "partition": "Estimator of the log-partition: eq. 19, or none, V̂ = 0, which did better in the lab.",
+    "reduce": "A completion's log-probability: over its tokens, the sum (the paper's formula) or "
+    "the mean (the authors' code).",
+    "partition": "Estimator of the log-partition: eq. 19, or none, V̂ = 0, which did better in the "
+    "lab.",
     "rpo_tau": "Temperature of RPO outside Table IV.",
     "dro_tau": "Temperature of DRO.",
     "kto_beta": "Slope of KTO's sigmoid in the log-ratio.",
     "qrpo_beta": "Temperature of QRPO, in quantiles of the reference's own rewards.",
-    "kto_kl": "KTO's reference point: mismatched pairs clamped at 0, or the unclamped batch mean of the log-ratio.",
-    "value_pooling": "What DRO's value network averages over: the prompt's own tokens, or padding too.",
+    "kto_kl": "KTO's reference point: mismatched pairs clamped at 0, or the unclamped batch mean "
+    "of the log-ratio.",
+    "value_pooling": "What DRO's value network averages over: the prompt's own tokens, or padding "
+    "too.",
     "value_detach": "Whether the value loss is kept out of the policy's encoder.",
     "dropout": "Dropout of the policy while it is trained.",
     "max_grad_norm": "Gradient clipping; 0 is none.",
     "weight_decay": "AdamW's weight decay.",
-    "decoding": "One decoding for all methods, or the authors' (KTO greedy, the others top-k sampling).",
+    "decoding": "One decoding for all methods, or the authors' (KTO greedy, the others top-k "
+    "sampling).",
 }
 
 
-# ---- frames -----------------------------------------------------------------------------------------------------------
+# ---- frames --------------------------------------------------------------------------------------
+
 
 def ordered(frame: pd.DataFrame, profile: Profile, by: Sequence[str]) -> pd.DataFrame:
-    """Rows in the order of the profile (presets, judges, sizes), of METRICS and of METHODS; what they lack comes last."""
-    ranks = {"preset": list(profile.presets), "judge": list(profile.evaluation.judges), "size": list(profile.sizes),
-             "metric": list(METRICS), "method": list(METHODS), "baseline": list(METHODS)}
+    """Rows in the order of the profile (presets, judges, sizes), of METRICS and of METHODS; what
+    they lack comes last."""
+    ranks = {
+        "preset": list(profile.presets),
+        "judge": list(profile.evaluation.judges),
+        "size": list(profile.sizes),
+        "metric": list(METRICS),
+        "method": list(METHODS),
+        "baseline": list(METHODS),
+    }
 
     def rank(column: pd.Series) -> pd.Series:
         known = ranks.get(column.name)
-        return column if known is None else column.map({name: i for i, name in enumerate(known)}).fillna(len(known))
+        return (
+            column
+            if known is None
+            else column.map({name: i for i, name in enumerate(known)}).fillna(len(known))
+        )
 
     return frame.sort_values(list(by), key=rank, kind="stable", ignore_index=True)
 
 
 def at_main_setting(frame: pd.DataFrame, profile: Profile) -> pd.DataFrame:
-    """Rows outside Table IV's sweep: RPO (or a win rate of RPO) only at its preset's own temperature."""
+    """Rows outside Table IV's sweep: RPO (or a win rate of RPO) only at its preset's own
+    temperature."""
     main = frame["preset"].map({name: preset.rpo_tau for name, preset in profile.presets.items()})
     swept = frame["method"].eq("rpo") if "method" in frame else pd.Series(True, frame.index)
     return frame[~swept | np.isclose(frame["tau"].astype(float), main.astype(float))]
@@ -63,9 +83,10 @@ def at_main_setting(frame: pd.DataFrame, profile: Profile) -> pd.DataFrame:
 def metric_cells(metrics: pd.DataFrame, profile: Profile) -> pd.DataFrame:
     """Table II's cells with everything known of them.
 
-    metrics: rows preset, method, size, tau, seed, metric, value, ci_low, ci_high, n, reason. Returns preset, metric, method,
-    size, value (mean over seeds), std (over seeds, ddof 1), ci_low, ci_high (mean over seeds of the seeds' own intervals over
-    prompts), n (texts of all seeds), seeds (measured), published, reason. Raises ValueError on a repeated (cell, seed).
+    metrics: rows preset, method, size, tau, seed, metric, value, ci_low, ci_high, n, reason.
+    Returns preset, metric, method, size, value (mean over seeds), std (over seeds, ddof 1), ci_low,
+    ci_high (mean over seeds of the seeds' own intervals over prompts), n (texts of all seeds),
+    seeds (measured), published, reason. Raises ValueError on a repeated (cell, seed).
     """
     keys = ["preset", "metric", "method", "size"]
     rows = at_main_setting(metrics, profile)
@@ -74,11 +95,23 @@ def metric_cells(metrics: pd.DataFrame, profile: Profile) -> pd.DataFrame:
         first = repeated.iloc[0]
         cell = " ".join(str(first[k]) for k in [*keys, "seed"])
         raise ValueError(f"metrics: the cell {cell} appears twice; write each cell once")
-    cells = rows.groupby(keys, sort=False).agg(
-        value=("value", "mean"), std=("value", "std"), ci_low=("ci_low", "mean"), ci_high=("ci_high", "mean"), n=("n", "sum"),
-        seeds=("value", "count"), reason=("reason", lambda r: next((x for x in r if isinstance(x, str) and x), "")),
-    ).reset_index()
-    cells["published"] = [published_metric(m, k, s) for m, k, s in zip(cells.metric, cells.method, cells["size"], strict=True)]
+    cells = (
+        rows.groupby(keys, sort=False)
+        .agg(
+            value=("value", "mean"),
+            std=("value", "std"),
+            ci_low=("ci_low", "mean"),
+            ci_high=("ci_high", "mean"),
+            n=("n", "sum"),
+            seeds=("value", "count"),
+            reason=("reason", lambda r: next((x for x in r if isinstance(x, str) and x), "")),
+        )
+        .reset_index()
+    )
+    cells["published"] = [
+        published_metric(m, k, s)
+        for m, k, s in zip(cells.metric, cells.method, cells["size"], strict=True)
+    ]
     cells["published"] = cells["published"].astype(object)
     return ordered(cells, profile, keys)
 
@@ -91,16 +124,21 @@ def table2(metrics: pd.DataFrame, profile: Profile) -> pd.DataFrame:
 def table3(rates: pd.DataFrame, profile: Profile) -> pd.DataFrame:
     """Table III: win rate (%) of RPO at its preset's own temperature over each baseline.
 
-    rates: rows of ``rates.win_rates`` (preset, judge, size, baseline, tau, win_rate, std, ci_low, ci_high, n, ...).
+    rates: rows of ``rates.win_rates`` (preset, judge, size, baseline, tau, win_rate, std, ci_low,
+    ci_high, n, ...).
     """
     return _with_published(at_main_setting(rates, profile), profile, "baseline")
 
 
 def table4(rates: pd.DataFrame, profile: Profile, baseline: str = "sft") -> pd.DataFrame:
-    """Table IV: win rate (%) of RPO over one baseline at the profile's temperatures and the preset's own; the paper's numbers belong to SFT, which
-    may be our ``sft`` or our ``reference`` (the paper leaves it open)."""
+    """Table IV: win rate (%) of RPO over one baseline at the profile's temperatures and the
+    preset's own; the paper's numbers belong to SFT, which may be our ``sft`` or our ``reference``
+    (the paper leaves it open)."""
     rows = rates[rates["baseline"].eq(baseline) & rates["preset"].isin(profile.table4_presets)]
-    swept = [bool(np.isclose(tau, profile.rpo_taus(preset)).any()) for preset, tau in zip(rows["preset"], rows["tau"], strict=True)]
+    swept = [
+        bool(np.isclose(tau, profile.rpo_taus(preset)).any())
+        for preset, tau in zip(rows["preset"], rows["tau"], strict=True)
+    ]
     rows = rows[np.array(swept, dtype=bool)]
     return _with_published(rows, profile, "tau")
 
@@ -111,9 +149,15 @@ def _with_published(rates: pd.DataFrame, profile: Profile, key: str) -> pd.DataF
     found = []
     for judge, (_, row) in zip(judges, rates.iterrows(), strict=True):
         applies = row["baseline"] in ("sft", "reference") or key == "baseline"
-        found.append(published_win_rate(judge, row["size"], **{key: row[key]}) if applies else (np.nan, np.nan))
-    joined = rates.assign(published=pd.Series([f[0] for f in found], rates.index, object),
-                          published_std=pd.Series([f[1] for f in found], rates.index, object))
+        found.append(
+            published_win_rate(judge, row["size"], **{key: row[key]})
+            if applies
+            else (np.nan, np.nan)
+        )
+    joined = rates.assign(
+        published=pd.Series([f[0] for f in found], rates.index, object),
+        published_std=pd.Series([f[1] for f in found], rates.index, object),
+    )
     return ordered(joined[columns], profile, columns[:4])
 
 
@@ -121,19 +165,25 @@ def presets_table(profile: Profile) -> pd.DataFrame:
     """The presets side by side: field, one column a preset, what the field means."""
     rows = []
     for field in Preset.model_fields:
-        rows.append({"field": field} | {name: str(getattr(preset, field)) for name, preset in profile.presets.items()}
-                    | {"meaning": PRESET_FIELDS[field]})
+        rows.append(
+            {"field": field}
+            | {name: str(getattr(preset, field)) for name, preset in profile.presets.items()}
+            | {"meaning": PRESET_FIELDS[field]}
+        )
     return pd.DataFrame(rows)
 
 
-# ---- long format ------------------------------------------------------------------------------------------------------
+# ---- long format ---------------------------------------------------------------------------------
 
-def long_format(tables: dict[str, pd.DataFrame], profile: Profile, paper: str = "A") -> pd.DataFrame:
+
+def long_format(
+    tables: dict[str, pd.DataFrame], profile: Profile, paper: str = "A"
+) -> pd.DataFrame:
     """Every number of `tables` (name -> frame) in the binding long columns.
 
-    ``table2`` is given as ``metric_cells``; tables II to IV keep their own row and column (method or baseline or tau, by size);
-    of any other table each numeric column becomes a metric and the text columns make the row, unless it has a column value.
-    Wall-clock tables are left out.
+    ``table2`` is given as ``metric_cells``; tables II to IV keep their own row and column (method
+    or baseline or tau, by size); of any other table each numeric column becomes a metric and the
+    text columns make the row, unless it has a column value. Wall-clock tables are left out.
     """
     parts = []
     for name, frame in tables.items():
@@ -144,11 +194,19 @@ def long_format(tables: dict[str, pd.DataFrame], profile: Profile, paper: str = 
             row = {"table2": "method", "table3": "baseline", "table4": "tau"}[base]
             rows = frame.assign(row=frame[row].astype(str), column=frame["size"])
             if base != "table2":
-                rows = rows.assign(value=frame["win_rate"], metric="win_rate/" + frame["judge"], seeds=len(profile.seeds))
+                rows = rows.assign(
+                    value=frame["win_rate"],
+                    metric="win_rate/" + frame["judge"],
+                    seeds=len(profile.seeds),
+                )
         else:
             frame = frame.rename(columns={"mean": "value"})  # paper B's tables are long already
             rows = _stacked(frame) if "value" in frame else _melt(frame)
-        parts.append(rows.assign(paper="B" if name.startswith("paper_b") else paper, table=name, profile=profile.name))
+        parts.append(
+            rows.assign(
+                paper="B" if name.startswith("paper_b") else paper, table=name, profile=profile.name
+            )
+        )
     if not parts:
         return pd.DataFrame(columns=LONG_COLUMNS)
     out = pd.concat(parts, ignore_index=True).reindex(columns=LONG_COLUMNS)
@@ -165,20 +223,29 @@ def _joined(frame: pd.DataFrame, keys: Sequence[str]) -> list[str]:
 
 
 def _stacked(frame: pd.DataFrame) -> pd.DataFrame:
-    """A table that is long already (metrics.csv, Table I): what is neither number, preset nor metric makes row and column."""
+    """A table that is long already (metrics.csv, Table I): what is neither number, preset nor
+    metric makes row and column."""
     metric = next((c for c in ("metric", "property") if c in frame), "value")
     column = next((c for c in ("size", "method") if c in frame), "value")
     known = {metric, column, *LONG_COLUMNS, "reason", "note"}
     keys = [c for c in frame.columns if c not in known]
-    return frame.assign(metric=frame[metric] if metric != "value" else "value", row=_joined(frame, keys), column=frame[column])
+    return frame.assign(
+        metric=frame[metric] if metric != "value" else "value",
+        row=_joined(frame, keys),
+        column=frame[column],
+    )
 
 
 def _melt(frame: pd.DataFrame) -> pd.DataFrame:
     """Any table to row, column, metric, value: key columns (text, tau, seed, k) make the row."""
-    numeric = [c for c in frame.columns if pd.api.types.is_numeric_dtype(frame[c]) and not pd.api.types.is_bool_dtype(frame[c])]
+    numeric = [
+        c
+        for c in frame.columns
+        if pd.api.types.is_numeric_dtype(frame[c]) and not pd.api.types.is_bool_dtype(frame[c])
+    ]
     values = [c for c in numeric if c not in ("tau", "seed", "step", "beta", "k")]
     keys = [c for c in frame.columns if c not in values and c != "preset"]
-    wide = frame[values].assign(row=_joined(frame, keys), preset=frame["preset"] if "preset" in frame else "")
+    wide = frame[values].assign(row=_joined(frame, keys), preset=frame.get("preset", ""))
     return wide.melt(["row", "preset"], var_name="column").assign(metric=lambda d: d["column"])
 
 

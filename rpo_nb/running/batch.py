@@ -1,7 +1,9 @@
-"""One reproduction as a batch: Snakemake over papermill under a lock, with progress, safe to stop and to start again.
+"""One reproduction as a batch: Snakemake over papermill under a lock, with progress, safe to stop
+and to start again.
 
-The workflow runs inside the output folder and everything it is told is relative to it (`staging`). Whatever stops it (Ctrl-C,
-SIGKILL, a power cut), the same command goes on: a job is done when its marker says so, and the next start ends what was left.
+The workflow runs inside the output folder and everything it is told is relative to it (`staging`).
+Whatever stops it (Ctrl-C, SIGKILL, a power cut), the same command goes on: a job is done when its
+marker says so, and the next start ends what was left.
 """
 
 from __future__ import annotations
@@ -40,16 +42,29 @@ from rpo_nb.running.provenance import CACHES, PACKAGE, cache_dir, code_key, note
 from rpo_nb.running.staging import fetch, hub_data, local_files, models, seen, stage, tokenizers
 from rpo_nb.store import STAMP, again, digest_of, file_digest, read_sealed, sealed, sweep
 
-RESULTS = ("data", "figures", "generations", "publish", "runs", "tables", "verdicts")  # folders of a reproduction
+# folders of a reproduction
+RESULTS = ("data", "figures", "generations", "publish", "runs", "tables", "verdicts")
 LOG = Path("runs") / "snakemake.log"
 LAB = "07_partition_lab"  # only where the ground truth is known
 PAPER_B = "08_reward_aware"  # where paper_b.reproduce is on
-TABLES = {"04_table2_metrics": "metrics", "05_table3_judges": "judges", "06_table4_temperature": "temperature",
-          "09_report": "report"}  # job -> its rule in the Snakefile
+TABLES = {
+    "04_table2_metrics": "metrics",
+    "05_table3_judges": "judges",
+    "06_table4_temperature": "temperature",
+    "09_report": "report",
+}  # job -> its rule in the Snakefile
 ANSWERS = "completions-*.json"  # in the folder of a policy, or in one without: the reference's
 READ_BY = {  # the fields of a preset that change a policy, by method; sft and best_of_k read none
     "kto": ("reduce", "kto_beta", "kto_kl", "dropout", "max_grad_norm", "weight_decay"),
-    "dro": ("reduce", "dro_tau", "value_pooling", "value_detach", "dropout", "max_grad_norm", "weight_decay"),
+    "dro": (
+        "reduce",
+        "dro_tau",
+        "value_pooling",
+        "value_detach",
+        "dropout",
+        "max_grad_norm",
+        "weight_decay",
+    ),
     "qrpo": ("reduce", "qrpo_beta", "dropout", "max_grad_norm", "weight_decay"),
     "rpo": ("reduce", "partition", "dropout", "max_grad_norm", "weight_decay"),
 }
@@ -63,32 +78,80 @@ def jobs(profile: Profile) -> list[str]:
 
 
 def params(notebook: str, profile: Profile) -> dict[str, str]:
-    """What a job depends on besides its input files, for Snakemake to remember: another key runs the job again."""
+    """What a job depends on besides its input files, for Snakemake to remember: another key runs
+    the job again."""
     path = ROOT / "notebooks" / f"{notebook}.ipynb"
-    kept = [digest_of(file) for file in sorted(PACKAGE.rglob("*")) if file.is_file() and file.suffix not in (".py", ".pyc")]
+    kept = [
+        digest_of(file)
+        for file in sorted(PACKAGE.rglob("*"))
+        if file.is_file() and file.suffix not in (".py", ".pyc")
+    ]
     code = code_key(*sorted(notebook_modules(path)))
-    key = content_key([profile.key(), digest_of(path), code, kept, *map(digest_of, local_files(profile)),
-                       [seen(*one) for one in (*models(profile), *tokenizers(profile), *hub_data(profile))]])
+    key = content_key(
+        [
+            profile.key(),
+            digest_of(path),
+            code,
+            kept,
+            *map(digest_of, local_files(profile)),
+            [seen(*one) for one in (*models(profile), *tokenizers(profile), *hub_data(profile))],
+        ]
+    )
     return {"notebook": str(path), "key": key}
 
 
 def _snakemake(out: Path, *more: str) -> list[str]:
     if not (ROOT / "Snakefile").is_file():
-        raise ValueError("the workflow and its notebooks are not part of the installed package: run this in a clone")
-    return [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(out), *more]
+        raise ValueError(
+            "the workflow and its notebooks are not part of the installed package: "
+            "run this in a clone"
+        )
+    return [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(ROOT / "Snakefile"),
+        "--directory",
+        str(out),
+        *more,
+    ]
 
 
-def run(profile: Profile, out: Path, *, cores: int | None = None, only: Sequence[str] = (), dry_run: bool = False,
-        executor: str = "local", more: Sequence[str] = ()) -> int:
+def run(
+    profile: Profile,
+    out: Path,
+    *,
+    cores: int | None = None,
+    only: Sequence[str] = (),
+    dry_run: bool = False,
+    executor: str = "local",
+    more: Sequence[str] = (),
+) -> int:
     """Make every result of a profile in `out`, skipping what is done; return the exit status.
 
-    cores: jobs at a time, default by the profile's threads. only: job names to run again, whatever was done, and no others.
-    executor: "slurm" makes each notebook a job of the cluster, by default all at a time. more: options for Snakemake.
-    Raises ValueError before anything starts: no such feedback, no workflow, no cluster, a second start of the same folder.
+    cores: jobs at a time, default by the profile's threads. only: job names to run again, whatever
+    was done, and no others.
+    executor: "slurm" makes each notebook a job of the cluster, by default all at a time. more:
+    options for Snakemake. Raises ValueError before anything starts: no such feedback, no workflow,
+    no cluster, a second start of the same folder.
     """
     on_slurm = cluster.options(mark_of(out)) if executor == "slurm" else []
-    at_a_time = ["--jobs", str(cores or len(jobs(profile)))] if on_slurm else ["--cores", str(cores or parallel_jobs(profile))]
-    options = [*at_a_time, "--keep-going", "--rerun-incomplete", "--nocolor", "--scheduler", "greedy", *on_slurm, *more]
+    at_a_time = (
+        ["--jobs", str(cores or len(jobs(profile)))]
+        if on_slurm
+        else ["--cores", str(cores or parallel_jobs(profile))]
+    )
+    options = [
+        *at_a_time,
+        "--keep-going",
+        "--rerun-incomplete",
+        "--nocolor",
+        "--scheduler",
+        "greedy",
+        *on_slurm,
+        *more,
+    ]
     targets = [f"{JOBS}/{job}.done" for job in only]
     if only:
         options += ["--allowed-rules", *map(TABLES.get, only), "--forcerun", *targets]
@@ -104,62 +167,104 @@ def run(profile: Profile, out: Path, *, cores: int | None = None, only: Sequence
             sweep(out, RESULTS)
             sweep(cache_dir(), CACHES)
             distrust(profile, out)
-        if any((out / STATE / "locks").glob("*")):  # of a start that was killed: we hold the lock that counts
+        # of a start that was killed: we hold the lock that counts
+        if any((out / STATE / "locks").glob("*")):
             subprocess.run(_snakemake(out, "--unlock"), env=env, check=True, capture_output=True)
         if dry_run:
-            if not metadata.version("snakemake").startswith("7."):  # Snakemake 7, on Python 3.10, names no host
+            # Snakemake 7, on Python 3.10, names no host
+            if not metadata.version("snakemake").startswith("7."):
                 options += ["--quiet", "host"]
             options += ["--dry-run", "--config", f"profile={STATE}/dry-run.yaml"]
             return subprocess.run(_snakemake(out, *options, "--", *targets), env=env).returncode
         if not only or not (out / "manifest.json").is_file():  # else it tells of what made the rest
             write_manifest(profile, out, afresh=not _finished(profile, out))
-        return _watched(_snakemake(out, *options, "--", *targets), profile, out, env, measured=not only, elsewhere=bool(on_slurm))
+        return _watched(
+            _snakemake(out, *options, "--", *targets),
+            profile,
+            out,
+            env,
+            measured=not only,
+            elsewhere=bool(on_slurm),
+        )
 
 
 def distrust(profile: Profile, out: Path) -> list[str]:
-    """Unmark the jobs whose results or policies are not there or not as they were written, a line for each, and return them: they
-    run again, and make what is missing."""
+    """Unmark the jobs whose results or policies are not there or not as they were written, a line
+    for each, and return them: they run again, and make what is missing."""
     doubted = []
     for job in jobs(profile):
         marker = out / JOBS / f"{job}.done"
         if not marker.exists():
             continue
         wrote = read_sealed(marker)
-        wrong = None if wrote is None else next((name for name, digest in wrote.items()
-                                               if not (out / name).is_file() or file_digest(out / name) != digest), None)
+        wrong = (
+            None
+            if wrote is None
+            else next(
+                (
+                    name
+                    for name, digest in wrote.items()
+                    if not (out / name).is_file() or file_digest(out / name) != digest
+                ),
+                None,
+            )
+        )
         if wrong is not None:
             again(out / wrong, f"is not as {job} wrote it")
         if wrote is None or wrong is not None:
             marker.unlink(missing_ok=True)
             doubted.append(job)
-    for folder in sorted({file.parent for name in (STAMP, ANSWERS) for file in (out / "runs").rglob(name)}):
+    for folder in sorted(
+        {file.parent for name in (STAMP, ANSWERS) for file in (out / "runs").rglob(name)}
+    ):
         answers = [file for file in sorted(folder.glob(ANSWERS)) if read_sealed(file) is None]
         if answers or (folder / STAMP).exists() and sealed(folder, quick=True) is None:
-            makers = [LAB, PAPER_B, *(f"03_train-{size}-seed{seed}" for size in profile.sizes for seed in profile.seeds
-                                      if f"-{size}-seed{seed}-" in folder.name)]
+            makers = [
+                LAB,
+                PAPER_B,
+                *(
+                    f"03_train-{size}-seed{seed}"
+                    for size in profile.sizes
+                    for seed in profile.seeds
+                    if f"-{size}-seed{seed}-" in folder.name
+                ),
+            ]
             for marker in (out / JOBS / f"{job}.done" for job in makers):
                 marker.unlink(missing_ok=True)
             doubted += makers
     return doubted
 
 
-def _watched(command: list[str], profile: Profile, out: Path, env: dict[str, str], *, measured: bool, elsewhere: bool) -> int:
+def _watched(
+    command: list[str],
+    profile: Profile,
+    out: Path,
+    env: dict[str, str],
+    *,
+    measured: bool,
+    elsewhere: bool,
+) -> int:
     """Run the workflow to its end, show how far it is, and say what came out.
 
-    measured: its minutes belong in the manifest. elsewhere: its jobs run on other machines, which measured their memory.
+    measured: its minutes belong in the manifest. elsewhere: its jobs run on other machines, which
+    measured their memory.
     """
     before = _finished(profile, out)
     started, peak = time.time(), 0.0
     (out / LOG).parent.mkdir(parents=True, exist_ok=True)
     progress = Progress(lambda: done_units(profile, out), total=sum(units(profile).values()))
     with (out / LOG).open("wb") as log, signals_sent(), progress:
-        child = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+        child = subprocess.Popen(
+            command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+        )
         try:
             while child.poll() is None:
                 if not (out / LOG).exists():
                     stop_everything(out)
                     child.wait()
-                    raise ValueError(f"{shown(out)} was removed while its results were made; start again")
+                    raise ValueError(
+                        f"{shown(out)} was removed while its results were made; start again"
+                    )
                 peak = max(peak, memory_mb())
                 progress.show()
                 time.sleep(0.5)
@@ -179,11 +284,18 @@ def _watched(command: list[str], profile: Profile, out: Path, env: dict[str, str
     return _told(profile, out, before, started, peak, child.returncode)
 
 
-def _told(profile: Profile, out: Path, before: dict[str, int], started: float, peak: float, status: int) -> int:
-    """Say what was done, what was skipped, what failed and where the results are; return the exit status."""
+def _told(
+    profile: Profile, out: Path, before: dict[str, int], started: float, peak: float, status: int
+) -> int:
+    """Say what was done, what was skipped, what failed and where the results are; return the exit
+    status."""
     after, seconds = _finished(profile, out), time.time() - started
     worked = {job for job, marker in after.items() if before.get(job) != marker}
-    skipped = f"; {len(after) - len(worked)} were done before and were skipped" if len(after) > len(worked) else ""
+    skipped = (
+        f"; {len(after) - len(worked)} were done before and were skipped"
+        if len(after) > len(worked)
+        else ""
+    )
     print(f"{len(after)} of {len(jobs(profile))} notebooks are done{skipped}")
     if status:
         _explain(profile, out, started)
@@ -196,37 +308,62 @@ def _told(profile: Profile, out: Path, before: dict[str, int], started: float, p
 def units(profile: Profile) -> dict[str, int]:
     """Job -> its units of work, for the progress bar: itself, and each policy that it trains.
 
-    The grid's are counted as `grid.plan` does, but without its import of torch; presets that read a method alike share its policy.
+    The grid's are counted as `grid.plan` does, but without its import of torch; presets that read a
+    method alike share its policy.
     """
     policies = set()
     for name, preset in profile.presets.items():
         for method in profile.methods:
             read_alike = tuple(getattr(preset, field) for field in READ_BY.get(method, ()))
             more = profile.taus if method == "rpo" and name in profile.table4_presets else ()
-            policies |= {(method, tau, read_alike) for tau in (preset.rpo_tau if method == "rpo" else None, *more)}
+            policies |= {
+                (method, tau, read_alike)
+                for tau in (preset.rpo_tau if method == "rpo" else None, *more)
+            }
     trained = sum(method != "reference" for method, *_ in policies)
     more = _own_policies(profile.model_dump_json()) if {LAB, PAPER_B} & set(jobs(profile)) else {}
-    return {job: 1 + (trained if job.startswith("03_train") else more.get(job, 0)) for job in jobs(profile)}
+    return {
+        job: 1 + (trained if job.startswith("03_train") else more.get(job, 0))
+        for job in jobs(profile)
+    }
 
 
 @lru_cache(maxsize=2)
 def _own_policies(profile: str) -> dict[str, int]:
-    """How many policies notebooks 07 and 08 train, asked of a process of its own: this one does without torch."""
-    code = ("import sys; from rpo_nb.running import batch; from rpo_nb.studies import lab; from rpo_nb.studies.paper_b import grid; from rpo_nb.config.schema import Profile; "
-            "p = Profile.model_validate_json(sys.stdin.read()); print(lab.policies(p) if batch.LAB in batch.jobs(p) else 0, grid.policies(p))")
-    found = subprocess.run([sys.executable, "-c", code], input=profile, capture_output=True, text=True, cwd=ROOT)
+    """How many policies notebooks 07 and 08 train, asked of a process of its own: this one does
+    without torch."""
+    code = (
+        "import sys; from rpo_nb.running import batch; from rpo_nb.studies import lab; from "
+        "rpo_nb.studies.paper_b import grid; from rpo_nb.config.schema import Profile; "
+        "p = Profile.model_validate_json(sys.stdin.read()); print(lab.policies(p) if batch.LAB "
+        "in batch.jobs(p) else 0, grid.policies(p))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], input=profile, capture_output=True, text=True, cwd=ROOT
+    )
     if found.returncode:  # a wrong name in paper_b.runs, say: its last line is the one sentence
         raise ValueError(found.stderr.strip().rpartition("\n")[2].removeprefix("ValueError: "))
     return dict(zip((LAB, PAPER_B), map(int, found.stdout.split()), strict=True))
 
 
 def done_units(profile: Profile, out: Path) -> int:
-    """The units of work that are done: all of a finished job, of one that trains its finished policies."""
+    """The units of work that are done: all of a finished job, of one that trains its finished
+    policies."""
     finished, sizes, total = _finished(profile, out), units(profile), 0
     grid = sum(size - 1 for job, size in sizes.items() if job.startswith("03_train"))
     for job, size in sizes.items():
-        folder = f"*{job.removeprefix('03_train')}-*" if job.startswith("03_train") else "paper_b/*" if job == PAPER_B else "*"
-        trained = len(list((out / "runs").glob(f"{folder}/done.json"))) - (grid if job == LAB else 0) if size > 1 else 0
+        folder = (
+            f"*{job.removeprefix('03_train')}-*"
+            if job.startswith("03_train")
+            else "paper_b/*"
+            if job == PAPER_B
+            else "*"
+        )
+        trained = (
+            len(list((out / "runs").glob(f"{folder}/done.json"))) - (grid if job == LAB else 0)
+            if size > 1
+            else 0
+        )
         total += size if job in finished else min(max(trained, 0), size - 1)
     return total
 
@@ -238,27 +375,45 @@ def _finished(profile: Profile, out: Path) -> dict[str, int]:
 
 
 def _explain(profile: Profile, out: Path, started: float) -> None:
-    """Name every notebook that failed in this start, its error, and where its executed copy lies."""
+    """Name every notebook that failed in this start, its error, and where its executed copy
+    lies."""
     found = False
     log = (out / LOG).read_text(encoding="utf-8", errors="replace")
     for job in jobs(profile):
         copy = out / "notebooks" / f"{job}.ipynb"
-        if copy.exists() and copy.stat().st_mtime >= started and not (out / JOBS / f"{job}.done").exists():
-            print(f"failed: {shown(copy)}: {notebook_error(copy, cluster.failure(log, job))}", file=sys.stderr)
+        if (
+            copy.exists()
+            and copy.stat().st_mtime >= started
+            and not (out / JOBS / f"{job}.done").exists()
+        ):
+            print(
+                f"failed: {shown(copy)}: {notebook_error(copy, cluster.failure(log, job))}",
+                file=sys.stderr,
+            )
             found = True
     if not found:
         print("failed: " + log[-2000:], file=sys.stderr)
-    slurms = f" and {shown(out / STATE / 'slurm_logs')}" if (out / STATE / "slurm_logs").is_dir() else ""
-    print(f"What did not depend on it went on; the same command does the rest. Log: {shown(out / LOG)}{slurms}", file=sys.stderr)
+    slurms = (
+        f" and {shown(out / STATE / 'slurm_logs')}" if (out / STATE / "slurm_logs").is_dir() else ""
+    )
+    print(
+        "What did not depend on it went on; the same command does the rest. Log: "
+        f"{shown(out / LOG)}{slurms}",
+        file=sys.stderr,
+    )
 
 
 def notebook_error(path: Path, otherwise: str = "") -> str:
-    """The error an executed notebook stopped with, on one line; where it has none, what the cluster said of its job."""
+    """The error an executed notebook stopped with, on one line; where it has none, what the cluster
+    said of its job."""
     text = path.read_text(encoding="utf-8")
     notebook = nbformat.reads(text, as_version=4) if text.strip() else nbformat.v4.new_notebook()
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             if output.output_type == "error":
                 return f"{output.ename}: {output.evalue}".split("\n")[0]
-    return otherwise or ("it ended without an error of its own: killed (out of memory or time?), or a result it should have "
-                         "written is missing")
+    return otherwise or (
+        "it ended without an error of its own: killed (out of memory or time?), "
+        "or a result it should have "
+        "written is missing"
+    )

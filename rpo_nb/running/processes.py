@@ -1,4 +1,5 @@
-"""The processes of a reproduction: one at a time, their environment, their memory, and how they stop."""
+"""The processes of a reproduction: one at a time, their environment, their memory, and how they
+stop."""
 
 from __future__ import annotations
 
@@ -23,27 +24,38 @@ from rpo_nb.running.provenance import PACKAGE
 from rpo_nb.store import atomic_write
 
 ROOT = PACKAGE.resolve().parent
-MARK = "RPO_NB_OUTPUT"  # in the environment of every process of a reproduction: how a later start finds what is left of it
+# in the environment of every process of a reproduction: how a later start finds what is left of it
+MARK = "RPO_NB_OUTPUT"
 STATE = ".snakemake"
 ON_SLURM = Path(STATE) / "rpo_nb.slurm"  # there since the first start on Slurm
 
 
 @contextmanager
 def only_one(out: Path) -> Iterator[None]:
-    """Hold the output folder's lock. Raises ValueError when another process holds it; a killed process holds nothing."""
+    """Hold the output folder's lock. Raises ValueError when another process holds it; a killed
+    process holds nothing."""
     try:
         (out / STATE).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"the output folder {shown(out)} cannot be made ({error.strerror}); give another "
-                         "--output-dir") from error
+        raise ValueError(
+            f"the output folder {shown(out)} cannot be made ({error.strerror}); give "
+            "another "
+            "--output-dir"
+        ) from error
     lock = FileLock(out / STATE / "rpo_nb.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise ValueError(f"another reproduction is writing to {shown(out)}; wait for it, or give another --output-dir") from None
+        raise ValueError(
+            f"another reproduction is writing to {shown(out)}; wait for it, or give "
+            "another --output-dir"
+        ) from None
     except OSError as error:
-        raise ValueError(f"nothing can be written to {shown(out)} ({error.strerror}); give another --output-dir, or make it a folder of "
-                         "yours") from None
+        raise ValueError(
+            f"nothing can be written to {shown(out)} ({error.strerror}); give another "
+            "--output-dir, or make it a folder of "
+            "yours"
+        ) from None
     try:
         yield
     finally:
@@ -60,13 +72,19 @@ def mark_of(out: Path) -> str:
 
 
 def stop_left_over(out: Path) -> int:
-    """Kill what carries the mark of this output folder, except this process and those above it; return how many.
+    """Kill what carries the mark of this output folder, except this process and those above it;
+    return how many.
 
-    Kernels run in sessions of their own, so the signal that ended their reproduction does not reach them. Killing is safe:
-    everything is written to a temporary name first. Only call it under the lock.
+    Kernels run in sessions of their own, so the signal that ended their reproduction does not reach
+    them. Killing is safe: everything is written to a temporary name first. Only call it under the
+    lock.
     """
     mine = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
-    left = [process for process in psutil.process_iter() if process.pid not in mine and _marked(process, mark_of(out))]
+    left = [
+        process
+        for process in psutil.process_iter()
+        if process.pid not in mine and _marked(process, mark_of(out))
+    ]
     for process in left:
         try:
             process.kill()
@@ -77,11 +95,13 @@ def stop_left_over(out: Path) -> int:
 
 
 def stop_everything(out: Path) -> None:
-    """`stop_left_over`, and cancel the jobs that a start on Slurm left, on whatever node; ValueError when Slurm is silent."""
+    """`stop_left_over`, and cancel the jobs that a start on Slurm left, on whatever node;
+    ValueError when Slurm is silent."""
     on_slurm = (out / ON_SLURM).exists()
     try:
         if on_slurm:
-            cluster.cancel(mark_of(out))  # before the processes: those of a job on this machine are Slurm's to end
+            # before the processes: those of a job on this machine are Slurm's to end
+            cluster.cancel(mark_of(out))
     finally:
         stop_left_over(out)
     if on_slurm:
@@ -96,22 +116,33 @@ def _marked(process: psutil.Process, mark: str) -> bool:
 
 
 def environment(profile: Profile, out: Path) -> dict[str, str]:
-    """The environment of the workflow: this package, the mark, and one job's share of the threads."""
-    env = os.environ | {MARK: mark_of(out), "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1",
-                        "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8",
-                        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+    """The environment of the workflow: this package, the mark, and one job's share of the
+    threads."""
+    env = os.environ | {
+        MARK: mark_of(out),
+        "PYTHONHASHSEED": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONUTF8": "1",
+        "PYTHONIOENCODING": "utf-8",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+    }
     if os.environ.get("RPO_NB_CACHE"):  # jobs run elsewhere, in another folder
         env["RPO_NB_CACHE"] = str(Path(os.environ["RPO_NB_CACHE"]).expanduser().resolve())
     env |= _home(out)
-    env.pop("PYTHONDONTWRITEBYTECODE", None)  # a dozen kernels would each compile torch and transformers again
+    # a dozen kernels would each compile torch and transformers again
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
     if profile.training.threads:
-        env |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(profile.training.threads))
+        env |= dict.fromkeys(
+            ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"),
+            str(profile.training.threads),
+        )
     return env
 
 
 def _home(out: Path) -> dict[str, str]:
-    """Where there is no home folder that can be written to, one in the output folder: Jupyter, Snakemake and matplotlib need one.
-    The hub's cache and token stay where they are."""
+    """Where there is no home folder that can be written to, one in the output folder: Jupyter,
+    Snakemake and matplotlib need one. The hub's cache and token stay where they are."""
     home = Path(os.path.expanduser("~"))
     try:
         tempfile.TemporaryFile(dir=home).close()
@@ -121,17 +152,23 @@ def _home(out: Path) -> dict[str, str]:
         own.mkdir(parents=True, exist_ok=True)
         there = home / ".cache" / "huggingface"
         hub = {"HF_HOME": str(there)} if "HF_HOME" not in os.environ and there.is_dir() else {}
-        places = {"XDG_CACHE_HOME": ".cache", "XDG_CONFIG_HOME": ".config", "XDG_DATA_HOME": ".local/share"}
+        places = {
+            "XDG_CACHE_HOME": ".cache",
+            "XDG_CONFIG_HOME": ".config",
+            "XDG_DATA_HOME": ".local/share",
+        }
         return hub | {"HOME": str(own), **{name: str(own / part) for name, part in places.items()}}
 
 
 def parallel_jobs(profile: Profile) -> int:
-    """Jobs at a time: as many as the threads of one leave room for; one when a job takes what it can get (a GPU, all cores)."""
+    """Jobs at a time: as many as the threads of one leave room for; one when a job takes what it
+    can get (a GPU, all cores)."""
     return max(1, joblib.cpu_count() // profile.training.threads) if profile.training.threads else 1
 
 
 def without_places(log: Path, out: Path) -> None:
-    """Write a finished log again without this machine's folders and name: it lies with the results."""
+    """Write a finished log again without this machine's folders and name: it lies with the
+    results."""
     text = log.read_text(encoding="utf-8", errors="replace")
     named = {str(out): ".", sys.executable: "python", str(ROOT): "rpo_nb", str(Path.home()): "~"}
     for place, word in named.items():  # the longest first, of which the others may be a part
@@ -144,10 +181,16 @@ def without_places(log: Path, out: Path) -> None:
 @contextmanager
 def signals_sent() -> Iterator[None]:
     """A polite end (SIGTERM, a closed terminal) is handled as Ctrl-C is."""
+
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    heard = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores
+    # nohup ignores
+    heard = [
+        number
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) != signal.SIG_IGN
+    ]
     before = {number: signal.signal(number, interrupt) for number in heard}
     try:
         yield
@@ -157,7 +200,8 @@ def signals_sent() -> Iterator[None]:
 
 
 def memory_mb() -> float:
-    """Resident memory of this process and all below it. Pages that two share count twice: an upper bound."""
+    """Resident memory of this process and all below it. Pages that two share count twice: an upper
+    bound."""
     total = 0
     for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
         try:

@@ -9,11 +9,14 @@ from collections.abc import Callable
 from tqdm import tqdm
 
 EVERY = 15.0  # seconds between lines when nobody watches a terminal
-BAR = "{l_bar}{bar}| {n_fmt} of {total_fmt} policies and notebooks, {elapsed}, about {remaining} left"
+BAR = (
+    "{l_bar}{bar}| {n_fmt} of {total_fmt} policies and notebooks, {elapsed}, about {remaining} left"
+)
 
 
 class Progress:
-    """A context manager whose `show()` looks how much is done and tells, at most as often as it is worth.
+    """A context manager whose `show()` looks how much is done and tells, at most as often as it is
+    worth.
 
     count: how many of the `total` units of work are done now; some may be at the start.
     """
@@ -26,7 +29,9 @@ class Progress:
 
     def __enter__(self) -> Progress:
         if sys.stderr.isatty():
-            self.bar = tqdm(total=self.total, initial=self.first, bar_format=BAR, dynamic_ncols=True)
+            self.bar = tqdm(
+                total=self.total, initial=self.first, bar_format=BAR, dynamic_ncols=True
+            )
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -45,7 +50,8 @@ class Progress:
             print(self.line(self.count(), now - self.started), flush=True)
 
     def line(self, done: int, seconds: float) -> str:
-        """E.g. "45 s: 12 of 60 policies and notebooks, about 180 s left"; no estimate while there is nothing to estimate from."""
+        """E.g. "45 s: 12 of 60 policies and notebooks, about 180 s left"; no estimate while there
+        is nothing to estimate from."""
         fresh = done - self.first
         left = f", about {seconds / fresh * (self.total - done):.0f} s left" if fresh > 0 else ""
         return f"{seconds:.0f} s: {done} of {self.total} policies and notebooks{left}"

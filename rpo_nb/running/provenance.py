@@ -1,4 +1,5 @@
-"""What an artefact was made from, as keys: the code of a step, found from its imports, and the content of files and folders.
+"""What an artefact was made from, as keys: the code of a step, found from its imports, and the
+content of files and folders.
 
 A key changes when the artefact could; nothing here looks at names or dates of what it hashes.
 """
@@ -18,8 +19,9 @@ from rpo_nb.config.keys import content_key
 from rpo_nb.store import digest_of, file_digest
 
 PACKAGE = Path(__file__).parent.parent
-# Step -> the modules it begins in, and those of their imports that are left out because what they give stands in the step's key
-# itself: rows say more than the code that read them. Folders and modules below the package.
+# Step -> the modules it begins in, and those of their imports that are left out because what they
+# give stands in the step's key itself: rows say more than the code that read them. Folders and
+# modules below the package.
 STEPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "training": (
         ("experiment.runs",),
@@ -54,8 +56,10 @@ STEPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 # Never part of a step: what they give is known by its content, a profile by its values and a model
 # by its files.
 ALWAYS_GIVEN = ("config.settings", "config.names", "data.hub")
-CACHES = ("references", "reference_logps", "reference_samples", "pools", "models")  # folders of the cache
-MODEL_FILES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".gguf")  # what a model folder is loaded from
+# folders of the cache
+CACHES = ("references", "reference_logps", "reference_samples", "pools", "models")
+# what a model folder is loaded from
+MODEL_FILES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".gguf")
 
 
 def cache_dir() -> Path:
@@ -67,28 +71,33 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "rpo_nb"
 
 
-# ---- code ---------------------------------------------------------------------------------------------------------------------
+# ---- code ----------------------------------------------------------------------------------------
+
 
 @cache  # a process has the code it started with, whatever is edited meanwhile
 def step_code(step: str, package: Path = PACKAGE) -> str:
-    """A hash of the code of a step, a key of STEPS: what makes an artefact stale when we change it."""
+    """A hash of the code of a step, a key of STEPS: what makes an artefact stale when we change
+    it."""
     modules, given = STEPS[step]
     return code_key(*modules, without=(*given, *ALWAYS_GIVEN), package=package)
 
 
 def code_key(*modules: str, without: tuple[str, ...] = (), package: Path = PACKAGE) -> str:
-    """A hash of the code of these modules of the package and of all that they import from it (see `closure`). Comments, docstrings
-    and layout do not count."""
+    """A hash of the code of these modules of the package and of all that they import from it (see
+    `closure`). Comments, docstrings and layout do not count."""
     found = sorted(closure(modules, without=without, package=package))
     return content_key({name: _code(_file(package, name).read_bytes()) for name in found})
 
 
-def closure(modules: Iterable[str], *, without: Iterable[str] = (), package: Path = PACKAGE) -> set[str]:
-    """The names of these modules and of every module of the package that they import, at any depth, also inside functions.
+def closure(
+    modules: Iterable[str], *, without: Iterable[str] = (), package: Path = PACKAGE
+) -> set[str]:
+    """The names of these modules and of every module of the package that they import, at any depth,
+    also inside functions.
 
-    modules, without: names below the package ("training", "experiment.grid"). without: modules, and folders of them, where the
-    search stops. A folder named by itself is all of its modules: its `__init__` only hands on
-    their names. Raises ValueError for a name that is no module.
+    modules, without: names below the package ("training", "experiment.grid"). without: modules, and
+    folders of them, where the search stops. A folder named by itself is all of its modules: its
+    `__init__` only hands on their names. Raises ValueError for a name that is no module.
     """
     unknown = [name for name in (*modules, *without) if _file(package, name) is None]
     if unknown:
@@ -112,15 +121,21 @@ def notebook_modules(path: Path, *, package: Path = PACKAGE) -> set[str]:
     """The package's modules that the code cells of a notebook import."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    plain = "\n".join("pass".rjust(len(line) - len(line.lstrip()) + 4) if line.lstrip().startswith(("%", "!")) else line
-                      for line in source.split("\n"))
+    plain = "\n".join(
+        "pass".rjust(len(line) - len(line.lstrip()) + 4)
+        if line.lstrip().startswith(("%", "!"))
+        else line
+        for line in source.split("\n")
+    )
     return set(_modules(_imported(plain.encode(), (), package.name), package))
 
 
 def _file(package: Path, name: str) -> Path | None:
     """The file of a module or of a folder's `__init__`; None where there is neither."""
     path = package.joinpath(*name.split("."))
-    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+    return next(
+        (file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None
+    )
 
 
 _tree = cache(ast.parse)  # of the same source, whatever its place
@@ -129,18 +144,26 @@ _tree = cache(ast.parse)  # of the same source, whatever its place
 def _imports(package: Path, name: str) -> tuple[str, ...]:
     file, folder = _file(package, name), tuple(name.split("."))
     if file.name == "__init__.py":
-        return tuple(f"{name}.{module.stem}" for module in sorted(file.parent.glob("*.py")) if module != file)
-    return tuple(dict.fromkeys(_modules(_imported(file.read_bytes(), folder[:-1], package.name), package)))
+        return tuple(
+            f"{name}.{module.stem}" for module in sorted(file.parent.glob("*.py")) if module != file
+        )
+    return tuple(
+        dict.fromkeys(_modules(_imported(file.read_bytes(), folder[:-1], package.name), package))
+    )
 
 
 @cache
 def _imported(source: bytes, folder: tuple[str, ...], package: str) -> list[list[str]]:
-    """What a source imports from the package, as the parts of its name; the last may be a name in a module. folder: of the importing
-    module, for relative imports."""
+    """What a source imports from the package, as the parts of its name; the last may be a name in a
+    module. folder: of the importing module, for relative imports."""
     found = []
     for node in ast.walk(_tree(source)):
         if isinstance(node, ast.Import):
-            names = [alias.name.split(".")[1:] for alias in node.names if alias.name.split(".")[0] == package]
+            names = [
+                alias.name.split(".")[1:]
+                for alias in node.names
+                if alias.name.split(".")[0] == package
+            ]
         elif isinstance(node, ast.ImportFrom):
             base = (node.module or "").split(".") if node.module else []
             if node.level:
@@ -157,34 +180,45 @@ def _imported(source: bytes, folder: tuple[str, ...], package: str) -> list[list
 
 
 def _modules(imported: list[list[str]], package: Path) -> Iterator[str]:
-    """a.b.c: the module of that name, else a.b in which c is a name, else a; the folder a where a.b is no module of it."""
+    """a.b.c: the module of that name, else a.b in which c is a name, else a; the folder a where a.b
+    is no module of it."""
     for parts in imported:
         names = (".".join(parts[:i]) for i in range(len(parts), 0, -1))
-        yield from list(name for name in names if _file(package, name))[:1]
+        yield from [name for name in names if _file(package, name)][:1]
 
 
 @cache
 def _code(source: bytes) -> str:
     tree = _tree(source)
     for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node):
+        if isinstance(
+            node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+        ) and ast.get_docstring(node):
             node.body = node.body[1:] or [ast.Pass()]
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
 
-# ---- files --------------------------------------------------------------------------------------------------------------------
+# ---- files ---------------------------------------------------------------------------------------
+
 
 def folder_key(folder: Path | str, *, endings: Sequence[str] = ()) -> str:
-    """What names a folder whatever its path: the names and bytes of its files (of these endings), hidden ones left out."""
+    """What names a folder whatever its path: the names and bytes of its files (of these endings),
+    hidden ones left out."""
     folder = Path(folder)
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name not in ("done.json", "README.md")
-             and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-             and (not endings or file.suffix in endings)]
+    files = [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+        and file.name not in ("done.json", "README.md")
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+        and (not endings or file.suffix in endings)
+    ]
     return content_key([[file.relative_to(folder).as_posix(), file_digest(file)] for file in files])
 
 
 def model_key(model: str | Path, revision: str = "main") -> str:
-    """What names a model: of a folder its weights, tokenizer and settings; of a hub id that is not here its revision.
+    """What names a model: of a folder its weights, tokenizer and settings; of a hub id that is not
+    here its revision.
 
     A hub id in the local cache is named by its commit."""
     from rpo_nb.data import hub
@@ -196,7 +230,8 @@ def model_key(model: str | Path, revision: str = "main") -> str:
 
 
 def source_key(source: str, revision: str = "main") -> str:
-    """What names a feedback source whatever its path: its bytes, or its hub id and the commit that is here."""
+    """What names a feedback source whatever its path: its bytes, or its hub id and the commit that
+    is here."""
     if source == "pocket":
         return source
     path = Path(source).expanduser()
@@ -208,8 +243,11 @@ def source_key(source: str, revision: str = "main") -> str:
 
 
 def digest(value: Any) -> str:
-    """A hash of nested lists, dicts, strings and numbers, NumPy's included; of large values piece by piece."""
+    """A hash of nested lists, dicts, strings and numbers, NumPy's included; of large values piece
+    by piece."""
     found = hashlib.sha256()
     for part in value if isinstance(value, (list, tuple)) else [value]:
-        found.update(json.dumps(part, sort_keys=True, default=lambda other: other.tolist()).encode() + b"\n")
+        found.update(
+            json.dumps(part, sort_keys=True, default=lambda other: other.tolist()).encode() + b"\n"
+        )
     return found.hexdigest()[:16]

@@ -4,6 +4,16 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["advise", "aspects", "insight", "lab", "lab_runs", "lab_tables", "table1", "truth", "paper_b"],
+    submodules=[
+        "advise",
+        "aspects",
+        "insight",
+        "lab",
+        "lab_runs",
+        "lab_tables",
+        "table1",
+        "truth",
+        "paper_b",
+    ],
     submod_attrs={},
 )

@@ -1,7 +1,9 @@
-"""What to train on a user's feedback, and why: its diagnostics, and what the partition lab measured on data like these.
+"""What to train on a user's feedback, and why: its diagnostics, and what the partition lab measured
+on data like these.
 
-The evidence is read from the tables of notebook 07 (results/pocket/tables), never typed. It comes from a small model in a world whose
-reward is known; that it carries over to other models is an assumption, and the advice says so.
+The evidence is read from the tables of notebook 07 (results/pocket/tables), never typed. It comes
+from a small model in a world whose reward is known; that it carries over to other models is an
+assumption, and the advice says so.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ TABLES = PACKAGE.resolve().parent / "results" / "pocket" / "tables"
 COMPARED = 100  # rows that are compared with the reference's own texts
 ALIKE = 2.0  # distance, see `nearest`, beyond which no regime of the lab is like a user's data
 SPARSE = 0.5  # share of prompts with one completion from which the low-data study decides
-MOST_BROKEN = 0.15  # so many more broken texts than the reference has: such a policy is not recommended
+# so many more broken texts than the reference has: such a policy is not recommended
+MOST_BROKEN = 0.15
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,9 @@ class Data:
     completions: float  # mean K
     single_share: float  # of the prompts have one completion
     logp: float  # mean log πref of the data, a token
-    wins: float  # % of the data's completions over the reference's own for the same prompts, by a judge; NaN without one
+    # % of the data's completions over the reference's own for the same prompts, by a judge; NaN
+    # without one
+    wins: float
 
     @property
     def above_log_k(self) -> float:
@@ -64,9 +69,14 @@ class Advice:
     def settings(self) -> str:
         """As a user would set it."""
         slope = {"kto": "β", "qrpo": "β"}.get(self.method, "τ")
-        parts = [METHOD_NAMES[self.method], f"estimator {self.estimator}" if self.estimator else "",
-                 f"log-probabilities: {'sums' if self.reduce == 'sum' else 'means'}" if self.reduce else "",
-                 f"{slope} = {self.tau:g}" if self.tau is not None else ""]
+        parts = [
+            METHOD_NAMES[self.method],
+            f"estimator {self.estimator}" if self.estimator else "",
+            f"log-probabilities: {'sums' if self.reduce == 'sum' else 'means'}"
+            if self.reduce
+            else "",
+            f"{slope} = {self.tau:g}" if self.tau is not None else "",
+        ]
         return ", ".join(filter(None, parts))
 
 
@@ -76,7 +86,8 @@ def single_share(train: Dataset) -> float:
 
 
 def look(profile: Profile, size: str, seed: int, judge: Judge | None) -> tuple[Data, list[str]]:
-    """The data of a profile under its reference, by a judge, and the diagnostics of each preset as lines of text."""
+    """The data of a profile under its reference, by a judge, and the diagnostics of each preset as
+    lines of text."""
     prepared = inputs.prepare(profile, size, seed)
     train, runs = prepared.splits.train, {}
     for name, preset in profile.presets.items():
@@ -89,42 +100,66 @@ def look(profile: Profile, size: str, seed: int, judge: Judge | None) -> tuple[D
     part = train.select(drawn)
     prompts, theirs = list(part["prompt"]), list(part["completion"])
     with logps.autocast(profile.training.bf16):
-        own = generate(prepared.reference, prepared.tokenizer, feedback.conversations(part), decoding=profile.decoding,
-                       seed=hash_seed(seed, inputs.AGAIN), max_prompt_tokens=profile.limits(size)["max_prompt_tokens"],
-                       batch_size=profile.evaluation.generation_batch_size)
-    answers = [{"first": 100.0, "second": 0.0}.get(a, np.nan) for a in judge.compare(prompts, theirs, own)]
-    answers += [{"first": 0.0, "second": 100.0}.get(a, np.nan) for a in judge.compare(prompts, own, theirs)]
+        own = generate(
+            prepared.reference,
+            prepared.tokenizer,
+            feedback.conversations(part),
+            decoding=profile.decoding,
+            seed=hash_seed(seed, inputs.AGAIN),
+            max_prompt_tokens=profile.limits(size)["max_prompt_tokens"],
+            batch_size=profile.evaluation.generation_batch_size,
+        )
+    answers = [
+        {"first": 100.0, "second": 0.0}.get(a, np.nan) for a in judge.compare(prompts, theirs, own)
+    ]
+    answers += [
+        {"first": 0.0, "second": 100.0}.get(a, np.nan) for a in judge.compare(prompts, own, theirs)
+    ]
     return Data(k, single_share(train), logp, float(np.nanmean(answers))), lines
 
 
 def evidence(folder: Path | str = TABLES) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The lab's regime map and low-data study. Raises ValueError where they are not."""
     folder = Path(folder)
-    missing = next((name for name in ("regime_map", "low_data") if not (folder / f"{name}.csv").is_file()), None)
+    missing = next(
+        (name for name in ("regime_map", "low_data") if not (folder / f"{name}.csv").is_file()),
+        None,
+    )
     if missing:
-        raise ValueError(f"there is no {missing}.csv in {folder.parent.name}/{folder.name}, so there is no evidence to advise from; "
-                         "run notebook 07_partition_lab first, in a clone")
+        raise ValueError(
+            f"there is no {missing}.csv in {folder.parent.name}/{folder.name}, so "
+            "there is no evidence to advise from; "
+            "run notebook 07_partition_lab first, in a clone"
+        )
     return read_table(folder / "regime_map.csv"), read_table(folder / "low_data.csv")
 
 
 def nearest(table: pd.DataFrame, mine: Data) -> tuple[str, float]:
-    """The lab's regime that is most like these data, and its distance: by how often they beat the reference's own texts, and by where
-    their log-probability a token lies against −log K. 10 points of the first count as much as half a nat of the second, 1 each."""
+    """The lab's regime that is most like these data, and its distance: by how often they beat the
+    reference's own texts, and by where their log-probability a token lies against −log K. 10 points
+    of the first count as much as half a nat of the second, 1 each."""
     about = table.drop_duplicates("regime").set_index("regime")
-    distance = np.hypot((about["data_wins"] - mine.wins) / 10, (about["logp"] + np.log(about["k"]) - mine.above_log_k) / 0.5)
+    distance = np.hypot(
+        (about["data_wins"] - mine.wins) / 10,
+        (about["logp"] + np.log(about["k"]) - mine.above_log_k) / 0.5,
+    )
     return str(distance.idxmin()), float(distance.min())
 
 
 def _lie(wins: float, above: float) -> str:
     """Where data lie, on the two axes of `nearest`."""
-    return (f"beat the reference's own texts in {wins:.0f} % of comparisons, and have a log-probability {abs(above):.2f} nats a token "
-            f"{'above' if above > 0 else 'below'} −log K")
+    return (
+        f"beat the reference's own texts in {wins:.0f} % of comparisons, and have a "
+        f"log-probability {abs(above):.2f} nats a token "
+        f"{'above' if above > 0 else 'below'} −log K"
+    )
 
 
 def recommend(table: pd.DataFrame, low: pd.DataFrame, mine: Data) -> Advice:
-    """The policy of the nearest regime (with mostly one completion a prompt, of the low-data study at K = 1) that has the best reward;
-    of those whose interval reaches the best one's, the nearest to the reference. Only what a user can train counts: QRPO needs rewards
-    of the reference's own texts, and the authors' code has settings of its own.
+    """The policy of the nearest regime (with mostly one completion a prompt, of the low-data study
+    at K = 1) that has the best reward; of those whose interval reaches the best one's, the nearest
+    to the reference. Only what a user can train counts: QRPO needs rewards of the reference's own
+    texts, and the authors' code has settings of its own.
     """
     if mine.single_share > SPARSE:
         k = int(low["k"].min())
@@ -134,30 +169,68 @@ def recommend(table: pd.DataFrame, low: pd.DataFrame, mine: Data) -> Advice:
         regime, distance = nearest(table, mine)
         cells, where = table[table["regime"].eq(regime)], f"the regime {regime}"
         theirs = cells.iloc[0]
-        reasons = [f"Your data {_lie(mine.wins, mine.above_log_k)} under the reference. The nearest of the lab's regimes is {regime} "
-                   f"({REGIMES[regime].words}), whose data {_lie(theirs['data_wins'], theirs['logp'] + math.log(theirs['k']))}."]
-        reasons[0] += " No regime is like your data, so what follows is a guess." if distance > ALIKE else ""
-        reasons[0] += " The reference cannot write such texts: fine-tune it on them first (SFT) and ask again." if mine.logp < partition.LOST else ""
+        reasons = [
+            f"Your data {_lie(mine.wins, mine.above_log_k)} under the reference. The "
+            f"nearest of the lab's regimes is {regime} "
+            f"({REGIMES[regime].words}), whose data "
+            f"{_lie(theirs['data_wins'], theirs['logp'] + math.log(theirs['k']))}."
+        ]
+        reasons[0] += (
+            " No regime is like your data, so what follows is a guess." if distance > ALIKE else ""
+        )
+        reasons[0] += (
+            " The reference cannot write such texts: fine-tune it on them first (SFT) and ask "
+            "again."
+            if mine.logp < partition.LOST
+            else ""
+        )
     reference = cells[cells["method"].eq("reference")].iloc[0]
-    open_to_all = cells[~cells["method"].isin(["reference", "qrpo"]) & ~cells["policy"].str.endswith("as released")]
+    open_to_all = cells[
+        ~cells["method"].isin(["reference", "qrpo"]) & ~cells["policy"].str.endswith("as released")
+    ]
     sound = open_to_all[open_to_all["broken"] <= reference["broken"] + MOST_BROKEN]
     best = sound.loc[sound["reward"].idxmax()]
     chosen = _nearest_of_the_level(sound, best)
-    reasons.append(f"In {where} the reference has a mean reward of {number(reference['reward'], 2)}; best there: {_cell(best)}" + (
-        "." if chosen.name == best.name else f". Level with it, and nearest to the reference of those that are: {_cell(chosen)}."))
+    reasons.append(
+        f"In {where} the reference has a mean reward of "
+        f"{number(reference['reward'], 2)}; best there: {_cell(best)}"
+        + (
+            "."
+            if chosen.name == best.name
+            else ". Level with it, and nearest to the reference of "
+            f"those that are: {_cell(chosen)}."
+        )
+    )
     rpo = sound[sound["method"].eq("rpo")]
     if chosen["method"] != "rpo" and len(rpo):
-        reasons.append(f"RPO, chosen alike: {_cell(_nearest_of_the_level(rpo, rpo.loc[rpo['reward'].idxmax()]))}.")
+        reasons.append(
+            "RPO, chosen alike: "
+            f"{_cell(_nearest_of_the_level(rpo, rpo.loc[rpo['reward'].idxmax()]))}."
+        )
     imitation = cells[cells["method"].isin(["sft", "best_of_k"])]
     if len(imitation):
-        reasons.append(f"Imitation of the same completions: {'; '.join(_cell(row) for _, row in imitation.iterrows())}.")
+        reasons.append(
+            "Imitation of the same completions: "
+            f"{'; '.join(_cell(row) for _, row in imitation.iterrows())}."
+        )
     literal = cells[cells["method"].eq("rpo") & cells["preset"].isin(["paper", "released"])]
     if len(literal):
-        reasons.append(f"RPO as published, as written or as its code does: {'; '.join(_cell(row) for _, row in literal.iterrows())}.")
-    reasons.append(f"Each number is of {chosen['n']} texts over {chosen['seeds']} seeds, [95 % interval], of a small T5 in the pocket world, rewards "
-                   "from 1 to 10; check a recommendation on held-out prompts of your own.")
-    return Advice(chosen["method"], _text(chosen["estimator"]), _text(chosen["reduce"]), None if pd.isna(chosen["tau"]) else float(chosen["tau"]),
-                  tuple(reasons))
+        reasons.append(
+            "RPO as published, as written or as its code does: "
+            f"{'; '.join(_cell(row) for _, row in literal.iterrows())}."
+        )
+    reasons.append(
+        f"Each number is of {chosen['n']} texts over {chosen['seeds']} seeds, [95 % "
+        "interval], of a small T5 in the pocket world, rewards "
+        "from 1 to 10; check a recommendation on held-out prompts of your own."
+    )
+    return Advice(
+        chosen["method"],
+        _text(chosen["estimator"]),
+        _text(chosen["reduce"]),
+        None if pd.isna(chosen["tau"]) else float(chosen["tau"]),
+        tuple(reasons),
+    )
 
 
 def _nearest_of_the_level(cells: pd.DataFrame, best: pd.Series) -> pd.Series:
@@ -171,22 +244,40 @@ def _text(value: object) -> str:
 
 def _cell(row: pd.Series) -> str:
     """One policy of the lab in words and numbers."""
-    return (f"{row['policy']}: reward {number(row['reward'], 2)} [{number(row['reward_low'], 2)}, {number(row['reward_high'], 2)}], wins "
-            f"{number(row['win_rate'], 0)} % over the reference, KL {number(row['kl'], 1)}")
+    return (
+        f"{row['policy']}: reward {number(row['reward'], 2)} [{number(row['reward_low'], 2)}, "
+        f"{number(row['reward_high'], 2)}], wins "
+        f"{number(row['win_rate'], 0)} % over the reference, KL {number(row['kl'], 1)}"
+    )
 
 
 def advise(profile: Profile, size: str, seed: int, out: Path, tables: Path | str = TABLES) -> str:
-    """Diagnostics and recommendation as text. out: the profile's results, where a learnt judge is kept."""
+    """Diagnostics and recommendation as text. out: the profile's results, where a learnt judge is
+    kept."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # of every model that is read or written
     logging.set_verbosity_error()  # a tokenizer warns of texts that are cut afterwards
     table, low = evidence(tables)
     sparse = single_share(inputs.splits(profile, seed, size).train) > SPARSE
-    judge = None if sparse else verdicts.judges_for(profile, out, seed)[0]  # one completion a prompt teaches no judge, and none is asked
+    # one completion a prompt teaches no judge, and none is asked
+    judge = None if sparse else verdicts.judges_for(profile, out, seed)[0]
     found, lines = look(profile, size, seed, judge)
     advice = recommend(table, low, found)
     if judge is not None:
-        lines.append(f"Judge of the data against the reference's own texts: {judge.name}." + (
-            " It was learnt from held-out rows and is no ground truth." if judge.name == "reward_model" else ""))
-    return "\n".join([*lines, "", f"Recommended: {advice.settings()}", *(f"- {reason}" for reason in advice.reasons)])
+        lines.append(
+            f"Judge of the data against the reference's own texts: {judge.name}."
+            + (
+                " It was learnt from held-out rows and is no ground truth."
+                if judge.name == "reward_model"
+                else ""
+            )
+        )
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Recommended: {advice.settings()}",
+            *(f"- {reason}" for reason in advice.reasons),
+        ]
+    )

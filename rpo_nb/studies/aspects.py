@@ -1,7 +1,8 @@
 """Several rewards a row: what the generated texts are worth by each, as a judge learnt of it says.
 
-For every aspect that the feedback rates besides its reward, a reward model learns that rating by regression from the
-held-out rows and scores the policies' completions. The policies themselves learn from the reward alone.
+For every aspect that the feedback rates besides its reward, a reward model learns that rating by
+regression from the held-out rows and scores the policies' completions. The policies themselves
+learn from the reward alone.
 """
 
 from __future__ import annotations
@@ -22,39 +23,68 @@ from rpo_nb.running.provenance import model_key, step_code
 from rpo_nb.store import cached
 
 COLUMNS = ["preset", "aspect", "method", "size", "value", "std", "n"]
-UNIT = "Predicted rating in standard deviations of the held-out ratings of the aspect; ±: over seeds."
+UNIT = (
+    "Predicted rating in standard deviations of the held-out ratings of the aspect; ±: over seeds."
+)
 
 
 def judge(profile: Profile, out: Path, seed: int, aspect: str) -> RewardModel:
-    """The judge of an aspect, learnt once and kept in <out>/runs/judges/. Raises ValueError where its ratings do not
-    differ within two held-out prompts or more."""
+    """The judge of an aspect, learnt once and kept in <out>/runs/judges/. Raises ValueError where
+    its ratings do not differ within two held-out prompts or more."""
     settings = profile.evaluation.model_copy(update={"judge_loss": "regression"})
     size = settings.judge_size or next(iter(profile.sizes))
     reference = inputs.reference_path(profile, size, seed)
     held_out = inputs.splits(profile, seed, size).held_out
     rated = held_out.select(np.flatnonzero(np.isfinite(np.asarray(held_out[aspect], float))))
-    rows = rated.select_columns(["prompt_id", "prompt", "completion"]).add_column("reward", np.asarray(rated[aspect], float))
-    key = content_key([model_key(reference), rows.to_pandas().to_csv(), settings.model_dump(mode="json"), limits(profile.data),
-                       profile.training.threads, profile.training.bf16, seed, step_code("reward model")])
+    rows = rated.select_columns(["prompt_id", "prompt", "completion"]).add_column(
+        "reward", np.asarray(rated[aspect], float)
+    )
+    key = content_key(
+        [
+            model_key(reference),
+            rows.to_pandas().to_csv(),
+            settings.model_dump(mode="json"),
+            limits(profile.data),
+            profile.training.threads,
+            profile.training.bf16,
+            seed,
+            step_code("reward model"),
+        ]
+    )
     name = re.sub(r"\W+", "-", aspect)[:40]
     folder = cached(
         Path(out) / "runs" / "judges" / f"aspect-{name}-seed{seed}-{key}",
-        lambda made: train_reward_model(reference, rows, config=settings, data=profile.data, seed=seed, threads=profile.training.threads,
-                                        bf16=profile.training.bf16).save(made, base=profile.sizes[size].id))
+        lambda made: train_reward_model(
+            reference,
+            rows,
+            config=settings,
+            data=profile.data,
+            seed=seed,
+            threads=profile.training.threads,
+            bf16=profile.training.bf16,
+        ).save(made, base=profile.sizes[size].id),
+    )
     return RewardModel.load(folder, base=reference)
 
 
-def table(profile: Profile, out: str | Path, generations: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """(mean predicted rating of each aspect by preset, method and size; notes on the judges, or why there is none).
+def table(
+    profile: Profile, out: str | Path, generations: pd.DataFrame
+) -> tuple[pd.DataFrame, list[str]]:
+    """(mean predicted rating of each aspect by preset, method and size; notes on the judges, or why
+    there is none).
 
-    generations: of `generations.load_generations`. Empty, without notes, where the feedback has one reward.
+    generations: of `generations.load_generations`. Empty, without notes, where the feedback has one
+    reward.
     """
     names = aspects(inputs.splits(profile, profile.seeds[0]).train)
     if not names:
         return pd.DataFrame(columns=COLUMNS), []
     if "reward_model" not in profile.evaluation.judges:
-        return pd.DataFrame(columns=COLUMNS), [f"{', '.join(names)}: nothing here judges an aspect; add reward_model to "
-                                               "evaluation.judges"]
+        return pd.DataFrame(columns=COLUMNS), [
+            f"{', '.join(names)}: nothing here judges an "
+            "aspect; add reward_model to "
+            "evaluation.judges"
+        ]
     shown, found, notes = tables.at_main_setting(generations, profile), [], [UNIT]
     for aspect in names:
         right = []
@@ -67,13 +97,31 @@ def table(profile: Profile, out: str | Path, generations: pd.DataFrame) -> tuple
                 continue
             right += bench.held_out["correct"].tolist()
             scores = bench.score(rows["prompt"].tolist(), rows["completion"].tolist())
-            found.append(rows[["preset", "method", "size", "seed"]].assign(aspect=aspect, score=scores))
+            found.append(
+                rows[["preset", "method", "size", "seed"]].assign(aspect=aspect, score=scores)
+            )
         if right:
-            doubt = "" if np.mean(right) > 0.5 else ", not above chance: its numbers prove the path, not quality"
-            notes.append(f"{aspect}: its judge is right in {np.mean(right):.0%} of {len(right)} held-out comparisons{doubt}.")
+            doubt = (
+                ""
+                if np.mean(right) > 0.5
+                else ", not above chance: its numbers prove the path, not quality"
+            )
+            notes.append(
+                f"{aspect}: its judge is right in {np.mean(right):.0%} of {len(right)} "
+                f"held-out comparisons{doubt}."
+            )
     if not found:
         return pd.DataFrame(columns=COLUMNS), notes
     cell = ["preset", "aspect", "method", "size"]
-    seeds = pd.concat(found).groupby([*cell, "seed"], sort=False)["score"].agg(mean="mean", n="size").reset_index()
-    cells = seeds.groupby(cell, sort=False).agg(value=("mean", "mean"), std=("mean", "std"), n=("n", "sum")).reset_index()
+    seeds = (
+        pd.concat(found)
+        .groupby([*cell, "seed"], sort=False)["score"]
+        .agg(mean="mean", n="size")
+        .reset_index()
+    )
+    cells = (
+        seeds.groupby(cell, sort=False)
+        .agg(value=("mean", "mean"), std=("mean", "std"), n=("n", "sum"))
+        .reset_index()
+    )
     return cells[COLUMNS], notes

@@ -1,8 +1,10 @@
-"""The partition lab: which estimator, which convention, which temperature, which method, by how good the data are (notebook 07).
+"""The partition lab: which estimator, which convention, which temperature, which method, by how
+good the data are (notebook 07).
 
-Only in the pocket world, whose checker knows the reward of any text. Every policy is a run of `experiment`, keyed by its recipe: what
-another notebook trained is not trained again. A `Study` is one data set and the policies to train on it; `measure` makes what is
-missing in a few processes and returns one row a policy, seed and prompt; the tables below are summaries of those rows.
+Only in the pocket world, whose checker knows the reward of any text. Every policy is a run of
+`experiment`, keyed by its recipe: what another notebook trained is not trained again. A `Study` is
+one data set and the policies to train on it; `measure` makes what is missing in a few processes and
+returns one row a policy, seed and prompt; the tables below are summaries of those rows.
 """
 
 from __future__ import annotations
@@ -39,20 +41,35 @@ class Regime(NamedTuple):
 REGIMES = {
     "on_policy": Regime("house", "on_policy", "completions of the reference itself"),
     "stronger": Regime("house", "stronger", "better writers, whose words the reference knows"),
-    "much_stronger": Regime("house", "much_stronger", "much better writers, whose words the reference knows"),
-    "weak_reference": Regime("weak", "stronger", "better writers, and a reference that is weaker than the other ones"),
-    "narrow_reference": Regime("narrow", "stronger", "better writers, whose words the reference has hardly seen"),
+    "much_stronger": Regime(
+        "house", "much_stronger", "much better writers, whose words the reference knows"
+    ),
+    "weak_reference": Regime(
+        "weak", "stronger", "better writers, and a reference that is weaker than the other ones"
+    ),
+    "narrow_reference": Regime(
+        "narrow", "stronger", "better writers, whose words the reference has hardly seen"
+    ),
     # as Flan-T5 stands to UltraFeedback: surprised by all, worse than most
-    "narrow_much_stronger": Regime("narrow", "much_stronger", "much better writers, whose words the reference has hardly seen"),
+    "narrow_much_stronger": Regime(
+        "narrow", "much_stronger", "much better writers, whose words the reference has hardly seen"
+    ),
 }
-WORDS = {"empirical": "eq. 19", "monte_carlo": "Monte Carlo", "self_normalised": "self-normalised", "leave_one_out": "leave-one-out",
-         "none": "V̂ = 0", "pooled": "pooled"}
+WORDS = {
+    "empirical": "eq. 19",
+    "monte_carlo": "Monte Carlo",
+    "self_normalised": "self-normalised",
+    "leave_one_out": "leave-one-out",
+    "none": "V̂ = 0",
+    "pooled": "pooled",
+}
 MAP_KEYS = ["method", "preset", "estimator", "reduce", "tau", "policy"]
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A policy of the lab: method, convention and temperature. tau: of RPO and DRO τ, of KTO and QRPO β, None for imitation."""
+    """A policy of the lab: method, convention and temperature. tau: of RPO and DRO τ, of KTO and
+    QRPO β, None for imitation."""
 
     method: str
     tau: float | None = None
@@ -66,45 +83,67 @@ class Spec:
         name = METHOD_NAMES[self.method]
         if self.released:
             return f"{name} as released"
-        slope = "" if self.tau is None else f" {'β' if self.method in ('kto', 'qrpo') else 'τ'} {self.tau:g}"
+        slope = (
+            ""
+            if self.tau is None
+            else f" {'β' if self.method in ('kto', 'qrpo') else 'τ'} {self.tau:g}"
+        )
         kind = f" {WORDS[self.estimator]}" if self.estimator else ""
         return f"{name}{kind}{', means' if self.reduce == 'mean' else ''}{slope}"
 
     def preset(self) -> Preset:
         """Paper A's preset (or the authors' code's) with this policy's choices."""
         given = {"reduce": self.reduce} | ({"partition": self.estimator} if self.estimator else {})
-        field = {"rpo": "rpo_tau", "dro": "dro_tau", "kto": "kto_beta", "qrpo": "qrpo_beta"}.get(self.method)
-        return presets()["released" if self.released else "paper"].model_copy(update=given | ({field: self.tau} if field else {}))
+        field = {"rpo": "rpo_tau", "dro": "dro_tau", "kto": "kto_beta", "qrpo": "qrpo_beta"}.get(
+            self.method
+        )
+        return presets()["released" if self.released else "paper"].model_copy(
+            update=given | ({field: self.tau} if field else {})
+        )
 
     def run(self, profile: Profile, size: str, seed: int) -> Run | None:
         """Its run; None for the reference."""
         tau = self.tau if self.method in ("rpo", "dro") else None
-        return None if self.method == "reference" else grid.recipe(profile, self.preset(), self.method, size, tau, seed)
+        return (
+            None
+            if self.method == "reference"
+            else grid.recipe(profile, self.preset(), self.method, size, tau, seed)
+        )
 
     def presets(self, profile: Profile, size: str) -> str:
-        """The presets that mean just this policy, e.g. "paper", "paper/fixed"; "" where none does."""
+        """The presets that mean just this policy, e.g. "paper", "paper/fixed"; "" where none
+        does."""
         if self.method not in ("kto", "dro", "rpo"):
             return ""
         key, names = self.run(profile, size, 0).key, []
         for name, preset in presets().items():
             tau = {"rpo": preset.rpo_tau, "dro": preset.dro_tau}.get(self.method)
-            names += [name] if grid.recipe(profile, preset, self.method, size, tau, 0).key == key else []
+            names += (
+                [name] if grid.recipe(profile, preset, self.method, size, tau, 0).key == key else []
+            )
         return "/".join(names)
 
     def columns(self, profile: Profile, size: str) -> dict[str, Any]:
         """MAP_KEYS."""
-        return {"method": self.method, "preset": self.presets(profile, size), "estimator": self.estimator,
-                "reduce": "" if self.method in ("reference", "sft", "best_of_k") else self.reduce,
-                "tau": np.nan if self.tau is None else self.tau, "policy": self.words}
+        return {
+            "method": self.method,
+            "preset": self.presets(profile, size),
+            "estimator": self.estimator,
+            "reduce": "" if self.method in ("reference", "sft", "best_of_k") else self.reduce,
+            "tau": np.nan if self.tau is None else self.tau,
+            "policy": self.words,
+        }
 
 
 @cache
 def presets() -> dict[str, Preset]:
-    """The three readings of the paper as presets.yaml has them, whatever a profile chose of them."""
+    """The three readings of the paper as presets.yaml has them, whatever a profile chose of
+    them."""
     return load_profile("pocket").presets
 
 
-# Which policies ---------------------------------------------------------------------------------------------------------------
+# Which policies -----------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class Study:
@@ -119,15 +158,20 @@ class Study:
 
     @cached_property
     def prompts(self) -> list[str]:
-        """What every policy is asked: prompts of nobody's data, the same for all studies of a seed."""
-        return pocket.make_prompts(self.profile.lab.prompts, rng=np.random.default_rng([self.seed, 9]))
+        """What every policy is asked: prompts of nobody's data, the same for all studies of a
+        seed."""
+        return pocket.make_prompts(
+            self.profile.lab.prompts, rng=np.random.default_rng([self.seed, 9])
+        )
 
     def cell(self, spec: Spec) -> Cell:
         """The policy's column of completions, sampled at temperature 1."""
         run = spec.run(self.profile, self.size, self.seed)
         if run is not None and self.disturbance:
             source = inspect.getsource(DISTURBANCES[self.disturbance])
-            run = replace(run, recipe=run.recipe | {"disturbance": self.disturbance, "source": source})
+            run = replace(
+                run, recipe=run.recipe | {"disturbance": self.disturbance, "source": source}
+            )
         decoding = PLAIN.model_copy(update={"max_new_tokens": self.profile.decoding.max_new_tokens})
         return Cell("lab", spec.method, self.size, spec.tau, self.seed, decoding, run)
 
@@ -138,7 +182,12 @@ class Study:
     @cached_property
     def world(self) -> str:
         """What its policies and answers are made from, in one key: see `runs.train_runs`."""
-        return grid.world_key(self.profile, self.size, self.seed, "all of the lab" if self.disturbance else "all of the grid")
+        return grid.world_key(
+            self.profile,
+            self.size,
+            self.seed,
+            "all of the lab" if self.disturbance else "all of the grid",
+        )
 
     def is_answered(self, spec: Spec, out: Path) -> bool:
         """Whether its completions are there and whole, and made from what is here now."""
@@ -155,7 +204,10 @@ def size_of(profile: Profile) -> str:
     """The size that the lab trains."""
     wanted = profile.lab.size or next(iter(profile.sizes))
     if wanted not in profile.sizes:
-        raise ValueError(f"lab.size is {wanted!r}, which the profile does not have; it has {', '.join(profile.sizes)}")
+        raise ValueError(
+            f"lab.size is {wanted!r}, which the profile does not have; it has "
+            f"{', '.join(profile.sizes)}"
+        )
     return wanted
 
 
@@ -168,8 +220,16 @@ def in_regime(profile: Profile, name: str) -> Profile:
     """The profile with a regime's reference and data."""
     if name not in REGIMES:
         raise ValueError(f"lab.regimes: {name!r} is unknown; the regimes are {', '.join(REGIMES)}")
-    sizes = {size: model.model_copy(update={"demonstrator": REGIMES[name].demonstrator}) for size, model in profile.sizes.items()}
-    return profile.model_copy(update={"data": profile.data.model_copy(update={"regime": REGIMES[name].writers}), "sizes": sizes})
+    sizes = {
+        size: model.model_copy(update={"demonstrator": REGIMES[name].demonstrator})
+        for size, model in profile.sizes.items()
+    }
+    return profile.model_copy(
+        update={
+            "data": profile.data.model_copy(update={"regime": REGIMES[name].writers}),
+            "sizes": sizes,
+        }
+    )
 
 
 def map_specs(profile: Profile) -> tuple[Spec, ...]:
@@ -179,66 +239,126 @@ def map_specs(profile: Profile) -> tuple[Spec, ...]:
     out += [Spec("kto", beta) for beta in lab.betas if beta >= 0.3]
     out += [Spec("dro", tau) for tau in lab.taus]
     out += [Spec("rpo", tau, "sum", estimator) for estimator in lab.estimators for tau in lab.taus]
-    out += [Spec("rpo", tau, "mean", estimator) for estimator in lab.estimators if estimator in ("empirical", "monte_carlo")
-            for tau in lab.taus if tau == 1 or estimator == "monte_carlo" and 0.3 <= tau < 1]
+    out += [
+        Spec("rpo", tau, "mean", estimator)
+        for estimator in lab.estimators
+        if estimator in ("empirical", "monte_carlo")
+        for tau in lab.taus
+        if tau == 1 or estimator == "monte_carlo" and 0.3 <= tau < 1
+    ]
     out += [Spec("qrpo", beta) for beta in lab.betas]
     released = presets()["released"]
-    out += [Spec("rpo", released.rpo_tau, "mean", "empirical", True), Spec("dro", released.dro_tau, "mean", released=True),
-            Spec("kto", released.kto_beta, "mean", released=True)]
+    out += [
+        Spec("rpo", released.rpo_tau, "mean", "empirical", True),
+        Spec("dro", released.dro_tau, "mean", released=True),
+        Spec("kto", released.kto_beta, "mean", released=True),
+    ]
     return tuple(dict.fromkeys(out))
 
 
 def map_studies(profile: Profile) -> list[Study]:
-    return [Study(name, in_regime(profile, name), size_of(profile), seed, map_specs(profile))
-            for name in profile.lab.regimes for seed in seeds_of(profile)]
+    return [
+        Study(name, in_regime(profile, name), size_of(profile), seed, map_specs(profile))
+        for name in profile.lab.regimes
+        for seed in seeds_of(profile)
+    ]
 
 
 def ablation_specs() -> tuple[Spec, ...]:
-    """With both conventions at τ = 1: no normalisation, the paper's, and the one that leaves the row out."""
-    return tuple(Spec("rpo", 1.0, reduce, name) for reduce in ("sum", "mean") for name in ("none", "empirical", "leave_one_out"))
+    """With both conventions at τ = 1: no normalisation, the paper's, and the one that leaves the
+    row out."""
+    return tuple(
+        Spec("rpo", 1.0, reduce, name)
+        for reduce in ("sum", "mean")
+        for name in ("none", "empirical", "leave_one_out")
+    )
 
 
 def ablation_studies(profile: Profile) -> list[Study]:
-    return [Study("ablation", profile, size, seed, ablation_specs()) for size in profile.lab.ablation_sizes or profile.sizes
-            for seed in seeds_of(profile)]
+    return [
+        Study("ablation", profile, size, seed, ablation_specs())
+        for size in profile.lab.ablation_sizes or profile.sizes
+        for seed in seeds_of(profile)
+    ]
 
 
 def low_data_specs(profile: Profile) -> tuple[Spec, ...]:
-    """The paper's RPO, the lab's other estimators at the temperature we recommend, and two methods that estimate no partition."""
+    """The paper's RPO, the lab's other estimators at the temperature we recommend, and two methods
+    that estimate no partition."""
     fixed = presets()["fixed"]
-    others = [name for name in dict.fromkeys((*profile.lab.estimators, "pooled")) if name != "empirical"]
-    return (Spec("reference"), Spec("rpo", presets()["paper"].rpo_tau, "sum", "empirical"),
-            *(Spec("rpo", fixed.rpo_tau, "sum", name) for name in others), Spec("dro", fixed.dro_tau), Spec("kto", fixed.kto_beta))
+    others = [
+        name for name in dict.fromkeys((*profile.lab.estimators, "pooled")) if name != "empirical"
+    ]
+    return (
+        Spec("reference"),
+        Spec("rpo", presets()["paper"].rpo_tau, "sum", "empirical"),
+        *(Spec("rpo", fixed.rpo_tau, "sum", name) for name in others),
+        Spec("dro", fixed.dro_tau),
+        Spec("kto", fixed.kto_beta),
+    )
 
 
 def low_data(profile: Profile, k: int) -> Profile:
-    """The same budget of rows as k completions a prompt. Validation is small: its top-scored rows are lost to training."""
-    return profile.model_copy(update={"data": profile.data.model_copy(update={
-        "prompts": profile.lab.rows // k, "completions_per_prompt": k, "validation": 10, "held_out": 0})})
+    """The same budget of rows as k completions a prompt. Validation is small: its top-scored rows
+    are lost to training."""
+    return profile.model_copy(
+        update={
+            "data": profile.data.model_copy(
+                update={
+                    "prompts": profile.lab.rows // k,
+                    "completions_per_prompt": k,
+                    "validation": 10,
+                    "held_out": 0,
+                }
+            )
+        }
+    )
 
 
 def low_data_studies(profile: Profile) -> list[Study]:
-    return [Study(f"K = {k}", low_data(profile, k), size_of(profile), seed, low_data_specs(profile))
-            for k in profile.lab.completions for seed in seeds_of(profile)]
+    return [
+        Study(f"K = {k}", low_data(profile, k), size_of(profile), seed, low_data_specs(profile))
+        for k in profile.lab.completions
+        for seed in seeds_of(profile)
+    ]
 
 
 def robustness_specs() -> tuple[Spec, ...]:
     """One policy of each kind, as the presets have it."""
     paper, released, fixed = presets().values()
-    return (Spec("reference"), Spec("rpo", paper.rpo_tau, "sum", "empirical"), Spec("rpo", released.rpo_tau, "mean", "empirical", True),
-            Spec("rpo", fixed.rpo_tau, "sum", fixed.partition), Spec("dro", fixed.dro_tau), Spec("kto", fixed.kto_beta),
-            Spec("qrpo", fixed.qrpo_beta))
+    return (
+        Spec("reference"),
+        Spec("rpo", paper.rpo_tau, "sum", "empirical"),
+        Spec("rpo", released.rpo_tau, "mean", "empirical", True),
+        Spec("rpo", fixed.rpo_tau, "sum", fixed.partition),
+        Spec("dro", fixed.dro_tau),
+        Spec("kto", fixed.kto_beta),
+        Spec("qrpo", fixed.qrpo_beta),
+    )
 
 
 def robustness_studies(profile: Profile) -> list[Study]:
-    return [Study(name or "clean", profile, size_of(profile), seed, robustness_specs(), name)
-            for name in ("", *profile.lab.disturbances) for seed in seeds_of(profile)]
+    return [
+        Study(name or "clean", profile, size_of(profile), seed, robustness_specs(), name)
+        for name in ("", *profile.lab.disturbances)
+        for seed in seeds_of(profile)
+    ]
 
 
 def policies(profile: Profile) -> int:
     """How many policies notebook 07 trains beside those of the grid."""
-    studies = [*map_studies(profile), *ablation_studies(profile), *low_data_studies(profile), *robustness_studies(profile)]
-    wanted = {study.cell(spec).run.key for study in studies for spec in study.specs if spec.method != "reference"}
+    studies = [
+        *map_studies(profile),
+        *ablation_studies(profile),
+        *low_data_studies(profile),
+        *robustness_studies(profile),
+    ]
+    wanted = {
+        study.cell(spec).run.key
+        for study in studies
+        for spec in study.specs
+        if spec.method != "reference"
+    }
     return len(wanted - {run.key for run in grid.plan(profile)})
 
 
@@ -258,4 +378,7 @@ def _scale(rewards: np.ndarray, g: np.random.Generator) -> np.ndarray:
 
 
 DISTURBANCES: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
-    "noise": _noise, "heavy_tails": _heavy_tails, "scale": _scale}
+    "noise": _noise,
+    "heavy_tails": _heavy_tails,
+    "scale": _scale,
+}

@@ -20,8 +20,8 @@ from rpo_nb.studies.lab import DISTURBANCES, Spec, Study
 
 
 def disturbed(study: Study, prepared: Prepared) -> Prepared:
-    """The study's rewards, standardised again as a trainer would (but for "scale"). What QRPO compares with comes from the same rater,
-    so it is disturbed alike."""
+    """The study's rewards, standardised again as a trainer would (but for "scale"). What QRPO
+    compares with comes from the same rater, so it is disturbed alike."""
     if not study.disturbance:
         return prepared
     change, g = DISTURBANCES[study.disturbance], np.random.default_rng([study.seed, 8])
@@ -32,7 +32,8 @@ def disturbed(study: Study, prepared: Prepared) -> Prepared:
     return replace(prepared, rewards=both[:, 0], ref_rewards=both[:, 1:])
 
 
-# Training and asking ----------------------------------------------------------------------------------------------------------
+# Training and asking ------------------------------------------------------------------------------
+
 
 def make(study: Study, out: Path) -> int:
     """Train and ask what is missing of a study; returns how many policies were trained."""
@@ -48,34 +49,63 @@ def make(study: Study, out: Path) -> int:
     reference = loaded.reference
     prepared = disturbed(study, loaded)
     made = 0
-    with runs.quick_collections(), redirect_stdout(StringIO()):  # the notebook prints the diagnostics, regime by regime
+    # the notebook prints the diagnostics, regime by regime
+    with runs.quick_collections(), redirect_stdout(StringIO()):
         for cell in map(study.cell, missing):
             if cell.run is not None:
-                made += runs.train_runs(study.profile, [cell.run], prepared, out, tqdm(disable=True), world=study.world)
+                made += runs.train_runs(
+                    study.profile, [cell.run], prepared, out, tqdm(disable=True), world=study.world
+                )
             prepared.__dict__["reference"] = reference  # small here; training lets it go
-            generations.completions(study.profile, cell, prepared, out, asked=study.asked, prompts=study.prompts, world=study.world)
+            generations.completions(
+                study.profile,
+                cell,
+                prepared,
+                out,
+                asked=study.asked,
+                prompts=study.prompts,
+                world=study.world,
+            )
     return made
 
 
-def measure(studies: Sequence[Study], out: str | Path, *, workers: int = 1, progress: bool = True) -> pd.DataFrame:
-    """Make what is missing, then one row a study, policy and prompt: study, seed, size, spec (its place in the study), prompt_id,
-    prompt, completion, reward (1 to 10), log_ratio (policy over reference, nats), broken (0 or 1)."""
+def measure(
+    studies: Sequence[Study], out: str | Path, *, workers: int = 1, progress: bool = True
+) -> pd.DataFrame:
+    """Make what is missing, then one row a study, policy and prompt: study, seed, size, spec (its
+    place in the study), prompt_id, prompt, completion, reward (1 to 10), log_ratio (policy over
+    reference, nats), broken (0 or 1)."""
     from tqdm.auto import tqdm
 
     out = Path(out)
-    left = [study for study in studies if not all(study.is_answered(spec, out) for spec in study.specs)]
+    left = [
+        study for study in studies if not all(study.is_answered(spec, out) for spec in study.specs)
+    ]
     processes = max(1, min(workers, len(left)))
     tasks = joblib.Parallel(n_jobs=processes, return_as="generator_unordered", batch_size=1)(
-        joblib.delayed(make)(study, out) for study in sorted(left, key=lambda s: -len(s.specs)))
-    with runs.quick_collections() if left and processes == 1 else nullcontext():  # once for all studies of this process
+        joblib.delayed(make)(study, out) for study in sorted(left, key=lambda s: -len(s.specs))
+    )
+    # once for all studies of this process
+    with runs.quick_collections() if left and processes == 1 else nullcontext():
         made = sum(tqdm(tasks, total=len(left), desc="studies", disable=not progress or not left))
-    policies = len({study.cell(spec).run.key for study in studies for spec in study.specs if spec.method != "reference"})
+    policies = len(
+        {
+            study.cell(spec).run.key
+            for study in studies
+            for spec in study.specs
+            if spec.method != "reference"
+        }
+    )
     print(f"{made} policies trained, {policies - made} were done already")
-    return pd.concat([_rows(study, i, spec, out) for study in studies for i, spec in enumerate(study.specs)], ignore_index=True)
+    return pd.concat(
+        [_rows(study, i, spec, out) for study in studies for i, spec in enumerate(study.specs)],
+        ignore_index=True,
+    )
 
 
 def prepared(studies: Sequence[Study]) -> dict[tuple[str, int], Prepared]:
-    """Each study's training rows, their rewards and reference log-probabilities, by (name, seed); no reference stays in memory."""
+    """Each study's training rows, their rewards and reference log-probabilities, by (name, seed);
+    no reference stays in memory."""
     out = {}
     for study in studies:
         out[study.name, study.seed] = found = inputs.prepare(study.profile, study.size, study.seed)
@@ -86,7 +116,17 @@ def prepared(studies: Sequence[Study]) -> dict[tuple[str, int], Prepared]:
 def _rows(study: Study, place: int, spec: Spec, out: Path) -> pd.DataFrame:
     stored = read_sealed(study.file(spec, out))
     prompts, texts = study.prompts, stored["completions"]
-    return pd.DataFrame({
-        "study": study.name, "seed": study.seed, "size": study.size, "spec": place, "prompt_id": range(len(prompts)), "prompt": prompts,
-        "completion": texts, "reward": [pocket.score(p, t) for p, t in zip(prompts, texts, strict=True)],
-        "log_ratio": np.subtract(stored["policy_logps"], stored["ref_logps"]), "broken": [float(pocket.broken(t)) for t in texts]})
+    return pd.DataFrame(
+        {
+            "study": study.name,
+            "seed": study.seed,
+            "size": study.size,
+            "spec": place,
+            "prompt_id": range(len(prompts)),
+            "prompt": prompts,
+            "completion": texts,
+            "reward": [pocket.score(p, t) for p, t in zip(prompts, texts, strict=True)],
+            "log_ratio": np.subtract(stored["policy_logps"], stored["ref_logps"]),
+            "broken": [float(pocket.broken(t)) for t in texts],
+        }
+    )

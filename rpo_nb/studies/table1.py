@@ -1,7 +1,9 @@
-"""Table I of paper A, measured: what DRO, RPO and KTO cost, and how steady the gradients of DRO and RPO are.
+"""Table I of paper A, measured: what DRO, RPO and KTO cost, and how steady the gradients of DRO and
+RPO are.
 
-Gradients are those of the policy's parameters, so that DRO's value network and RPO's V̂ are compared by what they do to the
-policy, and they are compared relative to their size, so that the losses' different scales do not matter.
+Gradients are those of the policy's parameters, so that DRO's value network and RPO's V̂ are
+compared by what they do to the policy, and they are compared relative to their size, so that the
+losses' different scales do not matter.
 """
 
 from __future__ import annotations
@@ -48,18 +50,20 @@ PROPERTIES = {
 
 
 def measure(profile: Profile, size: str, seed: int) -> pd.DataFrame:
-    """Table I of one size and seed, long: property, method, value, ci_low, ci_high, published, note.
+    """Table I of one size and seed, long: property, method, value, ci_low, ci_high, published,
+    note.
 
-    Costs, under the first preset (they hardly depend on it): trainable parameters; networks in memory while training
-    (the reference's log-probabilities are cached, those of KTO's mismatched pairs too); FLOPs a step, forward
-    and backward, counted by torch; seconds a step, the median wall clock of training, the optimiser's part included.
-    Steadiness of the mini-batch gradient g, under each preset of Table IV, at the start and after as many steps as there are mini-batches
-    (evaluation.table1_batches):
-    gradient variance, E‖g − G‖² / ‖G‖² around its expectation G, both estimated without bias, jackknife interval; and the mean
-    of ‖g′ − g‖ / ‖g‖, bootstrap interval, where g′ has N(0, 0.5²) added to the standardised rewards ("under reward noise"), or
-    all rewards 0 ("without the reward": how much of g the reward accounts for, at the start only), or is cut off from V_φ
-    ("share that flows through V", after the steps only; V̂ is a constant, so it is 0 for RPO).
-    Intervals are 95 %. Everything but the seconds is the same on a second run.
+    Costs, under the first preset (they hardly depend on it): trainable parameters; networks in
+    memory while training (the reference's log-probabilities are cached, those of KTO's mismatched
+    pairs too); FLOPs a step, forward and backward, counted by torch; seconds a step, the median
+    wall clock of training, the optimiser's part included. Steadiness of the mini-batch gradient g,
+    under each preset of Table IV, at the start and after as many steps as there are mini-batches
+    (evaluation.table1_batches): gradient variance, E‖g − G‖² / ‖G‖² around its expectation G, both
+    estimated without bias, jackknife interval; and the mean of ‖g′ − g‖ / ‖g‖, bootstrap interval,
+    where g′ has N(0, 0.5²) added to the standardised rewards ("under reward noise"), or all rewards
+    0 ("without the reward": how much of g the reward accounts for, at the start only), or is cut
+    off from V_φ ("share that flows through V", after the steps only; V̂ is a constant, so it is 0
+    for RPO). Intervals are 95 %. Everything but the seconds is the same on a second run.
     """
     prepared = _first_rows(inputs.prepare(profile, size, seed), profile)
     first, presets = next(iter(profile.presets)), profile.table4_presets or tuple(profile.presets)
@@ -71,7 +75,9 @@ def measure(profile: Profile, size: str, seed: int) -> pd.DataFrame:
                 if costs or steady:
                     rows += _method(profile, prepared, name, method, size, seed, costs, steady)
     order = list(dict.fromkeys(row["property"] for row in rows))
-    frame = pd.DataFrame(rows).sort_values("property", key=lambda c: c.map(order.index), kind="stable", ignore_index=True)
+    frame = pd.DataFrame(rows).sort_values(
+        "property", key=lambda c: c.map(order.index), kind="stable", ignore_index=True
+    )
     return frame[["property", "method", "value", "ci_low", "ci_high", "published", "note"]]
 
 
@@ -82,18 +88,32 @@ def _first_rows(prepared: Prepared, profile: Profile) -> Prepared:
     wanted = profile.evaluation.table1_batches * _prompts_a_batch(profile, len(ids) / len(prompts))
     rows = np.flatnonzero(np.isin(ids, prompts[:wanted]))
     splits = replace(prepared.splits, train=prepared.splits.train.select(rows))
-    return replace(prepared, splits=splits, rewards=prepared.rewards[rows], encoded=[prepared.encoded[i] for i in rows],
-                   ref_logps={k: v[rows] for k, v in prepared.ref_logps.items()})
+    return replace(
+        prepared,
+        splits=splits,
+        rewards=prepared.rewards[rows],
+        encoded=[prepared.encoded[i] for i in rows],
+        ref_logps={k: v[rows] for k, v in prepared.ref_logps.items()},
+    )
 
 
 def _prompts_a_batch(profile: Profile, completions: float) -> int:
     return max(1, round(profile.training.batch_size / completions))
 
 
-def _method(profile: Profile, prepared: Prepared, preset: str, method: str, size: str, seed: int, costs: bool,
-            steady: bool) -> list[dict]:
+def _method(
+    profile: Profile,
+    prepared: Prepared,
+    preset: str,
+    method: str,
+    size: str,
+    seed: int,
+    costs: bool,
+    steady: bool,
+) -> list[dict]:
     """The rows of one method under one preset."""
-    # One pass only: trained to the end on so few rows, the mean gradient is 0 and nothing can be measured relative to it.
+    # One pass only: trained to the end on so few rows, the mean gradient is 0 and nothing can be
+    # measured relative to it.
     short = profile.training.model_copy(update={"epochs": 1, "report_to": (), "save_steps": 0})
     quiet = profile.model_copy(update={"training": short})
     chosen = profile.presets[preset]
@@ -103,19 +123,42 @@ def _method(profile: Profile, prepared: Prepared, preset: str, method: str, size
     with tempfile.TemporaryDirectory() as folder:
         trainer = runs.build_trainer(quiet, run, prepared, folder)
         noise = np.random.default_rng([seed, 1]).normal(0, NOISE, len(prepared.rewards))
-        noisy, empty = (runs.build_trainer(quiet, run, prepared, folder, rewards=r).train_dataset if steady else None
-                        for r in (prepared.rewards + noise, np.zeros_like(prepared.rewards)))
+        noisy, empty = (
+            runs.build_trainer(quiet, run, prepared, folder, rewards=r).train_dataset
+            if steady
+            else None
+            for r in (prepared.rewards + noise, np.zeros_like(prepared.rewards))
+        )
         rows = _costs(profile, trainer) if costs else []
-        rows += _steadiness(profile, trainer, noisy, f"at the start, preset {preset}", empty=empty) if steady else []
+        rows += (
+            _steadiness(profile, trainer, noisy, f"at the start, preset {preset}", empty=empty)
+            if steady
+            else []
+        )
         clock = _Clock()
         trainer.add_callback(clock)
         trainer.train()
         if costs:
-            rows.append(_row(SECONDS, *_interval(clock.seconds, np.median), note=f"median of {len(clock.seconds)} steps"))
+            rows.append(
+                _row(
+                    SECONDS,
+                    *_interval(clock.seconds, np.median),
+                    note=f"median of {len(clock.seconds)} steps",
+                )
+            )
         if steady:
-            rows += _steadiness(profile, trainer, noisy, f"after {trainer.state.global_step} steps, preset {preset}")
-    return [row | {"method": method, "note": "; ".join(filter(None, [row["note"], note])),
-                   "published": _published(row["kind"], method)} for row in rows]
+            rows += _steadiness(
+                profile, trainer, noisy, f"after {trainer.state.global_step} steps, preset {preset}"
+            )
+    return [
+        row
+        | {
+            "method": method,
+            "note": "; ".join(filter(None, [row["note"], note])),
+            "published": _published(row["kind"], method),
+        }
+        for row in rows
+    ]
 
 
 def _costs(profile: Profile, trainer: PolicyTrainer) -> list[dict]:
@@ -128,43 +171,80 @@ def _costs(profile: Profile, trainer: PolicyTrainer) -> list[dict]:
         flops.append(counter.get_total_flops())
     trainer.model.zero_grad(set_to_none=True)
     parameters = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-    return [_row("trainable parameters", parameters), _row("networks in memory", len(networks), note=", ".join(networks)),
-            _row("FLOPs a step", float(np.mean(flops)), note=f"mean of {len(flops)} mini-batches")]
+    return [
+        _row("trainable parameters", parameters),
+        _row("networks in memory", len(networks), note=", ".join(networks)),
+        _row("FLOPs a step", float(np.mean(flops)), note=f"mean of {len(flops)} mini-batches"),
+    ]
 
 
-def _steadiness(profile: Profile, trainer: PolicyTrainer, noisy: list[dict], when: str, *,
-                empty: list[dict] | None = None) -> list[dict]:
-    """The gradient's rows. noisy, empty: the training items with other rewards; with `empty` it is the start."""
+def _steadiness(
+    profile: Profile,
+    trainer: PolicyTrainer,
+    noisy: list[dict],
+    when: str,
+    *,
+    empty: list[dict] | None = None,
+) -> list[dict]:
+    """The gradient's rows. noisy, empty: the training items with other rewards; with `empty` it is
+    the start."""
     clean = _gradients(profile, trainer, trainer.train_dataset)
     changed = _relative(_gradients(profile, trainer, noisy), clean)
     if empty is not None:
-        last, kind = _relative(_gradients(profile, trainer, empty), clean), "gradient change without the reward"
+        last, kind = (
+            _relative(_gradients(profile, trainer, empty), clean),
+            "gradient change without the reward",
+        )
     else:
         last, kind = np.zeros(len(clean)), "gradient share that flows through V"
         if trainer.model.value is not None and not trainer.model.objective.value_detach:
-            last = _relative(_gradients(profile, trainer, trainer.train_dataset, detach=True), clean)
+            last = _relative(
+                _gradients(profile, trainer, trainer.train_dataset, detach=True), clean
+            )
     note, spread = f"{len(clean)} mini-batches", _variance((clean @ clean.T).double().numpy())
     unclear = "" if np.isfinite(spread[0]) else ", whose mean gradient cannot be told from 0"
-    return [_row("gradient variance", *spread, note=note + unclear, when=when),
-            _row("gradient change under reward noise", *_interval(changed, np.mean), note=note, when=when),
-            _row(kind, *_interval(last, np.mean), note=note, when=when)]
+    return [
+        _row("gradient variance", *spread, note=note + unclear, when=when),
+        _row(
+            "gradient change under reward noise", *_interval(changed, np.mean), note=note, when=when
+        ),
+        _row(kind, *_interval(last, np.mean), note=note, when=when),
+    ]
 
 
-def _batches(profile: Profile, trainer: PolicyTrainer, groups: list[dict]) -> Iterator[dict[str, Tensor]]:
+def _batches(
+    profile: Profile, trainer: PolicyTrainer, groups: list[dict]
+) -> Iterator[dict[str, Tensor]]:
     """The groups as mini-batches, in their order."""
     size = _prompts_a_batch(profile, sum(len(g["rows"]) for g in groups) / len(groups))
     for start in range(0, len(groups), size):
         yield trainer.batch(groups[start : start + size])
 
 
-def _gradients(profile: Profile, trainer: PolicyTrainer, groups: list[dict], detach: bool = False) -> Tensor:
-    """The policy's gradient on each mini-batch, [batches, parameters], without dropout. detach: cut V_φ off from the policy."""
+def _gradients(
+    profile: Profile, trainer: PolicyTrainer, groups: list[dict], detach: bool = False
+) -> Tensor:
+    """The policy's gradient on each mini-batch, [batches, parameters], without dropout. detach: cut
+    V_φ off from the policy."""
     model, objective = trainer.model.eval(), trainer.model.objective
     parameters = [p for p in model.policy.parameters() if p.requires_grad]
-    model.objective = objective.model_copy(update={"value_detach": detach or objective.value_detach})
-    found = [torch.cat([g.reshape(-1) for g in torch.autograd.grad(
-        _loss(trainer, model, batch), parameters, allow_unused=True, materialize_grads=True)])
-        for batch in _batches(profile, trainer, groups)]
+    model.objective = objective.model_copy(
+        update={"value_detach": detach or objective.value_detach}
+    )
+    found = [
+        torch.cat(
+            [
+                g.reshape(-1)
+                for g in torch.autograd.grad(
+                    _loss(trainer, model, batch),
+                    parameters,
+                    allow_unused=True,
+                    materialize_grads=True,
+                )
+            ]
+        )
+        for batch in _batches(profile, trainer, groups)
+    ]
     model.objective = objective
     return torch.stack(found).float().cpu()
 
@@ -189,9 +269,23 @@ class _Clock(TrainerCallback):
             self.seconds.append(time.perf_counter() - self.started)
 
 
-def _row(kind: str, value: float, low: float = np.nan, high: float = np.nan, *, note: str = "", when: str = "") -> dict:
-    return {"kind": kind, "property": f"{kind}, {when}" if when else kind, "value": float(value), "ci_low": low, "ci_high": high,
-            "note": note}
+def _row(
+    kind: str,
+    value: float,
+    low: float = np.nan,
+    high: float = np.nan,
+    *,
+    note: str = "",
+    when: str = "",
+) -> dict:
+    return {
+        "kind": kind,
+        "property": f"{kind}, {when}" if when else kind,
+        "value": float(value),
+        "ci_low": low,
+        "ci_high": high,
+        "note": note,
+    }
 
 
 def _published(kind: str, method: str) -> str:
@@ -206,11 +300,13 @@ def _relative(changed: Tensor, clean: Tensor) -> np.ndarray:
 
 
 def _variance(gram: np.ndarray) -> tuple[float, float, float]:
-    """E‖g − G‖² / ‖G‖² from the inner products [b, b] of b mini-batch gradients, and its 95 % jackknife interval on a log scale.
+    """E‖g − G‖² / ‖G‖² from the inner products [b, b] of b mini-batch gradients, and its 95 %
+    jackknife interval on a log scale.
 
-    ⟨g_i, g_j⟩ of two different mini-batches has the expectation ‖G‖², so no bias of ‖mean g‖² has to be taken off. NaN when
-    ‖G‖² is not told from 0.
+    ⟨g_i, g_j⟩ of two different mini-batches has the expectation ‖G‖², so no bias of ‖mean g‖² has
+    to be taken off. NaN when ‖G‖² is not told from 0.
     """
+
     def ratio(keep: np.ndarray) -> float:
         part, n = gram[np.ix_(keep, keep)], len(keep)
         squares = np.trace(part) / n
@@ -222,22 +318,30 @@ def _variance(gram: np.ndarray) -> tuple[float, float, float]:
         return (ratio(every) if len(every) > 1 else np.nan), np.nan, np.nan
     value, left_out = ratio(every), np.log([ratio(np.delete(every, i)) for i in every])
     n = len(every)
-    error = np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum()) * stats.t.ppf(0.975, n - 1)
+    error = np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum()) * stats.t.ppf(
+        0.975, n - 1
+    )
     return value, value * float(np.exp(-error)), value * float(np.exp(error))
 
 
 def _interval(values: Sequence[float], statistic) -> tuple[float, float, float]:
-    """The statistic of the values and its 95 % percentile bootstrap interval (fixed seed); none for few or equal values."""
+    """The statistic of the values and its 95 % percentile bootstrap interval (fixed seed); none for
+    few or equal values."""
     values = np.asarray(values, float)
     value = float(statistic(values)) if len(values) else np.nan
     if len(values) < FEWEST or np.ptp(values) == 0:
         return value, np.nan, np.nan
-    found = stats.bootstrap((values,), statistic, method="percentile", n_resamples=2000, rng=np.random.default_rng(0))
+    found = stats.bootstrap(
+        (values,), statistic, method="percentile", n_resamples=2000, rng=np.random.default_rng(0)
+    )
     return value, float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
-def first_gradient_variance(profile: Profile, run: grid.Run, prepared: Prepared) -> tuple[float, float, float]:
-    """The variance of a run's mini-batch gradient before its first step, relative to its squared mean, and its interval; see `measure`."""
+def first_gradient_variance(
+    profile: Profile, run: grid.Run, prepared: Prepared
+) -> tuple[float, float, float]:
+    """The variance of a run's mini-batch gradient before its first step, relative to its squared
+    mean, and its interval; see `measure`."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = runs.build_trainer(profile, run, _first_rows(prepared, profile), folder)
         gradients = _gradients(profile, trainer, trainer.train_dataset)

@@ -4,38 +4,29 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["alignment", "batches", "checkpoints", "losses", "reward_aware", "samples", "steps", "trainer"],
+    submodules=[
+        "alignment",
+        "batches",
+        "checkpoints",
+        "losses",
+        "reward_aware",
+        "samples",
+        "steps",
+        "trainer",
+    ],
     submod_attrs={
-    "alignment": [
-        "AlignmentTrainer",
-        "align",
-        "make_alignment_trainer"
-    ],
-    "batches": [
-        "desirable_rows",
-        "mismatched_rows",
-        "prompt_groups"
-    ],
-    "checkpoints": [
-        "history",
-        "last_checkpoint",
-        "save_policy"
-    ],
-    "losses": [
-        "LOSSES",
-        "PolicyWithValue"
-    ],
-    "reward_aware": [
-        "explicit_rewards",
-        "framework_loss",
-        "implicit_rewards",
-        "suggested_eta",
-        "tuple_losses",
-        "tuples"
-    ],
-    "trainer": [
-        "PolicyTrainer",
-        "make_trainer"
-    ]
-},
+        "alignment": ["AlignmentTrainer", "align", "make_alignment_trainer"],
+        "batches": ["desirable_rows", "mismatched_rows", "prompt_groups"],
+        "checkpoints": ["history", "last_checkpoint", "save_policy"],
+        "losses": ["LOSSES", "PolicyWithValue"],
+        "reward_aware": [
+            "explicit_rewards",
+            "framework_loss",
+            "implicit_rewards",
+            "suggested_eta",
+            "tuple_losses",
+            "tuples",
+        ],
+        "trainer": ["PolicyTrainer", "make_trainer"],
+    },
 )

@@ -1,10 +1,13 @@
-"""Paper B's trainings: offline on tuples of scored responses, online on samples of the policy itself, and iterations of both.
+"""Paper B's trainings: offline on tuples of scored responses, online on samples of the policy
+itself, and iterations of both.
 
     groups = groups_of(respond(...), tuples(...), objective)    # offline; or online: sampler = Sampler(...)
-    trainer = make_alignment_trainer(model, reader, objective, schedule, groups=groups, probe=Probe(...), ...)
+    trainer = make_alignment_trainer(model, reader, objective, schedule, groups=groups,
+    probe=Probe(...), ...)
     outcome = align(trainer)                                    # the best checkpoint by validation reward is in trainer.model
 
-Every policy is looked at by the same `Probe`: sampled answers to fixed prompts, scored, with their log-probabilities.
+Every policy is looked at by the same `Probe`: sampled answers to fixed prompts, scored, with their
+log-probabilities.
 """
 
 from __future__ import annotations
@@ -32,9 +35,16 @@ from rpo_nb.training.steps import Step
 from rpo_nb.training.trainer import PolicyTrainer
 
 
-def groups_of(data: Responses, rows: np.ndarray, objective: Objective, *, reader: Reader | None = None, reference: nn.Module | None = None,
-              ) -> list[dict]:
-    """Tuples of rows [m, k], the preferred one first, as items of `batches.prompt_groups`; desirable: the first of each.
+def groups_of(
+    data: Responses,
+    rows: np.ndarray,
+    objective: Objective,
+    *,
+    reader: Reader | None = None,
+    reference: nn.Module | None = None,
+) -> list[dict]:
+    """Tuples of rows [m, k], the preferred one first, as items of `batches.prompt_groups`;
+    desirable: the first of each.
 
     KTO's mismatched pairs are read by the reference here, once.
     """
@@ -47,15 +57,31 @@ def groups_of(data: Responses, rows: np.ndarray, objective: Objective, *, reader
     if objective.method == "kto" and objective.kto_kl == "mismatched":
         partner, real = mismatched_rows(prompts)
         others = [encoded[j][1] for j in partner]
-        theirs, tokens = reader.logps(reference, None, [(prompt, other) for (prompt, _), other in zip(encoded, others, strict=True)])
-        more |= {"mismatched": others, "mismatched_ref_logps": (theirs if objective.reduce == "sum" else theirs / tokens).tolist(),
-                "mismatched_real": real}
-    return prompt_groups(encoded, prompts.tolist(), rewards=data.rewards[flat], ref_logps=ref[flat],
-                         desirable=np.tile(np.arange(k) == 0, len(rows)), **more)
+        theirs, tokens = reader.logps(
+            reference,
+            None,
+            [(prompt, other) for (prompt, _), other in zip(encoded, others, strict=True)],
+        )
+        more |= {
+            "mismatched": others,
+            "mismatched_ref_logps": (
+                theirs if objective.reduce == "sum" else theirs / tokens
+            ).tolist(),
+            "mismatched_real": real,
+        }
+    return prompt_groups(
+        encoded,
+        prompts.tolist(),
+        rewards=data.rewards[flat],
+        ref_logps=ref[flat],
+        desirable=np.tile(np.arange(k) == 0, len(rows)),
+        **more,
+    )
 
 
 class Standardised:
-    """A score in standard deviations from the mean of some responses, so that one η fits any judge's scale."""
+    """A score in standard deviations from the mean of some responses, so that one η fits any
+    judge's scale."""
 
     def __init__(self, score: Score, mean: float, std: float):
         self.score, self.mean, self.std = score, mean, std
@@ -66,7 +92,8 @@ class Standardised:
 
 @dataclass
 class Sampler:
-    """The online step's data: k responses of the policy to each prompt of the step, scored, as items of `batches.prompt_groups`."""
+    """The online step's data: k responses of the policy to each prompt of the step, scored, as
+    items of `batches.prompt_groups`."""
 
     prompts: list[str]
     score: Score
@@ -76,16 +103,28 @@ class Sampler:
     seed: int
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def __call__(self, model: nn.Module, index: Sequence[int], step: int, objective: Objective) -> list[dict]:
-        data = respond(model, self.reference, [self.prompts[i] for i in index], self.k, self.score, self.reader,
-                       hash_seed(self.seed, step), clock=self.seconds)
+    def __call__(
+        self, model: nn.Module, index: Sequence[int], step: int, objective: Objective
+    ) -> list[dict]:
+        data = respond(
+            model,
+            self.reference,
+            [self.prompts[i] for i in index],
+            self.k,
+            self.score,
+            self.reader,
+            hash_seed(self.seed, step),
+            clock=self.seconds,
+        )
         return groups_of(data, np.arange(len(data.rewards)).reshape(-1, self.k), objective)
 
 
-# ---- training ---------------------------------------------------------------------------------------------------------------
+# ---- training ------------------------------------------------------------------------------------
+
 
 class StepClock(TrainerCallback):
-    """Seconds of all optimiser steps, from the batch to the updated weights; evaluations are not in them."""
+    """Seconds of all optimiser steps, from the batch to the updated weights; evaluations are not in
+    them."""
 
     def __init__(self):
         self.seconds = self.started = 0.0
@@ -98,9 +137,12 @@ class StepClock(TrainerCallback):
 
 
 class AlignmentTrainer(PolicyTrainer):
-    """PolicyTrainer whose evaluation samples the policy, and whose batches it may sample itself (online)."""
+    """PolicyTrainer whose evaluation samples the policy, and whose batches it may sample itself
+    (online)."""
 
-    def __init__(self, *, probe: Probe, watched: str, floor: float, sampler: Sampler | None = None, **kwargs):
+    def __init__(
+        self, *, probe: Probe, watched: str, floor: float, sampler: Sampler | None = None, **kwargs
+    ):
         super().__init__(**kwargs)
         self.probe, self.watched, self.floor, self.sampler = probe, watched, floor, sampler
         self.reason = ""  # why it stopped before its last step
@@ -111,54 +153,118 @@ class AlignmentTrainer(PolicyTrainer):
     def training_step(self, model, inputs, num_items_in_batch=None):
         if self.sampler is not None:
             net = self.accelerator.unwrap_model(model).policy
-            inputs = Step(self.sampler(net, [item["index"] for item in inputs.items], self.state.global_step, self.objective))
+            inputs = Step(
+                self.sampler(
+                    net,
+                    [item["index"] for item in inputs.items],
+                    self.state.global_step,
+                    self.objective,
+                )
+            )
         return super().training_step(model, inputs, num_items_in_batch)
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
-        """The probe's measures of the policy as it is; stops a training whose reward has collapsed."""
+        """The probe's measures of the policy as it is; stops a training whose reward has
+        collapsed."""
         answers = self.probe.answers(self.accelerator.unwrap_model(self.model).policy)
         found = measures(answers, list(self.probe.scores))
         self.curve.append({"step": self.state.global_step, **found})
         if self.state.global_step and found[self.watched] < self.floor:
-            self.reason = (f"step {self.state.global_step}: the validation {self.watched} is {found[self.watched]:.3g}, below {self.floor:.3g}; "
-                           "lower the learning rate or raise beta")
+            self.reason = (
+                f"step {self.state.global_step}: the validation {self.watched} is "
+                f"{found[self.watched]:.3g}, below {self.floor:.3g}; "
+                "lower the learning rate or raise beta"
+            )
             self.control.should_training_stop = True
         metrics = {f"eval_{name}": value for name, value in found.items()}
         self.log(dict(metrics))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
         return metrics
 
 
-def make_alignment_trainer(model: nn.Module, reader: Reader, objective: Objective, schedule: Schedule, *, probe: Probe, watched: str,
-                           floor: float = -math.inf, output_dir: str | Path, seed: int, groups: list[dict] | None = None,
-                           sampler: Sampler | None = None, micro_batch_tokens: int = 16384, report_to: Sequence[str] = ()) -> AlignmentTrainer:
-    """A trainer on tuples (groups) or on the policy's own samples (sampler). AdamW at a constant rate, gradients clipped at 1.
+def make_alignment_trainer(
+    model: nn.Module,
+    reader: Reader,
+    objective: Objective,
+    schedule: Schedule,
+    *,
+    probe: Probe,
+    watched: str,
+    floor: float = -math.inf,
+    output_dir: str | Path,
+    seed: int,
+    groups: list[dict] | None = None,
+    sampler: Sampler | None = None,
+    micro_batch_tokens: int = 16384,
+    report_to: Sequence[str] = (),
+) -> AlignmentTrainer:
+    """A trainer on tuples (groups) or on the policy's own samples (sampler). AdamW at a constant
+    rate, gradients clipped at 1.
 
-    Every schedule.evaluate_every steps the probe looks at the policy and a checkpoint is kept if its `watched` score is the best so
-    far; the best one is what remains after training. floor: below it the training stops. Raises ValueError without data.
+    Every schedule.evaluate_every steps the probe looks at the policy and a checkpoint is kept if
+    its `watched` score is the best so far; the best one is what remains after training. floor:
+    below it the training stops. Raises ValueError without data.
     """
     items = groups if sampler is None else [{"index": i} for i in range(len(sampler.prompts))]
     if not items:
-        raise ValueError("there is no tuple to train on; give feedback with two or more differently scored completions a prompt")
+        raise ValueError(
+            "there is no tuple to train on; give feedback with two or more "
+            "differently scored completions a prompt"
+        )
     every = min(schedule.evaluate_every, schedule.steps)
     on_cpu = not torch.cuda.is_available()
     arguments = TrainingArguments(
-        output_dir=str(output_dir), max_steps=schedule.steps, per_device_train_batch_size=schedule.prompts_a_step,
-        learning_rate=schedule.learning_rate, lr_scheduler_type="constant", max_grad_norm=1.0, weight_decay=0.0, bf16=reader.bf16,
-        seed=seed, data_seed=seed, use_cpu=on_cpu, dataloader_pin_memory=False, eval_strategy="steps", eval_steps=every,
-        save_strategy="steps", save_steps=every, save_total_limit=1, save_only_model=True, load_best_model_at_end=True,
-        metric_for_best_model=watched, greater_is_better=True, logging_steps=every, report_to=list(report_to), disable_tqdm=True,
-        remove_unused_columns=False, label_names=["labels"], ddp_broadcast_buffers=False)
+        output_dir=str(output_dir),
+        max_steps=schedule.steps,
+        per_device_train_batch_size=schedule.prompts_a_step,
+        learning_rate=schedule.learning_rate,
+        lr_scheduler_type="constant",
+        max_grad_norm=1.0,
+        weight_decay=0.0,
+        bf16=reader.bf16,
+        seed=seed,
+        data_seed=seed,
+        use_cpu=on_cpu,
+        dataloader_pin_memory=False,
+        eval_strategy="steps",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=1,
+        save_only_model=True,
+        load_best_model_at_end=True,
+        metric_for_best_model=watched,
+        greater_is_better=True,
+        logging_steps=every,
+        report_to=list(report_to),
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        ddp_broadcast_buffers=False,
+    )
     trainer = AlignmentTrainer(
-        model=PolicyWithValue(model, objective), args=arguments, train_dataset=items, eval_dataset=probe.prompts, objective=objective,
-        pad_id=reader.tokenizer.pad_token_id, micro_batch_tokens=micro_batch_tokens, probe=probe, watched=watched, floor=floor, sampler=sampler)
+        model=PolicyWithValue(model, objective),
+        args=arguments,
+        train_dataset=items,
+        eval_dataset=probe.prompts,
+        objective=objective,
+        pad_id=reader.tokenizer.pad_token_id,
+        micro_batch_tokens=micro_batch_tokens,
+        probe=probe,
+        watched=watched,
+        floor=floor,
+        sampler=sampler,
+    )
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
 def align(trainer: AlignmentTrainer) -> dict[str, Any]:
-    """Train, and leave the best checkpoint by validation reward in trainer.model. A training that diverges (a value that is not
-    finite, or a collapsed reward) ends early; the reason is told. Returns steps, best_step, best, reason, seconds by part.
+    """Train, and leave the best checkpoint by validation reward in trainer.model. A training that
+    diverges (a value that is not finite, or a collapsed reward) ends early; the reason is told.
+    Returns steps, best_step, best, reason, seconds by part.
 
     Raises the error itself when it diverges before the first checkpoint.
     """
@@ -174,5 +280,10 @@ def align(trainer: AlignmentTrainer) -> dict[str, Any]:
     best = trainer.state.best_model_checkpoint or ""
     before = trainer.sampler.seconds if trainer.sampler else {}
     seconds = {"training": trainer.clock.seconds - sum(before.values()), **before}
-    return {"steps": trainer.state.global_step, "best_step": int(best.rpartition("-")[2] or 0), "best": trainer.state.best_metric,
-            "reason": trainer.reason, "seconds": seconds}
+    return {
+        "steps": trainer.state.global_step,
+        "best_step": int(best.rpartition("-")[2] or 0),
+        "best": trainer.state.best_metric,
+        "reason": trainer.reason,
+        "seconds": seconds,
+    }

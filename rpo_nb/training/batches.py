@@ -12,14 +12,17 @@ from torch import Tensor
 from rpo_nb import checks
 from rpo_nb.policy.logps import collate
 
-ROW_FIELDS = ("rewards", "ref_logps", "log_partition", "desirable")  # of every item; others are added by name
+# of every item; others are added by name
+ROW_FIELDS = ("rewards", "ref_logps", "log_partition", "desirable")
 
 
 def mismatched_rows(prompt_ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """For each row the row whose completion KTO reads under its prompt, [n], and whether that is another prompt's, bool [n].
+    """For each row the row whose completion KTO reads under its prompt, [n], and whether that is
+    another prompt's, bool [n].
 
-    Rows are rotated, prompt by prompt, by the size of the largest: every row meets another prompt as soon as none has more
-    than half of the rows. The pairs are fixed for a training, so that the reference reads them once (as TRL's KTO does).
+    Rows are rotated, prompt by prompt, by the size of the largest: every row meets another prompt
+    as soon as none has more than half of the rows. The pairs are fixed for a training, so that the
+    reference reads them once (as TRL's KTO does).
     """
     ids = np.asarray(prompt_ids)
     order = np.argsort(ids, kind="stable")
@@ -29,29 +32,40 @@ def mismatched_rows(prompt_ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def desirable_rows(rewards: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """What KTO takes as desirable, bool [n]: of two values, which are labels, the upper; of more, what
-    is not below their (weighted) mean."""
+    """What KTO takes as desirable, bool [n]: of two values, which are labels, the upper; of more,
+    what is not below their (weighted) mean."""
     values = np.unique(rewards)
     return rewards >= (values[1] if len(values) == 2 else np.average(rewards, weights=weights))
 
 
 def total_weight(items: Sequence[dict]) -> float:
-    """What the loss of some prompts is the mean over: their rows, each as often as its weight says."""
+    """What the loss of some prompts is the mean over: their rows, each as often as its weight
+    says."""
     return sum(sum(item["weights"]) if "weights" in item else len(item["rows"]) for item in items)
 
 
-def prompt_groups(encoded: Sequence[tuple[list[int], list[int]]], prompt_ids: Sequence[int], *, mismatched: Sequence[list[int]] = (),
-                  weights: Sequence[float] | None = None, **fields: Sequence[Any]) -> list[dict]:
-    """Rows to one item a prompt: its ids, its completions, and of each completion its row number and the given fields.
+def prompt_groups(
+    encoded: Sequence[tuple[list[int], list[int]]],
+    prompt_ids: Sequence[int],
+    *,
+    mismatched: Sequence[list[int]] = (),
+    weights: Sequence[float] | None = None,
+    **fields: Sequence[Any],
+) -> list[dict]:
+    """Rows to one item a prompt: its ids, its completions, and of each completion its row number
+    and the given fields.
 
-    weights [n], 0 and more: a row's loss counts so often; a row of weight 0 is left out, and weights
-    that are all 1 are none.
+    weights [n], 0 and more: a row's loss counts so often; a row of weight 0 is left out, and
+    weights that are all 1 are none.
 
-    fields: one value a row, or one list of m values a row; rewards, ref_logps, log_partition and desirable are 0 when left out.
-    mismatched: the completion of another prompt that each row is scored with beside its own, with the fields
-    mismatched_ref_logps and mismatched_real.
+    fields: one value a row, or one list of m values a row; rewards, ref_logps, log_partition and
+    desirable are 0 when left out.
+    mismatched: the completion of another prompt that each row is scored with beside its own, with
+    the fields mismatched_ref_logps and mismatched_real.
     """
-    fields = {name: np.zeros(len(encoded)) for name in ROW_FIELDS} | {name: np.asarray(values) for name, values in fields.items()}
+    fields = {name: np.zeros(len(encoded)) for name in ROW_FIELDS} | {
+        name: np.asarray(values) for name, values in fields.items()
+    }
     weights = None if weights is None else checks.weights(weights)
     if weights is not None and (weights != 1).any():
         fields["weights"] = weights
@@ -59,7 +73,15 @@ def prompt_groups(encoded: Sequence[tuple[list[int], list[int]]], prompt_ids: Se
     for row, (pair, prompt) in enumerate(zip(encoded, prompt_ids, strict=True)):
         if weights is not None and weights[row] == 0:
             continue
-        item = groups.setdefault(prompt, {"encoded": [], "rows": [], **({"mismatched": []} if mismatched else {}), **{f: [] for f in fields}})
+        item = groups.setdefault(
+            prompt,
+            {
+                "encoded": [],
+                "rows": [],
+                **({"mismatched": []} if mismatched else {}),
+                **{f: [] for f in fields},
+            },
+        )
         item["encoded"].append(pair)
         item["rows"].append(row)
         if mismatched:
@@ -70,7 +92,8 @@ def prompt_groups(encoded: Sequence[tuple[list[int], list[int]]], prompt_ids: Se
 
 
 class GroupCollator:
-    """Items of `prompt_groups` to one batch of tensors, `group` the number of a row's item. width: the prompts' least width."""
+    """Items of `prompt_groups` to one batch of tensors, `group` the number of a row's item. width:
+    the prompts' least width."""
 
     def __init__(self, pad_id: int, width: int = 0):
         self.pad_id, self.width = pad_id, width
@@ -80,22 +103,38 @@ class GroupCollator:
             return [value for item in items for value in item.get(name, ())]
 
         numbers = [number for number, item in enumerate(items) for _ in item["encoded"]]
-        batch = collate(rows("encoded"), pad_id=self.pad_id, mismatched=rows("mismatched"), items=numbers, width=self.width)
+        batch = collate(
+            rows("encoded"),
+            pad_id=self.pad_id,
+            mismatched=rows("mismatched"),
+            items=numbers,
+            width=self.width,
+        )
         for name in items[0].keys() - {"encoded", "mismatched"}:
             batch[name] = torch.tensor(rows(name))
         batch["desirable"] = batch["desirable"].bool()
         return batch
 
 
-def micro_batches(items: Sequence[dict], tokens: int, *, at_least: int = 1, width: int = 0) -> list[list[dict]]:
-    """The prompts of a step in parts of at most so many tokens (prompts and completions, without padding but to `width`), the
-    longest first; a prompt that has more stands alone. at_least: so many parts where there are prompts enough."""
+def micro_batches(
+    items: Sequence[dict], tokens: int, *, at_least: int = 1, width: int = 0
+) -> list[list[dict]]:
+    """The prompts of a step in parts of at most so many tokens (prompts and completions, without
+    padding but to `width`), the longest first; a prompt that has more stands alone. at_least: so
+    many parts where there are prompts enough."""
+
     def size(item: dict) -> int:
-        return max(len(item["encoded"][0][0]), width) + sum(len(completion) for _, completion in item["encoded"])
+        return max(len(item["encoded"][0][0]), width) + sum(
+            len(completion) for _, completion in item["encoded"]
+        )
 
     parts: list[list[dict]] = [[]]
     room = tokens
-    for item in sorted(items, key=size, reverse=True) if sum(map(size, items)) > tokens or at_least > 1 else items:
+    for item in (
+        sorted(items, key=size, reverse=True)
+        if sum(map(size, items)) > tokens or at_least > 1
+        else items
+    ):
         if parts[-1] and size(item) > room:
             parts.append([])
             room = tokens

@@ -1,8 +1,10 @@
-"""Paper B's framework: settings that recover other methods, its Table 1 computed live, and the tuples it is trained on.
+"""Paper B's framework: settings that recover other methods, its Table 1 computed live, and the
+tuples it is trained on.
 
-A `Setting` says how implicit rewards a, explicit rewards b and a distance make a loss; `framework_loss` computes it with
-`objectives.reward_aware` alone. `RECOVERED` names the setting of each method beside the method's own formula, written from
-its own paper; `table1` measures how far the two are apart. `tuples` picks pairs and K-tuples from feedback rows.
+A `Setting` says how implicit rewards a, explicit rewards b and a distance make a loss;
+`framework_loss` computes it with `objectives.reward_aware` alone. `RECOVERED` names the setting of
+each method beside the method's own formula, written from its own paper; `table1` measures how far
+the two are apart. `tuples` picks pairs and K-tuples from feedback rows.
 
 Shapes: n prompts, K completions a prompt, the preferred completion first wherever an order counts.
 """
@@ -30,30 +32,44 @@ def explicit_rewards(rewards: Tensor, setting: Setting) -> Tensor:
 
 
 def implicit_rewards(policy_logps: Tensor, ref_logps: Tensor, setting: Setting) -> Tensor:
-    """a [..., K]: β·ρ less γ for the first completion; of a per-token setting β·log πθ, both given per token by the caller."""
+    """a [..., K]: β·ρ less γ for the first completion; of a per-token setting β·log πθ, both given
+    per token by the caller."""
     policy, ref = checks.floats(policy_logps), checks.floats(ref_logps)
-    return setting.beta * (policy if setting.per_token else policy - ref) - setting.gamma * first_term(policy)
+    return setting.beta * (
+        policy if setting.per_token else policy - ref
+    ) - setting.gamma * first_term(policy)
 
 
-def framework_loss(policy_logps: Tensor, ref_logps: Tensor, rewards: Tensor, setting: Setting) -> Tensor:
+def framework_loss(
+    policy_logps: Tensor, ref_logps: Tensor, rewards: Tensor, setting: Setting
+) -> Tensor:
     """D[a ‖ b] of each prompt. [..., K] each -> [...]"""
-    return objectives.reward_aware(implicit_rewards(policy_logps, ref_logps, setting), explicit_rewards(rewards, setting),
-                                   distance=setting.distance)
+    return objectives.reward_aware(
+        implicit_rewards(policy_logps, ref_logps, setting),
+        explicit_rewards(rewards, setting),
+        distance=setting.distance,
+    )
 
 
-def tuple_losses(policy_logps: Tensor, ref_logps: Tensor, rewards: Tensor, group: Tensor, setting: Setting) -> Tensor:
-    """The loss of each row's tuple, [n] each -> [n]: so the mean over rows is the mean over tuples, each weighted by its size.
+def tuple_losses(
+    policy_logps: Tensor, ref_logps: Tensor, rewards: Tensor, group: Tensor, setting: Setting
+) -> Tensor:
+    """The loss of each row's tuple, [n] each -> [n]: so the mean over rows is the mean over tuples,
+    each weighted by its size.
 
-    group [n]: the number of the row's tuple; the rows of a tuple stand in their order, the preferred one first. A tuple of one row,
-    which compares nothing, is a ValueError.
+    group [n]: the number of the row's tuple; the rows of a tuple stand in their order, the
+    preferred one first. A tuple of one row, which compares nothing, is a ValueError.
     """
-    policy, ref, reward = checks.rows(policy_logps=policy_logps, ref_logps=ref_logps, rewards=rewards)
+    policy, ref, reward = checks.rows(
+        policy_logps=policy_logps, ref_logps=ref_logps, rewards=rewards
+    )
     order = group.argsort(stable=True)
     sizes = torch.bincount(group)
     starts = sizes.cumsum(0) - sizes
     losses = torch.zeros_like(policy)
     for size in sizes[sizes > 0].unique().tolist():
-        rows = order[starts[sizes == size, None] + torch.arange(size, device=group.device)]  # [tuples, K]
+        # [tuples, K]
+        rows = order[starts[sizes == size, None] + torch.arange(size, device=group.device)]
         found = framework_loss(policy[rows], ref[rows], reward[rows], setting)
         losses = losses.index_copy(0, rows.reshape(-1), found.repeat_interleave(size))
     return losses
@@ -61,17 +77,29 @@ def tuple_losses(policy_logps: Tensor, ref_logps: Tensor, rewards: Tensor, group
 
 def first_term(like: Tensor) -> Tensor:
     """1 for the first completion, 0 for the others."""
-    return torch.zeros_like(like).index_fill(-1, torch.zeros(1, dtype=torch.long, device=like.device), 1.0)
+    return torch.zeros_like(like).index_fill(
+        -1, torch.zeros(1, dtype=torch.long, device=like.device), 1.0
+    )
 
 
-# ---- Pairs and K-tuples from feedback -------------------------------------------------------------------------------------
+# ---- Pairs and K-tuples from feedback ------------------------------------------------------------
 
-def tuples(prompt_ids: Sequence[int], rewards: Sequence[float], *, k: int, rule: str = "best_random", seed: int = 0) -> np.ndarray:
-    """Rows to train on, one tuple a prompt: row numbers [m, k], the preferred completion first. Pure: the seed decides.
 
-    rule "best_random" (paper B): the best completion and k − 1 others at random; "best_worst": the best and the k − 1 lowest.
-    Of equals the seed takes one. In a pair the other has a strictly lower reward, so a prompt whose rewards are all equal gives
-    none; nor does one with fewer than k completions. Raises ValueError when nothing is left.
+def tuples(
+    prompt_ids: Sequence[int],
+    rewards: Sequence[float],
+    *,
+    k: int,
+    rule: str = "best_random",
+    seed: int = 0,
+) -> np.ndarray:
+    """Rows to train on, one tuple a prompt: row numbers [m, k], the preferred completion first.
+    Pure: the seed decides.
+
+    rule "best_random" (paper B): the best completion and k − 1 others at random; "best_worst": the
+    best and the k − 1 lowest. Of equals the seed takes one. In a pair the other has a strictly
+    lower reward, so a prompt whose rewards are all equal gives none; nor does one with fewer than k
+    completions. Raises ValueError when nothing is left.
     """
     checks.known("rule", rule, RULES)
     if k < 2:
@@ -79,9 +107,15 @@ def tuples(prompt_ids: Sequence[int], rewards: Sequence[float], *, k: int, rule:
     values = np.asarray(rewards, dtype=float)
     ids = np.asarray(prompt_ids)
     if values.shape != ids.shape or values.ndim != 1:
-        raise ValueError(f"rewards has shape {values.shape} but prompt_ids has {ids.shape}; give them row for row")
+        raise ValueError(
+            f"rewards has shape {values.shape} but prompt_ids has {ids.shape}; give "
+            "them row for row"
+        )
     if not np.isfinite(values).all():
-        raise ValueError(f"rewards is {values[~np.isfinite(values)][0]} at row {int(np.flatnonzero(~np.isfinite(values))[0])}; drop that row first")
+        raise ValueError(
+            f"rewards is {values[~np.isfinite(values)][0]} at row "
+            f"{int(np.flatnonzero(~np.isfinite(values))[0])}; drop that row first"
+        )
     rng, found = np.random.default_rng([seed, k]), []
     order = np.argsort(ids, kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff(ids[order])) + 1):  # prompt by prompt
@@ -93,24 +127,36 @@ def tuples(prompt_ids: Sequence[int], rewards: Sequence[float], *, k: int, rule:
             others = lower
         if len(others) < k - 1 or len(lower) == 0:
             continue
-        chosen = others[len(others) - k + 1:] if rule == "best_worst" else rng.choice(others, k - 1, replace=False)
+        chosen = (
+            others[len(others) - k + 1 :]
+            if rule == "best_worst"
+            else rng.choice(others, k - 1, replace=False)
+        )
         found.append([best, *chosen])
     if not found:
-        raise ValueError(f"no prompt has {k} completions whose rewards differ; lower k or give feedback with more completions a prompt")
+        raise ValueError(
+            f"no prompt has {k} completions whose rewards differ; lower k or give "
+            "feedback with more completions a prompt"
+        )
     return np.array(found)
 
 
 def suggested_eta(gaps: Sequence[float], *, confidence: float = 0.9) -> float:
-    """The reward scale η at which the median reward gap of a pair means a preference of probability `confidence`.
+    """The reward scale η at which the median reward gap of a pair means a preference of probability
+    `confidence`.
 
-    gaps: reward of the preferred completion less the other's, of each pair; zeros are left out. bwd reads η·gap as log-odds, so
-    that η = logit(confidence) / median gap. Below it the targets are close to even, far above it bwd is DPO and forgets the gaps.
-    Raises ValueError when no gap is above 0.
+    gaps: reward of the preferred completion less the other's, of each pair; zeros are left out. bwd
+    reads η·gap as log-odds, so that η = logit(confidence) / median gap. Below it the targets are
+    close to even, far above it bwd is DPO and forgets the gaps. Raises ValueError when no gap is
+    above 0.
     """
     if not 0.5 < confidence < 1:
         raise ValueError(f"confidence is {confidence:g}; it must lie between 0.5 and 1")
     values = np.asarray(gaps, dtype=float)
     values = values[np.isfinite(values) & (values > 0)]
     if not len(values):
-        raise ValueError("no pair has a reward gap above 0, so that no reward scale can be suggested; give feedback whose scores differ")
+        raise ValueError(
+            "no pair has a reward gap above 0, so that no reward scale can be "
+            "suggested; give feedback whose scores differ"
+        )
     return math.log(confidence / (1 - confidence)) / float(np.median(values))

@@ -19,8 +19,10 @@ from rpo_nb.policy import encoding, load
 from rpo_nb.policy.generation import Sample, samples
 from rpo_nb.policy.logps import autocast, score_completions
 
-Score = Callable[[Sequence[str], Sequence[str]], np.ndarray]  # (prompts, completions) -> rewards [n], float64
-SAMPLED = DecodingConfig(temperature=1.0, top_k=0, top_p=1.0)  # samples of the policy itself: what KL and entropy are means over
+# (prompts, completions) -> rewards [n], float64
+Score = Callable[[Sequence[str], Sequence[str]], np.ndarray]
+# samples of the policy itself: what KL and entropy are means over
+SAMPLED = DecodingConfig(temperature=1.0, top_k=0, top_p=1.0)
 
 
 @dataclass
@@ -32,7 +34,8 @@ class Reader:
     max_new_tokens: int
     batch_size: int = 256  # completions generated at once
     bf16: bool = False
-    conversations: Mapping[str, encoding.Prompt] = field(default_factory=dict)  # what is asked for a prompt's text, where it is more than that
+    # what is asked for a prompt's text, where it is more than that
+    conversations: Mapping[str, encoding.Prompt] = field(default_factory=dict)
     engine: str = "transformers"  # who samples: of generation.ENGINES
 
     def asked(self, prompts: Sequence[str]) -> list[encoding.Prompt]:
@@ -42,28 +45,51 @@ class Reader:
         """k completions of each prompt, those of a prompt together. [prompts·k]"""
         decoding = SAMPLED.model_copy(update={"max_new_tokens": self.max_new_tokens})
         with autocast(self.bf16):
-            return samples(model, self.tokenizer, [p for p in self.asked(prompts) for _ in range(k)], decoding=decoding,
-                           seed=seed, max_prompt_tokens=self.max_prompt_tokens, batch_size=self.batch_size, engine=self.engine)
+            return samples(
+                model,
+                self.tokenizer,
+                [p for p in self.asked(prompts) for _ in range(k)],
+                decoding=decoding,
+                seed=seed,
+                max_prompt_tokens=self.max_prompt_tokens,
+                batch_size=self.batch_size,
+                engine=self.engine,
+            )
 
     def sample(self, model: nn.Module, prompts: Sequence[str], k: int, seed: int) -> list[str]:
         """The texts of `samples`."""
         return [drawn.text for drawn in self.samples(model, prompts, k, seed)]
 
-    def encode(self, prompts: Sequence[str], completions: Sequence[str]) -> list[tuple[list[int], list[int]]]:
-        return encoding.encode(self.tokenizer, self.asked(prompts), completions, max_prompt_tokens=self.max_prompt_tokens,
-                             max_completion_tokens=self.max_new_tokens + 1)
+    def encode(
+        self, prompts: Sequence[str], completions: Sequence[str]
+    ) -> list[tuple[list[int], list[int]]]:
+        return encoding.encode(
+            self.tokenizer,
+            self.asked(prompts),
+            completions,
+            max_prompt_tokens=self.max_prompt_tokens,
+            max_completion_tokens=self.max_new_tokens + 1,
+        )
 
-    def logps(self, model: nn.Module | None, adapted: nn.Module | None, encoded: Sequence[tuple[list[int], list[int]]]) -> tuple[Tensor, Tensor]:
-        """Summed log-probabilities [n] and tokens [n] under a model; without one, under `adapted` with its adapter off."""
+    def logps(
+        self,
+        model: nn.Module | None,
+        adapted: nn.Module | None,
+        encoded: Sequence[tuple[list[int], list[int]]],
+    ) -> tuple[Tensor, Tensor]:
+        """Summed log-probabilities [n] and tokens [n] under a model; without one, under `adapted`
+        with its adapter off."""
         with nullcontext(model) if model is not None else load.adapter_off(adapted) as net:
             return score_completions(net, self.tokenizer, encoded, bf16=self.bf16)
 
 
-# ---- what a policy is worth -------------------------------------------------------------------------------------------------
+# ---- what a policy is worth ----------------------------------------------------------------------
+
 
 @dataclass
 class Probe:
-    """Looks at a policy through its sampled answers to fixed prompts. Scores: name -> Score, the first is the ground truth."""
+    """Looks at a policy through its sampled answers to fixed prompts. Scores: name -> Score, the
+    first is the ground truth."""
 
     prompts: list[str]
     scores: dict[str, Score]
@@ -73,13 +99,22 @@ class Probe:
     baseline: list[str] = field(default_factory=list)  # the reference's answers, whom a win is over
 
     def answers(self, model: nn.Module) -> pd.DataFrame:
-        """One row a prompt: prompt, completion, policy_logp, ref_logp, tokens, baseline, and <score> and <score>_baseline of each score."""
+        """One row a prompt: prompt, completion, policy_logp, ref_logp, tokens, baseline, and
+        <score> and <score>_baseline of each score."""
         drawn = self.reader.samples(model, self.prompts, 1, self.seed)
-        texts, encoded = [one.text for one in drawn], [one.row for one in drawn]  # what was drawn: a cut text has no end token
+        # what was drawn: a cut text has no end token
+        texts, encoded = [one.text for one in drawn], [one.row for one in drawn]
         mine, tokens = self.reader.logps(model, None, encoded)
         theirs, _ = self.reader.logps(self.reference, model, encoded)
-        rows = pd.DataFrame({"prompt": self.prompts, "completion": texts, "policy_logp": mine.double().numpy(),
-                             "ref_logp": theirs.double().numpy(), "tokens": tokens.numpy()})
+        rows = pd.DataFrame(
+            {
+                "prompt": self.prompts,
+                "completion": texts,
+                "policy_logp": mine.double().numpy(),
+                "ref_logp": theirs.double().numpy(),
+                "tokens": tokens.numpy(),
+            }
+        )
         rows["baseline"] = self.baseline or texts
         for name, score in self.scores.items():
             rows[name] = score(rows["prompt"], rows["completion"])
@@ -88,15 +123,22 @@ class Probe:
 
 
 def measures(answers: pd.DataFrame, scores: Sequence[str]) -> dict[str, float]:
-    """Of a probe's answers: mean of each score; win_rate (share of prompts where the first score is above the baseline's, ties
-    half); kl = E[log πθ − log πref] over the policy's own samples with its 95 % interval; entropy = −E[log πθ], nats a text;
-    tokens a text; n."""
+    """Of a probe's answers: mean of each score; win_rate (share of prompts where the first score is
+    above the baseline's, ties half); kl = E[log πθ − log πref] over the policy's own samples with
+    its 95 % interval; entropy = −E[log πθ], nats a text; tokens a text; n."""
     ratio = answers["policy_logp"] - answers["ref_logp"]
     kl, low, high = mean_interval(ratio)
     ahead = answers[scores[0]] - answers[f"{scores[0]}_baseline"]
-    return {**{name: float(answers[name].mean()) for name in scores}, "win_rate": float((np.sign(ahead) + 1).mean() / 2),
-            "kl": kl, "kl_low": low, "kl_high": high, "entropy": float(-answers["policy_logp"].mean()),
-            "tokens": float(answers["tokens"].mean()), "n": len(answers)}
+    return {
+        **{name: float(answers[name].mean()) for name in scores},
+        "win_rate": float((np.sign(ahead) + 1).mean() / 2),
+        "kl": kl,
+        "kl_low": low,
+        "kl_high": high,
+        "entropy": float(-answers["policy_logp"].mean()),
+        "tokens": float(answers["tokens"].mean()),
+        "n": len(answers),
+    }
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
@@ -108,11 +150,13 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
     return float(values.mean()), float(values.mean()) - half, float(values.mean()) + half
 
 
-# ---- data -------------------------------------------------------------------------------------------------------------------
+# ---- data ----------------------------------------------------------------------------------------
+
 
 @dataclass
 class Responses:
-    """Scored responses, k a prompt, those of a prompt together: what offline training reads and a reward model learns from."""
+    """Scored responses, k a prompt, those of a prompt together: what offline training reads and a
+    reward model learns from."""
 
     prompt_ids: np.ndarray
     prompts: list[str]
@@ -124,11 +168,21 @@ class Responses:
     weights: np.ndarray | None = None  # of the rows of a user's feedback
 
 
-def respond(model: nn.Module, reference: nn.Module | None, prompts: Sequence[str], k: int, score: Score, reader: Reader, seed: int,
-            clock: dict[str, float] | None = None) -> Responses:
-    """Sample k responses a prompt from the model, score them, and read the reference's log-probabilities.
+def respond(
+    model: nn.Module,
+    reference: nn.Module | None,
+    prompts: Sequence[str],
+    k: int,
+    score: Score,
+    reader: Reader,
+    seed: int,
+    clock: dict[str, float] | None = None,
+) -> Responses:
+    """Sample k responses a prompt from the model, score them, and read the reference's
+    log-probabilities.
 
-    reference None: the model's own with its adapter off. clock: seconds spent on "sampling" and "scoring" are added to it.
+    reference None: the model's own with its adapter off. clock: seconds spent on "sampling" and
+    "scoring" are added to it.
     """
     clock, started = {} if clock is None else clock, time.perf_counter()
     drawn = reader.samples(model, prompts, k, seed)
@@ -139,4 +193,12 @@ def respond(model: nn.Module, reference: nn.Module | None, prompts: Sequence[str
     rewards = np.asarray(score(repeated, texts), float)
     clock["sampling"] = clock.get("sampling", 0.0) + sampled - started
     clock["scoring"] = clock.get("scoring", 0.0) + time.perf_counter() - sampled
-    return Responses(np.repeat(np.arange(len(prompts)), k), repeated, texts, rewards, encoded, sums.double().numpy(), tokens.numpy())
+    return Responses(
+        np.repeat(np.arange(len(prompts)), k),
+        repeated,
+        texts,
+        rewards,
+        encoded,
+        sums.double().numpy(),
+        tokens.numpy(),
+    )

@@ -1,7 +1,8 @@
 """transformers' Trainer, one batch of which is the whole of an optimiser step.
 
-What divides a loss under Trainer's own accumulation differs between its versions and rests on private methods;
-here a step is passed in parts by `training_step`, which is public and scales their losses itself.
+What divides a loss under Trainer's own accumulation differs between its versions and rests on
+private methods; here a step is passed in parts by `training_step`, which is public and scales their
+losses itself.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ PRIVATE = ("_save", "_issue_warnings_after_load", "_load_best_model")
 
 @dataclass(frozen=True)
 class Step:
-    """The prompts of an optimiser step, one process's share; opaque, so that accelerate does not walk through
-    their tokens."""
+    """The prompts of an optimiser step, one process's share; opaque, so that accelerate does not
+    walk through their tokens."""
 
     items: list[dict]
 
 
 def replayed(place: Tensor) -> Callable[[], None]:
-    """What brings torch's random numbers, on the CPU and on a tensor's device, back to where they are now."""
+    """What brings torch's random numbers, on the CPU and on a tensor's device, back to where they
+    are now."""
     here, devices = torch.get_rng_state(), get_device_states(place)
 
     def back() -> None:
@@ -39,26 +41,36 @@ def replayed(place: Tensor) -> Callable[[], None]:
 
 
 class StepTrainer(Trainer):
-    """A Trainer whose data set's items come as a `Step`; a subclass's `training_step` passes it in parts.
+    """A Trainer whose data set's items come as a `Step`; a subclass's `training_step` passes it in
+    parts.
 
-    Raises ValueError where Trainer is asked to accumulate, ImportError for a transformers that checkpoints
-    cannot rely on.
+    Raises ValueError where Trainer is asked to accumulate, ImportError for a transformers that
+    checkpoints cannot rely on.
     """
 
     def __init__(self, *, args: TrainingArguments, **kwargs):
         if args.gradient_accumulation_steps != 1:
-            raise ValueError(f"gradient_accumulation_steps is {args.gradient_accumulation_steps}; leave it at 1, a step "
-                             "is passed in micro-batches")
+            raise ValueError(
+                f"gradient_accumulation_steps is {args.gradient_accumulation_steps}; "
+                "leave it at 1, a step "
+                "is passed in micro-batches"
+            )
         missing = [name for name in PRIVATE if not hasattr(Trainer, name)]
         if missing:
-            raise ImportError(f"this transformers has no Trainer.{missing[0]}, which checkpoints here rely on; "
-                              "install another version")
-        args._n_gpu = min(1, args.n_gpu)  # several GPUs are for several processes: Trainer would split a batch by rows
+            raise ImportError(
+                f"this transformers has no Trainer.{missing[0]}, which checkpoints "
+                "here rely on; "
+                "install another version"
+            )
+        # several GPUs are for several processes: Trainer would split a batch by rows
+        args._n_gpu = min(1, args.n_gpu)
         super().__init__(args=args, data_collator=Step, **kwargs)
 
-    def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int,
-                          device: torch.device) -> tuple[list, None]:
-        return list(islice(epoch_iterator, num_batches)), None  # transformers would look for labels to count
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, None]:
+        # transformers would look for labels to count
+        return list(islice(epoch_iterator, num_batches)), None
 
     def floating_point_ops(self, inputs: Step) -> int:
         return 0  # transformers' own guess looks for a batch of tensors; table1 counts operations

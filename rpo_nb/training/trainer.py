@@ -1,13 +1,15 @@
 """Train a policy with one objective, on transformers' Trainer.
 
     objective = Objective(method="rpo", reduce="sum", tau=1.0)
-    groups = prompt_groups(encoded, prompt_ids, rewards=rewards, ref_logps=ref_logps, log_partition=log_partition)
-    trainer = make_trainer(model, tokenizer, groups, objective, config=profile.training, output_dir=..., seed=0)
+    groups = prompt_groups(encoded, prompt_ids, rewards=rewards, ref_logps=ref_logps,
+    log_partition=log_partition) trainer = make_trainer(model, tokenizer, groups, objective,
+    config=profile.training, output_dir=..., seed=0)
     trainer.train()                    # resume with trainer.train(resume_from_checkpoint=...)
     trainer.model.policy.save_pretrained(...)
 
-One item of the data set is one prompt with all its completions, so a batch holds whole prompts, each read once. A batch of the
-Trainer is one optimiser step; it is passed in micro-batches of a token budget, long prompts with long ones.
+One item of the data set is one prompt with all its completions, so a batch holds whole prompts,
+each read once. A batch of the Trainer is one optimiser step; it is passed in micro-batches of a
+token budget, long prompts with long ones.
 """
 
 from __future__ import annotations
@@ -33,12 +35,26 @@ from rpo_nb.training.steps import StepTrainer, replayed
 
 
 class PolicyTrainer(StepTrainer):
-    """A StepTrainer with our losses. The loss of a step is the (weighted) mean over its rows, whatever its micro-batches."""
+    """A StepTrainer with our losses. The loss of a step is the (weighted) mean over its rows,
+    whatever its micro-batches."""
 
-    def __init__(self, *, objective: Objective, pad_id: int, micro_batch_tokens: int, prompt_width: int = 0, **kwargs):
-        width = prompt_width if objective.method == "dro" and objective.value_pooling == "all" else 0
+    def __init__(
+        self,
+        *,
+        objective: Objective,
+        pad_id: int,
+        micro_batch_tokens: int,
+        prompt_width: int = 0,
+        **kwargs,
+    ):
+        width = (
+            prompt_width if objective.method == "dro" and objective.value_pooling == "all" else 0
+        )
         if objective.method == "dro" and objective.value_pooling == "all" and not width:
-            raise ValueError("value_pooling 'all' is the mean over a fixed number of places; give prompt_width, or take 'masked'")
+            raise ValueError(
+                "value_pooling 'all' is the mean over a fixed number of places; give "
+                "prompt_width, or take 'masked'"
+            )
         super().__init__(**kwargs)
         self.objective, self.micro_batch_tokens = objective, micro_batch_tokens
         self.collate = GroupCollator(pad_id, width)
@@ -50,19 +66,30 @@ class PolicyTrainer(StepTrainer):
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         def parts_of(at_least: int) -> list[list[dict]]:
-            return micro_batches(inputs.items, self.micro_batch_tokens, at_least=at_least, width=self.collate.width)
+            return micro_batches(
+                inputs.items, self.micro_batch_tokens, at_least=at_least, width=self.collate.width
+            )
 
         parts, rows = parts_of(1), torch.tensor(total_weight(inputs.items), device=self.args.device)
-        if self.args.world_size > 1:  # all processes pass as many: with FSDP each pass is one of all of them
-            most, rows = self.accelerator.gather(torch.stack([rows.new_tensor(len(parts)), rows])[None]).unbind(1)
+        # all processes pass as many: with FSDP each pass is one of all of them
+        if self.args.world_size > 1:
+            most, rows = self.accelerator.gather(
+                torch.stack([rows.new_tensor(len(parts)), rows])[None]
+            ).unbind(1)
             parts, rows = parts_of(int(most.max())), rows.sum()
-        z0, replay = self.step_kl(model, parts) if self.objective.method == "kto" and len(parts) > 1 else (None, [])
+        z0, replay = (
+            self.step_kl(model, parts)
+            if self.objective.method == "kto" and len(parts) > 1
+            else (None, [])
+        )
         loss = 0.0
         for i, part in enumerate(parts):
             if replay:
                 replay[i]()
             with self.accelerator.no_sync(model) if i + 1 < len(parts) else nullcontext():
-                loss += super().training_step(model, self.collate(part) | ({} if z0 is None else {"z0": z0}), rows)
+                loss += super().training_step(
+                    model, self.collate(part) | ({} if z0 is None else {"z0": z0}), rows
+                )
         return loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -73,11 +100,16 @@ class PolicyTrainer(StepTrainer):
         try:
             losses = LOSSES[self.objective.method](self.objective, out, inputs, z0)
         except ValueError as error:
-            raise type(error)(f"step {self.state.global_step}: {error} (training rows {inputs['rows'].tolist()})") from error
+            raise type(error)(
+                f"step {self.state.global_step}: {error} (training rows {inputs['rows'].tolist()})"
+            ) from error
         if not bool(losses.isfinite().all()):
             bad = inputs["rows"][~losses.isfinite()].tolist()
-            raise checks.NotFinite(f"step {self.state.global_step}: the loss of training row {bad[0]} is not finite; lower the learning rate "
-                                   "or drop that row")
+            raise checks.NotFinite(
+                f"step {self.state.global_step}: the loss of training row "
+                f"{bad[0]} is not finite; lower the learning rate "
+                "or drop that row"
+            )
         self.watch(out, inputs)
         rows = len(losses)
         if "weights" in inputs:
@@ -89,25 +121,38 @@ class PolicyTrainer(StepTrainer):
     def kl_sum(self, out: dict[str, Tensor], batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The log-ratios that KTO's z0 is the mean of, summed, and their number."""
         if self.objective.kto_kl == "matched":
-            mine, theirs, real = out["logps"], batch["ref_logps"], torch.ones_like(batch["desirable"])
+            mine, theirs, real = (
+                out["logps"],
+                batch["ref_logps"],
+                torch.ones_like(batch["desirable"]),
+            )
         else:
-            mine, theirs, real = out["mismatched_logps"], batch["mismatched_ref_logps"], batch["mismatched_real"].bool()
+            mine, theirs, real = (
+                out["mismatched_logps"],
+                batch["mismatched_ref_logps"],
+                batch["mismatched_real"].bool(),
+            )
         if "weights" in batch:
             counted = batch["weights"] * real
             return ((mine - theirs).detach() * counted).sum(), counted.sum()
         return objectives.kto_kl(mine, theirs, clamp=False, mask=real) * real.sum(), real.sum()
 
     def kl(self, total: Tensor, count: Tensor) -> Tensor:
-        """KTO's z0 over all processes: of mismatched pairs the mean log-ratio clamped at 0, of matched ones unclamped (the authors' code)."""
-        if self.args.world_size > 1:  # the mean over all rows, clamped after: not the mean of clamped means
+        """KTO's z0 over all processes: of mismatched pairs the mean log-ratio clamped at 0, of
+        matched ones unclamped (the authors' code)."""
+        # the mean over all rows, clamped after: not the mean of clamped means
+        if self.args.world_size > 1:
             total, count = self.accelerator.reduce(torch.stack([total, count.to(total)]), "sum")
         kl = total / count.where(count > 0, torch.ones_like(count))
         return kl if self.objective.kto_kl == "matched" else kl.clamp(min=0)
 
     @torch.no_grad()
-    def step_kl(self, model: nn.Module, parts: list[list[dict]]) -> tuple[Tensor, list[Callable[[], None]]]:
-        """KTO's z0 over the micro-batches of a step, before the first of them is passed with gradients; and what to call before each
-        of those passes, so that dropout drops there what it dropped here."""
+    def step_kl(
+        self, model: nn.Module, parts: list[list[dict]]
+    ) -> tuple[Tensor, list[Callable[[], None]]]:
+        """KTO's z0 over the micro-batches of a step, before the first of them is passed with
+        gradients; and what to call before each of those passes, so that dropout drops there what it
+        dropped here."""
         sums, replay = [], []
         model.train()  # as Trainer does only when it passes the first batch
         for part in parts:
@@ -117,11 +162,20 @@ class PolicyTrainer(StepTrainer):
             if self.objective.kto_kl == "matched":
                 sums.append(self.kl_sum(model(**batch), batch))
             else:
-                sums.append(self.kl_sum({"mismatched_logps": model(**batch | {"labels": mismatched})["logps"]}, batch))
-        return self.kl(torch.stack([total for total, _ in sums]).sum(), torch.stack([count for _, count in sums]).sum()), replay
+                sums.append(
+                    self.kl_sum(
+                        {"mismatched_logps": model(**batch | {"labels": mismatched})["logps"]},
+                        batch,
+                    )
+                )
+        return self.kl(
+            torch.stack([total for total, _ in sums]).sum(),
+            torch.stack([count for _, count in sums]).sum(),
+        ), replay
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """A checkpoint's weights but for frozen ones. T5's embeddings are one tensor under several names, which safetensors takes as copies only."""
+        """A checkpoint's weights but for frozen ones. T5's embeddings are one tensor under several
+        names, which safetensors takes as copies only."""
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         state, seen, frozen = {}, set(), self.frozen()
@@ -133,22 +187,35 @@ class PolicyTrainer(StepTrainer):
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
 
     def frozen(self) -> set[str]:
-        """Names of the weights that are not trained: with LoRA gigabytes that a checkpoint need not repeat."""
-        return {name for name, weight in self.model.named_parameters(remove_duplicate=False) if not weight.requires_grad}
+        """Names of the weights that are not trained: with LoRA gigabytes that a checkpoint need not
+        repeat."""
+        return {
+            name
+            for name, weight in self.model.named_parameters(remove_duplicate=False)
+            if not weight.requires_grad
+        }
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """transformers warns of every weight a checkpoint lacks; here a trained one that it lacks is an error and a frozen one is as it was."""
+        """transformers warns of every weight a checkpoint lacks; here a trained one that it lacks
+        is an error and a frozen one is as it was."""
         odd = [*set(load_result.missing_keys) - self.frozen(), *load_result.unexpected_keys]
         if odd:
-            raise ValueError(f"a checkpoint in {Path(self.args.output_dir).name} is not of this model: {min(odd)!r} is missing or too much; "
-                             "delete that folder and train again")
+            raise ValueError(
+                f"a checkpoint in {Path(self.args.output_dir).name} is not of this "
+                f"model: {min(odd)!r} is missing or too much; "
+                "delete that folder and train again"
+            )
 
     def watch(self, out: dict[str, Tensor], batch: dict[str, Tensor]) -> None:
-        """Log what tells whether the policy moves with the reward: the log-ratio above and below the mean reward."""
+        """Log what tells whether the policy moves with the reward: the log-ratio above and below
+        the mean reward."""
         if self.objective.method == "sft":
             return
         ratio = (out["logps"].detach() - batch["ref_logps"]).float()
-        for name, rows in (("log_ratio_desirable", batch["desirable"]), ("log_ratio_undesirable", ~batch["desirable"])):
+        for name, rows in (
+            ("log_ratio_desirable", batch["desirable"]),
+            ("log_ratio_undesirable", ~batch["desirable"]),
+        ):
             self._watched[name] += ratio[rows].tolist()
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
@@ -158,34 +225,86 @@ class PolicyTrainer(StepTrainer):
         super().log(logs, *args, **kwargs)
 
 
-def make_trainer(model: nn.Module, tokenizer: Any, groups: list[dict], objective: Objective, *, config: TrainingConfig, output_dir: str | Path,
-                 seed: int, max_grad_norm: float = 1.0, weight_decay: float = 0.01, optimizers: tuple = (None, None),
-                 callbacks: Sequence[TrainerCallback] = (), prompt_width: int = 0) -> PolicyTrainer:
-    """A PolicyTrainer for prompt groups. AdamW, linear schedule with warm-up, gradient clipping (0: none), as the profile says.
+def make_trainer(
+    model: nn.Module,
+    tokenizer: Any,
+    groups: list[dict],
+    objective: Objective,
+    *,
+    config: TrainingConfig,
+    output_dir: str | Path,
+    seed: int,
+    max_grad_norm: float = 1.0,
+    weight_decay: float = 0.01,
+    optimizers: tuple = (None, None),
+    callbacks: Sequence[TrainerCallback] = (),
+    prompt_width: int = 0,
+) -> PolicyTrainer:
+    """A PolicyTrainer for prompt groups. AdamW, linear schedule with warm-up, gradient clipping (0:
+    none), as the profile says.
 
-    batch_size counts rows: a step takes batch_size / (mean completions a prompt) prompts, over all processes. prompt_width: the places
-    that DRO's value_pooling "all" is the mean over (the authors: their max_length, 512 or 256), required there. Raises ValueError when KTO's
-    mismatched pairs are asked for and not given, when there is no row, and for T5 in half precision.
+    batch_size counts rows: a step takes batch_size / (mean completions a prompt) prompts, over all
+    processes. prompt_width: the places that DRO's value_pooling "all" is the mean over (the
+    authors: their max_length, 512 or 256), required there. Raises ValueError when KTO's mismatched
+    pairs are asked for and not given, when there is no row, and for T5 in half precision.
     """
     if not groups:
         raise ValueError("there is no training row left; see the data report")
-    if objective.method == "kto" and objective.kto_kl == "mismatched" and "mismatched" not in groups[0]:
-        raise ValueError("KTO's z0 needs mismatched pairs; give prompt_groups mismatched=, mismatched_ref_logps= and mismatched_real=")
+    if (
+        objective.method == "kto"
+        and objective.kto_kl == "mismatched"
+        and "mismatched" not in groups[0]
+    ):
+        raise ValueError(
+            "KTO's z0 needs mismatched pairs; give prompt_groups mismatched=, "
+            "mismatched_ref_logps= and mismatched_real="
+        )
     if next(model.parameters()).dtype == torch.float16:
-        raise ValueError("fp16 is refused: T5's feed-forward activations overflow its range and give NaN; use bf16 or float32")
+        raise ValueError(
+            "fp16 is refused: T5's feed-forward activations overflow its range and "
+            "give NaN; use bf16 or float32"
+        )
     on_cpu = not torch.cuda.is_available()
     processes = PartialState(cpu=on_cpu).num_processes
-    prompts = max(1, round(config.batch_size * len(groups) / sum(len(g["rows"]) for g in groups)) // processes)
+    prompts = max(
+        1, round(config.batch_size * len(groups) / sum(len(g["rows"]) for g in groups)) // processes
+    )
     steps = -(-len(groups) // (prompts * processes)) * config.epochs
     arguments = TrainingArguments(
-        output_dir=str(output_dir), num_train_epochs=config.epochs, per_device_train_batch_size=prompts,
-        learning_rate=config.learning_rate, warmup_steps=config.warmup_steps,
-        lr_scheduler_type="linear", max_grad_norm=max_grad_norm, weight_decay=weight_decay, bf16=config.bf16,
-        logging_steps=min(config.logging_steps, steps), report_to=list(config.report_to), disable_tqdm=True, remove_unused_columns=False,
-        save_strategy="steps" if config.save_steps else "no", save_steps=config.save_steps or 500, save_total_limit=1,
-        seed=seed, data_seed=seed, use_cpu=on_cpu, dataloader_pin_memory=False, label_names=["labels"], ddp_broadcast_buffers=False)
+        output_dir=str(output_dir),
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=prompts,
+        learning_rate=config.learning_rate,
+        warmup_steps=config.warmup_steps,
+        lr_scheduler_type="linear",
+        max_grad_norm=max_grad_norm,
+        weight_decay=weight_decay,
+        bf16=config.bf16,
+        logging_steps=min(config.logging_steps, steps),
+        report_to=list(config.report_to),
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        save_strategy="steps" if config.save_steps else "no",
+        save_steps=config.save_steps or 500,
+        save_total_limit=1,
+        seed=seed,
+        data_seed=seed,
+        use_cpu=on_cpu,
+        dataloader_pin_memory=False,
+        label_names=["labels"],
+        ddp_broadcast_buffers=False,
+    )
     trainer = PolicyTrainer(
-        model=PolicyWithValue(model, objective), args=arguments, train_dataset=groups, objective=objective, pad_id=tokenizer.pad_token_id,
-        micro_batch_tokens=config.micro_batch_tokens, prompt_width=prompt_width, optimizers=optimizers, callbacks=list(callbacks))
-    trainer.remove_callback(PrinterCallback)  # the notebook shows learning curves and a progress bar instead
+        model=PolicyWithValue(model, objective),
+        args=arguments,
+        train_dataset=groups,
+        objective=objective,
+        pad_id=tokenizer.pad_token_id,
+        micro_batch_tokens=config.micro_batch_tokens,
+        prompt_width=prompt_width,
+        optimizers=optimizers,
+        callbacks=list(callbacks),
+    )
+    # the notebook shows learning curves and a progress bar instead
+    trainer.remove_callback(PrinterCallback)
     return trainer

@@ -20,18 +20,27 @@ from rpo_nb.training.reward_aware import SURE
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6b6b6b", "#000000")
 
 
-# ---- figures ----------------------------------------------------------------------------------------------------------------
+# ---- figures -------------------------------------------------------------------------------------
 
-def _lines(axis: object, curves: pd.DataFrame, runs: dict[str, str], y: str, style: str = "-") -> None:
+
+def _lines(
+    axis: object, curves: pd.DataFrame, runs: dict[str, str], y: str, style: str = "-"
+) -> None:
     """Mean over seeds by step, the band from the least to the most."""
     for colour, (run, label) in zip(COLOURS, runs.items()):
         rows = curves[curves["run"].eq(run)].groupby("step")[y].agg(["mean", "min", "max"])
         if len(rows):
-            axis.plot(rows.index, rows["mean"], style, color=colour, label=label, marker="o", markersize=3)
-            axis.fill_between(rows.index, rows["min"], rows["max"], color=colour, alpha=0.15, linewidth=0)
+            axis.plot(
+                rows.index, rows["mean"], style, color=colour, label=label, marker="o", markersize=3
+            )
+            axis.fill_between(
+                rows.index, rows["min"], rows["max"], color=colour, alpha=0.15, linewidth=0
+            )
 
 
-def _panels(draw: Sequence[tuple[dict[str, str], str, str]], curves: pd.DataFrame, width: float = 5.6) -> Figure:
+def _panels(
+    draw: Sequence[tuple[dict[str, str], str, str]], curves: pd.DataFrame, width: float = 5.6
+) -> Figure:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width * len(draw), 3.4), layout="constrained")
         for axis, (runs, y, label) in zip(figure.subplots(1, len(draw), squeeze=False)[0], draw):
@@ -43,15 +52,27 @@ def _panels(draw: Sequence[tuple[dict[str, str], str, str]], curves: pd.DataFram
 
 
 def distances_figure(explicit: float = 2.0) -> Figure:
-    """Loss and gradient of each distance for a pair, by the gap of its implicit rewards; the explicit gap is `explicit`."""
+    """Loss and gradient of each distance for a pair, by the gap of its implicit rewards; the
+    explicit gap is `explicit`."""
     gap = torch.linspace(-6, 10, 400, dtype=torch.float64, requires_grad=True)
     pair = torch.stack([gap, torch.zeros_like(gap)], -1)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.2, 3.2), layout="constrained")
         left, right = figure.subplots(1, 2)
-        for colour, (name, distance, target) in zip(COLOURS, (("sq", "sq", explicit), ("bwd", "bwd", explicit), ("fwd", "fwd", explicit),
-                                                              ("DPO: bwd, δ* = ∞", "bwd", SURE))):
-            loss = objectives.reward_aware(pair, torch.tensor([target, 0.0], dtype=gap.dtype).expand_as(pair), distance=distance)
+        for colour, (name, distance, target) in zip(
+            COLOURS,
+            (
+                ("sq", "sq", explicit),
+                ("bwd", "bwd", explicit),
+                ("fwd", "fwd", explicit),
+                ("DPO: bwd, δ* = ∞", "bwd", SURE),
+            ),
+        ):
+            loss = objectives.reward_aware(
+                pair,
+                torch.tensor([target, 0.0], dtype=gap.dtype).expand_as(pair),
+                distance=distance,
+            )
             (slope,) = torch.autograd.grad(loss.sum(), gap, retain_graph=True)
             left.plot(gap.detach(), loss.detach(), color=colour, label=name)
             right.plot(gap.detach(), slope, color=colour)
@@ -68,9 +89,20 @@ REWARD = "mean ground-truth reward, validation"
 
 def figure1(curves: pd.DataFrame, config: PaperB) -> Figure:
     """Learning curves of the offline losses, and of the online ones."""
-    offline = {"dpo": "DPO", "simpo": "SimPO", "kto": "KTO", "bwd-k2": "bwd, K = 2", f"bwd-k{config.k}": f"bwd, K = {config.k}",
-               "sqloo-k2": "sqloo, K = 2", f"sqloo-k{config.k}": f"sqloo, K = {config.k}"}
-    online = {f"online-{loss}-{judge}": f"online {loss}, {judge}" for judge in (TRUTH, LEARNT) for loss in ("bwd", "sqloo")}
+    offline = {
+        "dpo": "DPO",
+        "simpo": "SimPO",
+        "kto": "KTO",
+        "bwd-k2": "bwd, K = 2",
+        f"bwd-k{config.k}": f"bwd, K = {config.k}",
+        "sqloo-k2": "sqloo, K = 2",
+        f"sqloo-k{config.k}": f"sqloo, K = {config.k}",
+    }
+    online = {
+        f"online-{loss}-{judge}": f"online {loss}, {judge}"
+        for judge in (TRUTH, LEARNT)
+        for loss in ("bwd", "sqloo")
+    }
     return _panels([(offline, TRUTH, REWARD), (online, TRUTH, REWARD)], curves)
 
 
@@ -86,11 +118,29 @@ def figure3(results: pd.DataFrame, config: PaperB) -> Figure:
     with matplotlib.rc_context(STYLE):
         panels = table["prompts"].nunique() or 1
         figure = Figure(figsize=(11 if panels > 1 else 5, 3.4), layout="constrained")
-        for axis, (prompts, rows) in zip(figure.subplots(1, panels, sharey=True, squeeze=False)[0], table.groupby("prompts", sort=False)):
+        for axis, (prompts, rows) in zip(
+            figure.subplots(1, panels, sharey=True, squeeze=False)[0],
+            table.groupby("prompts", sort=False),
+        ):
             for colour, (name, line) in zip(COLOURS, rows.groupby("training", sort=False)):
-                errors = [(line["mean"] - line["ci_low"]).fillna(0), (line["ci_high"] - line["mean"]).fillna(0)]
-                axis.errorbar(line["iteration"].astype(int), line["mean"], errors, color=colour, marker="o", capsize=3, label=name)
-            axis.set(title=prompts.replace("_", " "), xlabel="iteration", xticks=range(config.iterations + 1))
+                errors = [
+                    (line["mean"] - line["ci_low"]).fillna(0),
+                    (line["ci_high"] - line["mean"]).fillna(0),
+                ]
+                axis.errorbar(
+                    line["iteration"].astype(int),
+                    line["mean"],
+                    errors,
+                    color=colour,
+                    marker="o",
+                    capsize=3,
+                    label=name,
+                )
+            axis.set(
+                title=prompts.replace("_", " "),
+                xlabel="iteration",
+                xticks=range(config.iterations + 1),
+            )
         figure.axes[0].set_ylabel("mean ground-truth reward")
         if len(table):
             figure.axes[-1].legend(**BESIDE)
@@ -98,16 +148,22 @@ def figure3(results: pd.DataFrame, config: PaperB) -> Figure:
 
 
 def figure4(curves: pd.DataFrame) -> Figure:
-    """Reward hacking: the learnt reward the policy is trained on, and the ground truth, each in standard deviations of itself
-    from the first evaluation, by step; bands from the least to the most over seeds."""
+    """Reward hacking: the learnt reward the policy is trained on, and the ground truth, each in
+    standard deviations of itself from the first evaluation, by step; bands from the least to the
+    most over seeds."""
     runs = [*(f"online-{loss}-{LEARNT}" for loss in ("bwd", "sqloo")), f"online-bwd-{GATED}"]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(12, 3.4), layout="constrained")
         for axis, run in zip(figure.subplots(1, 3, sharey=True), runs):
             rows = curves[curves["run"].eq(run)]
-            for colour, name, label in ((COLOURS[1], LEARNT, "learnt reward"), (COLOURS[0], TRUTH, "ground truth")):
+            for colour, name, label in (
+                (COLOURS[1], LEARNT, "learnt reward"),
+                (COLOURS[0], TRUTH, "ground truth"),
+            ):
                 scale = rows[name].std() if len(rows) > 1 else math.nan
-                moved = rows.assign(y=rows[name].sub(rows.groupby("seed")[name].transform("first")) / scale)
+                moved = rows.assign(
+                    y=rows[name].sub(rows.groupby("seed")[name].transform("first")) / scale
+                )
                 _lines(axis, moved.assign(run=label), {label: label}, "y")
                 for line in axis.lines[-1:]:
                     line.set_color(colour)

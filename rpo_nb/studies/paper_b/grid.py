@@ -16,17 +16,22 @@ from rpo_nb.data.splits import group_key
 from rpo_nb.experiment import inputs
 
 TRUTH, LEARNT, GATED = "truth", "learnt", "gated"  # the judges a run may be trained on
-SPLITS = ("valid", "test", "ood_values", "ood_combinations", "ood")  # those a world has; "ood" is of a user's feedback
-# Out of distribution: objects and places that no training prompt has, and a quarter of the pairs of colour and object.
-# The reference has seen them all in its demonstrations: they are new to the preference training only.
+# those a world has; "ood" is of a user's feedback
+SPLITS = ("valid", "test", "ood_values", "ood_combinations", "ood")
+# Out of distribution: objects and places that no training prompt has, and a quarter of the pairs of
+# colour and object. The reference has seen them all in its demonstrations: they are new to the
+# preference training only.
 UNSEEN = {"object": ("piano", "barrel", "wagon"), "place": ("on the roof", "at the station")}
-BRIDGE = ("empirical", "monte_carlo", "leave_one_out", "none")  # paper A's estimates of what sqloo cancels
+# paper A's estimates of what sqloo cancels
+BRIDGE = ("empirical", "monte_carlo", "leave_one_out", "none")
 
 
-# ---- prompts ----------------------------------------------------------------------------------------------------------------
+# ---- prompts -------------------------------------------------------------------------------------
+
 
 def kind_of(prompt: str) -> str:
-    """"train": in distribution; "ood_values": with an unseen slot value; "ood_combinations": seen values, their pair unseen."""
+    """ "train": in distribution; "ood_values": with an unseen slot value; "ood_combinations": seen
+    values, their pair unseen."""
     wish = pocket.parse(prompt)
     if any(getattr(wish, slot) in values for slot, values in UNSEEN.items()):
         return "ood_values"
@@ -35,91 +40,141 @@ def kind_of(prompt: str) -> str:
 
 
 def is_synthetic(prompt: str) -> bool:
-    """In distribution, and of a narrow writer of prompts, who knows one of the three wordings and half of the objects: Table 3's other
-    source."""
-    narrow = prompt.startswith("Write ") and pocket.OBJECTS.index(pocket.parse(prompt).object) < len(pocket.OBJECTS) // 2
+    """In distribution, and of a narrow writer of prompts, who knows one of the three wordings and
+    half of the objects: Table 3's other source."""
+    narrow = (
+        prompt.startswith("Write ")
+        and pocket.OBJECTS.index(pocket.parse(prompt).object) < len(pocket.OBJECTS) // 2
+    )
     return narrow and kind_of(prompt) == "train"
 
 
 def prompts_of(config: PaperB, seed: int) -> dict[str, list[str]]:
-    """The pocket's prompts of each use, all different: train_1 … train_n (one an iteration), valid, test, ood_values, ood_combinations,
-    synthetic."""
+    """The pocket's prompts of each use, all different: train_1 … train_n (one an iteration), valid,
+    test, ood_values, ood_combinations, synthetic."""
     wanted = {f"train_{i + 1}": config.prompts for i in range(config.iterations)}
-    wanted |= {"valid": config.valid, **dict.fromkeys(("test", "ood_values", "ood_combinations"), config.test), "synthetic": config.prompts}
+    wanted |= {
+        "valid": config.valid,
+        **dict.fromkeys(("test", "ood_values", "ood_combinations"), config.test),
+        "synthetic": config.prompts,
+    }
     rng, seen = np.random.default_rng([seed, 8]), set()
     found: dict[str, list[str]] = {}
     for name, number in wanted.items():
         kind = name if name.startswith("ood") else "train"
         found[name] = []
         while len(found[name]) < number:
-            fresh = [p for p in pocket.make_prompts(500, rng=rng)
-                     if p not in seen and (is_synthetic(p) if name == "synthetic" else kind_of(p) == kind)]
+            fresh = [
+                p
+                for p in pocket.make_prompts(500, rng=rng)
+                if p not in seen
+                and (is_synthetic(p) if name == "synthetic" else kind_of(p) == kind)
+            ]
             found[name] += fresh[: number - len(found[name])]
             seen.update(found[name])
     return found
 
 
 def feedback_prompts(profile: Profile, seed: int) -> dict[str, list[str]]:
-    """The same of a user's feedback: train_1 … of the training prompts, valid and test of the validation prompts, in the order in which the
-    splits have them; ood of the feedback that paper_b.ood names. Raises ValueError when there are too few."""
+    """The same of a user's feedback: train_1 … of the training prompts, valid and test of the
+    validation prompts, in the order in which the splits have them; ood of the feedback that
+    paper_b.ood names. Raises ValueError when there are too few."""
     config, parts = profile.paper_b, inputs.splits(profile, seed)
     train, held = (list(dict.fromkeys(part["prompt"])) for part in (parts.train, parts.validation))
     if len(train) < config.iterations * config.prompts or len(held) < config.valid + 2:
-        raise ValueError(f"paper B asks for {config.iterations} × {config.prompts} training prompts and {config.valid} + {config.test} "
-                         f"others, but the feedback has {len(train)} and {len(held)}; lower paper_b.prompts, iterations, valid or test, or raise "
-                         "data.prompts or data.validation")
+        raise ValueError(
+            f"paper B asks for {config.iterations} × {config.prompts} training "
+            f"prompts and {config.valid} + {config.test} "
+            f"others, but the feedback has {len(train)} and {len(held)}; lower "
+            "paper_b.prompts, iterations, valid or test, or raise "
+            "data.prompts or data.validation"
+        )
     most = max(Counter(parts.train["prompt_id"]).values())
     if config.responses == "feedback" and most < config.k:
-        raise ValueError(f"paper_b.k is {config.k}, but no prompt of the feedback has more than {most} completions; set paper_b.k to {most} "
-                         "(pairs have 2), or paper_b.responses to reference")
-    found = {f"train_{i + 1}": train[i * config.prompts : (i + 1) * config.prompts] for i in range(config.iterations)}
-    found |= {"valid": held[: config.valid], "test": held[config.valid : config.valid + config.test]}
+        raise ValueError(
+            f"paper_b.k is {config.k}, but no prompt of the feedback has more than "
+            f"{most} completions; set paper_b.k to {most} "
+            "(pairs have 2), or paper_b.responses to reference"
+        )
+    found = {
+        f"train_{i + 1}": train[i * config.prompts : (i + 1) * config.prompts]
+        for i in range(config.iterations)
+    }
+    found |= {
+        "valid": held[: config.valid],
+        "test": held[config.valid : config.valid + config.test],
+    }
     if config.ood:
         known = {group_key(prompt) for prompt in (*train, *held, *parts.held_out["prompt"])}
-        source = profile.data.model_copy(update={"validation_split": "", "revision": config.ood_revision})
+        source = profile.data.model_copy(
+            update={"validation_split": "", "revision": config.ood_revision}
+        )
         others = load_feedback(config.ood, config=source)["prompt"]
         fresh = [prompt for prompt in dict.fromkeys(others) if group_key(prompt) not in known]
         if not fresh:
-            raise ValueError(f"paper_b.ood, {Path(config.ood).name!r}, has no prompt that the feedback lacks; give another source")
+            raise ValueError(
+                f"paper_b.ood, {Path(config.ood).name!r}, has no prompt that the "
+                "feedback lacks; give another source"
+            )
         found["ood"] = fresh[: config.test]
     return found
 
 
-# ---- the grid ---------------------------------------------------------------------------------------------------------------
+# ---- the grid ------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class Run:
     """One policy: how it is trained, on which prompts, from which start."""
 
     name: str
-    setting: str  # of config.settings; "kto"; "rpo-<estimator>", paper A's loss; "": nothing is trained
+    # of config.settings; "kto"; "rpo-<estimator>", paper A's loss; "": nothing is trained
+    setting: str
     k: int
     online: bool = False
     judge: str = TRUTH  # whose rewards it is trained on
     prompts: str = "train_1"
     eta: float = 1.0  # times the suggested η
-    start: str = ""  # the run it goes on from, whose policy is also its reference; "": the reference
+    # the run it goes on from, whose policy is also its reference; "": the reference
+    start: str = ""
 
 
 def grid(config: PaperB, *, synthetic: bool = True) -> list[Run]:
-    """Every policy of Tables 2 to 4, of η's sweep and of the bridge to paper A, or config.runs and those they start from; a run comes after the
-    one it starts from. The first is the reference, "sft", which is not trained. synthetic: whether there are synthetic prompts."""
+    """Every policy of Tables 2 to 4, of η's sweep and of the bridge to paper A, or config.runs and
+    those they start from; a run comes after the one it starts from. The first is the reference,
+    "sft", which is not trained. synthetic: whether there are synthetic prompts."""
     runs = [Run("sft", "", 2), Run("dpo", "dpo", 2), Run("simpo", "simpo", 2), Run("kto", "kto", 2)]
-    runs += [Run(f"{loss}-k{k}", loss, k) for loss in ("bwd", "sqloo") for k in dict.fromkeys((2, config.k))]
-    runs += [Run(f"online-{loss}-{judge}", loss, config.k, online=True, judge=judge) for judge in (TRUTH, LEARNT) for loss in ("bwd", "sqloo")]
+    runs += [
+        Run(f"{loss}-k{k}", loss, k)
+        for loss in ("bwd", "sqloo")
+        for k in dict.fromkeys((2, config.k))
+    ]
+    runs += [
+        Run(f"online-{loss}-{judge}", loss, config.k, online=True, judge=judge)
+        for judge in (TRUTH, LEARNT)
+        for loss in ("bwd", "sqloo")
+    ]
     runs += [Run(f"online-bwd-{GATED}", "bwd", config.k, online=True, judge=GATED)]
     runs += [Run("dpo-synthetic", "dpo", 2, prompts="synthetic")] if synthetic else []
     runs += [Run(f"bwd-k{config.k}-eta{eta:g}", "bwd", config.k, eta=eta) for eta in config.etas]
-    for first, setting, k, online in (("dpo", "dpo", 2, False), (f"bwd-k{config.k}", "bwd", config.k, False),
-                                      (f"online-bwd-{TRUTH}", "bwd", config.k, True)):
+    for first, setting, k, online in (
+        ("dpo", "dpo", 2, False),
+        (f"bwd-k{config.k}", "bwd", config.k, False),
+        (f"online-bwd-{TRUTH}", "bwd", config.k, True),
+    ):
         start = first
         for i in range(2, config.iterations + 1):
-            runs.append(Run(f"{first}-iteration{i}", setting, k, online, prompts=f"train_{i}", start=start))
+            runs.append(
+                Run(f"{first}-iteration{i}", setting, k, online, prompts=f"train_{i}", start=start)
+            )
             start = runs[-1].name
     runs += [Run(f"rpo-{estimator}", f"rpo-{estimator}", config.k) for estimator in BRIDGE]
     unknown = set(config.runs) - {run.name for run in runs}
     if unknown:
-        raise ValueError(f"paper_b.runs: {min(unknown)!r} is unknown; the runs are {', '.join(run.name for run in runs)}")
+        raise ValueError(
+            f"paper_b.runs: {min(unknown)!r} is unknown; the runs are "
+            f"{', '.join(run.name for run in runs)}"
+        )
     wanted = set(config.runs) or {run.name for run in runs}
     for run in reversed(runs):
         wanted |= {run.start} if run.name in wanted else set()
@@ -128,4 +183,6 @@ def grid(config: PaperB, *, synthetic: bool = True) -> list[Run]:
 
 def policies(profile: Profile) -> int:
     """How many policies notebook 08 trains."""
-    return (len(grid(profile.paper_b, synthetic=profile.pocket_world)) - 1) * len(profile.paper_b.seeds)
+    return (len(grid(profile.paper_b, synthetic=profile.pocket_world)) - 1) * len(
+        profile.paper_b.seeds
+    )

@@ -11,27 +11,57 @@ from rpo_nb.training.samples import mean_interval
 
 
 def verdicts(results: pd.DataFrame, curves: pd.DataFrame, config: PaperB) -> pd.DataFrame:
-    """The paper's seven learnings against what came out: learning, verdict, sentence. Differences are of the mean test reward.
+    """The paper's seven learnings against what came out: learning, verdict, sentence. Differences
+    are of the mean test reward.
 
-    "more": holds when the interval of the difference lies above 0; "same": holds when it contains 0 (with few seeds it is wide, and
-    says so). A learning whose runs are not there is left out.
+    "more": holds when the interval of the difference lies above 0; "same": holds when it contains 0
+    (with few seeds it is wide, and says so). A learning whose runs are not there is left out.
     """
     k = config.k
-    online = {f"{loss}-{judge}": f"online-{loss}-{judge}" for loss in ("bwd", "sqloo") for judge in (TRUTH, LEARNT)}
+    online = {
+        f"{loss}-{judge}": f"online-{loss}-{judge}"
+        for loss in ("bwd", "sqloo")
+        for judge in (TRUTH, LEARNT)
+    }
     last = f"-iteration{config.iterations}" if config.iterations > 1 else ""
     claims = [
         ("offline, DPO, SimPO and RPO-bwd do alike", "same", ["dpo"], ["simpo"]),
         ("offline, DPO, SimPO and RPO-bwd do alike", "same", ["dpo"], ["bwd-k2"]),
         ("offline, they do better than KTO", "more", ["dpo", "simpo", "bwd-k2"], ["kto"]),
-        ("offline, they do better than RPO-sqloo", "more", ["dpo", "simpo", "bwd-k2"], ["sqloo-k2"]),
+        (
+            "offline, they do better than RPO-sqloo",
+            "more",
+            ["dpo", "simpo", "bwd-k2"],
+            ["sqloo-k2"],
+        ),
         (f"offline, K = {k} does as K = 2 (bwd)", "same", [f"bwd-k{k}"], ["bwd-k2"]),
         (f"offline, K = {k} does as K = 2 (sqloo)", "same", [f"sqloo-k{k}"], ["sqloo-k2"]),
-        ("online, bwd does better than sqloo", "more", [online[f"bwd-{TRUTH}"]], [online[f"sqloo-{TRUTH}"]]),
-        ("online does better than offline with the true judge (bwd)", "more", [online[f"bwd-{TRUTH}"]], [f"bwd-k{k}"]),
+        (
+            "online, bwd does better than sqloo",
+            "more",
+            [online[f"bwd-{TRUTH}"]],
+            [online[f"sqloo-{TRUTH}"]],
+        ),
+        (
+            "online does better than offline with the true judge (bwd)",
+            "more",
+            [online[f"bwd-{TRUTH}"]],
+            [f"bwd-k{k}"],
+        ),
         ("iterations help (offline DPO)", "more", [f"dpo{last}"], ["dpo"]),
         ("iterations help (offline bwd)", "more", [f"bwd-k{k}{last}"], [f"bwd-k{k}"]),
-        ("iterations help (online bwd)", "more", [f"online-bwd-{TRUTH}{last}"], [f"online-bwd-{TRUTH}"]),
-        ("with a learnt reward model, online gains over offline vanish (bwd)", "more", [f"bwd-k{k}"], [online[f"bwd-{LEARNT}"]]),
+        (
+            "iterations help (online bwd)",
+            "more",
+            [f"online-bwd-{TRUTH}{last}"],
+            [f"online-bwd-{TRUTH}"],
+        ),
+        (
+            "with a learnt reward model, online gains over offline vanish (bwd)",
+            "more",
+            [f"bwd-k{k}"],
+            [online[f"bwd-{LEARNT}"]],
+        ),
     ]
     rows = []
     for learning, kind, ahead, behind in claims:
@@ -45,33 +75,54 @@ def verdicts(results: pd.DataFrame, curves: pd.DataFrame, config: PaperB) -> pd.
             continue
         told += f" [{low:+.2f}, {high:+.2f}] over {seeds} seeds"
         inside = low <= 0 <= high
-        same, more = "not told apart" if inside else "differs", "holds" if low > 0 else "is reversed" if high < 0 else "not decided"
+        same, more = (
+            "not told apart" if inside else "differs",
+            "holds" if low > 0 else "is reversed" if high < 0 else "not decided",
+        )
         verdict = same if kind == "same" else more
         rows.append((learning, verdict, told))
-    rows += [(f"with a learnt reward model, the policy hacks the reward ({run})", *_hacked(found))
-             for run, found in hacking(curves).groupby("run", sort=False)]
+    rows += [
+        (f"with a learnt reward model, the policy hacks the reward ({run})", *_hacked(found))
+        for run, found in hacking(curves).groupby("run", sort=False)
+    ]
     return pd.DataFrame(rows, columns=["learning", "verdict", "sentence"])
 
 
 def hacking(curves: pd.DataFrame) -> pd.DataFrame:
-    """Trainings on the learnt reward: run, seed; learnt_gain and truth_gain, the change of the validation rewards from the reference to
-    the last step; truth_late, that of the truth from the middle of the training to its end."""
+    """Trainings on the learnt reward: run, seed; learnt_gain and truth_gain, the change of the
+    validation rewards from the reference to the last step; truth_late, that of the truth from the
+    middle of the training to its end."""
     rows = []
-    for (run, seed), curve in curves[curves["run"].str.endswith(LEARNT)].groupby(["run", "seed"], sort=False):
+    for (run, seed), curve in curves[curves["run"].str.endswith(LEARNT)].groupby(
+        ["run", "seed"], sort=False
+    ):
         curve = curve.sort_values("step").reset_index(drop=True)
         first, last = curve.iloc[0], curve.iloc[-1]
         middle = curve.loc[(curve["step"] - last["step"] / 2).abs().idxmin()]
-        rows.append({"run": run, "seed": seed, "learnt_gain": float(last[LEARNT] - first[LEARNT]), "truth_gain": float(last[TRUTH] - first[TRUTH]),
-                     "truth_late": float(last[TRUTH] - middle[TRUTH])})
+        rows.append(
+            {
+                "run": run,
+                "seed": seed,
+                "learnt_gain": float(last[LEARNT] - first[LEARNT]),
+                "truth_gain": float(last[TRUTH] - first[TRUTH]),
+                "truth_late": float(last[TRUTH] - middle[TRUTH]),
+            }
+        )
     return pd.DataFrame(rows, columns=["run", "seed", "learnt_gain", "truth_gain", "truth_late"])
 
 
 def _hacked(found: pd.DataFrame) -> tuple[str, str]:
-    """Verdict and sentence: hacked when the learnt reward rose on average and the truth fell, over the whole training or its second
-    half, by more than the interval over seeds."""
-    (learnt, *_), whole, late = (mean_interval(found[name]) for name in ("learnt_gain", "truth_gain", "truth_late"))
-    told = (f"the learnt reward rose by {learnt:+.2f}, the truth by {whole[0]:+.2f} [{whole[1]:+.2f}, {whole[2]:+.2f}] over the training, "
-            f"by {late[0]:+.2f} [{late[1]:+.2f}, {late[2]:+.2f}] in its second half; {len(found)} seeds")
+    """Verdict and sentence: hacked when the learnt reward rose on average and the truth fell, over
+    the whole training or its second half, by more than the interval over seeds."""
+    (learnt, *_), whole, late = (
+        mean_interval(found[name]) for name in ("learnt_gain", "truth_gain", "truth_late")
+    )
+    told = (
+        f"the learnt reward rose by {learnt:+.2f}, the truth by {whole[0]:+.2f} "
+        f"[{whole[1]:+.2f}, {whole[2]:+.2f}] over the training, "
+        f"by {late[0]:+.2f} [{late[1]:+.2f}, {late[2]:+.2f}] in its second half; {len(found)} "
+        "seeds"
+    )
     if len(found) < FEWEST:
         return "one seed: not decided", told
     if learnt > 0 and min(whole[2], late[2]) < 0:
@@ -80,9 +131,17 @@ def _hacked(found: pd.DataFrame) -> tuple[str, str]:
 
 
 def stability(curves: pd.DataFrame) -> pd.DataFrame:
-    """How steady a training is: run, seed, largest fall of the validation reward from its best so far, and the KL at its end."""
+    """How steady a training is: run, seed, largest fall of the validation reward from its best so
+    far, and the KL at its end."""
     rows = []
     for (run, seed), curve in curves.groupby(["run", "seed"], sort=False):
         truth = curve.sort_values("step")[TRUTH]
-        rows.append({"run": run, "seed": seed, "largest_fall": float((truth.cummax() - truth).max()), "kl": float(curve["kl"].iloc[-1])})
+        rows.append(
+            {
+                "run": run,
+                "seed": seed,
+                "largest_fall": float((truth.cummax() - truth).max()),
+                "kl": float(curve["kl"].iloc[-1]),
+            }
+        )
     return pd.DataFrame(rows)

@@ -1,4 +1,5 @@
-"""Paper B's Table 1, computed live: the settings that recover other methods, beside those methods' own losses."""
+"""Paper B's Table 1, computed live: the settings that recover other methods, beside those methods'
+own losses."""
 
 from __future__ import annotations
 
@@ -15,10 +16,12 @@ from rpo_nb.config.objective import Setting
 from rpo_nb.training.reward_aware import SURE, framework_loss
 
 HINGE = 1e-12  # temperature at which SLiC's hinge is computed as a limit
-DRAWS = ((0.05, 0), (0.3, 1), (1.0, 2), (2.0, 3))  # (β, seed) of the random tensors that Table 1 compares on
+# (β, seed) of the random tensors that Table 1 compares on
+DRAWS = ((0.05, 0), (0.3, 1), (1.0, 2), (2.0, 3))
 
 
-# ---- Table 1: each method's own formula, and the framework's setting -----------------------------------------------------
+# ---- Table 1: each method's own formula, and the framework's setting -----------------------------
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -37,16 +40,26 @@ class Draw:
 
 
 def draw(beta: float, seed: int, k: int, n: int = 64) -> Draw:
-    """Random tensors of n prompts with k completions each; the first completion has the highest reward."""
+    """Random tensors of n prompts with k completions each; the first completion has the highest
+    reward."""
     generator = torch.Generator().manual_seed(1000 * k + seed)
 
     def normal(*shape: int, scale: float = 1.0) -> Tensor:
         return scale * torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     rewards = normal(n, k).sort(-1, descending=True).values
-    return Draw(beta, normal(n, k, scale=3) - 20, normal(n, k, scale=3) - 20, normal(n, k) - 20, normal(n, k) - 20, normal(n, k).sigmoid(),
-                rewards, normal(n, k, 5).sigmoid(), normal(n, 5).softmax(-1),
-                torch.randint(1, 40, (n, k), generator=generator).double())
+    return Draw(
+        beta,
+        normal(n, k, scale=3) - 20,
+        normal(n, k, scale=3) - 20,
+        normal(n, k) - 20,
+        normal(n, k) - 20,
+        normal(n, k).sigmoid(),
+        rewards,
+        normal(n, k, 5).sigmoid(),
+        normal(n, 5).softmax(-1),
+        torch.randint(1, 40, (n, k), generator=generator).double(),
+    )
 
 
 def _log_ratio(d: Draw) -> Tensor:
@@ -62,7 +75,9 @@ def _dpo(d: Draw) -> Tensor:
 def _cdpo(d: Draw, confidence: float = 0.9) -> Tensor:
     """Mitchell 2023: binary cross-entropy with a label that is right with probability c."""
     target = torch.full_like(d.rewards[:, 0], confidence)
-    return torch.nn.functional.binary_cross_entropy_with_logits(d.beta * _log_ratio(d), target, reduction="none")
+    return torch.nn.functional.binary_cross_entropy_with_logits(
+        d.beta * _log_ratio(d), target, reduction="none"
+    )
 
 
 def _ipo(d: Draw) -> Tensor:
@@ -88,24 +103,34 @@ def _self_normalised(target: Tensor, weight: Tensor) -> Tensor:
 
 
 def _brain(d: Draw) -> Tensor:
-    """Pandey et al. 2024: the posterior ∝ πref·e^r matched from samples of a proposal, self-normalised."""
-    return _self_normalised(torch.exp(d.rewards) * torch.exp(d.ref - d.proposal), torch.exp(d.policy - d.proposal))
+    """Pandey et al. 2024: the posterior ∝ πref·e^r matched from samples of a proposal,
+    self-normalised."""
+    return _self_normalised(
+        torch.exp(d.rewards) * torch.exp(d.ref - d.proposal), torch.exp(d.policy - d.proposal)
+    )
 
 
 def _dno(d: Draw) -> Tensor:
-    """Rosset et al. 2024, Algorithm 1: soft labels σ(r_1 − r_2), r the expected win rate against the policy; β is their η."""
+    """Rosset et al. 2024, Algorithm 1: soft labels σ(r_1 − r_2), r the expected win rate against
+    the policy; β is their η."""
     win = (d.opponents * d.chances[:, None]).sum(-1)
     label = torch.sigmoid(win[:, 0] - win[:, 1])
-    return -label * logsigmoid(d.beta * _log_ratio(d)) - (1 - label) * logsigmoid(-d.beta * _log_ratio(d))
+    return -label * logsigmoid(d.beta * _log_ratio(d)) - (1 - label) * logsigmoid(
+        -d.beta * _log_ratio(d)
+    )
 
 
 def _steerlm2(d: Draw) -> Tensor:
-    """SteerLM 2.0 (Nemotron-4 340B report): P(y|a, x) ∝ P(a|y, x)·P(y|x), from samples of Q'(y|a, x)."""
-    return _self_normalised(d.attribute * torch.exp(d.prior - d.proposal), torch.exp(d.policy - d.proposal))
+    """SteerLM 2.0 (Nemotron-4 340B report): P(y|a, x) ∝ P(a|y, x)·P(y|x), from samples of Q'(y|a,
+    x)."""
+    return _self_normalised(
+        d.attribute * torch.exp(d.prior - d.proposal), torch.exp(d.policy - d.proposal)
+    )
 
 
 def _slic(d: Draw) -> Tensor:
-    """Zhao et al. 2023's hinge on the log-ratio, as paper A and TRL write it, without its regulariser."""
+    """Zhao et al. 2023's hinge on the log-ratio, as paper A and TRL write it, without its
+    regulariser."""
     return torch.clamp(1 - d.beta * _log_ratio(d), min=0)
 
 
@@ -115,20 +140,25 @@ def _rebel(d: Draw) -> Tensor:
 
 
 def _rloo(d: Draw) -> Tensor:
-    """Ahmadian et al. 2024: REINFORCE on R = r − β·ρ, each sample's baseline the mean of the others.
+    """Ahmadian et al. 2024: REINFORCE on R = r − β·ρ, each sample's baseline the mean of the
+    others.
 
-    RLOO is a gradient and has no loss; the value here is its mean of advantage times R, over 2β, the gradient is RLOO's.
+    RLOO is a gradient and has no loss; the value here is its mean of advantage times R, over 2β,
+    the gradient is RLOO's.
     """
     shaped = (d.rewards - d.beta * (d.policy - d.ref)).detach()
     k = shaped.shape[-1]
-    baseline = torch.stack([shaped[:, [j for j in range(k) if j != i]].mean(-1) for i in range(k)], -1)
+    baseline = torch.stack(
+        [shaped[:, [j for j in range(k) if j != i]].mean(-1) for i in range(k)], -1
+    )
     surrogate = -((shaped - baseline) * d.policy).mean(-1)
     return ((shaped - baseline) * shaped).mean(-1) / (2 * d.beta) + surrogate - surrogate.detach()
 
 
 @dataclass(frozen=True)
 class Recovered:
-    """A row of Table 1: own(draw) and framework(draw), losses [n] that agree, and in words what makes them agree."""
+    """A row of Table 1: own(draw) and framework(draw), losses [n] that agree, and in words what
+    makes them agree."""
 
     words: str
     own: Callable[[Draw], Tensor]
@@ -143,10 +173,16 @@ def _entropy(gap: Tensor | float) -> Tensor:
 
 
 def _of(setting: Setting, **changed: Callable[[Draw], Tensor]) -> Callable[[Draw], Tensor]:
-    """The framework's loss at the draw's β; changed: policy, ref, rewards as other functions of the draw."""
+    """The framework's loss at the draw's β; changed: policy, ref, rewards as other functions of the
+    draw."""
+
     def loss(d: Draw) -> Tensor:
-        policy, ref, rewards = (changed.get(name, lambda d, name=name: getattr(d, name))(d) for name in ("policy", "ref", "rewards"))
+        policy, ref, rewards = (
+            changed.get(name, lambda d, name=name: getattr(d, name))(d)
+            for name in ("policy", "ref", "rewards")
+        )
         return framework_loss(policy, ref, rewards, replace(setting, beta=d.beta))
+
     return loss
 
 
@@ -162,77 +198,169 @@ def _slic_limit(d: Draw) -> Tensor:
 
 LOGIT = math.log(9.0)  # logit(c) at cDPO's c = 0.9
 ANY_K = (2, 3, 4, 8)
-POSTERIOR = _of(Setting("bwd"), ref=lambda d: d.proposal, rewards=lambda d: d.rewards + d.ref - d.proposal)
+POSTERIOR = _of(
+    Setting("bwd"), ref=lambda d: d.proposal, rewards=lambda d: d.rewards + d.ref - d.proposal
+)
 RECOVERED: dict[str, Recovered] = {
     "DPO": Recovered("bwd, δ* = ∞", _dpo, _of(Setting("bwd", gap=SURE))),
-    "cDPO": Recovered("bwd, δ* = logit(c), c = 0.9; plus the label's entropy H(c), a constant", _cdpo,
-                      lambda d: _of(Setting("bwd", gap=LOGIT))(d) + _entropy(LOGIT)),
-    "IPO": Recovered("sq, δ* = 1/2; times 2/β²", _ipo, lambda d: 2 / d.beta**2 * _of(Setting("sq", gap=0.5))(d)),
-    "Distill-DPO": Recovered("sq, η = 1; times 2", _distill_dpo, lambda d: 2 * _of(Setting("sq"))(d)),
-    "SimPO": Recovered("bwd, δ* = ∞, a = β·log πθ/|y|, γ = 0.4 off the preferred one's a, no πref", _simpo,
-                       _of(Setting("bwd", gap=SURE, gamma=0.4, per_token=True), policy=lambda d: d.policy / d.lengths)),
-    "BRAIn": Recovered("bwd, β = η = 1, any K, samples of πref", lambda d: _brain(replace(d, proposal=d.ref)),
-                       lambda d: _of(Setting("bwd"))(replace(d, beta=1.0)), ANY_K),
-    "BRAIn, other samples": Recovered("bwd, β = η = 1, any K, samples of q in πref's place, r* = r + log πref/q", _brain,
-                                      lambda d: POSTERIOR(replace(d, beta=1.0)), ANY_K),
-    "DNO": Recovered("bwd, η = 1, r* = E P(y ≻ y'|x), y' ~ π; plus the label's entropy, a constant", _dno,
-                     lambda d: _of(Setting("bwd"), rewards=_win_rates)(d) + _entropy(_win_rates(d)[:, 0] - _win_rates(d)[:, 1])),
-    "SteerLM 2.0": Recovered("bwd, β = η = 1, any K, πref = Q', r* = log P(a|y,x)·P(y|x)/Q'(y|x,a)", _steerlm2,
-                             lambda d: _of(Setting("bwd"), ref=lambda d: d.proposal, rewards=lambda d: d.attribute.log() + d.prior - d.proposal)(
-                                 replace(d, beta=1.0)), ANY_K),
-    "SLiC": Recovered("bwd, δ* = ∞, a's margin less 1 over T, times T; a limit, T → 0, here T = 1e-12 (off by T·log 2 at most)", _slic,
-                      _slic_limit),
-    "REBEL": Recovered("sq, η = 1, πref = the last iterate; times 2", _rebel, lambda d: 2 * _of(Setting("sq"))(d)),
-    "RLOO": Recovered("sqloo, η = 1, any K, samples of πθ; times (K−1)/(βK²); RLOO has no loss, its gradient is compared, and its "
-                      "mean of advantage × reward over 2β", _rloo,
-                      lambda d: (d.rewards.shape[-1] - 1) / (d.beta * d.rewards.shape[-1] ** 2) * _of(Setting("sqloo"))(d), ANY_K),
+    "cDPO": Recovered(
+        "bwd, δ* = logit(c), c = 0.9; plus the label's entropy H(c), a constant",
+        _cdpo,
+        lambda d: _of(Setting("bwd", gap=LOGIT))(d) + _entropy(LOGIT),
+    ),
+    "IPO": Recovered(
+        "sq, δ* = 1/2; times 2/β²", _ipo, lambda d: 2 / d.beta**2 * _of(Setting("sq", gap=0.5))(d)
+    ),
+    "Distill-DPO": Recovered(
+        "sq, η = 1; times 2", _distill_dpo, lambda d: 2 * _of(Setting("sq"))(d)
+    ),
+    "SimPO": Recovered(
+        "bwd, δ* = ∞, a = β·log πθ/|y|, γ = 0.4 off the preferred one's a, no πref",
+        _simpo,
+        _of(
+            Setting("bwd", gap=SURE, gamma=0.4, per_token=True),
+            policy=lambda d: d.policy / d.lengths,
+        ),
+    ),
+    "BRAIn": Recovered(
+        "bwd, β = η = 1, any K, samples of πref",
+        lambda d: _brain(replace(d, proposal=d.ref)),
+        lambda d: _of(Setting("bwd"))(replace(d, beta=1.0)),
+        ANY_K,
+    ),
+    "BRAIn, other samples": Recovered(
+        "bwd, β = η = 1, any K, samples of q in πref's place, r* = r + log πref/q",
+        _brain,
+        lambda d: POSTERIOR(replace(d, beta=1.0)),
+        ANY_K,
+    ),
+    "DNO": Recovered(
+        "bwd, η = 1, r* = E P(y ≻ y'|x), y' ~ π; plus the label's entropy, a constant",
+        _dno,
+        lambda d: (
+            _of(Setting("bwd"), rewards=_win_rates)(d)
+            + _entropy(_win_rates(d)[:, 0] - _win_rates(d)[:, 1])
+        ),
+    ),
+    "SteerLM 2.0": Recovered(
+        "bwd, β = η = 1, any K, πref = Q', r* = log P(a|y,x)·P(y|x)/Q'(y|x,a)",
+        _steerlm2,
+        lambda d: _of(
+            Setting("bwd"),
+            ref=lambda d: d.proposal,
+            rewards=lambda d: d.attribute.log() + d.prior - d.proposal,
+        )(replace(d, beta=1.0)),
+        ANY_K,
+    ),
+    "SLiC": Recovered(
+        "bwd, δ* = ∞, a's margin less 1 over T, times T; a limit, T → 0, here T = "
+        "1e-12 (off by T·log 2 at most)",
+        _slic,
+        _slic_limit,
+    ),
+    "REBEL": Recovered(
+        "sq, η = 1, πref = the last iterate; times 2", _rebel, lambda d: 2 * _of(Setting("sq"))(d)
+    ),
+    "RLOO": Recovered(
+        "sqloo, η = 1, any K, samples of πθ; times (K−1)/(βK²); RLOO has no loss, "
+        "its gradient is compared, and its "
+        "mean of advantage × reward over 2β",
+        _rloo,
+        lambda d: (
+            (d.rewards.shape[-1] - 1)
+            / (d.beta * d.rewards.shape[-1] ** 2)
+            * _of(Setting("sqloo"))(d)
+        ),
+        ANY_K,
+    ),
 }
 
 
 def _simpo_printed(d: Draw) -> Tensor:
-    """The paper's words for SimPO: DPO with log πref(y|x) = −c·|y| for one c (here the draw's mean log-probability a token)."""
+    """The paper's words for SimPO: DPO with log πref(y|x) = −c·|y| for one c (here the draw's mean
+    log-probability a token)."""
     c = -float(d.policy.detach().mean() / d.lengths.mean())
-    return framework_loss(d.policy, -c * d.lengths, d.rewards, Setting("bwd", beta=d.beta, gap=SURE))
+    return framework_loss(
+        d.policy, -c * d.lengths, d.rewards, Setting("bwd", beta=d.beta, gap=SURE)
+    )
 
 
-# What the paper's Table 1 says, to the letter: no factor, no constant. Its own sq has the ½, its rows give β and η nowhere.
+# What the paper's Table 1 says, to the letter: no factor, no constant. Its own sq has the ½, its
+# rows give β and η nowhere.
 AS_PRINTED: dict[str, tuple[str, Callable[[Draw], Tensor], Callable[[Draw], Tensor]]] = {
     "DPO": ("exact", _dpo, _of(Setting("bwd", gap=SURE))),
     "cDPO": ("same gradient; the losses differ by H(c)", _cdpo, _of(Setting("bwd", gap=LOGIT))),
     "IPO": ("up to the factor 2/β²", _ipo, _of(Setting("sq", gap=0.5))),
     "Distill DPO": ("up to the factor 2", _distill_dpo, _of(Setting("sq"))),
-    "SimPO": ("not as printed: πref falling with length is a length penalty, dividing by length is not; the same only where all completions "
-              "are equally long, with β/|y| for β", lambda d: _simpo(d, gamma=0.0), _simpo_printed),
-    "BRAIn": ("exact for samples of πref and β = η = 1; for another proposal q, r* also takes log πref/q, and q stands for πref",
-              lambda d: _brain(replace(d, proposal=d.ref)), lambda d: _of(Setting("bwd"))(replace(d, beta=1.0))),
-    "DNO": ("same gradient, for D bwd, which the row does not name; the losses differ by the label's entropy", _dno,
-            _of(Setting("bwd"), rewards=_win_rates)),
-    "SteerLM 2.0": ("exact, for D bwd and β = 1, with Q' for πref", RECOVERED["SteerLM 2.0"].own, RECOVERED["SteerLM 2.0"].framework),
+    "SimPO": (
+        "not as printed: πref falling with length is a length penalty, dividing by length is "
+        "not; the same only where all completions "
+        "are equally long, with β/|y| for β",
+        lambda d: _simpo(d, gamma=0.0),
+        _simpo_printed,
+    ),
+    "BRAIn": (
+        "exact for samples of πref and β = η = 1; for another proposal q, r* also takes log "
+        "πref/q, and q stands for πref",
+        lambda d: _brain(replace(d, proposal=d.ref)),
+        lambda d: _of(Setting("bwd"))(replace(d, beta=1.0)),
+    ),
+    "DNO": (
+        "same gradient, for D bwd, which the row does not name; the losses differ by the "
+        "label's entropy",
+        _dno,
+        _of(Setting("bwd"), rewards=_win_rates),
+    ),
+    "SteerLM 2.0": (
+        "exact, for D bwd and β = 1, with Q' for πref",
+        RECOVERED["SteerLM 2.0"].own,
+        RECOVERED["SteerLM 2.0"].framework,
+    ),
 }
 
 
 def table1() -> pd.DataFrame:
-    """Table 1, computed: algorithm, setting, max_loss_difference, max_gradient_difference (of the policy's log-probabilities).
+    """Table 1, computed: algorithm, setting, max_loss_difference, max_gradient_difference (of the
+    policy's log-probabilities).
 
-    Largest absolute differences over random float64 tensors: 4 pairs of β and seed, every K of the row, 64 prompts each.
+    Largest absolute differences over random float64 tensors: 4 pairs of β and seed, every K of the
+    row, 64 prompts each.
     """
-    return pd.DataFrame([{"algorithm": name, "setting": row.words, **_differences(row.own, row.framework, row.sizes)}
-                         for name, row in RECOVERED.items()])
+    return pd.DataFrame(
+        [
+            {
+                "algorithm": name,
+                "setting": row.words,
+                **_differences(row.own, row.framework, row.sizes),
+            }
+            for name, row in RECOVERED.items()
+        ]
+    )
 
 
 def table1_as_printed(printed: Sequence[dict[str, str]]) -> pd.DataFrame:
-    """The paper's own settings taken to the letter: algorithm, setting (its words), holds, and the same two differences.
+    """The paper's own settings taken to the letter: algorithm, setting (its words), holds, and the
+    same two differences.
 
     printed: paper_b.table1 of published.yaml.
     """
     rows = []
     for row in printed:
         holds, own, framework = AS_PRINTED[row["algorithm"]]
-        rows.append({"algorithm": row["algorithm"], "setting": row["rpo_setting"], "holds": holds, **_differences(own, framework, (2,))})
+        rows.append(
+            {
+                "algorithm": row["algorithm"],
+                "setting": row["rpo_setting"],
+                "holds": holds,
+                **_differences(own, framework, (2,)),
+            }
+        )
     return pd.DataFrame(rows)
 
 
-def _differences(own: Callable[[Draw], Tensor], framework: Callable[[Draw], Tensor], sizes: Sequence[int]) -> dict[str, float]:
+def _differences(
+    own: Callable[[Draw], Tensor], framework: Callable[[Draw], Tensor], sizes: Sequence[int]
+) -> dict[str, float]:
     losses, gradients = [], []
     for k in sizes:
         for beta, seed in DRAWS:

@@ -1,9 +1,12 @@
-"""Paper B's experiments: which policies its Tables 2 to 4 and Figures 1 to 4 need, and what they gave.
+"""Paper B's experiments: which policies its Tables 2 to 4 and Figures 1 to 4 need, and what they
+gave.
 
-`ensure(profile, out)` trains what is missing, one folder a policy under <out>/runs/paper_b/; `load(profile, out)` reads what is
-there. The ground truth is the pocket's checker. For a user's feedback a judge model stands for it, as in the paper: the reward
-model that learnt from the held-out feedback, which no policy and no other judge has seen. The preference data are the
-reference's own responses scored by it, or the feedback itself with its own scores (paper_b.responses).
+`ensure(profile, out)` trains what is missing, one folder a policy under <out>/runs/paper_b/;
+`load(profile, out)` reads what is there. The ground truth is the pocket's checker. For a user's
+feedback a judge model stands for it, as in the paper: the reward model that learnt from the
+held-out feedback, which no policy and no other judge has seen. The preference data are the
+reference's own responses scored by it, or the feedback itself with its own scores
+(paper_b.responses).
 """
 
 from __future__ import annotations
@@ -31,20 +34,32 @@ from rpo_nb.training.checkpoints import save_policy
 from rpo_nb.training.reward_aware import tuples
 from rpo_nb.training.samples import Probe, Responses, measures
 
-# ---- training -----------------------------------------------------------------------------------------------------------------
+# ---- training ------------------------------------------------------------------------------------
+
 
 def ensure(profile: Profile, out: str | Path, *, progress: bool = True) -> None:
-    """Train every policy that is not there yet, the seeds in config.processes processes; say how many were made."""
+    """Train every policy that is not there yet, the seeds in config.processes processes; say how
+    many were made."""
     from joblib import Parallel, delayed
     from tqdm.auto import tqdm
 
     if not (profile.pocket_world or profile.data.held_out):
-        raise ValueError("paper B needs a judge that stands for the truth: a reward model learnt from held-out feedback; set data.held_out above 0")
+        raise ValueError(
+            "paper B needs a judge that stands for the truth: a reward model learnt "
+            "from held-out feedback; set data.held_out above 0"
+        )
     seeds = profile.paper_b.seeds
     jobs, made = min(profile.paper_b.processes, len(seeds)), 0
-    work = [delayed(_ensure_seed)(profile, Path(out), seed, progress and jobs == 1) for seed in seeds]
+    work = [
+        delayed(_ensure_seed)(profile, Path(out), seed, progress and jobs == 1) for seed in seeds
+    ]
     done = Parallel(n_jobs=jobs, return_as="generator_unordered")(work)
-    for trained in tqdm(done, total=len(seeds), desc=f"paper B, seeds, {jobs} at a time", disable=not progress or jobs == 1):
+    for trained in tqdm(
+        done,
+        total=len(seeds),
+        desc=f"paper B, seeds, {jobs} at a time",
+        disable=not progress or jobs == 1,
+    ):
         made += trained
     print(f"{made} policies trained, {policies(profile) - made} were done already")
 
@@ -56,7 +71,10 @@ def _ensure_seed(profile: Profile, out: Path, seed: int, progress: bool) -> int:
     logging.disable_progress_bar()
     inputs.torch_threads(profile)
     world, made = World(profile, seed, out), 0
-    with runs.quick_collections(), tqdm(world.runs, desc=f"seed {seed}", disable=not progress) as bar:
+    with (
+        runs.quick_collections(),
+        tqdm(world.runs, desc=f"seed {seed}", disable=not progress) as bar,
+    ):
         for run in bar:
             bar.set_postfix_str(run.name)
             if sealed(world.folder(run)) is None:
@@ -66,8 +84,8 @@ def _ensure_seed(profile: Profile, out: Path, seed: int, progress: bool) -> int:
 
 
 def train(world: World, run: Run) -> None:
-    """Train a run and write its folder: policy/, curve.csv (validation), answers.jsonl.gz (test and out of distribution), and last
-    done.json."""
+    """Train a run and write its folder: policy/, curve.csv (validation), answers.jsonl.gz (test and
+    out of distribution), and last done.json."""
     from transformers import set_seed
 
     config, folder = world.config, world.folder(run)
@@ -78,35 +96,61 @@ def train(world: World, run: Run) -> None:
         seal(folder)
         return
     set_seed(world.seed)
-    training, within = world.profile.training_of(world.size), world.profile.training.lora and not run.start  # the reference is within the policy
+    # the reference is within the policy
+    training, within = (
+        world.profile.training_of(world.size),
+        world.profile.training.lora and not run.start,
+    )
     groups, sampler, judge = None, None, None
     if run.online:
         judge, eta = world.scale(run.judge)
         objective = _objective(config, run, eta)
         reference = None if within else world.load(run.start) if run.start else world.reference
-        sampler = Sampler(world.prompts[run.prompts], judge, world.reader, reference, run.k, world.seed)
+        sampler = Sampler(
+            world.prompts[run.prompts], judge, world.reader, reference, run.k, world.seed
+        )
     else:
         data, eta = world.offline(run)
         objective = _objective(config, run, eta)
         groups = _groups(world, data, objective, run)
     schedule = config.online if run.online else config.offline
-    probe, final = (world.probe(purpose, run.judge, within=within) for purpose in ("valid", "final"))
+    probe, final = (
+        world.probe(purpose, run.judge, within=within) for purpose in ("valid", "final")
+    )
     if within:
         world.release()
     model = world.load(run.start, trained=True)
     before = probe.answers(model)
     trainer = alignment.make_alignment_trainer(
-        model, world.reader, objective, schedule, probe=probe, watched=TRUTH, output_dir=folder / "trainer", seed=world.seed,
+        model,
+        world.reader,
+        objective,
+        schedule,
+        probe=probe,
+        watched=TRUTH,
+        output_dir=folder / "trainer",
+        seed=world.seed,
         floor=float(before[TRUTH].mean() - schedule.collapse * before[TRUTH].std()),
-        groups=groups, sampler=sampler, micro_batch_tokens=training.micro_batch_tokens)
+        groups=groups,
+        sampler=sampler,
+        micro_batch_tokens=training.micro_batch_tokens,
+    )
     outcome = alignment.align(trainer)
     _write_answers(world, run, trainer.model.policy, final, folder)
-    save_policy(trainer, world.reader.tokenizer, folder / "policy", base=world.profile.sizes[world.size].id)
+    save_policy(
+        trainer, world.reader.tokenizer, folder / "policy", base=world.profile.sizes[world.size].id
+    )
     curve = pd.DataFrame([{"step": 0, **measures(before, [TRUTH, LEARNT])}, *trainer.curve])
     atomic_write(folder / "curve.csv", curve.to_csv(index=False, lineterminator="\n"))
     shutil.rmtree(folder / "trainer")  # checkpoints: the best one is policy/
-    seal(folder, outcome | {"rewards": [judge.mean, judge.std] if judge else None,
-                            "eta": objective.setting.eta if objective.setting else None})
+    seal(
+        folder,
+        outcome
+        | {
+            "rewards": [judge.mean, judge.std] if judge else None,
+            "eta": objective.setting.eta if objective.setting else None,
+        },
+    )
 
 
 def _write_answers(world: World, run: Run, model: Any, probe: Probe, folder: Path) -> None:
@@ -119,31 +163,47 @@ def _objective(config: PaperB, run: Run, eta: float) -> Objective:
     if run.setting == "kto":
         return Objective(method="kto", beta=config.kto_beta, kto_kl="mismatched")
     if run.setting.startswith("rpo-"):
-        return Objective(method="rpo", tau=config.settings["sqloo"].beta / config.settings["sqloo"].eta)
+        return Objective(
+            method="rpo", tau=config.settings["sqloo"].beta / config.settings["sqloo"].eta
+        )
     setting: Setting = config.settings[run.setting]
     if setting.distance in ("bwd", "fwd") and setting.gap is None:
         setting = replace(setting, eta=setting.eta * run.eta * eta)
-    return Objective(method="reward_aware", reduce="mean" if setting.per_token else "sum", setting=setting)
+    return Objective(
+        method="reward_aware", reduce="mean" if setting.per_token else "sum", setting=setting
+    )
 
 
 def _groups(world: World, data: Responses, objective: Objective, run: Run) -> list[dict]:
     rows = tuples(data.prompt_ids, data.rewards, k=run.k, rule=world.config.rule, seed=world.seed)
-    groups = alignment.groups_of(data, rows, objective, reader=world.reader,
-                                  reference=world.reference if objective.method == "kto" else None)
+    groups = alignment.groups_of(
+        data,
+        rows,
+        objective,
+        reader=world.reader,
+        reference=world.reference if objective.method == "kto" else None,
+    )
     if objective.method == "rpo":
-        log_z = partition.log_partition(torch.from_numpy(data.ref_logps), torch.from_numpy(data.rewards), torch.from_numpy(data.prompt_ids),
-                                        tau=objective.tau, estimator=run.setting.removeprefix("rpo-")).numpy()
+        log_z = partition.log_partition(
+            torch.from_numpy(data.ref_logps),
+            torch.from_numpy(data.rewards),
+            torch.from_numpy(data.prompt_ids),
+            tau=objective.tau,
+            estimator=run.setting.removeprefix("rpo-"),
+        ).numpy()
         for group, tuple_rows in zip(groups, rows, strict=True):
             group["log_partition"] = log_z[tuple_rows].tolist()
     return groups
 
 
-# ---- what came out --------------------------------------------------------------------------------------------------------------
+# ---- what came out -------------------------------------------------------------------------------
+
 
 def load(profile: Profile, out: str | Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """(results, curves, costs) of the policies. results: run, seed, split and the measures; run "sft" is the reference.
-    curves: run, seed, step and the measures on the validation prompts. costs: run, seed, steps, best_step, reason, seconds of each
-    part a step. Raises ValueError when a policy is missing."""
+    """(results, curves, costs) of the policies. results: run, seed, split and the measures; run
+    "sft" is the reference.
+    curves: run, seed, step and the measures on the validation prompts. costs: run, seed, steps,
+    best_step, reason, seconds of each part a step. Raises ValueError when a policy is missing."""
     results, curves, costs = [], [], []
     for seed in profile.paper_b.seeds:
         world = World(profile, seed, Path(out))
@@ -151,22 +211,60 @@ def load(profile: Profile, out: str | Path) -> tuple[pd.DataFrame, pd.DataFrame,
             folder = world.folder(run)
             done = sealed(folder, quick=True)
             if done is None:
-                raise ValueError(f"paper B's policy {run.name}, seed {seed}, is not trained; run paper_b.ensure first")
+                raise ValueError(
+                    f"paper B's policy {run.name}, seed {seed}, is not trained; run "
+                    "paper_b.ensure first"
+                )
             answers = pd.DataFrame(unpacked(folder / "answers.jsonl.gz"))
             for split, rows in answers.groupby("split", sort=False):
-                results.append({"run": run.name, "seed": seed, "split": split, **measures(rows, [TRUTH, LEARNT])})
+                results.append(
+                    {
+                        "run": run.name,
+                        "seed": seed,
+                        "split": split,
+                        **measures(rows, [TRUTH, LEARNT]),
+                    }
+                )
             if not run.setting:
                 continue
             curves.append(pd.read_csv(folder / "curve.csv").assign(run=run.name, seed=seed))
-            costs.append({"run": run.name, "seed": seed, "steps": done["steps"], "best_step": done["best_step"], "reason": done["reason"],
-                          **{part: s / done["steps"] for part, s in done["seconds"].items()}})
+            costs.append(
+                {
+                    "run": run.name,
+                    "seed": seed,
+                    "steps": done["steps"],
+                    "best_step": done["best_step"],
+                    "reason": done["reason"],
+                    **{part: s / done["steps"] for part, s in done["seconds"].items()},
+                }
+            )
     return pd.DataFrame(results), pd.concat(curves, ignore_index=True), pd.DataFrame(costs)
 
 
 def write_generations(profile: Profile, out: str | Path) -> None:
-    """<out>/generations/paper_b/seed<n>.jsonl.gz: every policy's answers, their scores and log-probabilities; run "sft" is the reference."""
+    """<out>/generations/paper_b/seed<n>.jsonl.gz: every policy's answers, their scores and
+    log-probabilities; run "sft" is the reference."""
     for seed in profile.paper_b.seeds:
         world = World(profile, seed, Path(out))
-        parts = [pd.DataFrame(unpacked(world.folder(run) / "answers.jsonl.gz")).assign(run=run.name, seed=seed) for run in world.runs]
-        columns = ["run", "seed", "split", "prompt", "completion", TRUTH, LEARNT, "policy_logp", "ref_logp", "tokens"]
-        atomic_write(Path(out) / "generations" / "paper_b" / f"seed{seed}.jsonl.gz", packed(pd.concat(parts)[columns]))
+        parts = [
+            pd.DataFrame(unpacked(world.folder(run) / "answers.jsonl.gz")).assign(
+                run=run.name, seed=seed
+            )
+            for run in world.runs
+        ]
+        columns = [
+            "run",
+            "seed",
+            "split",
+            "prompt",
+            "completion",
+            TRUTH,
+            LEARNT,
+            "policy_logp",
+            "ref_logp",
+            "tokens",
+        ]
+        atomic_write(
+            Path(out) / "generations" / "paper_b" / f"seed{seed}.jsonl.gz",
+            packed(pd.concat(parts)[columns]),
+        )

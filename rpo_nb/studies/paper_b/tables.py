@@ -1,6 +1,8 @@
-"""Paper B's Tables 2 to 4, the bridge to paper A, the verdict on each of its learnings, and Figures 1 to 4: frames in, frames out.
+"""Paper B's Tables 2 to 4, the bridge to paper A, the verdict on each of its learnings, and Figures
+1 to 4: frames in, frames out.
 
-results and curves are those of `runs.load`. Intervals are Student's t over seeds, 95 %: other references, data and samples.
+results and curves are those of `runs.load`. Intervals are Student's t over seeds, 95 %: other
+references, data and samples.
 """
 
 from __future__ import annotations
@@ -19,20 +21,36 @@ from rpo_nb.studies.paper_b.world import World
 from rpo_nb.training.samples import mean_interval
 
 METRICS = {"avg_reward": TRUTH, "win_rate": "win_rate"}  # the paper's -> the measure
-PAPER_PROMPTS = {"valid": "lmsys_valid", "test": "lmsys_test", **dict.fromkeys(("ood_values", "ood_combinations", "ood"), "alpacaeval")}
+PAPER_PROMPTS = {
+    "valid": "lmsys_valid",
+    "test": "lmsys_test",
+    **dict.fromkeys(("ood_values", "ood_combinations", "ood"), "alpacaeval"),
+}
 FEWEST = 2  # seeds that an interval needs
-BESIDE = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}  # of a legend: "best" still covers bands and error bars
+# of a legend: "best" still covers bands and error bars
+BESIDE = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
 
 
-def _cell(results: pd.DataFrame, run: str, split: str, metric: str, published: object = None) -> dict:
-    """mean, ci_low, ci_high, seeds of a measure over seeds, and the paper's number with the half width of its interval."""
+def _cell(
+    results: pd.DataFrame, run: str, split: str, metric: str, published: object = None
+) -> dict:
+    """mean, ci_low, ci_high, seeds of a measure over seeds, and the paper's number with the half
+    width of its interval."""
     values = results.query("run == @run and split == @split").sort_values("seed")[METRICS[metric]]
     scale = 100.0 if metric == "win_rate" else 1.0
     mean, low, high = mean_interval(scale * values.to_numpy())
     number, half = published if isinstance(published, list) else (published, None)
     missing = {None, "null"}
-    return {"metric": metric, "prompts": split, "mean": mean, "ci_low": low, "ci_high": high, "seeds": len(values),
-            "published": np.nan if number in missing else number, "published_ci": np.nan if half in missing else half}
+    return {
+        "metric": metric,
+        "prompts": split,
+        "mean": mean,
+        "ci_low": low,
+        "ci_high": high,
+        "seeds": len(values),
+        "published": np.nan if number in missing else number,
+        "published_ci": np.nan if half in missing else half,
+    }
 
 
 def present(results: pd.DataFrame, run: str) -> bool:
@@ -45,8 +63,9 @@ def _splits(results: pd.DataFrame) -> list[str]:
 
 
 def table2(results: pd.DataFrame, config: PaperB) -> pd.DataFrame:
-    """Loss, k, responses and rm as in the paper, the 8B numbers beside; average ground-truth reward and win rate (%) over the
-    reference, on test prompts and on both kinds out of distribution (both beside AlpacaEval)."""
+    """Loss, k, responses and rm as in the paper, the 8B numbers beside; average ground-truth reward
+    and win rate (%) over the reference, on test prompts and on both kinds out of distribution (both
+    beside AlpacaEval)."""
     rows = []
     for line in published_numbers()["paper_b"]["table2"]:
         if line["base"] != "8b":
@@ -55,56 +74,121 @@ def table2(results: pd.DataFrame, config: PaperB) -> pd.DataFrame:
         run = {"sft": "sft", "dpo": "dpo", "simpo": "simpo", "kto": "kto"}.get(line["loss"])
         if run is None:
             loss = line["loss"].removeprefix("rpo-")
-            run = f"online-{loss}-{TRUTH if line['rm'] == 'GT' else LEARNT}" if line["responses"] == "Online" else f"{loss}-k{k}"
+            run = (
+                f"online-{loss}-{TRUTH if line['rm'] == 'GT' else LEARNT}"
+                if line["responses"] == "Online"
+                else f"{loss}-k{k}"
+            )
         if present(results, run):
-            named = {name: "" if line[name] == "null" else line[name] for name in ("responses", "rm")}
-            rows += [{"loss": line["loss"], "k": "" if k == "null" else str(k), **named,
-                      **_cell(results, run, split, metric, line[metric].get(PAPER_PROMPTS[split]))}
-                     for metric in METRICS for split in _splits(results)[1:]]
+            named = {
+                name: "" if line[name] == "null" else line[name] for name in ("responses", "rm")
+            }
+            rows += [
+                {
+                    "loss": line["loss"],
+                    "k": "" if k == "null" else str(k),
+                    **named,
+                    **_cell(results, run, split, metric, line[metric].get(PAPER_PROMPTS[split])),
+                }
+                for metric in METRICS
+                for split in _splits(results)[1:]
+            ]
     return pd.DataFrame(rows)
 
 
 def table3(results: pd.DataFrame) -> pd.DataFrame:
-    """DPO on prompts of the distribution and on a narrow writer's (the paper's synthetic ones), by where it is evaluated."""
+    """DPO on prompts of the distribution and on a narrow writer's (the paper's synthetic ones), by
+    where it is evaluated."""
     rows = []
     for line in published_numbers()["paper_b"]["table3"]:
         run = {"lmsys": "dpo", "synthetic": "dpo-synthetic"}[line["prompts"]]
         if present(results, run):
-            rows += [{"training_prompts": "in distribution" if run == "dpo" else "synthetic",
-                      **_cell(results, run, split, metric, line[metric].get(PAPER_PROMPTS[split]))}
-                     for metric in METRICS for split in _splits(results)]
+            rows += [
+                {
+                    "training_prompts": "in distribution" if run == "dpo" else "synthetic",
+                    **_cell(results, run, split, metric, line[metric].get(PAPER_PROMPTS[split])),
+                }
+                for metric in METRICS
+                for split in _splits(results)
+            ]
     return pd.DataFrame(rows)
 
 
 def table4(results: pd.DataFrame, config: PaperB) -> pd.DataFrame:
-    """Iterations (0 is the reference) of offline DPO, offline bwd and online bwd; the paper's numbers: 8B for DPO, 70B for the others."""
-    first = {"Offline DPO": "dpo", "Offline RPO-bwd": f"bwd-k{config.k}", "Online RPO-bwd": f"online-bwd-{TRUTH}"}
-    printed = {line["prompts"]: line for line in published_numbers()["paper_b"]["table4"] if line["prompts"] != "SFT"}
-    starts = {line["base"]: line for line in published_numbers()["paper_b"]["table4"] if line["prompts"] == "SFT"}
+    """Iterations (0 is the reference) of offline DPO, offline bwd and online bwd; the paper's
+    numbers: 8B for DPO, 70B for the others."""
+    first = {
+        "Offline DPO": "dpo",
+        "Offline RPO-bwd": f"bwd-k{config.k}",
+        "Online RPO-bwd": f"online-bwd-{TRUTH}",
+    }
+    printed = {
+        line["prompts"]: line
+        for line in published_numbers()["paper_b"]["table4"]
+        if line["prompts"] != "SFT"
+    }
+    starts = {
+        line["base"]: line
+        for line in published_numbers()["paper_b"]["table4"]
+        if line["prompts"] == "SFT"
+    }
     rows = []
     for name, run in first.items():
         for i in range(config.iterations + 1):
             this = "sft" if i == 0 else run if i == 1 else f"{run}-iteration{i}"
-            line = printed.get(f"{name}-Iter-{i}", {}) if i else starts[printed[f"{name}-Iter-1"]["base"]]
+            line = (
+                printed.get(f"{name}-Iter-{i}", {})
+                if i
+                else starts[printed[f"{name}-Iter-1"]["base"]]
+            )
             if present(results, this) and present(results, run):
-                rows += [{"training": name, "iteration": str(i),
-                          **_cell(results, this, split, metric, line.get(metric, {}).get(PAPER_PROMPTS[split]))}
-                         for metric in METRICS for split in _splits(results)]
+                rows += [
+                    {
+                        "training": name,
+                        "iteration": str(i),
+                        **_cell(
+                            results,
+                            this,
+                            split,
+                            metric,
+                            line.get(metric, {}).get(PAPER_PROMPTS[split]),
+                        ),
+                    }
+                    for metric in METRICS
+                    for split in _splits(results)
+                ]
     return pd.DataFrame(rows).drop(columns="published_ci", errors="ignore")
 
 
 def reward_models(profile: Profile, out: str | Path, results: pd.DataFrame) -> pd.DataFrame:
-    """The learnt judges: accuracy on held-out comparisons, and the mean true test reward of online bwd trained on each, and on the truth."""
+    """The learnt judges: accuracy on held-out comparisons, and the mean true test reward of online
+    bwd trained on each, and on the truth."""
     rows = []
     for judge in (TRUTH, LEARNT, GATED):
         run = f"online-bwd-{judge}"
         if not present(results, run):
             continue
-        held_out = [] if judge == TRUTH else [World(profile, seed, Path(out)).reward_model(judge).held_out["correct"]
-                                              for seed in profile.paper_b.seeds]
-        mean, low, high = mean_interval([correct.mean() for correct in held_out]) if held_out else (np.nan,) * 3
-        rows.append({"judge": judge, **_cell(results, run, "test", "avg_reward"), "accuracy": mean, "accuracy_low": low, "accuracy_high": high,
-                     "comparisons": sum(map(len, held_out)) if held_out else np.nan})
+        held_out = (
+            []
+            if judge == TRUTH
+            else [
+                World(profile, seed, Path(out)).reward_model(judge).held_out["correct"]
+                for seed in profile.paper_b.seeds
+            ]
+        )
+        mean, low, high = (
+            mean_interval([correct.mean() for correct in held_out]) if held_out else (np.nan,) * 3
+        )
+        rows.append(
+            {
+                "judge": judge,
+                **_cell(results, run, "test", "avg_reward"),
+                "accuracy": mean,
+                "accuracy_low": low,
+                "accuracy_high": high,
+                "comparisons": sum(map(len, held_out)) if held_out else np.nan,
+            }
+        )
     return pd.DataFrame(rows).drop(columns=["published", "published_ci"], errors="ignore")
 
 
@@ -115,42 +199,87 @@ def eta_sweep(results: pd.DataFrame, config: PaperB) -> pd.DataFrame:
         run = f"bwd-k{config.k}" + ("" if eta == 1 else f"-eta{eta:g}")
         if present(results, run):
             mean = results.query("run == @run and split == 'test'")[["kl", "entropy"]].mean()
-            rows.append({"eta": f"{eta:g} × suggested", **_cell(results, run, "test", "avg_reward"), **mean.to_dict()})
+            rows.append(
+                {
+                    "eta": f"{eta:g} × suggested",
+                    **_cell(results, run, "test", "avg_reward"),
+                    **mean.to_dict(),
+                }
+            )
     return pd.DataFrame(rows).drop(columns=["published", "published_ci"], errors="ignore")
 
 
 def bridge(results: pd.DataFrame, config: PaperB) -> pd.DataFrame:
-    """Paper A's RPO against sqloo on the same tuples, steps and strength of the KL term: the squared distance with log Z estimated
-    (each Ẑ) or cancelled. gain: sqloo's mean reward less the estimate's, seed by seed."""
+    """Paper A's RPO against sqloo on the same tuples, steps and strength of the KL term: the
+    squared distance with log Z estimated (each Ẑ) or cancelled. gain: sqloo's mean reward less the
+    estimate's, seed by seed."""
     own = f"sqloo-k{config.k}"
     rows = []
     for run in (own, *(f"rpo-{estimator}" for estimator in BRIDGE)):
         if present(results, run) and present(results, own):
             gain, low, high = difference(results, [own], [run])
             kl = results.query("run == @run and split == 'test'")["kl"]
-            rows.append({"log_z": "cancelled (sqloo)" if run == own else f"estimated, {run.removeprefix('rpo-')}",
-                         **_cell(results, run, "test", "avg_reward"), "kl": float(kl.mean()),
-                         **({} if run == own else {"gain": gain, "gain_low": low, "gain_high": high})})
+            rows.append(
+                {
+                    "log_z": "cancelled (sqloo)"
+                    if run == own
+                    else f"estimated, {run.removeprefix('rpo-')}",
+                    **_cell(results, run, "test", "avg_reward"),
+                    "kl": float(kl.mean()),
+                    **({} if run == own else {"gain": gain, "gain_low": low, "gain_high": high}),
+                }
+            )
     return pd.DataFrame(rows).drop(columns=["published", "published_ci"], errors="ignore")
 
 
 def wide(table: pd.DataFrame) -> pd.DataFrame:
-    """One of the tables as read: a line a policy, a column a metric and prompts, the paper's number beside."""
+    """One of the tables as read: a line a policy, a column a metric and prompts, the paper's number
+    beside."""
     if table.empty:
         return table
-    keys = [c for c in table.columns if c not in ("metric", "prompts", "mean", "ci_low", "ci_high", "seeds", "published", "published_ci")]
+    keys = [
+        c
+        for c in table.columns
+        if c
+        not in (
+            "metric",
+            "prompts",
+            "mean",
+            "ci_low",
+            "ci_high",
+            "seeds",
+            "published",
+            "published_ci",
+        )
+    ]
     digits = np.where(table["metric"].eq("win_rate"), 1, 2)
-    ours = [f"{m:.{d}f}" + ("" if np.isnan(low) else f" [{low:.{d}f}, {high:.{d}f}]")
-            for m, low, high, d in zip(table["mean"], table["ci_low"], table["ci_high"], digits)]
-    cells = [f"{text} ({theirs})" if isinstance(theirs, str) else text for text, theirs in zip(ours, table["published"])]
+    ours = [
+        f"{m:.{d}f}" + ("" if np.isnan(low) else f" [{low:.{d}f}, {high:.{d}f}]")
+        for m, low, high, d in zip(table["mean"], table["ci_low"], table["ci_high"], digits)
+    ]
+    cells = [
+        f"{text} ({theirs})" if isinstance(theirs, str) else text
+        for text, theirs in zip(ours, table["published"])
+    ]
     shown = table[keys].assign(column=table["metric"] + ", " + table["prompts"], cell=cells)
-    lines = shown.pivot_table(index=keys, columns="column", values="cell", aggfunc="first", sort=False)
+    lines = shown.pivot_table(
+        index=keys, columns="column", values="cell", aggfunc="first", sort=False
+    )
     return lines.rename_axis(columns=None).reset_index()
 
 
-# ---- the learnings ----------------------------------------------------------------------------------------------------------
+# ---- the learnings -------------------------------------------------------------------------------
 
-def difference(results: pd.DataFrame, ahead: Sequence[str], behind: Sequence[str]) -> tuple[float, float, float]:
-    """Mean test reward of some runs less that of others, paired by seed, with its interval over seeds."""
-    means = [results[results["run"].isin(runs) & results["split"].eq("test")].groupby("seed")[TRUTH].mean() for runs in (ahead, behind)]
+
+def difference(
+    results: pd.DataFrame, ahead: Sequence[str], behind: Sequence[str]
+) -> tuple[float, float, float]:
+    """Mean test reward of some runs less that of others, paired by seed, with its interval over
+    seeds."""
+    means = [
+        results[results["run"].isin(runs) & results["split"].eq("test")]
+        .groupby("seed")[TRUTH]
+        .mean()
+        for runs in (ahead, behind)
+    ]
     return mean_interval((means[0] - means[1]).dropna().to_numpy())

@@ -38,7 +38,8 @@ from rpo_nb.training.alignment import Standardised
 from rpo_nb.training.reward_aware import suggested_eta, tuples
 from rpo_nb.training.samples import Probe, Reader, Responses
 
-# ---- what the runs of a seed share --------------------------------------------------------------------------------------------
+# ---- what the runs of a seed share ---------------------------------------------------------------
+
 
 @dataclass
 class World:
@@ -47,9 +48,11 @@ class World:
     profile: Profile
     seed: int
     out: Path
-    data: dict[tuple[str, str], Responses] = field(default_factory=dict)  # (prompts, start) -> responses, truth's rewards, raw
+    # (prompts, start) -> responses, truth's rewards, raw
+    data: dict[tuple[str, str], Responses] = field(default_factory=dict)
     learnt: dict[str, Any] = field(default_factory=dict)  # reward models that are loaded
-    baselines: dict[str, list[str]] = field(default_factory=dict)  # the reference's answers to the prompts of each probe
+    # the reference's answers to the prompts of each probe
+    baselines: dict[str, list[str]] = field(default_factory=dict)
     config: PaperB = field(init=False)
 
     def __post_init__(self) -> None:
@@ -76,12 +79,19 @@ class World:
         self.__dict__.pop("reference", None)
 
     def load(self, name: str, *, trained: bool = False) -> Any:
-        """The policy of a run, "" the reference. trained: as a training starts from it; with LoRA an adapter on the reference, which goes
-        on from one run to the next."""
+        """The policy of a run, "" the reference. trained: as a training starts from it; with LoRA
+        an adapter on the reference, which goes on from one run to the next."""
         training = self.profile.training_of(self.size)
         lora = training.lora_rank if training.lora and trained and not name else 0
-        model, _ = load_policy(self.start(name), bf16=experiment_inputs.half(training), quantize=training.quantize, base=self.path, lora_rank=lora,
-                                      gradient_checkpointing=trained and training.gradient_checkpointing, liger=trained and training.liger)
+        model, _ = load_policy(
+            self.start(name),
+            bf16=experiment_inputs.half(training),
+            quantize=training.quantize,
+            base=self.path,
+            lora_rank=lora,
+            gradient_checkpointing=trained and training.gradient_checkpointing,
+            liger=trained and training.liger,
+        )
         if not trained:
             return model.eval().requires_grad_(False)
         if training.lora and name:
@@ -92,15 +102,30 @@ class World:
     @cached_property
     def reader(self) -> Reader:
         limits, asked = self.profile.limits(self.size), {}
-        if not self.profile.pocket_world:  # a conversation is asked as such, whatever its rendered text
-            for part in (experiment_inputs.splits(self.profile, self.seed).train, experiment_inputs.splits(self.profile, self.seed).validation):
+        # a conversation is asked as such, whatever its rendered text
+        if not self.profile.pocket_world:
+            for part in (
+                experiment_inputs.splits(self.profile, self.seed).train,
+                experiment_inputs.splits(self.profile, self.seed).validation,
+            ):
                 asked |= dict(zip(part["prompt"], conversations(part), strict=True))
-        return Reader(load_tokenizer(self.path), limits["max_prompt_tokens"], self.profile.decoding.max_new_tokens,
-                      self.profile.evaluation.generation_batch_size, bf16=self.profile.training.bf16, conversations=asked, engine=self.profile.generation)
+        return Reader(
+            load_tokenizer(self.path),
+            limits["max_prompt_tokens"],
+            self.profile.decoding.max_new_tokens,
+            self.profile.evaluation.generation_batch_size,
+            bf16=self.profile.training.bf16,
+            conversations=asked,
+            engine=self.profile.generation,
+        )
 
     @cached_property
     def prompts(self) -> dict[str, list[str]]:
-        return prompts_of(self.config, self.seed) if self.profile.pocket_world else feedback_prompts(self.profile, self.seed)
+        return (
+            prompts_of(self.config, self.seed)
+            if self.profile.pocket_world
+            else feedback_prompts(self.profile, self.seed)
+        )
 
     @property
     def splits(self) -> list[str]:
@@ -112,28 +137,52 @@ class World:
         return keys.hash_seed(self.seed, list(self.prompts).index(name))
 
     def reward_model(self, judge: str) -> Any:
-        """A learnt judge: of comparisons among the responses to the first prompts, no others. LEARNT is a linear head on the reference,
-        GATED the kit's own `reward_model.RewardNet`, which reads its log-probabilities too. TRUTH is that of the held-out feedback (`judging`)."""
+        """A learnt judge: of comparisons among the responses to the first prompts, no others.
+        LEARNT is a linear head on the reference, GATED the kit's own `reward_model.RewardNet`,
+        which reads its log-probabilities too. TRUTH is that of the held-out feedback
+        (`judging`)."""
         import datasets
 
         from rpo_nb.judging import reward_model as judging_reward_model
         from rpo_nb.judging import verdicts
 
         if judge == TRUTH:
-            return self.learnt.setdefault(judge, verdicts.reward_model(self.profile, self.out, self.seed))
+            return self.learnt.setdefault(
+                judge, verdicts.reward_model(self.profile, self.out, self.seed)
+            )
 
         def make(folder: Path) -> None:
-            data, epochs = self.responses("train_1", ""), self.config.judge_epochs if judge == LEARNT else self.profile.evaluation.judge_epochs
+            data, epochs = (
+                self.responses("train_1", ""),
+                self.config.judge_epochs
+                if judge == LEARNT
+                else self.profile.evaluation.judge_epochs,
+            )
             few = np.flatnonzero(data.prompt_ids < self.config.judge_prompts)
-            rows = datasets.Dataset.from_dict({"prompt_id": data.prompt_ids[few], "prompt": [data.prompts[i] for i in few],
-                                               "completion": [data.completions[i] for i in few], "reward": data.rewards[few]})
+            rows = datasets.Dataset.from_dict(
+                {
+                    "prompt_id": data.prompt_ids[few],
+                    "prompt": [data.prompts[i] for i in few],
+                    "completion": [data.completions[i] for i in few],
+                    "reward": data.rewards[few],
+                }
+            )
             training = self.profile.training
-            judging_reward_model.train_reward_model(self.path, rows, config=self.profile.evaluation.model_copy(update={"judge_epochs": epochs}),
-                                      data=self.profile.data, seed=self.seed, threads=training.threads, bf16=training.bf16,
-                                      gated=judge == GATED).save(folder, base=self.profile.sizes[self.size].id)
+            judging_reward_model.train_reward_model(
+                self.path,
+                rows,
+                config=self.profile.evaluation.model_copy(update={"judge_epochs": epochs}),
+                data=self.profile.data,
+                seed=self.seed,
+                threads=training.threads,
+                bf16=training.bf16,
+                gated=judge == GATED,
+            ).save(folder, base=self.profile.sizes[self.size].id)
 
         if judge not in self.learnt:
-            self.learnt[judge] = judging_reward_model.RewardModel.load(cached(self.reward_model_folder(judge), make), base=self.path)
+            self.learnt[judge] = judging_reward_model.RewardModel.load(
+                cached(self.reward_model_folder(judge), make), base=self.path
+            )
         return self.learnt[judge]
 
     def reward_model_folder(self, judge: str) -> Path:
@@ -141,29 +190,44 @@ class World:
         return self.out / "runs" / "paper_b" / f"reward_model-{judge}-seed{self.seed}-{self.key()}"
 
     def judge(self, name: str) -> samples.Score:
-        return truth if name == TRUTH and self.profile.pocket_world else self.reward_model(name).score
+        return (
+            truth if name == TRUTH and self.profile.pocket_world else self.reward_model(name).score
+        )
 
     def probe(self, purpose: str, judge: str, *, within: bool = False) -> Probe:
-        """Looks at the validation prompts ("valid", which choose the checkpoint) or at all that are evaluated ("final", in the order of
-        splits), by the truth and by a learnt judge: the run's own, or LEARNT. within: the policy holds the reference (LoRA)."""
-        prompts = [prompt for split in (self.splits if purpose == "final" else ("valid",)) for prompt in self.prompts[split]]
+        """Looks at the validation prompts ("valid", which choose the checkpoint) or at all that are
+        evaluated ("final", in the order of splits), by the truth and by a learnt judge: the run's
+        own, or LEARNT. within: the policy holds the reference (LoRA)."""
+        prompts = [
+            prompt
+            for split in (self.splits if purpose == "final" else ("valid",))
+            for prompt in self.prompts[split]
+        ]
         seed = self.draw("test" if purpose == "final" else "valid")
         if purpose not in self.baselines:
             self.baselines[purpose] = self.reader.sample(self.reference, prompts, 1, seed)
-        return Probe(prompts, {TRUTH: self.judge(TRUTH), LEARNT: self.judge(LEARNT if judge == TRUTH else judge)}, self.reader,
-                     None if within else self.reference, seed, self.baselines[purpose])
+        return Probe(
+            prompts,
+            {TRUTH: self.judge(TRUTH), LEARNT: self.judge(LEARNT if judge == TRUTH else judge)},
+            self.reader,
+            None if within else self.reference,
+            seed,
+            self.baselines[purpose],
+        )
 
     def scale(self, judge: str) -> tuple[Standardised, float]:
-        """A judge in standard deviations of its rewards of the reference's responses, and the η that the gaps of their pairs suggest:
-        the same for every run, so that an iteration goes on with the reward it began with."""
+        """A judge in standard deviations of its rewards of the reference's responses, and the η
+        that the gaps of their pairs suggest: the same for every run, so that an iteration goes on
+        with the reward it began with."""
         data = self.responses("train_1", "")
         raw = self.judge(judge)(data.prompts, data.completions)
         mean, std = float(np.mean(raw)), float(np.std(raw))
         return Standardised(self.judge(judge), mean, std), self._eta(data, (raw - mean) / std)
 
     def offline(self, run: Run) -> tuple[Responses, float]:
-        """The responses an offline run learns from with their rewards, standardised, and the suggested η. The first iteration's rewards are
-        those the data came with: the truth's, or a user's own scores."""
+        """The responses an offline run learns from with their rewards, standardised, and the
+        suggested η. The first iteration's rewards are those the data came with: the truth's, or a
+        user's own scores."""
         data = self.responses(run.prompts, run.start)
         if run.start or run.prompts != "train_1":
             judge, eta = self.scale(run.judge)
@@ -181,50 +245,125 @@ class World:
 
     def start(self, name: str) -> str | Path:
         """The folder of a run's policy, "" the reference's."""
-        return self.folder(next(r for r in self.runs if r.name == name)) / "policy" if name else self.path
+        return (
+            self.folder(next(r for r in self.runs if r.name == name)) / "policy"
+            if name
+            else self.path
+        )
 
     def responses(self, prompts: str, start: str) -> Responses:
-        """k responses of the start policy to each prompt, with the truth's rewards; or the feedback's own rows of the first prompts."""
+        """k responses of the start policy to each prompt, with the truth's rewards; or the
+        feedback's own rows of the first prompts."""
         if (prompts, start) not in self.data:
             own = self.config.responses == "feedback" and prompts == "train_1" and not start
             model = self.load(start) if start else self.reference
-            self.data[prompts, start] = self._feedback(model) if own else samples.respond(
-                model, model, self.prompts[prompts], self.config.k, self.judge(TRUTH), self.reader, keys.hash_seed(self.draw(prompts), 1))
+            self.data[prompts, start] = (
+                self._feedback(model)
+                if own
+                else samples.respond(
+                    model,
+                    model,
+                    self.prompts[prompts],
+                    self.config.k,
+                    self.judge(TRUTH),
+                    self.reader,
+                    keys.hash_seed(self.draw(prompts), 1),
+                )
+            )
         return self.data[prompts, start]
 
     def _feedback(self, model: Any) -> Responses:
-        """The feedback's rows of the first training prompts, prompt by prompt, with their own scores."""
+        """The feedback's rows of the first training prompts, prompt by prompt, with their own
+        scores."""
         place = {prompt: i for i, prompt in enumerate(self.prompts["train_1"])}
         train = experiment_inputs.splits(self.profile, self.seed, self.size).train
         rows, weighted = train.to_pandas(), weights_of(train) is not None
-        rows = rows[rows["prompt"].isin(place)].assign(place=lambda r: r["prompt"].map(place)).sort_values("place", kind="stable")
+        rows = (
+            rows[rows["prompt"].isin(place)]
+            .assign(place=lambda r: r["prompt"].map(place))
+            .sort_values("place", kind="stable")
+        )
         texts = rows["prompt"].tolist(), rows["completion"].tolist()
         most = self.profile.limits(self.size)["max_completion_tokens"]
-        encoded = encoding.encode(self.reader.tokenizer, self.reader.asked(texts[0]), texts[1], max_prompt_tokens=self.reader.max_prompt_tokens,
-                                max_completion_tokens=most)
+        encoded = encoding.encode(
+            self.reader.tokenizer,
+            self.reader.asked(texts[0]),
+            texts[1],
+            max_prompt_tokens=self.reader.max_prompt_tokens,
+            max_completion_tokens=most,
+        )
         sums, tokens = self.reader.logps(model, None, encoded)
-        return Responses(rows["place"].to_numpy(), *texts, rows["reward"].to_numpy(float), encoded, sums.double().numpy(), tokens.numpy(),
-                         rows["weight"].to_numpy(float) if weighted else None)
+        return Responses(
+            rows["place"].to_numpy(),
+            *texts,
+            rows["reward"].to_numpy(float),
+            encoded,
+            sums.double().numpy(),
+            tokens.numpy(),
+            rows["weight"].to_numpy(float) if weighted else None,
+        )
 
     def key(self, run: Run | None = None) -> str:
         """What names a policy: everything it depends on, those it starts from included."""
-        profile, config, judges = self.profile, self.config, {"judge_comparisons", "judge_epochs", "judge_loss", "judge_lora_rank", "judge_size"}
-        shared = [config.model_dump(mode="json", exclude={"seeds", "processes", "runs", "etas", "reproduce", "size", "ood", "ood_revision"}),
-                  config.ood and source_key(config.ood, config.ood_revision), self.inputs, data_recipe(profile), profile.decoding.model_dump(mode="json"),
-                  profile.training.model_dump(mode="json", include={"threads", "bf16", "lora", "lora_rank", "quantize", "gradient_checkpointing",
-                                                                    "liger"}),
-                  profile.limits(self.size), profile.evaluation.model_dump(mode="json", include=judges), step_code("paper B")]
-        batch = profile.evaluation.generation_batch_size if profile.training.bf16 else None  # as of the grid's answers
-        return content_key([*shared, batch, profile.generation, self.seed, *([vars(run)] if run else [])])
+        profile, config, judges = (
+            self.profile,
+            self.config,
+            {"judge_comparisons", "judge_epochs", "judge_loss", "judge_lora_rank", "judge_size"},
+        )
+        shared = [
+            config.model_dump(
+                mode="json",
+                exclude={
+                    "seeds",
+                    "processes",
+                    "runs",
+                    "etas",
+                    "reproduce",
+                    "size",
+                    "ood",
+                    "ood_revision",
+                },
+            ),
+            config.ood and source_key(config.ood, config.ood_revision),
+            self.inputs,
+            data_recipe(profile),
+            profile.decoding.model_dump(mode="json"),
+            profile.training.model_dump(
+                mode="json",
+                include={
+                    "threads",
+                    "bf16",
+                    "lora",
+                    "lora_rank",
+                    "quantize",
+                    "gradient_checkpointing",
+                    "liger",
+                },
+            ),
+            profile.limits(self.size),
+            profile.evaluation.model_dump(mode="json", include=judges),
+            step_code("paper B"),
+        ]
+        # as of the grid's answers
+        batch = profile.evaluation.generation_batch_size if profile.training.bf16 else None
+        return content_key(
+            [*shared, batch, profile.generation, self.seed, *([vars(run)] if run else [])]
+        )
 
     @cached_property
     def inputs(self) -> list[str]:
-        """What the seed's policies are made from: the reference, the prompts and, of a user's feedback, its rows and its judge."""
+        """What the seed's policies are made from: the reference, the prompts and, of a user's
+        feedback, its rows and its judge."""
         given = [model_key(self.path), digest(self.prompts)]
         if self.profile.pocket_world:
             return given
         train = experiment_inputs.splits(self.profile, self.seed, self.size).train
-        rows = [conversations(train), list(train["completion"]), list(train["reward"]), weights_of(train)]
+        rows = [
+            conversations(train),
+            list(train["completion"]),
+            list(train["reward"]),
+            weights_of(train),
+        ]
         return [*given, digest(rows), self.reward_model(TRUTH).identity]
 
 
