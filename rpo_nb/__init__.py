@@ -1,26 +1,14 @@
-"""rpo_nb: a notebook-first reproducibility kit for learning from scalar feedback (prompt,
-completion, reward)."""
-
-import lazy_loader
+"""rpo_nb: a notebook-first reproducibility kit for learning from scalar feedback (prompt, completion,
+reward)."""
 
 __version__ = "0.1.0"
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submodules=[
-        "config",
-        "data",
-        "evaluation",
-        "experiment",
-        "judging",
-        "objectives",
-        "partition",
-        "planning",
-        "pocket",
-        "policy",
-        "reporting",
-        "running",
-        "studies",
-        "training",
-    ],
-    submod_attrs={"data": ["load_feedback"]},
-)
+__all__ = ["load_feedback"]
+
+
+def __getattr__(name: str) -> object:
+    """What users call most, loaded when it is asked for: the command line starts without it."""
+    if name == "load_feedback":
+        from rpo_nb.data.feedback import load_feedback
+
+        return load_feedback
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,23 +6,9 @@ Heavy imports wait until a command needs them.
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import locale
 import os
-import shlex
 import signal
 import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
-import yaml
-
-from rpo_nb import __version__
-from rpo_nb.config.loading import default_profile, load_profile, results_dir
-from rpo_nb.config.names import readable
-from rpo_nb.config.schema import Profile
 
 STOPPED = "Stopped. The same command goes on from here."
 HEARD = signal.getsignal(signal.SIGINT) != signal.SIG_IGN  # a shell's background job ignores Ctrl-C
@@ -37,6 +23,21 @@ def stop_at_once(*_) -> None:
 
 if __name__ == "__main__" and HEARD:
     signal.signal(signal.SIGINT, stop_at_once)
+
+import argparse
+import contextlib
+import locale
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rpo_nb import __version__
+from rpo_nb.config.loading import default_profile, load_profile, results_dir
+from rpo_nb.config.names import readable
+from rpo_nb.config.schema import Profile
 
 PARAMETERS = ("feedback", "sizes", "methods", "taus", "seeds", "preset", "lora")
 SET_HELP = """a notebook parameter (sizes, methods, taus, seeds, preset, lora, feedback) or a dotted key of the profile, e.g.

@@ -512,8 +512,8 @@ def measured(name: str) -> Family:
     load.set_dropout(model, 0.0)
     rows = encoding.encode(tokenizer, ROWS, TEXTS, **LIMITS)
     found = Family(name, type(model).__name__)
-    costs = policy_logps.overhead, prefixes.overhead
-    policy_logps.overhead, prefixes.overhead = (lambda _: 0.0), (lambda _: 1e9)
+    costs = prefixes.overhead, policy_logps.overhead
+    prefixes.overhead, policy_logps.overhead = (lambda _: 0.0), (lambda _: 1e9)
     try:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
@@ -533,7 +533,7 @@ def measured(name: str) -> Family:
             if not found.refused:
                 found.texts, found.way = same_texts(model.eval(), tokenizer)
     finally:
-        policy_logps.overhead, prefixes.overhead = costs
+        prefixes.overhead, policy_logps.overhead = costs
     ours = (str(w.message) for w in said if str(w.message).startswith(found.model))
     found.said = tuple(dict.fromkeys(ours))
     return found

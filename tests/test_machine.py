@@ -240,7 +240,7 @@ def test_the_kept_log_names_no_place_of_this_machine(tmp_path):
         f"host: {host}\n{sys.executable} -m papermill {tmp_path}/notebooks/x.ipynb < "
         f"{processes.ROOT}/notebooks/x.ipynb\n"
     )
-    processes._without_places(log, tmp_path)
+    processes.without_places(log, tmp_path)
     assert (
         log.read_text() == "host: this machine\npython -m papermill ./notebooks/x.ipynb < "
         "rpo_nb/notebooks/x.ipynb\n"

@@ -266,8 +266,8 @@ def test_a_measured_share_of_the_peak_replaces_the_assumed_one(profile, tmp_path
         any("30% of its peak is assumed" in note for note in slow["notes"])
         and fast["hours"] < slow["hours"]
     )
-    assert costs.share_of_peak(sizes._benchmarks(), "NVIDIA A100-SXM4-80GB", lora=True) == 0.2
-    assert costs.share_of_peak(sizes._benchmarks(), "NVIDIA H100 PCIe", lora=False) is None
+    assert costs.share_of_peak(sizes.benchmark_rows(), "NVIDIA A100-SXM4-80GB", lora=True) == 0.2
+    assert costs.share_of_peak(sizes.benchmark_rows(), "NVIDIA H100 PCIe", lora=False) is None
 
 
 # ---- what is missing -----------------------------------------------------------------------------

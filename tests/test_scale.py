@@ -350,7 +350,7 @@ def test_a_fused_projection_gives_the_same_numbers_and_a_wrong_one_is_refused(pa
     functional.liger_fused_linear_cross_entropy = liger_like(right=True)
     load.use_liger(model)
     calls = []
-    policy_logps._LIGER[model] = lambda *args, **more: (
+    policy_logps.LIGER[model] = lambda *args, **more: (
         calls.append(1) or functional.liger_fused_linear_cross_entropy(*args, **more)
     )
     torch.testing.assert_close(policy_logps.grouped_logps(model, batch, reduce="sum").logps, usual)

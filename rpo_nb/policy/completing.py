@@ -26,7 +26,6 @@ from rpo_nb.policy.forward import (
     start_token,
     told,
 )
-from rpo_nb.policy.generation import _penalties
 
 
 class RowSampling:
@@ -68,6 +67,23 @@ class RowSampling:
 
 # Rows → what is done to their logits at each step, as transformers' logits processors do it.
 Processing = Callable[[Sequence[int]], Callable[[Tensor, Tensor], Tensor]]
+
+
+def _penalties(setup: Any, mask: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """The penalties on repetition of rows padded on the left (mask [n, S] 0), where transformers
+    5.15 counts the padding, so that a text depended on the longest prompt beside it."""
+    from transformers import NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
+
+    penalty, size = setup.repetition_penalty or 1.0, setup.no_repeat_ngram_size
+
+    def penalised(ids: Tensor, scores: Tensor) -> Tensor:
+        padded = nn.functional.pad(mask == 0, (0, ids.shape[1] - mask.shape[1]))
+        seen = ids.where(~padded, ids[:, -1:])  # a token of the row, which counts anyway
+        scores = RepetitionPenaltyLogitsProcessor(penalty)(seen, scores) if penalty != 1 else scores
+        seen = ids.masked_fill(padded, -1)  # no token
+        return NoRepeatNGramLogitsProcessor(size)(seen, scores) if size else scores
+
+    return penalised
 
 
 def _complete(

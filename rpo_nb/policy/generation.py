@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -215,23 +215,6 @@ def _sampling(
     decoding: DecodingConfig, streams: Sequence[np.random.Generator | torch.Generator]
 ) -> Processing:
     return lambda rows: RowSampling(decoding, [streams[i] for i in rows])
-
-
-def _penalties(setup: Any, mask: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """The penalties on repetition of rows padded on the left (mask [n, S] 0), where transformers
-    5.15 counts the padding, so that a text depended on the longest prompt beside it."""
-    from transformers import NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
-
-    penalty, size = setup.repetition_penalty or 1.0, setup.no_repeat_ngram_size
-
-    def penalised(ids: Tensor, scores: Tensor) -> Tensor:
-        padded = nn.functional.pad(mask == 0, (0, ids.shape[1] - mask.shape[1]))
-        seen = ids.where(~padded, ids[:, -1:])  # a token of the row, which counts anyway
-        scores = RepetitionPenaltyLogitsProcessor(penalty)(seen, scores) if penalty != 1 else scores
-        seen = ids.masked_fill(padded, -1)  # no token
-        return NoRepeatNGramLogitsProcessor(size)(seen, scores) if size else scores
-
-    return penalised
 
 
 @contextmanager

@@ -143,13 +143,12 @@ _tree = cache(ast.parse)  # of the same source, whatever its place
 
 def _imports(package: Path, name: str) -> tuple[str, ...]:
     file, folder = _file(package, name), tuple(name.split("."))
-    if file.name == "__init__.py":
-        return tuple(
-            f"{name}.{module.stem}" for module in sorted(file.parent.glob("*.py")) if module != file
-        )
-    return tuple(
-        dict.fromkeys(_modules(_imported(file.read_bytes(), folder[:-1], package.name), package))
-    )
+    whole = file.name == "__init__.py"
+    modules = [
+        f"{name}.{other.stem}" for other in sorted(file.parent.glob("*.py")) if other != file
+    ]
+    imported = _imported(file.read_bytes(), folder if whole else folder[:-1], package.name)
+    return tuple(dict.fromkeys([*(modules if whole else ()), *_modules(imported, package)]))
 
 
 @cache
