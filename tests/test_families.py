@@ -505,7 +505,7 @@ def test_the_search_of_a_checkpoint_is_told_at_load(tmp_path):
 
 @pytest.mark.parametrize("error", [KeyError("a fault"), torch.OutOfMemoryError("a fault")])
 @pytest.mark.parametrize(
-    "place", ["forward.whole_states", "prefixes._kept", "generation._complete"]
+    "place", ["forward.whole_states", "prefixes._kept", "completing._complete"]
 )
 def test_a_fault_is_not_told_as_what_an_architecture_cannot(place, error, monkeypatch):
     model, tokenizer = families.build("Llama").float(), tokenizer_of("BOS")
@@ -514,7 +514,7 @@ def test_a_fault_is_not_told_as_what_an_architecture_cannot(place, error, monkey
         raise error
 
     module, name = place.split(".")
-    monkeypatch.setattr(f"rpo_nb.{place}", broken)
+    monkeypatch.setattr(f"rpo_nb.policy.{place}", broken)
     monkeypatch.setattr(completing, "WAYS", {broken: "", completing._complete_alone: "alone"})
     with pytest.raises(type(error), match="a fault"):
         if module == "forward":
