@@ -29,13 +29,13 @@ def test_gradient_variance_of_nothing_but_noise_is_not_a_number():
 
 def test_interval_of_the_mean():
     values = np.random.default_rng(0).normal(5, 1, 200)
-    mean, low, high = table1._interval(values, np.mean)
+    mean, low, high = table1._spread(values, np.mean)
     assert mean == pytest.approx(values.mean()) and high - low == pytest.approx(
         4 / np.sqrt(200), rel=0.2
     )
     assert (
-        np.isnan(table1._interval([1.0, 2.0], np.mean)[1:]).all()
-        and np.isnan(table1._interval([2.0] * 20, np.mean)[1:]).all()
+        np.isnan(table1._spread([1.0, 2.0], np.mean)[1:]).all()
+        and np.isnan(table1._spread([2.0] * 20, np.mean)[1:]).all()
     )
 
 

@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 from sacrebleu.metrics import BLEU
 
-from rpo_nb import pocket
+from rpo_nb import intervals, pocket
 from rpo_nb.config.schema import Profile
 from rpo_nb.evaluation.suite import MetricSuite
 from rpo_nb.experiment import grid
 
 KEYS = ["preset", "method", "size", "tau", "seed"]
-RESAMPLES, SEED = 1000, 0
+RESAMPLES = 1000  # of corpus BLEU
 
 
 def measure(generations: pd.DataFrame, suite: MetricSuite, profile: Profile) -> pd.DataFrame:
@@ -92,17 +92,13 @@ def bleu_intervals(
         scorer.corpus_score([text], [[reference]])
         for text, reference in zip(completions, references, strict=True)
     ]
-    counts = np.array([[*s.counts, *s.totals, s.sys_len, s.ref_len] for s in scores], dtype=float)
-    draws = np.random.default_rng(SEED).multinomial(
-        len(counts), np.full(len(counts), 1 / len(counts)), size=RESAMPLES
-    )
-    found = []
-    for row in (draws @ counts).astype(int).tolist():
-        arguments = (row[:4], row[4:8], row[8], row[9])
-        found.append(
-            (
-                BLEU.compute_bleu(*arguments, smooth_method="none").score / 100,
-                BLEU.compute_bleu(*arguments).score,
-            )
-        )
-    return [tuple(pair) for pair in np.percentile(np.array(found), [2.5, 97.5], axis=0).T.tolist()]
+    counts = np.array([[*s.counts, *s.totals, s.sys_len, s.ref_len] for s in scores])
+
+    def bleu(row: np.ndarray) -> tuple[float, float]:
+        *_, hypothesis, reference = row = row.tolist()
+        counted = (row[:4], row[4:8], hypothesis, reference)
+        unsmoothed = BLEU.compute_bleu(*counted, smooth_method="none")
+        return unsmoothed.score / 100, BLEU.compute_bleu(*counted).score
+
+    _, low, high = intervals.bootstrap_sums(counts, bleu, resamples=RESAMPLES)
+    return list(zip(low.tolist(), high.tolist(), strict=True))

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from rpo_nb import intervals
 from rpo_nb.config.schema import EvaluationConfig
 from rpo_nb.evaluation import metrics
 
@@ -157,26 +158,12 @@ class MetricSuite:
         return {name: values[name] for name in METRICS if name in values}
 
     def _means(self, items: dict[str, np.ndarray]) -> list[MetricValue]:
-        """Mean and interval of each row of items, all rows resampled alike (scipy does them in one
-        go)."""
-        from scipy.stats import bootstrap
-
+        """Mean and interval of each row of items, all rows resampled alike."""
         table = np.stack(list(items.values()))
-        intervals: list = [None] * len(table)
-        if table.shape[1] > 1:
-            drawn = bootstrap(
-                (table,),
-                np.mean,
-                axis=-1,
-                n_resamples=self.resamples,
-                method="percentile",
-                batch=250,
-                rng=np.random.default_rng(self.seed),
-            ).confidence_interval
-            intervals = list(zip(drawn.low.tolist(), drawn.high.tolist(), strict=True))
+        found = intervals.bootstrap(table, resamples=self.resamples, seed=self.seed)
         return [
-            MetricValue(float(row.mean()), row, ci)
-            for row, ci in zip(table, intervals, strict=True)
+            MetricValue(float(mean), row, None if np.isnan(low) else (float(low), float(high)))
+            for mean, low, high, row in zip(*found, table, strict=True)
         ]
 
     @property

@@ -7,8 +7,8 @@ from itertools import permutations
 
 import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap
 
+from rpo_nb import intervals
 from rpo_nb.judging.judges import Judge
 from rpo_nb.judging.verdicts import AVERAGE, KEYS
 
@@ -41,39 +41,9 @@ MOST_FIRST = 0.9
 MOST_LONGER = 0.9
 MOST_NULLS = 0.5  # what is left is no sample of the pairs
 GAPS = (0.0, 0.5, 1.0, 2.0, 3.0, np.inf)  # of the true rewards, for the accuracy of a learnt judge
-RESAMPLES = 2000
 
 
 # ---- numbers -------------------------------------------------------------------------------------
-
-
-def interval(points: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
-    """95 % percentile bootstrap interval over prompts of the mean over seeds of Σ points / Σ
-    counts.
-
-    points, counts: [seeds, prompts], a prompt's part in each seed (0 where it has none). A prompt
-    is drawn with all its seeds, so the interval is about other prompts for these policies; std over
-    seeds is about other policies. NaNs for fewer than 2 prompts.
-    """
-
-    def statistic(*arrays, axis=-1):
-        sums = np.stack([array.sum(axis) for array in arrays])
-        totals, drawn = sums[: len(points)], sums[len(points) :]
-        # a seed none of whose verdicts was drawn stays out of that draw's mean
-        with np.errstate(invalid="ignore"):
-            return np.where(drawn > 0, totals / drawn, 0.0).sum(0) / (drawn > 0).sum(0)
-
-    if points.shape[1] < 2 or not counts.any(1).all():
-        return np.nan, np.nan
-    drawn = bootstrap(
-        (*points, *counts),
-        statistic,
-        paired=True,
-        method="percentile",
-        n_resamples=RESAMPLES,
-        rng=0,
-    )
-    return float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)
 
 
 def _rate(rows: pd.DataFrame, points: pd.Series) -> dict[str, float]:
@@ -87,9 +57,9 @@ def _rate(rows: pd.DataFrame, points: pd.Series) -> dict[str, float]:
         return {"rate": np.nan, "std": np.nan, "low": np.nan, "high": np.nan, "n": 0, "seeds": 0}
     totals, counts = sums["sum"].to_numpy(float), sums["count"].to_numpy(float)
     by_seed = totals.sum(1) / counts.sum(1)
-    low, high = interval(totals, counts)
+    rate, low, high = intervals.bootstrap_prompts(totals, counts)
     return {
-        "rate": by_seed.mean(),
+        "rate": rate,
         "std": by_seed.std(ddof=1) if len(by_seed) > 1 else np.nan,
         "low": low,
         "high": high,
@@ -103,7 +73,7 @@ def win_rates(verdicts: pd.DataFrame) -> pd.DataFrame:
     nulls left out.
 
     Columns: those five, win_rate (mean over seeds), std (over seeds, ddof 1; NaN for one seed),
-    ci_low, ci_high (95 % percentile bootstrap over prompts, see `interval`), n (verdicts of all
+    ci_low, ci_high (95 % percentile bootstrap over prompts, see `intervals.bootstrap_prompts`), n (verdicts of all
     seeds), nulls, ties, flips, seeds.
     """
     keys, rows = ["preset", "judge", "size", "baseline", "tau"], []
@@ -381,7 +351,7 @@ def held_out_comparisons(
 
 def accuracy_by_gap(held_out: pd.DataFrame) -> pd.DataFrame:
     """A learnt judge's accuracy by how far the true rewards lie apart: gap, accuracy, ci_low,
-    ci_high, n (see `interval`)."""
+    ci_high, n (see `intervals.bootstrap_prompts`)."""
     rows = []
     for gap, part in held_out.groupby(pd.cut(held_out["gap"], GAPS), observed=True):
         rate = _rate(part, part["correct"])

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy.special import logsumexp
-from scipy.stats import bootstrap
 
-from rpo_nb import pocket
+from rpo_nb import intervals, pocket
 from rpo_nb.config.schema import Profile
 from rpo_nb.experiment import generations, grid, inputs
 from rpo_nb.store import read_json, read_sealed, sealed
@@ -86,17 +85,9 @@ def rewards_and_kl(profile: Profile, out: Path) -> pd.DataFrame:
     rows = []
     for (preset, method, size, tau), frames in pools.items():
         pool = pd.concat(frames)
-        low, high = (
-            (0.0, 0.0)
-            if method == "reference"
-            else bootstrap(
-                (pool["log_ratio"].to_numpy(),),
-                np.mean,
-                n_resamples=2000,
-                method="percentile",
-                rng=np.random.default_rng(0),
-            ).confidence_interval
-        )
+        kl, low, high = intervals.bootstrap(pool["log_ratio"])
+        if method == "reference":  # its distance from itself is known
+            low = high = 0.0
         rows.append(
             {
                 "preset": preset,
@@ -104,7 +95,7 @@ def rewards_and_kl(profile: Profile, out: Path) -> pd.DataFrame:
                 "size": size,
                 "tau": tau,
                 "reward": pool["reward"].mean(),
-                "kl": pool["log_ratio"].mean(),
+                "kl": kl,
                 "kl_low": low,
                 "kl_high": high,
                 "n": len(pool),

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rpo_nb import partition
+from rpo_nb import intervals, partition
 from rpo_nb.config.schema import Profile
 from rpo_nb.experiment import inputs
 from rpo_nb.experiment.inputs import Prepared
@@ -17,7 +17,6 @@ from rpo_nb.judging import verdicts
 from rpo_nb.judging.rates import win_rates
 from rpo_nb.studies import table1
 from rpo_nb.studies.lab import MAP_KEYS, Spec, Study
-from rpo_nb.studies.truth import mean_interval
 
 # paper A, version 4: preference in % for the normalised loss, over models and judges
 PUBLISHED_ABLATION = ">90"
@@ -53,7 +52,7 @@ def summarise(rows: pd.DataFrame, studies: Sequence[Study]) -> pd.DataFrame:
             row |= dict(
                 zip(
                     (key, f"{key}_low", f"{key}_high"),
-                    (column.mean(), *mean_interval(column.to_numpy())),
+                    intervals.bootstrap(column),
                     strict=True,
                 )
             )
@@ -211,13 +210,13 @@ def duels(
                 continue
             first, second = (wide[specs[name].index(spec)] for spec in pair)
             difference = (first - second).to_numpy()
-            low, high = mean_interval(difference)
+            mean, low, high = intervals.bootstrap(difference)
             out.append(
                 {
                     "study": name,
                     "first": pair[0].words,
                     "second": pair[1].words,
-                    "difference": difference.mean(),
+                    "difference": mean,
                     "low": low,
                     "high": high,
                     "outcome": "first" if low > 0 else "second" if high < 0 else "level",

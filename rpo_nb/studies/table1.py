@@ -16,7 +16,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainerCallback
@@ -24,6 +23,7 @@ from transformers import TrainerCallback
 from rpo_nb.config.schema import Profile
 from rpo_nb.experiment import grid, inputs, runs
 from rpo_nb.experiment.inputs import Prepared
+from rpo_nb.intervals import Interval, bootstrap, jackknife
 from rpo_nb.policy import logps
 from rpo_nb.reporting.published import published_numbers
 from rpo_nb.training.losses import PolicyWithValue
@@ -142,7 +142,7 @@ def _method(
             rows.append(
                 _row(
                     SECONDS,
-                    *_interval(clock.seconds, np.median),
+                    *_spread(clock.seconds, np.median),
                     note=f"median of {len(clock.seconds)} steps",
                 )
             )
@@ -206,9 +206,9 @@ def _steadiness(
     return [
         _row("gradient variance", *spread, note=note + unclear, when=when),
         _row(
-            "gradient change under reward noise", *_interval(changed, np.mean), note=note, when=when
+            "gradient change under reward noise", *_spread(changed, np.mean), note=note, when=when
         ),
-        _row(kind, *_interval(last, np.mean), note=note, when=when),
+        _row(kind, *_spread(last, np.mean), note=note, when=when),
     ]
 
 
@@ -299,7 +299,7 @@ def _relative(changed: Tensor, clean: Tensor) -> np.ndarray:
     return ((changed - clean).norm(dim=1) / clean.norm(dim=1)).double().numpy()
 
 
-def _variance(gram: np.ndarray) -> tuple[float, float, float]:
+def _variance(gram: np.ndarray) -> Interval:
     """E‖g − G‖² / ‖G‖² from the inner products [b, b] of b mini-batch gradients, and its 95 %
     jackknife interval on a log scale.
 
@@ -313,33 +313,17 @@ def _variance(gram: np.ndarray) -> tuple[float, float, float]:
         mean = (part.sum() - np.trace(part)) / (n * (n - 1))
         return (squares - mean) / mean if mean > 0 < squares - mean else np.nan
 
-    every = np.arange(len(gram))
-    if len(every) < FEWEST:
-        return (ratio(every) if len(every) > 1 else np.nan), np.nan, np.nan
-    value, left_out = ratio(every), np.log([ratio(np.delete(every, i)) for i in every])
-    n = len(every)
-    error = np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum()) * stats.t.ppf(
-        0.975, n - 1
-    )
-    return value, value * float(np.exp(-error)), value * float(np.exp(error))
+    return jackknife(ratio, len(gram), fewest=FEWEST)
 
 
-def _interval(values: Sequence[float], statistic) -> tuple[float, float, float]:
-    """The statistic of the values and its 95 % percentile bootstrap interval (fixed seed); none for
-    few or equal values."""
-    values = np.asarray(values, float)
-    value = float(statistic(values)) if len(values) else np.nan
-    if len(values) < FEWEST or np.ptp(values) == 0:
-        return value, np.nan, np.nan
-    found = stats.bootstrap(
-        (values,), statistic, method="percentile", n_resamples=2000, rng=np.random.default_rng(0)
-    )
-    return value, float(found.confidence_interval.low), float(found.confidence_interval.high)
+def _spread(values: Sequence[float], statistic) -> Interval:
+    """The statistic of measurements and its bootstrap interval; none where it has no width: nothing
+    varied, which a ratio that is 0 by definition does."""
+    found = bootstrap(values, statistic, fewest=FEWEST)
+    return found if found.low < found.high else Interval(found.value, np.nan, np.nan)
 
 
-def first_gradient_variance(
-    profile: Profile, run: grid.Run, prepared: Prepared
-) -> tuple[float, float, float]:
+def first_gradient_variance(profile: Profile, run: grid.Run, prepared: Prepared) -> Interval:
     """The variance of a run's mini-batch gradient before its first step, relative to its squared
     mean, and its interval; see `measure`."""
     with tempfile.TemporaryDirectory() as folder:

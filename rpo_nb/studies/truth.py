@@ -16,9 +16,8 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.special import logsumexp
-from scipy.stats import bootstrap
 
-from rpo_nb import partition, pocket, store
+from rpo_nb import intervals, partition, pocket, store
 from rpo_nb.config.keys import content_key
 from rpo_nb.config.schema import DecodingConfig, Profile
 from rpo_nb.experiment import inputs
@@ -234,7 +233,7 @@ def errors(
 
 def _moments(error: np.ndarray) -> dict[str, float]:
     """bias, std, mse and the bias's interval over prompts, of errors [P, ...]."""
-    low, high = mean_interval(error.mean(1))
+    _, low, high = intervals.bootstrap(error.mean(1))
     return {
         "bias": error.mean(),
         "std": error.std(),
@@ -242,17 +241,6 @@ def _moments(error: np.ndarray) -> dict[str, float]:
         "ci_low": low,
         "ci_high": high,
     }
-
-
-def mean_interval(values: np.ndarray) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of a mean, with a fixed seed; the value itself where all
-    are equal."""
-    if len(values) < 2 or np.ptp(values) == 0:
-        return float(values.mean()), float(values.mean())
-    found = bootstrap(
-        (values,), np.mean, n_resamples=2000, method="percentile", rng=np.random.default_rng(0)
-    ).confidence_interval
-    return float(found.low), float(found.high)
 
 
 def truth_table(hidden: np.ndarray, regime: str, taus: Sequence[float]) -> pd.DataFrame:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -11,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 from torch import Tensor, nn
 
+from rpo_nb import intervals
 from rpo_nb.config.schema import DecodingConfig
 from rpo_nb.policy import encoding, load
 from rpo_nb.policy.generation import Sample, samples
@@ -127,7 +126,7 @@ def measures(answers: pd.DataFrame, scores: Sequence[str]) -> dict[str, float]:
     above the baseline's, ties half); kl = E[log πθ − log πref] over the policy's own samples with
     its 95 % interval; entropy = −E[log πθ], nats a text; tokens a text; n."""
     ratio = answers["policy_logp"] - answers["ref_logp"]
-    kl, low, high = mean_interval(ratio)
+    kl, low, high = intervals.student(ratio)
     ahead = answers[scores[0]] - answers[f"{scores[0]}_baseline"]
     return {
         **{name: float(answers[name].mean()) for name in scores},
@@ -139,15 +138,6 @@ def measures(answers: pd.DataFrame, scores: Sequence[str]) -> dict[str, float]:
         "tokens": float(answers["tokens"].mean()),
         "n": len(answers),
     }
-
-
-def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean and its 95 % interval by Student's t; no interval for a single value."""
-    values = np.asarray(values, float)
-    if len(values) < 2:
-        return float(values.mean()), math.nan, math.nan
-    half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
-    return float(values.mean()), float(values.mean()) - half, float(values.mean()) + half
 
 
 # ---- data ----------------------------------------------------------------------------------------

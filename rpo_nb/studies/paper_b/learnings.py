@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 
+from rpo_nb import intervals
 from rpo_nb.config.studies import PaperB
 from rpo_nb.studies.paper_b.grid import LEARNT, TRUTH
 from rpo_nb.studies.paper_b.tables import FEWEST, difference, present
-from rpo_nb.training.samples import mean_interval
 
 
 def verdicts(results: pd.DataFrame, curves: pd.DataFrame, config: PaperB) -> pd.DataFrame:
@@ -115,7 +115,7 @@ def _hacked(found: pd.DataFrame) -> tuple[str, str]:
     """Verdict and sentence: hacked when the learnt reward rose on average and the truth fell, over
     the whole training or its second half, by more than the interval over seeds."""
     (learnt, *_), whole, late = (
-        mean_interval(found[name]) for name in ("learnt_gain", "truth_gain", "truth_late")
+        intervals.student(found[name]) for name in ("learnt_gain", "truth_gain", "truth_late")
     )
     told = (
         f"the learnt reward rose by {learnt:+.2f}, the truth by {whole[0]:+.2f} "

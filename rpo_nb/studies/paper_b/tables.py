@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from rpo_nb import intervals
 from rpo_nb.config.schema import Profile
 from rpo_nb.config.studies import PaperB
 from rpo_nb.reporting.published import published_numbers
 from rpo_nb.studies.paper_b.grid import BRIDGE, GATED, LEARNT, SPLITS, TRUTH
 from rpo_nb.studies.paper_b.world import World
-from rpo_nb.training.samples import mean_interval
 
 METRICS = {"avg_reward": TRUTH, "win_rate": "win_rate"}  # the paper's -> the measure
 PAPER_PROMPTS = {
@@ -38,7 +38,7 @@ def _cell(
     width of its interval."""
     values = results.query("run == @run and split == @split").sort_values("seed")[METRICS[metric]]
     scale = 100.0 if metric == "win_rate" else 1.0
-    mean, low, high = mean_interval(scale * values.to_numpy())
+    mean, low, high = intervals.student(scale * values.to_numpy())
     number, half = published if isinstance(published, list) else (published, None)
     missing = {None, "null"}
     return {
@@ -177,7 +177,9 @@ def reward_models(profile: Profile, out: str | Path, results: pd.DataFrame) -> p
             ]
         )
         mean, low, high = (
-            mean_interval([correct.mean() for correct in held_out]) if held_out else (np.nan,) * 3
+            intervals.student([correct.mean() for correct in held_out])
+            if held_out
+            else (np.nan,) * 3
         )
         rows.append(
             {
@@ -273,7 +275,7 @@ def wide(table: pd.DataFrame) -> pd.DataFrame:
 
 def difference(
     results: pd.DataFrame, ahead: Sequence[str], behind: Sequence[str]
-) -> tuple[float, float, float]:
+) -> intervals.Interval:
     """Mean test reward of some runs less that of others, paired by seed, with its interval over
     seeds."""
     means = [
@@ -282,4 +284,4 @@ def difference(
         .mean()
         for runs in (ahead, behind)
     ]
-    return mean_interval((means[0] - means[1]).dropna().to_numpy())
+    return intervals.student((means[0] - means[1]).dropna().to_numpy())
