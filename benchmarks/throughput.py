@@ -24,11 +24,11 @@ import yaml
 
 from benchmarks import tables
 from benchmarks.workloads import Case, Clock, fresh, ours
-from rpo_nb.checks import OutOfMemory, memory_advice
 from rpo_nb.config.schema import TrainingConfig
 from rpo_nb.config.settings import PROFILE_DIR
 from rpo_nb.planning import costs
 from rpo_nb.policy import load
+from rpo_nb.remedies import OutOfMemory, memory_advice
 from rpo_nb.training.batches import prompt_groups
 
 METHODS = ("sft", "rpo", "dro", "kto")

@@ -8,9 +8,7 @@ The finite check costs one concatenation and one reduction a call, so it stays o
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 
 import numpy as np
 import torch
@@ -102,50 +100,3 @@ def known(name: str, value: str, choices: Collection[str]) -> None:
     """ValueError lists the choices when `value` is none of them."""
     if value not in choices:
         raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(choices)}")
-
-
-class OutOfMemory(ValueError, MemoryError):
-    """There was not enough memory. A ValueError because its one sentence tells the user what to
-    change."""
-
-
-@contextmanager
-def memory_advice(where: str, remedy: str) -> Iterator[None]:
-    """Turn a failed allocation (a GPU's, or torch's on the CPU) into one sentence: what ran out,
-    where, and what to change.
-
-    where: what was done, e.g. "training rpo large seed 0, 16 rows a forward pass". remedy: the
-    settings to change, by name. Other errors pass. Raises OutOfMemory.
-    """
-    try:
-        yield
-    except (torch.cuda.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if isinstance(error, OutOfMemory) or not _is_out_of_memory(error):
-            raise
-        asked = re.search(r"[Tt]ried to allocate (\d[\d.]* \w+)", str(error))
-        more = f" for {asked[1]} more" if asked else ""
-        told = f"{where}: {_memory(error)} has no room{more}; {remedy}, then start again: what is done is kept"
-        raise OutOfMemory(told) from error
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """torch reports a full CPU memory, and some CUDA libraries a full GPU, as a bare
-    RuntimeError."""
-    words = (
-        "DefaultCPUAllocator: can't allocate memory",
-        "CUDA error: out of memory",
-        "CUBLAS_STATUS_ALLOC_FAILED",
-    )
-    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or any(
-        word in str(error) for word in words
-    )
-
-
-def _memory(error: Exception) -> str:
-    """Which memory ran out, and how large it is."""
-    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
-        return "the machine's memory"
-    if not torch.cuda.is_available():
-        return "the GPU"
-    device = torch.cuda.get_device_properties(torch.cuda.current_device())
-    return f"the GPU ({device.name}, {device.total_memory / 2**30:.0f} GiB)"

@@ -8,7 +8,6 @@ was written is told in one line and made again.
 
 from __future__ import annotations
 
-import errno
 import gzip
 import hashlib
 import json
@@ -23,74 +22,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rpo_nb.remedies import room_for
+
 STAMP = "done.json"
 # a file or folder that a kill left half written
 LEFT_OVER = re.compile(r"(\..+)\.(\d+\.tmp|[a-z0-9_]{8}(\.tmp)?)")
-FULL = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "your quota on this disk is used up",
-    errno.EFBIG: "a file may not grow so large here (ulimit -f)",
-}
-# safetensors raises an error of its own, without an errno
-FULL_WORDS = ("No space left on device", "Disk quota exceeded", "File too large")
 UMASK = os.umask(0)  # there is no way to read it but to set it
 os.umask(UMASK)
-
-
-class DiskFull(OSError, ValueError):
-    """There was no room for a file. A ValueError because its one sentence tells the user what to
-    do."""
-
-
-@contextmanager
-def room_for(path: Path | str) -> Iterator[None]:
-    """Turn a full disk while `path` is written into one sentence. Other errors pass. Raises
-    DiskFull.
-
-    What was written in part is the caller's to remove: `atomic_write` and `finished` do.
-    """
-    try:
-        yield
-    except DiskFull:
-        raise
-    except Exception as error:
-        number, free = getattr(error, "errno", None), _free_mib(Path(path))
-        import resource  # not on Windows
-
-        limited = resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
-        # torch.save does not say why it failed
-        torchs = "inline_container.cc" in str(error) and (limited or free < 16)
-        if number not in FULL and not torchs and not any(word in str(error) for word in FULL_WORDS):
-            raise
-        number = (
-            errno.EFBIG
-            if FULL_WORDS[2] in str(error) or (torchs and free >= 16)
-            else number
-            if number in FULL
-            else errno.ENOSPC
-        )
-        remedy = (
-            "raise the limit"
-            if number == errno.EFBIG
-            else f"free some space ({free:.0f} MiB are left)"
-        )
-        told = DiskFull(
-            f"{FULL[number]}: {'/'.join(Path(path).parts[-2:])} could not be written; "
-            f"{remedy} and start again: what is "
-            "done is kept"
-        )
-        told.errno = number
-        raise told from error
-
-
-def _free_mib(path: Path) -> float:
-    """What is left on the disk of a path that may not be there yet."""
-    return (
-        shutil.disk_usage(
-            next(folder for folder in path.absolute().parents if folder.is_dir())
-        ).free
-        / 2**20
-    )
 
 
 def atomic_write(path: Path | str, data: bytes | str) -> Path:

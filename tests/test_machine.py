@@ -146,10 +146,10 @@ def test_a_limit_on_a_files_size_is_one_sentence(library, tmp_path):
     }
     code = (
         "import torch; from pathlib import Path; from safetensors.torch import save_file; from "
-        "rpo_nb import store\n"
-        "path = Path('out/file')\ntry:\n with store.room_for(path):\n  "
+        "rpo_nb import remedies, store\n"
+        "path = Path('out/file')\ntry:\n with remedies.room_for(path):\n  "
         f"Path('out').mkdir(exist_ok=True); {write[library]}\n"
-        "except store.DiskFull as error: print(error)"
+        "except remedies.DiskFull as error: print(error)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -18,6 +18,7 @@ from rpo_nb.judging import verdicts
 from rpo_nb.planning import costs, needs, plan, plan_text, sizes
 from rpo_nb.planning.costs import GIB
 from rpo_nb.policy import load, prefixes
+from rpo_nb.remedies import UNREACHED
 
 A100 = costs.device("A100 80GB")
 
@@ -585,7 +586,7 @@ def test_a_cached_snapshot_is_used_without_asking(tmp_path, tiny_t5, monkeypatch
     (tmp_path / "models--some--model" / "refs" / "main").write_text("abc")
     tiny_t5[0].config.save_pretrained(snapshot)
     # its weights were never fetched
-    assert hub.look_up("some/model", online=False).problem is hub.UNREACHED
+    assert hub.look_up("some/model", online=False).problem is UNREACHED
     tiny_t5[0].save_pretrained(snapshot)
     assert hub.look_up("some/model", online=False) == hub.Access("cache")
 

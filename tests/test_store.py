@@ -16,13 +16,12 @@ import torch
 from filelock import FileLock
 from safetensors.torch import save_file
 
-from rpo_nb.checks import OutOfMemory, memory_advice
 from rpo_nb.config.loading import load_profile
+from rpo_nb.remedies import DiskFull, OutOfMemory, memory_advice, room_for
 from rpo_nb.running import batch
 from rpo_nb.store import (
     STAMP,
     Damaged,
-    DiskFull,
     atomic_write,
     cached,
     fault,
@@ -30,7 +29,6 @@ from rpo_nb.store import (
     mark,
     packed,
     read_sealed,
-    room_for,
     seal,
     sweep,
     unpacked,

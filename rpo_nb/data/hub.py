@@ -1,123 +1,22 @@
-"""The hub: what is here already, what would have to be fetched, and for every error of its clients
-a reason and a remedy."""
+"""The hub: what is here already, and what would have to be fetched."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import NamedTuple
 
-PAGES = {"model": "https://huggingface.co/{}", "dataset": "https://huggingface.co/datasets/{}"}
+from rpo_nb.remedies import UNREACHED, Problem, hub_problem
+
 ID = r"[\w-][\w.-]*/[\w.-]+"  # of a model or data set on the hub
 # endings of a data set's files
 DATA = (".json", ".jsonl", ".parquet", ".csv", ".arrow", ".gz", ".zst")
 # what is fetched of a model
 MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
 TIMEOUT = 10.0  # seconds for the hub to answer
-
-
-class Problem(NamedTuple):
-    """Two halves of a sentence: what is wrong, and what to do."""
-
-    reason: str
-    remedy: str
-
-
-UNREACHED = Problem(
-    "the hub cannot be reached and it is not in the local cache",
-    "check the network (and HF_HUB_OFFLINE), or give a local folder",
-)
-
-
-def problem(error: BaseException, name: str, *, kind: str = "model") -> Problem:
-    """What an error of huggingface_hub, datasets or transformers means for a hub id. kind: "model"
-    or "dataset".
-
-    The clients wrap each other's errors, so causes and contexts are looked at, too; datasets keeps
-    only the words of some.
-    """
-    from huggingface_hub import errors
-
-    page, chain = PAGES[kind].format(name), list(_chain(error))
-    told = " ".join(str(one) for one in chain)
-    status = next(
-        (one.response.status_code for one in chain if isinstance(one, errors.HfHubHTTPError)), None
-    )
-    if any(isinstance(one, errors.GatedRepoError) for one in chain) or any(
-        words in told for words in ("is a gated dataset", "trying to access a gated repo")
-    ):
-        return _gated(page, accepted_is_open=status == 403 or "ask for access" in told)
-    if status == 401 and not any(isinstance(one, errors.RepositoryNotFoundError) for one in chain):
-        return Problem(
-            "the hub refuses the token (401)",
-            "log in again with `hf auth login`, or correct HF_TOKEN",
-        )
-    if (
-        any(isinstance(one, errors.RepositoryNotFoundError) for one in chain)
-        or "doesn't exist on the Hub" in told
-    ):
-        return Problem(
-            f"the hub has no such {kind}, or it is private",
-            "check the name, or log in with `hf auth login` if it is private",
-        )
-    if (
-        any(
-            isinstance(
-                one,
-                (
-                    errors.OfflineModeIsEnabled,
-                    errors.LocalEntryNotFoundError,
-                    ConnectionError,
-                    TimeoutError,
-                ),
-            )
-            or type(one).__name__ in ("ConnectError", "ConnectTimeout", "ReadTimeout")
-            for one in chain
-        )
-        or "couldn't connect" in told
-    ):
-        return UNREACHED
-    if "trust_remote_code" in told:
-        return Problem(
-            "it brings code of its own, which is never run here",
-            "give a model that transformers knows",
-        )
-    return Problem(
-        f"{type(error).__name__}: {_first_line(error)}",
-        "check the name and the network, or give a local folder",
-    )
-
-
-def _gated(page: str, *, accepted_is_open: bool) -> Problem:
-    from huggingface_hub import get_token
-
-    if accepted_is_open or get_token():
-        return Problem(
-            "it is gated and your account has no access",
-            f"accept its terms at {page} with the account of your token",
-        )
-    return Problem(
-        "it is gated and you are not logged in",
-        f"accept its terms at {page}, then log in with `hf auth login` (or set HF_TOKEN)",
-    )
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
-
-
-# What is here, and what would have to be fetched --------------------------------------------------
 
 
 class Access(NamedTuple):
@@ -212,6 +111,8 @@ def _cached(name: str, kind: str, revision: str, safetensors: bool) -> bool:
 
 
 def _on_the_hub(name: str, kind: str, revision: str, safetensors: bool) -> Access:
+    """Asked in one request. `snapshot_download(dry_run=True)` came after huggingface_hub 0.34, asks
+    for each file, and says nothing of access to a gated one."""
     from huggingface_hub import HfApi
 
     api, gated = HfApi(), False
@@ -224,7 +125,7 @@ def _on_the_hub(name: str, kind: str, revision: str, safetensors: bool) -> Acces
     except Exception as error:
         # the client raises its own, its transport's and the operating system's errors; told in the
         # answer
-        return Access("missing", None, gated, problem(error, name, kind=kind))
+        return Access("missing", None, gated, hub_problem(error, name, kind=kind))
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     if kind == "dataset":
         return Access("hub", sum(sizes.values()), gated)
@@ -295,7 +196,7 @@ def snapshot(name: str, revision: str = "main") -> str:
         # the client raises its own, its transport's and the operating system's errors
         if (here / "config.json").is_file() and _has_weights(here, safetensors=True):
             return str(here)  # huggingface_hub 1 asks for a commit's files although it has them
-        found = problem(error, name)
+        found = hub_problem(error, name)
         raise ValueError(
             f"model {name!r} could not be loaded: {found.reason}; {found.remedy}"
         ) from error

@@ -16,10 +16,11 @@ import datasets
 import numpy as np
 import pandas as pd
 
-from rpo_nb.data import delimited, files, hub, json_file
+from rpo_nb.data import delimited, files, json_file
 from rpo_nb.data.arrow import to_rows
 from rpo_nb.data.defects import Report
 from rpo_nb.data.scores import is_null
+from rpo_nb.remedies import hub_problem
 
 READERS = {
     ".json": json_file.rows,
@@ -159,7 +160,7 @@ def _hub(name: str, split: str, revision: str = "main") -> datasets.Dataset:
     except (
         Exception
     ) as error:  # the hub client raises its own, its transport's and the operating system's errors
-        reason, remedy = hub.problem(error, name, kind="dataset")
+        reason, remedy = hub_problem(error, name, kind="dataset")
         raise ValueError(
             f"feedback {name!r} is no file or folder here, and the hub did not give its split "
             f"{split!r} ({reason}); "

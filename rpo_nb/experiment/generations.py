@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rpo_nb import checks, store
+from rpo_nb import store
 from rpo_nb.config.keys import content_key
 from rpo_nb.config.methods import AUTHORS, METHODS
 from rpo_nb.config.schema import Profile
@@ -22,6 +22,7 @@ from rpo_nb.experiment.inputs import Prepared, fetch, half, torch_threads
 from rpo_nb.experiment.runs import holds, quick_collections, train_runs
 from rpo_nb.policy import load, logps
 from rpo_nb.policy.generation import ready, released_decoding, samples
+from rpo_nb.remedies import memory_advice
 from rpo_nb.running.provenance import folder_key, model_key, step_code
 from rpo_nb.store import (
     atomic_write,
@@ -118,7 +119,7 @@ def completions(
         )
     with (
         logps.autocast(training.bf16),
-        checks.memory_advice(
+        memory_advice(
             f"generating with {cell.method} {cell.size}", "lower evaluation.generation_batch_size"
         ),
     ):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rpo_nb import checks, partition, store
+from rpo_nb import partition, store
 from rpo_nb.config.objective import Objective
 from rpo_nb.config.schema import Profile
 from rpo_nb.experiment import inputs as experiment_inputs
@@ -30,7 +30,8 @@ from rpo_nb.experiment.inputs import (
     training_groups,
 )
 from rpo_nb.policy import load
-from rpo_nb.store import room_for, seal, sealed, write_json
+from rpo_nb.remedies import memory_advice, room_for
+from rpo_nb.store import seal, sealed, write_json
 
 # the interpreter's last collections, over all that torch and transformers made, took 2 s of every
 # kernel
@@ -127,7 +128,7 @@ def train(
     where = f"training {run.method} {run.size} seed {run.seed}, at most {trainer.micro_batch_tokens} tokens a pass"
     with (
         room_for(folder),
-        checks.memory_advice(
+        memory_advice(
             where,
             "lower "
             f"sizes.{run.size}.micro_batch_tokens, or "

@@ -15,8 +15,8 @@ from typing import Any
 import pandas as pd
 
 from rpo_nb.config.schema import Profile
-from rpo_nb.data import hub
 from rpo_nb.experiment import references
+from rpo_nb.remedies import hub_problem
 
 BATCH = 1000  # texts at a time
 
@@ -127,5 +127,5 @@ def _load(model_id: str, revision: str, online: bool) -> Any:
                 path, revision=revision, local_files_only=here, trust_remote_code=False
             )
         except (OSError, ValueError) as error:
-            problem = hub.problem(error, model_id)
+            problem = hub_problem(error, model_id)
     return f"its tokenizer cannot be had ({problem.reason}): {problem.remedy}"

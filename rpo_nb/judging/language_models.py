@@ -42,9 +42,9 @@ from typing import Any, NamedTuple
 from rpo_nb.config.keys import content_key
 from rpo_nb.config.schema import LLMJudge
 from rpo_nb.judging.judges import Answer
+from rpo_nb.remedies import room_for
 from rpo_nb.reporting.published import published_numbers
 from rpo_nb.running import provenance
-from rpo_nb.store import room_for
 
 FORMAT = 1  # raised when the same text would get another reply from the same model
 DIGITS = 4  # of stored log-odds: other batches change the fifth

@@ -12,10 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rpo_nb.checks import memory_advice
 from rpo_nb.config.keys import content_key
 from rpo_nb.config.schema import LLMJudge
-from rpo_nb.data import hub
 from rpo_nb.experiment import references
 from rpo_nb.judging.language_models import (
     CONTROL,
@@ -28,6 +26,7 @@ from rpo_nb.judging.language_models import (
     reply_to,
 )
 from rpo_nb.policy.load import load_policy
+from rpo_nb.remedies import hub_problem, memory_advice
 from rpo_nb.running.provenance import model_key, step_code
 
 SHARED = 16  # tokens that a batch must share before they are worth a pass of their own
@@ -58,7 +57,7 @@ class LocalJudge(LanguageModelJudge):
             self.config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
             self.tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
         except (OSError, ValueError) as error:
-            reason, remedy = hub.problem(error, settings.model)
+            reason, remedy = hub_problem(error, settings.model)
             raise ValueError(
                 f"judge {name!r}: model {settings.model!r} could not be loaded: "
                 f"{reason}; {remedy} "

@@ -16,6 +16,7 @@ import yaml
 from rpo_nb.config.schema import Profile
 from rpo_nb.config.settings import PROFILE_DIR
 from rpo_nb.data import hub, sources
+from rpo_nb.remedies import UNREACHED, Problem
 
 SERVER_TIMEOUT = 2.0  # seconds
 # setting of EvaluationConfig that asks for it, and its id
@@ -51,7 +52,7 @@ def look_up(profile: Profile) -> list[Need]:
             access = hub.Access("answers" if _answers(name) else "silent")
         elif kind == "dataset" and sources.file_reader(name):
             access = hub.Access(
-                "missing", None, False, hub.Problem("there is no such file", "check the path")
+                "missing", None, False, Problem("there is no such file", "check the path")
             )
         else:
             # their libraries read other formats, too
@@ -59,7 +60,7 @@ def look_up(profile: Profile) -> list[Need]:
             access = hub.look_up(
                 name, kind=kind, revision=revision, online=online, safetensors=not metric
             )
-            online &= access.problem is not hub.UNREACHED
+            online &= access.problem is not UNREACHED
         found.append(Need(name, kind, ", ".join(purposes), access))
     return found
 
@@ -124,7 +125,7 @@ def server_notes(looked: Sequence[Need]) -> list[str]:
 
 def problems(looked: Sequence[Need]) -> list[str]:
     """What is missing, a sentence each with its remedy; without a network one for all."""
-    unreached = [need for need in looked if need.access.problem is hub.UNREACHED]
+    unreached = [need for need in looked if need.access.problem is UNREACHED]
     out = [
         f"{need.kind} {need.name!r} ({need.purpose}): {need.access.problem.reason}; "
         f"{need.access.problem.remedy}"
@@ -184,6 +185,6 @@ def plain(need: Need, size: float | None) -> dict[str, Any]:
         "where": need.access.where,
         "bytes": size,
         "gated": need.access.gated
-        or (problem is hub.UNREACHED and bool(known()["models"].get(need.name, {}).get("gated"))),
+        or (problem is UNREACHED and bool(known()["models"].get(need.name, {}).get("gated"))),
         "problem": f"{problem.reason}; {problem.remedy}" if problem else "",
     }

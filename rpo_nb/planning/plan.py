@@ -20,7 +20,6 @@ import numpy as np
 import pandas as pd
 
 from rpo_nb.config.schema import Profile, TrainingConfig
-from rpo_nb.data import hub
 from rpo_nb.data.splits import Splits
 from rpo_nb.experiment import grid, inputs, tokenizers
 from rpo_nb.judging.verdicts import make_pairs
@@ -28,6 +27,7 @@ from rpo_nb.planning import costs, needs
 from rpo_nb.planning.costs import Device
 from rpo_nb.planning.plan_text import size_text
 from rpo_nb.planning.sizes import SHARE, benchmark_rows, config_of, named_config, rows_of, size_plan
+from rpo_nb.remedies import UNREACHED
 from rpo_nb.studies import lab
 from rpo_nb.studies.paper_b.grid import policies
 
@@ -85,7 +85,7 @@ def make_plan(profile: Profile, out: str | Path, *, device: Device) -> dict[str,
     (one sentence each)."""
     out = Path(out)
     looked = needs.look_up(profile)
-    online = not any(need.access.problem is hub.UNREACHED for need in looked)
+    online = not any(need.access.problem is UNREACHED for need in looked)
     notes, problems = needs.server_notes(looked), needs.problems(looked)
     measured = costs.share_of_peak(benchmark_rows(), device.name, profile.training.lora)
     assumed = SHARE["cpu" if device.cpu else "gpu"]

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from rpo_nb.data import hub
 from rpo_nb.policy.forward import (
     core_of,
     depends_on_the_batch,
@@ -23,6 +22,7 @@ from rpo_nb.policy.forward import (
     unused_search,
 )
 from rpo_nb.policy.logps import LIGER, completion_logps, device
+from rpo_nb.remedies import hub_problem
 
 
 def load_policy(
@@ -71,7 +71,7 @@ def load_policy(
             **quantization(quantize),
         )
     except (OSError, ValueError) as error:
-        found = hub.problem(error, path)
+        found = hub_problem(error, path)
         raise ValueError(
             f"model {path!r} could not be loaded: {found.reason}; {found.remedy}"
         ) from error

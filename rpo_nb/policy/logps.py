@@ -28,6 +28,7 @@ from rpo_nb.policy.forward import (
     joined,
 )
 from rpo_nb.policy.prefixes import buckets, overhead, read_prompts, worth_keeping
+from rpo_nb.remedies import memory_advice
 
 LOGITS_AT_ONCE = 2**25  # of the vocabulary projection: 128 MB in float32
 
@@ -301,7 +302,7 @@ def score_completions(
     with (
         torch.inference_mode(),
         autocast(bf16),
-        checks.memory_advice("scoring completions", "set training.lora or training.bf16"),
+        memory_advice("scoring completions", "set training.lora or training.bf16"),
     ):
         while start < len(order):
             longest = sum(

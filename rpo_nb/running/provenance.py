@@ -54,8 +54,8 @@ STEPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "all of the lab": (("experiment.generations", "studies.lab_runs"), ("reporting",)),
 }
 # Never part of a step: what they give is known by its content, a profile by its values and a model
-# by its files.
-ALWAYS_GIVEN = ("config.settings", "config.names", "data.hub")
+# by its files; a remedy's words are in no artefact.
+ALWAYS_GIVEN = ("config.settings", "config.names", "data.hub", "remedies")
 # folders of the cache
 CACHES = ("references", "reference_logps", "reference_samples", "pools", "models")
 # what a model folder is loaded from
