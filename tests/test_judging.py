@@ -25,6 +25,7 @@ from rpo_nb import pocket
 from rpo_nb.config.loading import load_profile
 from rpo_nb.config.schema import DataConfig, EvaluationConfig
 from rpo_nb.experiment import inputs
+from rpo_nb.intervals import bootstrap_prompts
 from rpo_nb.judging import language_models, reward_model
 from rpo_nb.judging import verdicts as judging_verdicts
 from rpo_nb.judging.judges import Checker
@@ -34,7 +35,6 @@ from rpo_nb.judging.rates import (
     averaged,
     distrust,
     held_out_comparisons,
-    interval,
     judge_agreement,
     quality,
     win_rates,
@@ -364,7 +364,7 @@ def test_cells_are_kept_apart():
 def test_interval_against_the_binomial_closed_form():
     # A bootstrap of n ones and zeros draws Binomial(n, p)/n exactly.
     won = np.r_[np.ones(120), np.zeros(80)]
-    low, high = interval(won[None], np.ones((1, 200)))
+    _, low, high = bootstrap_prompts(won[None], np.ones((1, 200)))
     exact = stats.binom(200, 0.6).ppf([0.025, 0.975]) / 200
     assert [low, high] == pytest.approx(exact, abs=0.0101)  # two steps of 1/200
 
@@ -374,11 +374,13 @@ def test_interval_draws_a_prompt_with_all_its_seeds():
     # the second seed says the same: nothing new
     points = np.repeat(rng.integers(0, 2, (1, 150)).astype(float), 2, axis=0)
     counts = np.ones_like(points)
-    assert interval(points, counts) == pytest.approx(interval(points[:1], counts[:1]), abs=1e-12)
+    assert bootstrap_prompts(points, counts) == pytest.approx(
+        bootstrap_prompts(points[:1], counts[:1]), abs=1e-12
+    )
     independent = np.stack([points[0], rng.permutation(points[0])])
     draws = np.random.default_rng(2).integers(0, 150, (20_000, 150))
     own = np.percentile(independent[:, draws].mean((0, 2)), [2.5, 97.5])
-    assert interval(independent, counts) == pytest.approx(own, abs=0.012)
+    assert bootstrap_prompts(independent, counts)[1:] == pytest.approx(own, abs=0.012)
 
 
 def test_interval_leaves_out_a_seed_that_a_draw_missed():
@@ -387,13 +389,13 @@ def test_interval_leaves_out_a_seed_that_a_draw_missed():
         np.array([[1.0, 0, 0, 0], [1.0, 1, 1, 1]]),
     )
     # three draws in ten do not hold the only prompt of the first seed
-    low, high = interval(points, counts)
+    _, low, high = bootstrap_prompts(points, counts)
     assert (low, high) == (0.0, 1.0)
 
 
 def test_interval_of_unanimous_verdicts_is_a_point_and_of_one_prompt_unknown():
-    assert interval(np.ones((2, 9)), np.ones((2, 9))) == (1.0, 1.0)
-    assert np.isnan(interval(np.ones((1, 1)), np.ones((1, 1)))).all()
+    assert bootstrap_prompts(np.ones((2, 9)), np.ones((2, 9))) == (1.0, 1.0, 1.0)
+    assert np.isnan(bootstrap_prompts(np.ones((1, 1)), np.ones((1, 1)))[1:]).all()
 
 
 def test_a_hundred_cells_take_seconds():
