@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A Slurm of one node on this machine, for tests/test_cluster.py and to try docs/cluster.md. Debian or Ubuntu, as root:
+# A Slurm of one node on this machine, for tests/running/test_cluster.py and to try docs/cluster.md. Debian or Ubuntu, as root:
 #   apt-get install slurm-wlm        tests/slurm_here.sh start | stop | status
 # It writes /etc/slurm/slurm.conf (the executor plugin strips SLURM_* inside jobs, so the configuration cannot be named in the
 # environment) and removes it again. A Slurm that is configured here already is left alone.

@@ -50,7 +50,7 @@ def run(*command, **options) -> str:
 
 
 def test_the_pins_are_within_what_pyproject_allows():
-    from test_setup import project
+    from tests.test_setup import project
 
     given = pins()
     for requirement in map(Requirement, project()["dependencies"]):

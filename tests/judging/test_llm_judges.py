@@ -26,7 +26,7 @@ from rpo_nb.judging.endpoint import EndpointJudge
 from rpo_nb.judging.language_models import Question, as_data, question_text
 from rpo_nb.judging.local import _LOADED, LocalJudge, next_token_logits
 from rpo_nb.reporting.published import published_numbers
-from tests.test_judging import pair_table
+from tests.judging.test_judging import pair_table
 
 TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|> ' + m['role'] + ' ' + m['content'] + ' "

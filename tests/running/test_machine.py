@@ -23,7 +23,7 @@ from rpo_nb.__main__ import main
 from rpo_nb.config.loading import load_profile
 from rpo_nb.running import batch, processes
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 # ---- encodings ----------------------------------------------------------------------------------

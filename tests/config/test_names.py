@@ -18,7 +18,7 @@ from rpo_nb.config.loading import load_profile
 from rpo_nb.config.names import check_name, ending, plain_name, readable
 from rpo_nb.running import staging
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SMOKE = yaml.safe_load((settings.PROFILE_DIR / "smoke.yaml").read_text(encoding="utf-8"))
 HOSTILE = ROOT.parent / "shared" / "cases" / "hostile"
 BAD_NAMES = [

@@ -8,7 +8,7 @@ from rpo_nb import pocket
 from rpo_nb.config import loading
 from rpo_nb.experiment import references, tokenizers
 
-T5 = Path(__file__).resolve().parents[2] / "shared" / "models" / "t5-tokenizer"
+T5 = Path(__file__).resolve().parents[3] / "shared" / "models" / "t5-tokenizer"
 needs_t5 = pytest.mark.skipif(
     not T5.is_dir(), reason="T5's tokenizer, ../shared/models/t5-tokenizer, is not here"
 )

@@ -2,14 +2,14 @@
 
 import warnings
 
-import families
 import pytest
 import torch
 import transformers
-from families import DOCS, FAMILIES, FLOAT32, measured, page, tokenizer_of
 
 from rpo_nb.config.schema import DecodingConfig
 from rpo_nb.policy import completing, encoding, forward, generation, load, logps, prefixes
+from tests.policy import families
+from tests.policy.families import DOCS, FAMILIES, FLOAT32, measured, page, tokenizer_of
 
 REFUSED = {
     "ProphetNet",  # its logits come from another stream than its last states
@@ -58,7 +58,7 @@ def test_the_page_of_models_is_this_table():
     if not OURS:
         pytest.skip(f"docs/models.md is of another transformers than {VERSION}")
     assert DOCS.read_text(encoding="utf-8") == page([measured(name) for name in FAMILIES]), (
-        "run python tests/families.py"
+        "run python -m tests.policy.families"
     )
 
 

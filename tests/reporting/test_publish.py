@@ -22,7 +22,7 @@ from rpo_nb.reporting import card as reporting_card
 from rpo_nb.reporting import publish
 from rpo_nb.store import seal, write_json
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 REPO = "someone/tiny-rpo"
 
 

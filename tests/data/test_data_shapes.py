@@ -21,11 +21,11 @@ from rpo_nb.data.raters import ratings, strictness
 from rpo_nb.data.splits import split_feedback, standardise
 from rpo_nb.data.summary import aspect_table, summarise
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SHARED = next(
     (
         folder / "shared" / "data"
-        for folder in Path(__file__).resolve().parents[2:4]
+        for folder in Path(__file__).resolve().parents[3:5]
         if (folder / "shared" / "data").is_dir()
     ),
     Path("nowhere"),

@@ -35,7 +35,7 @@ from rpo_nb.store import STAMP, seal
 from rpo_nb.studies.lab import Spec, Study, low_data
 from rpo_nb.studies.paper_b import world
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 WORDS_ONLY = (  # tables, figures and words: no policy may be trained again for them
     "reporting.figures",
     "reporting.page",

@@ -1,7 +1,7 @@
 """Tiny models of every family, and what the kit does with each: the table of docs/models.md.
 
-    python tests/families.py            writes docs/models.md
-    python tests/families.py Mamba T5   prints what is measured of these families
+    python -m tests.policy.families            writes docs/models.md
+    python -m tests.policy.families Mamba T5   prints what is measured of these families
 
 Every number stands beside a plain forward pass of transformers: each row alone, unpadded, float64.
 Prompts have unequal lengths, most of them longer than the windows.
@@ -26,9 +26,9 @@ from rpo_nb.policy import completing, encoding, forward, generation, load, prefi
 from rpo_nb.policy import logps as policy_logps
 from rpo_nb.policy.logps import collate, grouped_logps, sequence_logps
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-DOCS = Path(__file__).parent.parent / "docs" / "models.md"
+DOCS = Path(__file__).parents[2] / "docs" / "models.md"
 SPECIAL = ["<pad>", "</s>", "<unk>", "<s>", "<turn>", "</turn>", "en_XX", "ro_RO"]
 WORDS = (
     "red green blue lamp rope chair boat book cat dog mat sun sea sky hill tree road rain "
@@ -574,7 +574,7 @@ def same_texts(model: torch.nn.Module, tokenizer: Any) -> tuple[tuple[int, int],
 HEADER = f"""# Models
 
 What the kit does with a model of each family, measured on tiny random ones against a plain forward
-pass of transformers {transformers.__version__.rpartition(".")[0]}: `tests/test_families.py` measures it again, and `python tests/families.py`
+pass of transformers {transformers.__version__.rpartition(".")[0]}: `tests/policy/test_families.py` measures it again, and `python -m tests.policy.families`
 writes this page. Log-probabilities are those of the plain forward pass, gradients too, and greedy
 completions those of `model.generate` with the checkpoint's own `generation_config`; prompts had
 unequal lengths and were longer than the windows.

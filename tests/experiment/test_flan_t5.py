@@ -15,7 +15,7 @@ from rpo_nb import pocket
 from rpo_nb.experiment import references
 from rpo_nb.reporting.published import published_numbers
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 T5_TOKENIZER = ROOT.parent / "shared" / "models" / "t5-tokenizer"
 CHAT = "{% for m in messages %}{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}{% endif %}"
 

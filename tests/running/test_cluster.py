@@ -12,14 +12,14 @@ import time
 from pathlib import Path
 
 import pytest
-from test_batch import results
 
 from rpo_nb.__main__ import main
 from rpo_nb.config import loading
 from rpo_nb.running import batch, cluster, processes
 from rpo_nb.running.manifest import JOBS
+from tests.running.test_batch import results
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 HERE = ROOT / "tests" / "slurm_here.sh"
 MISSING = [
     name for name in ("slurmctld", "slurmd", "munged", "sbatch") if shutil.which(name) is None

@@ -27,7 +27,7 @@ from rpo_nb.training.batches import mismatched_rows, prompt_groups
 from rpo_nb.training.checkpoints import last_checkpoint, save_policy
 from rpo_nb.training.trainer import make_trainer
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PROMPTS = ["write about a red lamp", "please write about the boat", "two chair in the garden"]
 TEXTS = [
     "the red lamp stands in the garden.",

@@ -24,7 +24,7 @@ from rpo_nb.data.summary import sparsity, sparsity_warning, summarise
 SHARED = next(
     (
         folder / "shared" / "data"
-        for folder in Path(__file__).resolve().parents[2:4]
+        for folder in Path(__file__).resolve().parents[3:5]
         if (folder / "shared" / "data").is_dir()
     ),
     Path("nowhere"),
@@ -1248,9 +1248,10 @@ def test_a_folder_with_data_parquet_has_its_splits(tmp_path):
 def hub_errors():
     """The errors that huggingface_hub and datasets really raise, made by the library from an HTTP
     response."""
-    from conftest import hub_http
     from huggingface_hub import errors
     from huggingface_hub.utils import hf_raise_for_status
+
+    from tests.conftest import hub_http
 
     def refused(status, code="", message=""):
         request = hub_http().Request("GET", "https://huggingface.co/api/datasets/some/data")

@@ -15,11 +15,11 @@ from rpo_nb.data import splits
 from rpo_nb.data.feedback import load_feedback
 
 HERE = Path(__file__).resolve()
-OWN = HERE.parent / "cases"
+OWN = HERE.parents[1] / "cases"
 SHARED = next(
     (
         folder / "shared" / "cases"
-        for folder in HERE.parents[2:4]
+        for folder in HERE.parents[3:5]
         if (folder / "shared" / "cases" / "expect.json").is_file()
     ),
     None,

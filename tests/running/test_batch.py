@@ -23,7 +23,7 @@ from rpo_nb.running import batch, processes, staging
 from rpo_nb.running.manifest import JOBS
 from rpo_nb.running.progress import Progress
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 WALL_CLOCK = re.compile(r"timing|figure1|manifest")  # files that say how long something took
 
 

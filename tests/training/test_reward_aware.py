@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_objectives import FixedModel, random, trl, trl_trainer  # noqa: F401  (a fixture)
 
 from rpo_nb import objectives
 from rpo_nb.config.objective import Setting
@@ -17,6 +16,7 @@ from rpo_nb.reporting.published import published_numbers
 from rpo_nb.studies.paper_b import recovered
 from rpo_nb.training import reward_aware
 from rpo_nb.training.reward_aware import SURE, framework_loss, suggested_eta, tuples
+from tests.test_objectives import FixedModel, random, trl, trl_trainer  # noqa: F401  (a fixture)
 
 F64 = torch.float64
 

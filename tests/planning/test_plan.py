@@ -409,9 +409,10 @@ def test_too_little_memory_or_disk_or_no_bf16_stops_and_names_the_switch(
 
 def refusal(status, code="", message=""):
     """The error that huggingface_hub makes of an HTTP response."""
-    from conftest import hub_http
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import hf_raise_for_status
+
+    from tests.conftest import hub_http
 
     request = hub_http().Request("GET", "https://huggingface.co/api/models/some/model")
     try:
