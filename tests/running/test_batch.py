@@ -17,7 +17,8 @@ import pandas as pd
 import psutil
 import pytest
 
-from rpo_nb.__main__ import main, settings
+from rpo_nb.__main__ import main
+from rpo_nb.arguments import settings
 from rpo_nb.config import loading
 from rpo_nb.running import batch, processes, staging
 from rpo_nb.running.manifest import JOBS
