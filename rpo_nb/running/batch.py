@@ -8,6 +8,7 @@ marker says so, and the next start ends what was left.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -332,18 +333,16 @@ def units(profile: Profile) -> dict[str, int]:
 def _own_policies(profile: str) -> dict[str, int]:
     """How many policies notebooks 07 and 08 train, asked of a process of its own: this one does
     without torch."""
-    code = (
-        "import sys; from rpo_nb.running import batch; from rpo_nb.studies import lab; from "
-        "rpo_nb.studies.paper_b import grid; from rpo_nb.config.schema import Profile; "
-        "p = Profile.model_validate_json(sys.stdin.read()); print(lab.policies(p) if batch.LAB "
-        "in batch.jobs(p) else 0, grid.policies(p))"
-    )
     found = subprocess.run(
-        [sys.executable, "-c", code], input=profile, capture_output=True, text=True, cwd=ROOT
+        [sys.executable, "-m", "rpo_nb.studies.policies"],
+        input=profile,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
     )
-    if found.returncode:  # a wrong name in paper_b.runs, say: its last line is the one sentence
-        raise ValueError(found.stderr.strip().rpartition("\n")[2].removeprefix("ValueError: "))
-    return dict(zip((LAB, PAPER_B), map(int, found.stdout.split()), strict=True))
+    if found.returncode:
+        raise ValueError(found.stderr.strip().rpartition("\n")[2])
+    return json.loads(found.stdout)
 
 
 def done_units(profile: Profile, out: Path) -> int:
