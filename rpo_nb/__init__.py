@@ -1,5 +1,5 @@
-"""rpo_nb: a notebook-first reproducibility kit for learning from scalar feedback (prompt, completion,
-reward)."""
+"""rpo_nb: a notebook-first reproducibility kit for learning from scalar feedback (prompt,
+completion, reward)."""
 
 __version__ = "0.1.0"
 __all__ = ["load_feedback"]

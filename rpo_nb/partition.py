@@ -106,10 +106,8 @@ def _pooled(ref: Tensor, scaled: Tensor, groups: _Groups, prior_count: float) ->
     """log ((Σ_j e_j + c·ē) / (K + c)), ē the data set's mean of e: the fallback for few
     completions"""
     prior = _log_mean(scaled) + (math.log(prior_count) if prior_count else -math.inf)
-    return (
-        torch.logaddexp(groups.logsumexp(scaled), prior)
-        - (groups.counts.double() + prior_count).log()
-    )[groups.of_row]
+    sums = torch.logaddexp(groups.logsumexp(scaled), prior)
+    return (sums - (groups.counts.double() + prior_count).log())[groups.of_row]
 
 
 ESTIMATORS = {
@@ -181,13 +179,7 @@ def diagnostics(
     estimator: str = "empirical",
     reduce: str = "sum",
     lengths=None,
-    estimators: tuple[str, ...] = (
-        "empirical",
-        "monte_carlo",
-        "self_normalised",
-        "leave_one_out",
-        "pooled",
-    ),
+    estimators: tuple[str, ...] = tuple(name for name in ESTIMATORS if name != "none"),
 ) -> dict:
     """How far log Ẑ can be trusted and what the targets ask for. Arguments, shapes and errors as
     `log_partition`.
@@ -213,12 +205,9 @@ def diagnostics(
     checks.known("reduce", reduce, ("sum", "mean"))
     blind = ref_logps is None
     if blind:
-        checks.known(
-            "without ref_logps the estimator",
-            estimator,
-            [name for name in ESTIMATORS if name not in WEIGHTED],
-        )
-        estimators = tuple(name for name in estimators if name not in WEIGHTED)
+        unweighted = [name for name in ESTIMATORS if name not in WEIGHTED]
+        checks.known("without ref_logps the estimator", estimator, unweighted)
+        estimators = tuple(name for name in estimators if name in unweighted)
         ref_logps = torch.zeros_like(checks.floats(rewards))
     ref, scaled, groups, dtype = _checked(ref_logps, rewards, prompt_ids, tau)
     log_z = _estimate(ref, scaled, groups, torch.float64, estimator, 1.0)
@@ -226,9 +215,8 @@ def diagnostics(
     def effective_size(x: Tensor) -> Tensor:
         return (2 * groups.logsumexp(x) - groups.logsumexp(2 * x)).exp().to(dtype)
 
-    all_of = torch.stack(
-        [_estimate(ref, scaled, groups, torch.float64, name, 1.0) for name in estimators]
-    )
+    each = [_estimate(ref, scaled, groups, torch.float64, name, 1.0) for name in estimators]
+    all_of = torch.stack(each)
     spread = (all_of.amax(0) - all_of.amin(0)) if len(scaled) else scaled
     counts, target = groups.counts.double(), scaled - log_z
     several = groups.counts > 1
@@ -236,15 +224,9 @@ def diagnostics(
     largest = (groups.max(weights) - groups.logsumexp(weights)).exp()
     others = (groups.sum(scaled)[groups.of_row] - scaled) / (counts[groups.of_row] - 1).clamp(min=1)
     better, judged = scaled > others, several[groups.of_row] & (scaled != others)
-    per_token = (
-        None
-        if blind
-        else ref
-        if reduce == "mean"
-        else ref / checks.tensor_of(lengths, ref.device)
-        if lengths is not None
-        else None
-    )
+    per_token = ref if reduce == "mean" else None
+    if reduce == "sum" and lengths is not None:
+        per_token = ref / checks.tensor_of(lengths, ref.device)
     found = {
         "prompt_ids": groups.ids,
         "completions": groups.counts,
@@ -268,6 +250,7 @@ def diagnostics(
             "effective_sample_size": torch.full_like(found["spread"], math.nan),
             "unreachable_share": math.nan,
             "above_log_k_share": math.nan,
+            "lost_share": math.nan,
         }
     return found | {"warnings": _warnings(found, tau, estimator, reduce)}
 
@@ -309,54 +292,47 @@ def _warnings(found: dict, tau: float, estimator: str, reduce: str) -> list[str]
     over = {name for name, most in TOLERATED.items() if found[name] > most}
     if "reward_scale" in over:
         out.append(
-            f"The rewards spread by {found['reward_scale']:.3g}·τ: they decide everything "
-            "and the targets explode; "
-            f"standardise the rewards, or raise τ = {tau:g}."
+            f"The rewards spread by {found['reward_scale']:.3g}·τ: they decide everything and the "
+            f"targets explode; standardise the rewards, or raise τ = {tau:g}."
         )
     if "dominated_share" in over and estimator != "none":
         cause = "πref and the reward" if estimator in WEIGHTED else "the reward"
         out.append(
             f"In {found['dominated_share']:.0%} of the prompts one completion has over "
-            f"{DOMINATED:.0%} of the weight, given "
-            f"by {cause}: Ẑ is an estimate from one row; "
+            f"{DOMINATED:.0%} of the weight, given by {cause}: Ẑ is an estimate from one row; "
             f"{either(instead, f'raise τ = {tau:g}')}."
         )
     if "unreachable_share" in over:
         out.append(
-            f"{found['unreachable_share']:.0%} of the targets ask for a probability above "
-            "1: no policy reaches them; "
-            f"{either(f'raise τ = {tau:g}', instead)}."
+            f"{found['unreachable_share']:.0%} of the targets ask for a probability above 1: no "
+            f"policy reaches them; {either(f'raise τ = {tau:g}', instead)}."
         )
     if reduce == "mean" and estimator == "empirical" and found["single_share"] < 1:
         above = found["above_log_k_share"]
-        out += (
-            [
-                f"{above:.0%} of the rows lie above −log K a token, where eq. 19 with means puts "
-                "its targets: they are pushed down, "
-                f"good and bad alike, to a perplexity of K; {either('use sums', instead)}."
-            ]
+        share, side, way, so = (
+            (above, "above", "pushed down", "")
             if above > 0.5
-            else [
-                f"{1 - above:.0%} of the rows lie below −log K a token, where eq. 19 with means "
-                "puts its targets: they are pulled up, "
-                "good and bad alike, to a perplexity of K, which is imitation; "
-                f"{either('use sums', instead)}."
-            ]
+            else (1 - above, "below", "pulled up", ", which is imitation")
+        )
+        out.append(
+            f"{share:.0%} of the rows lie {side} −log K a token, where eq. 19 with means puts its "
+            f"targets: they are {way}, good and bad alike, to a perplexity of K{so}; "
+            f"{either('use sums', instead)}."
         )
     elif "against_share" in over:
         mean, std = found["target"]
         cause = "the level of the rewards" if estimator == "none" else "the level of log Ẑ"
         remedy = instead or "standardise the rewards, prompt by prompt if need be"
         out.append(
-            f"{found['against_share']:.0%} of the rows are pushed the other way than their "
-            f"reward says (targets {mean:+.3g} "
-            f"± {std:.3g}): {cause} outweighs their differences within a prompt; {remedy}."
+            f"{found['against_share']:.0%} of the rows are pushed the other way than their reward "
+            f"says (targets {mean:+.3g} ± {std:.3g}): {cause} outweighs their differences within a "
+            f"prompt; {remedy}."
         )
     if "lost_share" in over:
         out.append(
-            f"{found['lost_share']:.0%} of the completions have less than e^{LOST:g} a "
-            "token under the reference: it cannot "
-            "write them; fine-tune it on the completions first (SFT), or drop these rows."
+            f"{found['lost_share']:.0%} of the completions have less than e^{LOST:g} a token under "
+            "the reference: it cannot write them; fine-tune it on the completions first (SFT), or "
+            "drop these rows."
         )
     return out
 
@@ -364,13 +340,12 @@ def _warnings(found: dict, tau: float, estimator: str, reduce: str) -> list[str]
 def summary(found: dict) -> str:
     """`diagnostics` as one line; its warnings follow one a line."""
     counts, size = found["completions"], found["effective_sample_size"].double()
-    mean, std = found["target"]
+    unweighted = found["effective_sample_size_unweighted"].double().mean()
+    (log_z, log_z_std), (mean, std) = found["log_partition"], found["target"]
     line = (
-        f"{len(counts)} prompts, K {int(counts.min())} to {int(counts.max())}; effective "
-        f"sample size {size.mean():.1f} weighed by πref, "
-        f"{found['effective_sample_size_unweighted'].double().mean():.1f} without; log Ẑ "
-        f"{found['log_partition'][0]:+.2f} ± "
-        f"{found['log_partition'][1]:.2f}; targets {mean:+.2f} ± {std:.2f}, "
+        f"{len(counts)} prompts, K {int(counts.min())} to {int(counts.max())}; effective sample "
+        f"size {size.mean():.1f} weighed by πref, {unweighted:.1f} without; log Ẑ {log_z:+.2f} ± "
+        f"{log_z_std:.2f}; targets {mean:+.2f} ± {std:.2f}, "
         f"{found['unreachable_share']:.0%} out of reach, "
         f"{found['against_share']:.0%} against the reward"
     )

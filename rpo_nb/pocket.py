@@ -16,12 +16,14 @@ from functools import lru_cache
 
 import numpy as np
 
-OBJECTS = "lantern kettle boat clock ladder drum basket mirror violin teapot wagon statue umbrella piano candle barrel".split()
+OBJECTS = (
+    "lantern kettle boat clock ladder drum basket mirror violin teapot wagon statue umbrella piano "
+    "candle barrel"
+).split()
 COLOURS = "red blue green yellow white black golden silver".split()
 PLACES = (
-    "in the garden|by the river|on the hill|at the market|near the harbour|in the "
-    "kitchen|under the bridge|"
-    "behind the barn|beside the lake|in the forest|on the roof|at the station"
+    "in the garden|by the river|on the hill|at the market|near the harbour|in the kitchen|"
+    "under the bridge|behind the barn|beside the lake|in the forest|on the roof|at the station"
 ).split("|")
 MENTIONS = "wind rain bread music snow smoke honey thunder salt coffee".split()
 FILLERS = "very old small always often still quite there".split()  # what a prompt may ask to avoid
@@ -198,19 +200,14 @@ def write(system: System, prompt: str, *, rng: np.random.Generator) -> str:
         3: [first, clause, closing],
     }[int(count)]
     if rng.random() < system.rude:
-        sentences.insert(
-            int(rng.integers(len(sentences) + 1)),
-            f"You {rng.choice(RUDE[:1])} {rng.choice(RUDE[1:])}",
-        )
+        place = int(rng.integers(len(sentences) + 1))
+        sentences.insert(place, f"You {rng.choice(RUDE[:1])} {rng.choice(RUDE[1:])}")
     text = ". ".join(sentences) + "."
     if rng.random() < system.broken:
         words = text.split()
         cut = int(rng.integers(3, len(words)))
-        text = (
-            " ".join(words[:cut])
-            if rng.random() < 0.5
-            else " ".join(words[:cut] + words[cut - 1 :])
-        )
+        # it breaks off, or says a word twice
+        text = " ".join(words[:cut] + ([] if rng.random() < 0.5 else words[cut - 1 :]))
     return text
 
 
@@ -222,11 +219,8 @@ def _faults(text: str) -> dict[str, float]:
     broken = sum(
         not (s[0].isupper() and 3 <= n <= 18) for s, n in zip(sentences, lengths, strict=True)
     )
-    repeated = (
-        sum(a == b for a, b in zip(words, words[1:], strict=False))
-        + len(sentences)
-        - len({s.lower() for s in sentences})
-    )
+    repeated = sum(a == b for a, b in zip(words, words[1:], strict=False))
+    repeated += len(sentences) - len({s.lower() for s in sentences})
     # "snow...." is no sentence after a sentence
     repeated += len(re.findall(r"[.,](?=\s*[.,])", text))
     return {
@@ -241,9 +235,7 @@ def broken(text: str) -> bool:
     """Whether a text is unfinished, empty, repeats itself or has a sentence that is none, whatever
     the prompt."""
     faults = _faults(text)
-    return not text.strip() or any(
-        faults[name] > 0 for name in ("unfinished", "repeated", "broken")
-    )
+    return not text.strip() or any(faults[name] > 0 for name in faults if name != "rude")
 
 
 def _wishes(prompt: str, text: str) -> dict[str, float]:
@@ -256,18 +248,13 @@ def _wishes(prompt: str, text: str) -> dict[str, float]:
     def only(wanted, options):
         return words[wanted] > 0 and not any(words[o] for o in options if o != wanted)
 
-    tones = {t: sum(words[w] for w in markers) for t, markers in TONES.items()}
+    heard = {tone for tone, markers in TONES.items() if any(words[w] for w in markers)}
     places = [p for p in PLACES if p in lower]
     return {
         "object": 2.0 * only(wish.object, OBJECTS),
         "colour": 1.5 * only(wish.colour, COLOURS),
         "place": 1.5 * (places == [wish.place]),
-        "tone": 1.5
-        * (
-            tones[wish.tone] > 0
-            and max(tones.values()) == tones[wish.tone]
-            and sum(v > 0 for v in tones.values()) == 1
-        ),
+        "tone": 1.5 * (heard == {wish.tone}),
         "count": 1.25 * (len([s for s in text.split(".") if s.strip()]) == wish.count),
         "mention": 0.75 * only(wish.mention, MENTIONS),
         "avoid": 0.5 * (words[wish.avoid] == 0 and sum(words.values()) >= 5),
@@ -277,13 +264,8 @@ def _wishes(prompt: str, text: str) -> dict[str, float]:
 def score(prompt: str, completion: str) -> float:
     """The ground-truth reward, 1.0 to 10.0 in steps of 0.25. Raises ValueError when the prompt is
     not a pocket prompt."""
-    return float(
-        np.clip(
-            1.0 + sum(_wishes(prompt, completion).values()) - sum(_faults(completion).values()),
-            1.0,
-            10.0,
-        )
-    )
+    won, lost = _wishes(prompt, completion), _faults(completion)
+    return float(np.clip(1.0 + sum(won.values()) - sum(lost.values()), 1.0, 10.0))
 
 
 def ratings(prompt: str, completion: str) -> dict[str, int]:
@@ -305,9 +287,8 @@ def feedback_row(
     to 1..10)."""
     rated = []
     for model, text in zip(models, completions, strict=True):
-        annotations = {
-            a: {"Rating": str(r), "Rationale": ""} for a, r in ratings(prompt, text).items()
-        }
+        fine = ratings(prompt, text)
+        annotations = {a: {"Rating": str(r), "Rationale": ""} for a, r in fine.items()}
         overall = float(np.clip(score(prompt, text) + offset, 1.0, 10.0))
         rated.append(
             {
@@ -348,8 +329,7 @@ def make_feedback(
     """
     if not 1 <= completions_per_prompt <= 8:
         raise ValueError(
-            f"completions_per_prompt is {completions_per_prompt}; the pocket world "
-            "writes 1 to 8 a prompt"
+            f"completions_per_prompt is {completions_per_prompt}; the pocket world writes 1 to 8"
         )
     rng = np.random.default_rng([seed, 1])
     texts = make_prompts(prompts, rng=rng)
@@ -359,14 +339,11 @@ def make_feedback(
     rows = []
     for i, prompt in enumerate(texts):
         if sampled is None:
-            order = rng.permutation(
-                np.resize(np.arange(len(writers)), max(len(writers), completions_per_prompt))
-            )
+            places = max(len(writers), completions_per_prompt)
+            order = rng.permutation(np.resize(np.arange(len(writers)), places))
             chosen = [writers[j] for j in order[:completions_per_prompt]]
-            completions, models = (
-                [write(w, prompt, rng=rng) for w in chosen],
-                [w.name for w in chosen],
-            )
+            completions = [write(w, prompt, rng=rng) for w in chosen]
+            models = [w.name for w in chosen]
         else:
             completions, models = sampled[i], ["reference"] * completions_per_prompt
         rows.append(feedback_row(prompt, completions, models, offset=float(offsets[i])))
@@ -389,27 +366,11 @@ def demonstrations(n: int, *, seed: int, demonstrator: str = "house") -> list[tu
 
 def vocabulary() -> list[str]:
     """Every token the world can write, "▁" marking a preceding space; a few hundred."""
-    text = " ".join(
-        _PROMPTS + tuple(t for style in _STYLES.values() for part in style for t in part)
-    )
-    words = set(re.findall(r"[A-Za-z]+", re.sub(r"{\w+}", " ", text))) | {
-        "sentence",
-        "sentences",
-        "with",
-        "You",
-    }
-    for group in (
-        OBJECTS,
-        COLOURS,
-        " ".join(PLACES).split(),
-        MENTIONS,
-        FILLERS,
-        COUNTS,
-        RUDE,
-        TONES,
-        *TONES.values(),
-    ):
-        words |= set(group)
+    styles = [text for style in _STYLES.values() for part in style for text in part]
+    text = " ".join([*_PROMPTS, *styles])
+    words = set(re.findall(r"[A-Za-z]+", re.sub(r"{\w+}", " ", text)))
+    words |= {"sentence", "sentences", "with", "You", *" ".join(PLACES).split()}
+    words = words.union(OBJECTS, COLOURS, MENTIONS, FILLERS, COUNTS, RUDE, TONES, *TONES.values())
     return ["<pad>", "</s>", "<unk>", ".", ",", *sorted(f"▁{w}" for w in words)]
 
 

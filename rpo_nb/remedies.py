@@ -1,5 +1,5 @@
-"""What the machine refuses, each as one sentence with its remedy: room on the disk, memory, and what
-the hub cannot give.
+"""What the machine refuses, each as one sentence with its remedy: room on the disk, memory, and
+what the hub cannot give.
 
 A refusal is a ValueError, since its sentence is for the user; every other error passes as it is.
 """

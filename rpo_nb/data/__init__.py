@@ -31,6 +31,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "splits",
         "summary",
         "texts",
+        "unusable",
     ],
     submod_attrs={
         "defects": ["summarise_report", "write_report", "write_table"],

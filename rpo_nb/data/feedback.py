@@ -20,8 +20,9 @@ from rpo_nb.config.schema import DataConfig
 from rpo_nb.data import sources
 from rpo_nb.data.defects import Report
 from rpo_nb.data.gather import Gatherer
-from rpo_nb.data.reading import FEATURES, LABELS, Reading, nothing_usable, stop_at_loss
+from rpo_nb.data.reading import FEATURES, Reading
 from rpo_nb.data.shapes import Reader
+from rpo_nb.data.unusable import LABELS, nothing_usable, stop_at_loss
 
 
 def load_feedback(source: Any, *, config: DataConfig | None = None, return_report: bool = False):

@@ -2,7 +2,7 @@
 missing.
 
     made = make_plan(load_profile("flan-t5"), out, device=costs.device("A100 80GB"))
-    print(render(made)); made["problems"]        # sentences: nothing should start while there is one
+    print(render(made)); made["problems"]       # sentences: nothing should start while there is one
 
 Nothing is trained, downloaded or loaded: counts come from the grid itself (`grid.plan`,
 `verdicts.make_pairs`), lengths from the data where they are here, parameters and memory from
@@ -220,9 +220,8 @@ def _too_big(profile: Profile, made: dict[str, Any], device: Device) -> str:
     size, training = made["size"], profile.training_of(made["size"])
     others = [name for name in profile.sizes if name != size]
     if "generation" in made["parts"]:
-        ways = [
-            f"evaluation.generation_batch_size={max(1, profile.evaluation.generation_batch_size // 2)}"
-        ]
+        half = max(1, profile.evaluation.generation_batch_size // 2)
+        ways = [f"evaluation.generation_batch_size={half}"]
     else:
         ways = [f"sizes.{size}.micro_batch_tokens={max(1, training.micro_batch_tokens // 2)}"]
     ways += [] if training.gradient_checkpointing else ["training.gradient_checkpointing=true"]

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from rpo_nb.__main__ import settings
+from rpo_nb.arguments import settings
 from rpo_nb.config import loading
 from rpo_nb.running import batch, processes, staging
 from rpo_nb.running.progress import Progress
