@@ -114,6 +114,21 @@ def _cut(name: str, cut: set[str]) -> bool:
     return any(".".join(parts[:i]) in cut for i in range(1, len(parts) + 1))
 
 
+def imports_of(module: str, *, top_level: bool = False, package: Path = PACKAGE) -> tuple[str, ...]:
+    """The modules of the package that a module imports itself, also inside functions unless only
+    those of its top level are asked for. Raises ValueError for a name that is no module."""
+    file = _file(package, module)
+    if file is None:
+        raise ValueError(f"{module!r} is no module of {package.name}")
+    if not top_level:
+        return _imports(package, module)
+    tree = ast.parse(file.read_bytes())
+    outside = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    source = "\n".join(map(ast.unparse, outside)).encode()
+    folder = tuple(module.split(".")[:-1])
+    return tuple(dict.fromkeys(_modules(_imported(source, folder, package.name), package)))
+
+
 def notebook_modules(path: Path, *, package: Path = PACKAGE) -> set[str]:
     """The package's modules that the code cells of a notebook import."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
