@@ -35,7 +35,6 @@ TOO_LONG = {  # to be split
     "rpo_nb/judging/reward_model.py",
     "rpo_nb/policy/forward.py",
     "rpo_nb/reporting/claims.py",
-    "rpo_nb/running/batch.py",
 }
 CONFIG_READERS = {"partition": {"config.settings"}}  # of the base, for a refusal's nearest name
 

@@ -13,16 +13,16 @@ import json
 import sys
 
 from rpo_nb.config.schema import Profile
-from rpo_nb.running import batch
+from rpo_nb.running import jobs
 from rpo_nb.studies import lab
 from rpo_nb.studies.paper_b import grid
 
-COUNTS = {batch.LAB: lab.policies, batch.PAPER_B: grid.policies}
+COUNTS = {jobs.LAB: lab.policies, jobs.PAPER_B: grid.policies}
 
 
 def own_policies(profile: Profile) -> dict[str, int]:
     """Notebook -> the policies that it trains itself. Raises ValueError for a run that is none."""
-    return {job: COUNTS[job](profile) for job in batch.jobs(profile) if job in COUNTS}
+    return {job: COUNTS[job](profile) for job in jobs.jobs(profile) if job in COUNTS}
 
 
 def main() -> int:
