@@ -8,11 +8,14 @@ import os
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+
+from tests.tensors import random
 
 # a test that forgets itself fails at once instead of waiting for a hub
 for _library in ("HF_HUB", "HF_DATASETS", "HF_EVALUATE"):
@@ -188,4 +191,25 @@ def reproduction(tmp_path_factory):
         env=env,
         seconds=time.monotonic() - started,
         printed=done.stdout,
+    )
+
+
+@pytest.fixture
+def trl():
+    """TRL's trainers; their tensors: 8 rows (4 chosen, then 4 rejected) of a 2-token prompt and up
+    to 5 tokens."""
+    trl = pytest.importorskip(
+        "trl",
+        reason="TRL is not installed (extra 'test'); its losses are what this test compares with",
+    )
+    if not hasattr(trl.KTOTrainer, "_compute_loss"):
+        pytest.skip(
+            f"TRL {trl.__version__} has its losses elsewhere; 1.x is what this test compares with"
+        )
+    lengths = torch.tensor([5, 3, 4, 1, 2, 5, 5, 3])
+    mask = ((torch.arange(7) >= 2) & (torch.arange(7) < 2 + lengths[:, None])).long()
+    tokens = [-random(8, 6, seed=s).abs() * mask[:, 1:] for s in (0, 1)]
+    inputs = {"input_ids": torch.ones(8, 7).long(), "attention_mask": mask, "completion_mask": mask}
+    return types.SimpleNamespace(
+        trl=trl, inputs=inputs, lengths=lengths, policy=tokens[0], ref=tokens[1]
     )

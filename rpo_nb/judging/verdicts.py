@@ -28,7 +28,7 @@ from rpo_nb.config.keys import content_key
 from rpo_nb.config.schema import LLMJudge, Profile
 from rpo_nb.config.settings import check_judges
 from rpo_nb.experiment import inputs
-from rpo_nb.judging import language_models, verdicts
+from rpo_nb.judging import language_models
 from rpo_nb.judging.judges import Checker, Judge
 from rpo_nb.judging.language_models import LanguageModelJudge
 from rpo_nb.judging.local import LocalJudge
@@ -191,7 +191,7 @@ def judges_for(profile: Profile, out: str | Path, seed: int) -> list[Judge]:
         elif name == "reward_model":
             bench.append(reward_model(profile, Path(out), seed))
         else:
-            bench.append(verdicts.build(name, described[name]))
+            bench.append(build(name, described[name]))
     return bench
 
 

@@ -44,14 +44,11 @@ STEPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("judging.verdicts",),
         ("data", "experiment", "judging.language_models", "judging.local", "judging.endpoint"),
     ),
-    "local judge": (("judging.local",), ("data", "experiment", "reporting", "judging.endpoint")),
-    "endpoint judge": (
-        ("judging.endpoint",),
-        ("data", "experiment", "reporting", "policy", "judging.judges", "judging.reward_model"),
-    ),
+    "local judge": (("judging.local",), ("experiment", "reporting")),
+    "endpoint judge": (("judging.endpoint",), ("reporting", "judging.judges")),
     "paper B": (("studies.paper_b.runs",), ("judging.verdicts",)),
     "all of the grid": (("experiment.generations",), ()),
-    "all of the lab": (("experiment.generations", "studies.lab_runs"), ("reporting",)),
+    "all of the lab": (("experiment.generations", "studies.lab_runs"), ()),
 }
 # Never part of a step: what they give is known by its content, a profile by its values and a model
 # by its files; a remedy's words are in no artefact.
@@ -115,6 +112,21 @@ def _cut(name: str, cut: set[str]) -> bool:
     """Whether the search stops at this module, or at a folder that it is in."""
     parts = name.split(".")
     return any(".".join(parts[:i]) in cut for i in range(1, len(parts) + 1))
+
+
+def imports_of(module: str, *, top_level: bool = False, package: Path = PACKAGE) -> tuple[str, ...]:
+    """The modules of the package that a module imports itself, also inside functions unless only
+    those of its top level are asked for. Raises ValueError for a name that is no module."""
+    file = _file(package, module)
+    if file is None:
+        raise ValueError(f"{module!r} is no module of {package.name}")
+    if not top_level:
+        return _imports(package, module)
+    tree = ast.parse(file.read_bytes())
+    outside = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    source = "\n".join(map(ast.unparse, outside)).encode()
+    folder = tuple(module.split(".")[:-1])
+    return tuple(dict.fromkeys(_modules(_imported(source, folder, package.name), package)))
 
 
 def notebook_modules(path: Path, *, package: Path = PACKAGE) -> set[str]:

@@ -21,8 +21,8 @@ from rpo_nb.judging import endpoint as judging_endpoint
 from rpo_nb.judging import verdicts
 from rpo_nb.judging.endpoint import EndpointJudge
 from rpo_nb.judging.language_models import FAILED, NEITHER, OFF, Reply, is_verdict, read_store
-from tests.judging.test_judging import pair_table
-from tests.judging.test_llm_judges import completion, endpoint, own_cache, server  # noqa: F401  (fixtures)
+from tests.judging.pairs import pair_table
+from tests.judging.servers import completion, endpoint
 
 # ---- what it lists ------------------------------------------------------------------------------
 

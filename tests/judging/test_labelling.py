@@ -11,7 +11,7 @@ import pytest
 
 from rpo_nb.judging import rates
 from rpo_nb.judging.labelling import Labelling, blind_pairs
-from tests.judging.test_judging import pair_table, verdict_table
+from tests.judging.pairs import pair_table, verdict_table
 
 
 def many(count=30):

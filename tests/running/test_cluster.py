@@ -17,7 +17,7 @@ from rpo_nb.__main__ import main
 from rpo_nb.config import loading
 from rpo_nb.running import batch, cluster, processes
 from rpo_nb.running.manifest import JOBS
-from tests.running.test_batch import results
+from tests.running.batches import results
 
 ROOT = Path(__file__).parents[2]
 HERE = ROOT / "tests" / "slurm_here.sh"

@@ -16,7 +16,7 @@ from rpo_nb.reporting.published import published_numbers
 from rpo_nb.studies.paper_b import recovered
 from rpo_nb.training import reward_aware
 from rpo_nb.training.reward_aware import SURE, framework_loss, suggested_eta, tuples
-from tests.test_objectives import FixedModel, random, trl, trl_trainer  # noqa: F401  (a fixture)
+from tests.tensors import FixedModel, random, trl_trainer
 
 F64 = torch.float64
 

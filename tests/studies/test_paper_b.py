@@ -1,0 +1,176 @@
+"""The pocket experiments."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rpo_nb import pocket
+from rpo_nb.config.studies import PaperB
+from rpo_nb.studies.paper_b import grid as paper_b_grid
+from rpo_nb.studies.paper_b import learnings, tables
+from rpo_nb.studies.paper_b.grid import UNSEEN, is_synthetic, prompts_of
+
+# The pocket experiments ---------------------------------------------------------------------------
+
+
+def test_prompts_in_and_out_of_distribution_are_what_their_names_say():
+    config = PaperB(prompts=30, valid=20, test=25, iterations=2)
+    found = prompts_of(config, 3)
+    assert {name: len(prompts) for name, prompts in found.items()} == {
+        "train_1": 30,
+        "train_2": 30,
+        "synthetic": 30,
+        "valid": 20,
+        "test": 25,
+        "ood_values": 25,
+        "ood_combinations": 25,
+    }
+    every = [prompt for prompts in found.values() for prompt in prompts]
+    assert len(set(every)) == len(every) and found == prompts_of(config, 3) != prompts_of(config, 4)
+    wishes = {name: [pocket.parse(prompt) for prompt in prompts] for name, prompts in found.items()}
+    seen = [
+        w for name in ("train_1", "train_2", "synthetic", "valid", "test") for w in wishes[name]
+    ]
+    unseen = UNSEEN
+    assert not any(w.object in unseen["object"] or w.place in unseen["place"] for w in seen)
+    assert all(
+        w.object in unseen["object"] or w.place in unseen["place"] for w in wishes["ood_values"]
+    )
+    pairs = {(w.colour, w.object) for w in seen}
+    assert not any(
+        (w.colour, w.object) in pairs or w.object in unseen["object"] or w.place in unseen["place"]
+        for w in wishes["ood_combinations"]
+    )
+    assert all(is_synthetic(prompt) for prompt in found["synthetic"])
+
+
+def test_the_grid_names_what_the_tables_need_and_runs_follow_those_they_start_from():
+    grid = paper_b_grid.grid(PaperB())
+    names = [run.name for run in grid]
+    assert len(set(names)) == len(names) == 26 and names[0] == "sft"
+    assert all(names.index(run.start) < names.index(run.name) for run in grid if run.start)
+    some = paper_b_grid.grid(PaperB(runs=("dpo-iteration3",)))
+    assert [run.name for run in some] == [
+        "sft",
+        "dpo",
+        "dpo-iteration2",
+        "dpo-iteration3",
+    ] and some[-1].prompts == "train_3"
+    with pytest.raises(ValueError, match="'ppo' is unknown"):
+        paper_b_grid.grid(PaperB(runs=("ppo",)))
+
+
+def frame(values, seeds=(0, 1, 2)):
+    """results of runs whose rewards are given, plus a little a seed."""
+    rows = [
+        {
+            "run": run,
+            "seed": seed,
+            "split": split,
+            "truth": value + 0.1 * seed,
+            "learnt": 0.0,
+            "win_rate": 0.5 + value / 100,
+            "kl": 1.0,
+        }
+        for run, value in values.items()
+        for seed in seeds
+        for split in paper_b_grid.SPLITS[:4]
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_tables_have_the_papers_columns_and_numbers_beside():
+    results = frame({run.name: 5.0 + i for i, run in enumerate(paper_b_grid.grid(PaperB()))})
+    two, three, four = (
+        tables.table2(results, PaperB()),
+        tables.table3(results),
+        tables.table4(results, PaperB()),
+    )
+    for table in (two, three, four):
+        assert {"metric", "prompts", "mean", "ci_low", "ci_high", "seeds", "published"} <= set(
+            table
+        ) and (table["seeds"] == 3).all()
+    assert len(two) == 12 * 2 * 3 and len(three) == 2 * 2 * 4 and len(four) == 3 * 4 * 2 * 4
+    cell = two.query(
+        "loss == 'rpo-bwd' and k == '4' and responses == 'Online' and rm == 'Learnt' "
+        "and metric == 'win_rate' and "
+        "prompts == 'test'"
+    ).iloc[0]
+    assert (cell["published"], cell["published_ci"]) == ("57.3", "1.6") and cell[
+        "mean"
+    ] == pytest.approx(
+        50 + 5 + [run.name for run in paper_b_grid.grid(PaperB())].index("online-bwd-learnt")
+    )
+    first = two.query("loss == 'dpo' and metric == 'avg_reward' and prompts == 'test'").iloc[0]
+    assert first["mean"] == pytest.approx(6.1) and first["ci_high"] - first[
+        "mean"
+    ] == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-4)
+    third = four.query(
+        "training == 'Online RPO-bwd' and iteration == '3' and metric == "
+        "'avg_reward' and prompts == 'test'"
+    )
+    assert third["published"].item() == "6.056"
+    assert tables.eta_sweep(results.assign(entropy=1.0), PaperB())["eta"].tolist() == [
+        "0.3 × suggested",
+        "1 × suggested",
+        "3 × suggested",
+    ]
+    gains = tables.bridge(results, PaperB())
+    assert gains["log_z"].tolist()[0] == "cancelled (sqloo)" and gains["gain"].notna().sum() == 4
+
+
+def test_verdicts_follow_the_differences_and_their_intervals():
+    curves = pd.DataFrame(
+        {"run": "dpo", "seed": 0, "step": [0, 1], "truth": [1.0, 2.0], "learnt": 0.0, "kl": 0.0}
+    )
+    flat = {run.name: 5.0 for run in paper_b_grid.grid(PaperB())}
+    results = frame(flat | {"online-bwd-truth": 8.0, "online-sqloo-truth": 9.0})
+    found = learnings.verdicts(results, curves, PaperB()).set_index("learning")["verdict"]
+    assert found["online, bwd does better than sqloo"] == "is reversed"
+    assert found["online does better than offline with the true judge (bwd)"] == "holds"
+    noisy = frame(flat)
+    noisy.loc[(noisy["run"] == "kto") & (noisy["seed"] == 0), "truth"] -= 3
+    told = (
+        learnings.verdicts(noisy, curves, PaperB())
+        .set_index("learning")
+        .loc["offline, they do better than KTO"]
+    )
+    assert told["verdict"] == "not decided" and "+1.00 [" in told["sentence"]
+    alone = learnings.verdicts(frame(flat, seeds=(0,)), curves, PaperB())
+    assert set(alone["verdict"]) == {"one seed: not decided"}
+
+
+def test_hacking_is_a_learnt_reward_that_rises_while_the_truth_falls():
+    def curves(truths):
+        return pd.concat(
+            [
+                pd.DataFrame(
+                    {
+                        "run": "online-bwd-learnt",
+                        "seed": seed,
+                        "step": [0, 10, 20],
+                        "truth": np.array(truths) + 0.01 * seed * np.arange(3),
+                        "learnt": [0.0, 1.0, 2.0],
+                    }
+                )
+                for seed in range(3)
+            ]
+        )
+
+    for truths, verdict in (
+        ([5, 7, 6], "seen"),
+        ([5, 4, 4.5], "seen"),
+        ([5, 6, 7], "not seen"),
+        ([5, 5, 5.0], "gains vanish"),
+    ):
+        assert learnings._hacked(learnings.hacking(curves(truths)))[0] == verdict
+    assert learnings.hacking(curves([5, 7, 6])).iloc[0].tolist()[2:] == [2.0, 1.0, -1.0]
+    flat = learnings.hacking(curves([5, 5, 5.0])).assign(
+        truth_gain=[-1, 0.0, 1.0], truth_late=[-1, 0.0, 1.0]
+    )
+    assert (
+        learnings._hacked(flat)[0] == "gains vanish"
+        and learnings._hacked(flat.head(1))[0] == "one seed: not decided"
+    )
