@@ -39,7 +39,7 @@ STEPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "log-probabilities": (("policy.logps", "policy.load", "policy.encoding"), ("data",)),
     "reference samples": (("policy.generation", "policy.load"), ("data", "policy.vllm_engine")),
     "truth pool": (("studies.truth",), ("data", "experiment", "partition", "pocket")),
-    "reward model": (("judging.reward_model",), ("data",)),
+    "reward model": (("judging.reward_training",), ("data",)),
     "verdicts": (
         ("judging.verdicts",),
         ("data", "experiment", "judging.language_models", "judging.local", "judging.endpoint"),
@@ -47,7 +47,15 @@ STEPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "local judge": (("judging.local",), ("data", "experiment", "reporting", "judging.endpoint")),
     "endpoint judge": (
         ("judging.endpoint",),
-        ("data", "experiment", "reporting", "policy", "judging.judges", "judging.reward_model"),
+        (
+            "data",
+            "experiment",
+            "reporting",
+            "policy",
+            "judging.judges",
+            "judging.reward_model",
+            "judging.reward_training",
+        ),
     ),
     "paper B": (("studies.paper_b.runs",), ("judging.verdicts",)),
     "all of the grid": (("experiment.generations",), ()),
