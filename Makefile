@@ -1,11 +1,12 @@
 # Needs GNU make and any Python from 3.10 to 3.14; everything else goes into .venv, from requirements.lock, by uv where it is there.
 #   make reproduce [PROFILE=pocket] [SET="sizes=small training.epochs=2"] [FEEDBACK=file]    tables, figures, report in results/
 #   make test       the whole suite      make lab   JupyterLab on the notebooks      make clean   everything but results/
+#   make lint       ruff over package, tests, benchmarks and notebooks: rules and format
 #   make chaos      what kills, a full disk and damaged files do to a reproduction
 #   make test-matrix   the suite on every Python here, and on the lowest versions allowed
 #   make test-colab    every notebook on Colab's versions      make lock   requirements.lock again
 .DEFAULT_GOAL := reproduce
-.PHONY: reproduce test chaos test-matrix test-colab lab lock clean setup
+.PHONY: reproduce test lint chaos test-matrix test-colab lab lock clean setup
 
 PROFILE ?= pocket
 # As typed: make would expand a "$" in them, and run $(shell ...). Before the first shell of ours, which they are exported to.
@@ -39,6 +40,11 @@ test: export TOKENIZERS_PARALLELISM := false
 test: $(READY)
 	@$(RUN) -m pytest --nbmake --nbmake-timeout=900 tests notebooks $(ARGS) || { \
 	  echo 'make test failed: see the first FAILED line above; run one test with  make test ARGS="-x -k NAME"'; exit 1; }
+
+# 100 columns, imports in order, nothing unused; mend with  ruff check --fix . && ruff format .
+lint: $(READY)
+	@$(RUN) -m ruff check --quiet . && $(RUN) -m ruff format --quiet --check . || { \
+	  echo 'make lint failed: see above, or mend it with  $(RUN) -m ruff check --fix . ; $(RUN) -m ruff format .'; exit 1; }
 
 # Ten minutes of kills, a full disk and damaged files; a short version is part of the suite. Writes benchmarks/reliability.csv.
 chaos: export OMP_NUM_THREADS := 1

@@ -9,7 +9,6 @@ meta device, which has shapes and no numbers.
 from __future__ import annotations
 
 import re
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from torch.utils.benchmark import Timer
 
 from rpo_nb.config.schema import TrainingConfig
 from rpo_nb.policy.load import add_lora, set_dropout
@@ -127,28 +127,20 @@ def device(name: str = "") -> Device:
 def probe(where: torch.device, dtype: torch.dtype, seconds: float = 2.0, size: int = 1024) -> float:
     """FLOP/s of square matrix products, measured for about this long."""
     a = torch.randn(size, size, device=where).to(dtype)
-    return _timed(where, lambda: a @ a, seconds) * 2 * size**3
+    return _timed(lambda: a @ a, seconds) * 2 * size**3
 
 
 def copy_rate(where: torch.device, seconds: float = 0.3) -> float:
     """Bytes a second that memory gives: reads and writes of a copy."""
     a = torch.empty(2**26, dtype=torch.uint8, device=where).fill_(1)
     b = torch.empty_like(a)
-    return _timed(where, lambda: b.copy_(a), seconds) * 2 * a.nbytes
+    return _timed(lambda: b.copy_(a), seconds) * 2 * a.nbytes
 
 
-def _timed(where: torch.device, work: Callable[[], Any], seconds: float) -> float:
-    """Calls a second."""
-    wait = torch.cuda.synchronize if where.type == "cuda" else lambda: None
-    work()
-    wait()
-    started, calls = time.perf_counter(), 0
-    while time.perf_counter() - started < seconds:
-        for _ in range(4):
-            work()
-        wait()
-        calls += 4
-    return calls / (time.perf_counter() - started)
+def _timed(work: Callable[[], Any], seconds: float) -> float:
+    """Calls a second, by the median of blocks of calls; torch warms up and waits for a GPU."""
+    timer = Timer("work()", globals={"work": work}, num_threads=torch.get_num_threads())
+    return 1 / timer.blocked_autorange(min_run_time=seconds).median
 
 
 # Models -------------------------------------------------------------------------------------------

@@ -4,6 +4,15 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["batch", "cluster", "manifest", "processes", "progress", "provenance", "staging"],
+    submodules=[
+        "batch",
+        "cluster",
+        "jobs",
+        "manifest",
+        "processes",
+        "progress",
+        "provenance",
+        "staging",
+    ],
     submod_attrs={},
 )

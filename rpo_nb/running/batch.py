@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from rpo_nb.config.keys import content_key
 from rpo_nb.config.loading import write_profile
 from rpo_nb.config.schema import Profile
 from rpo_nb.running import cluster
+from rpo_nb.running.jobs import LAB, PAPER_B, TABLES, done_units, finished, jobs, units
 from rpo_nb.running.manifest import JOBS, write_manifest
 from rpo_nb.running.processes import (
     ON_SLURM,
@@ -45,36 +45,7 @@ from rpo_nb.store import STAMP, again, digest_of, file_digest, read_sealed, seal
 # folders of a reproduction
 RESULTS = ("data", "figures", "generations", "publish", "runs", "tables", "verdicts")
 LOG = Path("runs") / "snakemake.log"
-LAB = "07_partition_lab"  # only where the ground truth is known
-PAPER_B = "08_reward_aware"  # where paper_b.reproduce is on
-TABLES = {
-    "04_table2_metrics": "metrics",
-    "05_table3_judges": "judges",
-    "06_table4_temperature": "temperature",
-    "09_report": "report",
-}  # job -> its rule in the Snakefile
 ANSWERS = "completions-*.json"  # in the folder of a policy, or in one without: the reference's
-READ_BY = {  # the fields of a preset that change a policy, by method; sft and best_of_k read none
-    "kto": ("reduce", "kto_beta", "kto_kl", "dropout", "max_grad_norm", "weight_decay"),
-    "dro": (
-        "reduce",
-        "dro_tau",
-        "value_pooling",
-        "value_detach",
-        "dropout",
-        "max_grad_norm",
-        "weight_decay",
-    ),
-    "qrpo": ("reduce", "qrpo_beta", "dropout", "max_grad_norm", "weight_decay"),
-    "rpo": ("reduce", "partition", "dropout", "max_grad_norm", "weight_decay"),
-}
-
-
-def jobs(profile: Profile) -> list[str]:
-    """The name of every job: its notebook, and for training the size and the seed."""
-    training = [f"03_train-{size}-seed{seed}" for size in profile.sizes for seed in profile.seeds]
-    more = [LAB] * profile.pocket_world + [PAPER_B] * profile.paper_b.reproduce
-    return ["01_data_prep", "02_rpo_derivation", *training, *more, *TABLES]
 
 
 def params(notebook: str, profile: Profile) -> dict[str, str]:
@@ -177,7 +148,7 @@ def run(
             options += ["--dry-run", "--config", f"profile={STATE}/dry-run.yaml"]
             return subprocess.run(_snakemake(out, *options, "--", *targets), env=env).returncode
         if not only or not (out / "manifest.json").is_file():  # else it tells of what made the rest
-            write_manifest(profile, out, afresh=not _finished(profile, out))
+            write_manifest(profile, out, afresh=not finished(profile, out))
         return _watched(
             _snakemake(out, *options, "--", *targets),
             profile,
@@ -249,7 +220,7 @@ def _watched(
     measured: its minutes belong in the manifest. elsewhere: its jobs run on other machines, which
     measured their memory.
     """
-    before = _finished(profile, out)
+    before = finished(profile, out)
     started, peak = time.time(), 0.0
     (out / LOG).parent.mkdir(parents=True, exist_ok=True)
     progress = Progress(lambda: done_units(profile, out), total=sum(units(profile).values()))
@@ -279,7 +250,7 @@ def _watched(
     without_places(out / LOG, out)
     if elsewhere:
         peak = cluster.peak_memory_mb(out / JOBS)
-    if measured and _finished(profile, out) != before:
+    if measured and finished(profile, out) != before:
         write_manifest(profile, out, seconds=time.time() - started, peak_memory_mb=peak)
     return _told(profile, out, before, started, peak, child.returncode)
 
@@ -289,7 +260,7 @@ def _told(
 ) -> int:
     """Say what was done, what was skipped, what failed and where the results are; return the exit
     status."""
-    after, seconds = _finished(profile, out), time.time() - started
+    after, seconds = finished(profile, out), time.time() - started
     worked = {job for job, marker in after.items() if before.get(job) != marker}
     skipped = (
         f"; {len(after) - len(worked)} were done before and were skipped"
@@ -303,75 +274,6 @@ def _told(
     print(f"report: {shown(out / 'report.html')}\ntables: {shown(out / 'tables')}")
     print(f"{seconds / 60:.1f} minutes, at most {peak:.0f} MB of memory")
     return 0
-
-
-def units(profile: Profile) -> dict[str, int]:
-    """Job -> its units of work, for the progress bar: itself, and each policy that it trains.
-
-    The grid's are counted as `grid.plan` does, but without its import of torch; presets that read a
-    method alike share its policy.
-    """
-    policies = set()
-    for name, preset in profile.presets.items():
-        for method in profile.methods:
-            read_alike = tuple(getattr(preset, field) for field in READ_BY.get(method, ()))
-            more = profile.taus if method == "rpo" and name in profile.table4_presets else ()
-            policies |= {
-                (method, tau, read_alike)
-                for tau in (preset.rpo_tau if method == "rpo" else None, *more)
-            }
-    trained = sum(method != "reference" for method, *_ in policies)
-    more = _own_policies(profile.model_dump_json()) if {LAB, PAPER_B} & set(jobs(profile)) else {}
-    return {
-        job: 1 + (trained if job.startswith("03_train") else more.get(job, 0))
-        for job in jobs(profile)
-    }
-
-
-@lru_cache(maxsize=2)
-def _own_policies(profile: str) -> dict[str, int]:
-    """How many policies notebooks 07 and 08 train, asked of a process of its own: this one does
-    without torch."""
-    code = (
-        "import sys; from rpo_nb.running import batch; from rpo_nb.studies import lab; from "
-        "rpo_nb.studies.paper_b import grid; from rpo_nb.config.schema import Profile; "
-        "p = Profile.model_validate_json(sys.stdin.read()); print(lab.policies(p) if batch.LAB "
-        "in batch.jobs(p) else 0, grid.policies(p))"
-    )
-    found = subprocess.run(
-        [sys.executable, "-c", code], input=profile, capture_output=True, text=True, cwd=ROOT
-    )
-    if found.returncode:  # a wrong name in paper_b.runs, say: its last line is the one sentence
-        raise ValueError(found.stderr.strip().rpartition("\n")[2].removeprefix("ValueError: "))
-    return dict(zip((LAB, PAPER_B), map(int, found.stdout.split()), strict=True))
-
-
-def done_units(profile: Profile, out: Path) -> int:
-    """The units of work that are done: all of a finished job, of one that trains its finished
-    policies."""
-    finished, sizes, total = _finished(profile, out), units(profile), 0
-    grid = sum(size - 1 for job, size in sizes.items() if job.startswith("03_train"))
-    for job, size in sizes.items():
-        folder = (
-            f"*{job.removeprefix('03_train')}-*"
-            if job.startswith("03_train")
-            else "paper_b/*"
-            if job == PAPER_B
-            else "*"
-        )
-        trained = (
-            len(list((out / "runs").glob(f"{folder}/done.json"))) - (grid if job == LAB else 0)
-            if size > 1
-            else 0
-        )
-        total += size if job in finished else min(max(trained, 0), size - 1)
-    return total
-
-
-def _finished(profile: Profile, out: Path) -> dict[str, int]:
-    """Finished job -> when (ns)."""
-    markers = {job: out / JOBS / f"{job}.done" for job in jobs(profile)}
-    return {job: marker.stat().st_mtime_ns for job, marker in markers.items() if marker.exists()}
 
 
 def _explain(profile: Profile, out: Path, started: float) -> None:

@@ -44,22 +44,11 @@ STEPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("judging.verdicts",),
         ("data", "experiment", "judging.language_models", "judging.local", "judging.endpoint"),
     ),
-    "local judge": (("judging.local",), ("data", "experiment", "reporting", "judging.endpoint")),
-    "endpoint judge": (
-        ("judging.endpoint",),
-        (
-            "data",
-            "experiment",
-            "reporting",
-            "policy",
-            "judging.judges",
-            "judging.reward_model",
-            "judging.reward_training",
-        ),
-    ),
+    "local judge": (("judging.local",), ("experiment", "reporting")),
+    "endpoint judge": (("judging.endpoint",), ("reporting", "judging.judges")),
     "paper B": (("studies.paper_b.runs",), ("judging.verdicts",)),
     "all of the grid": (("experiment.generations",), ()),
-    "all of the lab": (("experiment.generations", "studies.lab_runs"), ("reporting",)),
+    "all of the lab": (("experiment.generations", "studies.lab_runs"), ()),
 }
 # Never part of a step: what they give is known by its content, a profile by its values and a model
 # by its files; a remedy's words are in no artefact.

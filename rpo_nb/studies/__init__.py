@@ -7,8 +7,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submodules=[
         "advise",
         "aspects",
+        "derivation_figures",
         "insight",
         "lab",
+        "lab_figures",
         "lab_runs",
         "lab_tables",
         "table1",

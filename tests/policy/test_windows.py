@@ -295,9 +295,7 @@ def test_the_search_of_a_checkpoint_is_told_at_load(tmp_path):
 
 
 @pytest.mark.parametrize("error", [KeyError("a fault"), torch.OutOfMemoryError("a fault")])
-@pytest.mark.parametrize(
-    "place", ["forward.whole_states", "prefixes._kept", "completing._complete"]
-)
+@pytest.mark.parametrize("place", ["heads.whole_states", "prefixes._kept", "completing._complete"])
 def test_a_fault_is_not_told_as_what_an_architecture_cannot(place, error, monkeypatch):
     model, tokenizer = families.build("Llama").float(), tokenizer_of("BOS")
 
@@ -308,7 +306,7 @@ def test_a_fault_is_not_told_as_what_an_architecture_cannot(place, error, monkey
     monkeypatch.setattr(f"rpo_nb.policy.{place}", broken)
     monkeypatch.setattr(completing, "WAYS", {broken: "", completing._complete_alone: "alone"})
     with pytest.raises(type(error), match="a fault"):
-        if module == "forward":
+        if module == "heads":
             heads.head_of(model)
         elif module == "prefixes":
             prefixes.reads_cache(model)

@@ -99,6 +99,12 @@ def test_progress_counts_the_policies_of_the_grid_the_lab_and_paper_b(name):
     assert sum(batch.units(profile).values()) - len(batch.jobs(profile)) == trained
 
 
+def test_a_run_that_paper_b_has_not_is_refused_before_anything_starts():
+    profile = loading.load_profile("smoke", **{"paper_b.runs": ["no-such-run"]})
+    with pytest.raises(ValueError, match="^paper_b.runs: 'no-such-run' is unknown; the runs are"):
+        batch.units(profile)
+
+
 def test_progress_line():
     assert Progress(lambda: 4, total=64).line(4, 15) == "15 s: 4 of 64 policies and notebooks"
     assert (

@@ -21,7 +21,7 @@ import pytest
 from rpo_nb import store
 from rpo_nb.__main__ import main
 from rpo_nb.config.loading import load_profile
-from rpo_nb.running import batch, processes
+from rpo_nb.running import batch, jobs, processes
 
 ROOT = Path(__file__).parents[2]
 
@@ -115,7 +115,8 @@ def test_an_output_folder_that_is_none_is_one_sentence(tmp_path, capsys):
 
 
 def test_an_output_folder_that_is_removed_ends_the_run_in_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr(batch, "units", lambda profile: {"01_data_prep": 1})
+    for place in (batch, jobs):
+        monkeypatch.setattr(place, "units", lambda profile: {"01_data_prep": 1})
     out = tmp_path / "out"
     out.mkdir()
     threading.Timer(1, shutil.rmtree, [out]).start()

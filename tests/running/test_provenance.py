@@ -144,6 +144,16 @@ def test_a_change_of_words_or_figures_trains_nothing_again(module, copies):
     assert all(step_code(step, copies(module)) == step_code(step) for step in STEPS)
 
 
+@pytest.mark.parametrize("step", STEPS)
+def test_every_module_that_a_step_leaves_out_would_be_read(step):
+    """One that would not is a hole waiting for an import: what comes through it later has no
+    key."""
+    modules, given = STEPS[step]
+    for one in given:
+        others = [other for other in (*given, *ALWAYS_GIVEN) if other != one]
+        assert closure(modules, without=others) > of_step(step), one
+
+
 def test_every_step_reads_what_it_must():
     """Where the search stops is a promise that what was left out stands in the key by its
     content."""
