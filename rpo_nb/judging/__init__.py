@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "local",
         "rates",
         "reward_model",
+        "reward_training",
         "verdicts",
     ],
     submod_attrs={
@@ -29,7 +30,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "quality",
             "win_rates",
         ],
-        "reward_model": ["RewardModel", "bradley_terry", "train_reward_model"],
+        "reward_model": ["RewardModel", "bradley_terry"],
+        "reward_training": ["train_reward_model"],
         "verdicts": ["KEYS", "ask", "judge_pairs", "judges_for", "load_verdicts", "make_pairs"],
     },
 )

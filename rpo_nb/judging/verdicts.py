@@ -32,7 +32,8 @@ from rpo_nb.judging import language_models
 from rpo_nb.judging.judges import Checker, Judge
 from rpo_nb.judging.language_models import LanguageModelJudge
 from rpo_nb.judging.local import LocalJudge
-from rpo_nb.judging.reward_model import RewardModel, limits, train_reward_model
+from rpo_nb.judging.reward_model import RewardModel
+from rpo_nb.judging.reward_training import limits, train_reward_model
 from rpo_nb.running.provenance import model_key, step_code
 from rpo_nb.store import (
     again,

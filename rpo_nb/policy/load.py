@@ -16,11 +16,11 @@ from torch import nn
 from rpo_nb.policy.forward import (
     core_of,
     depends_on_the_batch,
-    head_of,
     refuse_what_padding_changes,
     told,
     unused_search,
 )
+from rpo_nb.policy.heads import head_of
 from rpo_nb.policy.logps import LIGER, completion_logps, device
 from rpo_nb.remedies import hub_problem
 

@@ -24,9 +24,9 @@ from rpo_nb.policy.forward import (
     core_of,
     decoder_states,
     encoder_states,
-    head_of,
     joined,
 )
+from rpo_nb.policy.heads import head_of
 from rpo_nb.policy.prefixes import buckets, overhead, read_prompts, worth_keeping
 from rpo_nb.remedies import memory_advice
 

@@ -5,6 +5,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=[
+        "agreement",
         "card",
         "claims",
         "data_figures",
@@ -17,6 +18,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "tables",
     ],
     submod_attrs={
+        "agreement": ["with_agreement"],
         "page": ["absent", "gather", "report"],
         "published": ["published_numbers"],
         "rendering": [

@@ -20,7 +20,7 @@ from rpo_nb import __version__
 from rpo_nb.config.methods import METHOD_NAMES, METHODS
 from rpo_nb.config.metrics import METRICS
 from rpo_nb.config.schema import Profile
-from rpo_nb.reporting import claims
+from rpo_nb.reporting import agreement, claims
 from rpo_nb.reporting.rendering import (
     COLUMNS,
     line_name,
@@ -208,7 +208,7 @@ def _cell(row: pd.Series) -> dict:
     )
     status = row["agreement"] + (" in direction" if row["why"].startswith("in direction") else "")
     return {
-        "value": number(value, digits) or claims.NOT_MEASURED,
+        "value": number(value, digits) or agreement.NOT_MEASURED,
         "interval": interval,
         "published": published_text(row),
         "std": number(row["std"], digits),
@@ -227,7 +227,7 @@ def sections(cells: pd.DataFrame, profile: Profile) -> list[dict]:
         else ("metric", "method")
     )
     sizes, out = list(dict.fromkeys(cells["size"])), []
-    for preset, rows in claims.with_agreement(cells, profile).groupby("preset", sort=False):
+    for preset, rows in agreement.with_agreement(cells, profile).groupby("preset", sort=False):
         lines: dict[tuple, dict] = {}
         for _, row in rows.iterrows():
             group = METRICS.get(row[first], (row[first],))[0]
@@ -235,7 +235,12 @@ def sections(cells: pd.DataFrame, profile: Profile) -> list[dict]:
         counts = rows["agreement"].value_counts()
         kinds = [
             kind
-            for kind in (claims.AGREES, claims.DIFFERS, claims.NOT_MEASURED, claims.NO_NUMBER)
+            for kind in (
+                agreement.AGREES,
+                agreement.DIFFERS,
+                agreement.NOT_MEASURED,
+                agreement.NO_NUMBER,
+            )
             if kind in counts
         ]
         out.append(
@@ -302,7 +307,7 @@ def report(out: Path | str, profile: Profile) -> Path:
         "key": profile.key(),
         "resolved": _resolved(profile),
         "claims": claims.claims(tables, profile),
-        "differences": claims.differences(profile),
+        "differences": agreement.differences(profile),
         "presets": plain(presets_table(profile)),
         "sections": {name: sections(table, profile) for name, table in cells.items()},
         "footnotes": {name: footnotes(out, name) for name in tables},

@@ -39,7 +39,7 @@ STEPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "log-probabilities": (("policy.logps", "policy.load", "policy.encoding"), ("data",)),
     "reference samples": (("policy.generation", "policy.load"), ("data", "policy.vllm_engine")),
     "truth pool": (("studies.truth",), ("data", "experiment", "partition", "pocket")),
-    "reward model": (("judging.reward_model",), ("data",)),
+    "reward model": (("judging.reward_training",), ("data",)),
     "verdicts": (
         ("judging.verdicts",),
         ("data", "experiment", "judging.language_models", "judging.local", "judging.endpoint"),

@@ -17,7 +17,8 @@ from rpo_nb.config.keys import content_key
 from rpo_nb.config.schema import Profile
 from rpo_nb.data.kinds import aspects
 from rpo_nb.experiment import inputs
-from rpo_nb.judging.reward_model import RewardModel, limits, train_reward_model
+from rpo_nb.judging.reward_model import RewardModel
+from rpo_nb.judging.reward_training import limits, train_reward_model
 from rpo_nb.reporting import tables
 from rpo_nb.running.provenance import model_key, step_code
 from rpo_nb.store import cached

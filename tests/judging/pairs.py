@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from rpo_nb.judging.verdicts import (
-    COLUMNS,
-    KEYS,
-)
+from rpo_nb.judging.verdicts import COLUMNS, KEYS
 
 CELL = {
     "preset": "paper",

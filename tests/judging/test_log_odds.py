@@ -11,21 +11,8 @@ import pytest
 
 from rpo_nb.judging import language_models
 from rpo_nb.judging.judges import Checker
-from rpo_nb.judging.rates import (
-    RULE,
-    averaged,
-    distrust,
-    judge_agreement,
-    quality,
-    win_rates,
-)
-from rpo_nb.judging.verdicts import (
-    AVERAGE,
-    COLUMNS,
-    ask,
-    judge_pairs,
-    load_verdicts,
-)
+from rpo_nb.judging.rates import RULE, averaged, distrust, judge_agreement, quality, win_rates
+from rpo_nb.judging.verdicts import AVERAGE, COLUMNS, ask, judge_pairs, load_verdicts
 from rpo_nb.reporting import rendering, tables
 from tests.judging.pairs import Scripted, by_length, pair_table, verdict_table
 

@@ -11,10 +11,7 @@ import pytest
 from scipy import stats
 
 from rpo_nb.intervals import bootstrap_prompts
-from rpo_nb.judging.rates import (
-    quality,
-    win_rates,
-)
+from rpo_nb.judging.rates import quality, win_rates
 from tests.judging.pairs import pair_table, verdict_table
 
 # ---- numbers -------------------------------------------------------------------------------------

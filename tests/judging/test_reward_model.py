@@ -18,19 +18,10 @@ from transformers import TrainerCallback
 from rpo_nb.config.loading import load_profile
 from rpo_nb.config.schema import DataConfig, EvaluationConfig
 from rpo_nb.experiment import inputs
-from rpo_nb.judging import reward_model
-from rpo_nb.judging import verdicts as judging_verdicts
-from rpo_nb.judging.rates import (
-    accuracy_by_gap,
-    held_out_comparisons,
-)
-from rpo_nb.judging.reward_model import (
-    RewardModel,
-    RewardNet,
-    bradley_terry,
-    comparisons,
-    train_reward_model,
-)
+from rpo_nb.judging import reward_model, reward_training, verdicts
+from rpo_nb.judging.rates import accuracy_by_gap, held_out_comparisons
+from rpo_nb.judging.reward_model import RewardModel, RewardNet, bradley_terry
+from rpo_nb.judging.reward_training import comparisons, train_reward_model
 from rpo_nb.policy.encoding import encode
 from rpo_nb.policy.load import load_policy
 from rpo_nb.policy.logps import collate
@@ -160,7 +151,9 @@ def test_passes_change_the_memory_of_a_step_and_not_its_gradient(
         (prompt, name): i % 5 - 2.0
         for i, (prompt, name) in enumerate(itertools.product(table["prompt"].unique(), names))
     }
-    examples = reward_model._examples(table, tokenizer, settings, rewards if regression else None)
+    examples = reward_training._examples(
+        table, tokenizer, settings, rewards if regression else None
+    )
     terms = {len(example["rewards" if regression else "pairs"]) for example in examples}
     # a mean of the passes' means would be another gradient
     assert terms == ({2, 3, 4} if regression else {1, 3, 6})
@@ -178,11 +171,11 @@ def test_passes_change_the_memory_of_a_step_and_not_its_gradient(
             }
 
     def first_step(budget):
-        monkeypatch.setattr(reward_model, "TOKENS_A_PASS", budget)
+        monkeypatch.setattr(reward_training, "TOKENS_A_PASS", budget)
         torch.manual_seed(0)
         net, seen, passes = RewardNet(copy.deepcopy(policy), intercept=regression), Gradients(), []
         net.register_forward_hook(lambda *_: passes.append(1))
-        trainer = reward_model._trainer(
+        trainer = reward_training._trainer(
             net,
             examples,
             tokenizer.pad_token_id,
@@ -245,7 +238,7 @@ def test_regression_learns_from_the_completions_that_are_compared_and_no_others(
     )
     train = pd.DataFrame({"prompt": ["a", "a"], "better": ["x", "x"], "worse": ["y", "y"]})
     # of 8, twice scored, and 4
-    assert reward_model._standardised(Dataset.from_pandas(rows), train) == {
+    assert reward_training._standardised(Dataset.from_pandas(rows), train) == {
         ("a", "x"): 1.0,
         ("a", "y"): -1.0,
     }
@@ -295,7 +288,7 @@ def test_a_reward_model_of_another_loss_or_rank_is_another_file(tmp_path, monkey
     names = []
     monkeypatch.setattr(inputs, "reference_path", lambda *_: "some/policy")
     monkeypatch.setattr(inputs, "splits", lambda *_: SimpleNamespace(held_out=toy))
-    monkeypatch.setattr(judging_verdicts, "cached", lambda folder, make: names.append(folder.name))
+    monkeypatch.setattr(verdicts, "cached", lambda folder, make: names.append(folder.name))
     monkeypatch.setattr(reward_model.RewardModel, "load", lambda folder, base: None)
     for overrides in (
         {},
@@ -303,7 +296,7 @@ def test_a_reward_model_of_another_loss_or_rank_is_another_file(tmp_path, monkey
         {"judge_loss": "regression"},
         {"judge_lora_rank": 8},
     ):
-        judging_verdicts.reward_model(
+        verdicts.reward_model(
             load_profile(
                 "smoke", **{f"evaluation.{name}": value for name, value in overrides.items()}
             ),

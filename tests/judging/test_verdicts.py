@@ -14,18 +14,8 @@ import pytest
 from rpo_nb import pocket
 from rpo_nb.config.loading import load_profile
 from rpo_nb.judging.judges import Checker
-from rpo_nb.judging.rates import (
-    quality,
-    win_rates,
-)
-from rpo_nb.judging.verdicts import (
-    COLUMNS,
-    ask,
-    judge_pairs,
-    judges_for,
-    load_verdicts,
-    make_pairs,
-)
+from rpo_nb.judging.rates import quality, win_rates
+from rpo_nb.judging.verdicts import COLUMNS, ask, judge_pairs, judges_for, load_verdicts, make_pairs
 from tests.judging.pairs import Scripted, by_length, pair_table
 
 # ---- asking --------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import torch
 import transformers
 
 from rpo_nb.config.schema import DecodingConfig
-from rpo_nb.policy import completing, encoding, forward, generation, load, logps, prefixes
+from rpo_nb.policy import completing, encoding, forward, generation, heads, load, logps, prefixes
 from tests.policy import families, family_configs
 from tests.policy.family_configs import FAMILIES, tokenizer_of
 
@@ -69,7 +69,7 @@ def test_a_token_that_a_model_never_says_hides_no_other_difference(least, monkey
     model.final_logits_bias[0, 7] = least
     rows = encoding.encode(tokenizer, ["red"], ["green"], **family_configs.LIMITS)
     assert logps.score_completions(model, tokenizer, rows)[0].isfinite().all()
-    forward._FACTORS.pop(model)
+    heads._FACTORS.pop(model)
     plain = model.forward
 
     def more(*args, **kwargs):
@@ -295,9 +295,7 @@ def test_the_search_of_a_checkpoint_is_told_at_load(tmp_path):
 
 
 @pytest.mark.parametrize("error", [KeyError("a fault"), torch.OutOfMemoryError("a fault")])
-@pytest.mark.parametrize(
-    "place", ["forward.whole_states", "prefixes._kept", "completing._complete"]
-)
+@pytest.mark.parametrize("place", ["heads.whole_states", "prefixes._kept", "completing._complete"])
 def test_a_fault_is_not_told_as_what_an_architecture_cannot(place, error, monkeypatch):
     model, tokenizer = families.build("Llama").float(), tokenizer_of("BOS")
 
@@ -308,8 +306,8 @@ def test_a_fault_is_not_told_as_what_an_architecture_cannot(place, error, monkey
     monkeypatch.setattr(f"rpo_nb.policy.{place}", broken)
     monkeypatch.setattr(completing, "WAYS", {broken: "", completing._complete_alone: "alone"})
     with pytest.raises(type(error), match="a fault"):
-        if module == "forward":
-            forward.head_of(model)
+        if module == "heads":
+            heads.head_of(model)
         elif module == "prefixes":
             prefixes.reads_cache(model)
         else:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rpo_nb.reporting import claims
+from rpo_nb.reporting import agreement, claims
 from tests.reporting.results import table1
 
 
@@ -86,7 +86,7 @@ def rate_row(win_rate, low, high, published="82.78", **more):
     ],
 )
 def test_agreement_by_hand(row, status, words):
-    found, why = claims.agreement(row)
+    found, why = agreement.agreement(row)
     assert found == status and words in why
 
 
@@ -99,13 +99,15 @@ def test_the_reason_names_what_moves_the_cell():
             rate_row(44.0, 40.0, 48.0) | {"judge": "reward_model"},
         ]
     )
-    why = claims.agreement(table.iloc[0], table)[1]
+    why = agreement.agreement(table.iloc[0], table)[1]
     assert (
         "with preset fixed it is 81.0" in why
         and "judge reward_model gives 44.0" in why
         and "released" not in why
     )
-    assert "no other preset comes nearer" in claims.agreement(table.iloc[0], table.iloc[[0, 2]])[1]
+    assert (
+        "no other preset comes nearer" in agreement.agreement(table.iloc[0], table.iloc[[0, 2]])[1]
+    )
 
 
 def test_a_win_holds_only_where_every_interval_lies_above_half():

@@ -143,8 +143,9 @@ class World:
         (`judging`)."""
         import datasets
 
-        from rpo_nb.judging import reward_model as judging_reward_model
         from rpo_nb.judging import verdicts
+        from rpo_nb.judging.reward_model import RewardModel
+        from rpo_nb.judging.reward_training import train_reward_model
 
         if judge == TRUTH:
             return self.learnt.setdefault(
@@ -168,7 +169,7 @@ class World:
                 }
             )
             training = self.profile.training
-            judging_reward_model.train_reward_model(
+            train_reward_model(
                 self.path,
                 rows,
                 config=self.profile.evaluation.model_copy(update={"judge_epochs": epochs}),
@@ -180,7 +181,7 @@ class World:
             ).save(folder, base=self.profile.sizes[self.size].id)
 
         if judge not in self.learnt:
-            self.learnt[judge] = judging_reward_model.RewardModel.load(
+            self.learnt[judge] = RewardModel.load(
                 cached(self.reward_model_folder(judge), make), base=self.path
             )
         return self.learnt[judge]
