@@ -17,7 +17,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "studies",
     ],
     submod_attrs={
-        "metrics": ["LOWER_IS_BETTER", "METRICS"],
+        "metrics": ["METRICS"],
         "base": ["Config"],
         "keys": ["content_key", "hash_seed"],
         "loading": [

@@ -1,19 +1,38 @@
-"""The metrics, by name."""
+"""The metrics, one row each: how one is called, what the paper calls it, and how it is read.
+
+What is computed stands in `evaluation.suite`: a new metric is its value there and its row here.
+"""
 
 from __future__ import annotations
 
-# our metric -> (name to print, the paper's key or None, decimals)
+from typing import NamedTuple
+
+
+class Metric(NamedTuple):
+    """title: to print. published: the paper's key, None where it has no such number. digits:
+    decimals shown. lower: whether less is better."""
+
+    title: str
+    published: str | None = None
+    digits: int = 4
+    lower: bool = False
+
+
 METRICS = {
-    "bertscore_f1": ("BERTScore F1", "BERTScoreF1", 4),
-    "rouge_l": ("ROUGE-L", "ROUGE-L", 4),
-    "bleu": ("BLEU", "BLEU", 4),
-    "sacrebleu": ("SacreBLEU", "SacreBLEU", 2),
-    "meteor": ("METEOR", "METEOR", 4),
-    "toxicity": ("Toxicity, mean (lower is better)", "Toxicity_avg", 4),
-    "reward": ("Ground-truth reward", None, 2),
-    "distinct_1": ("Distinct-1", None, 4),
-    "distinct_2": ("Distinct-2", None, 4),
-    "self_bleu": ("Self-BLEU (lower is more diverse)", None, 4),
-    "length_ratio": ("Length ratio", None, 2),
+    "bertscore_f1": Metric("BERTScore F1", "BERTScoreF1"),
+    "rouge_l": Metric("ROUGE-L", "ROUGE-L"),
+    "bleu": Metric("BLEU", "BLEU"),
+    "sacrebleu": Metric("SacreBLEU", "SacreBLEU", digits=2),
+    "meteor": Metric("METEOR", "METEOR"),
+    "toxicity": Metric("Toxicity, mean (lower is better)", "Toxicity_avg", lower=True),
+    "reward": Metric("Ground-truth reward", digits=2),
+    "distinct_1": Metric("Distinct-1"),
+    "distinct_2": Metric("Distinct-2"),
+    "self_bleu": Metric("Self-BLEU (lower is more diverse)", lower=True),
+    "length_ratio": Metric("Length ratio", digits=2),
 }
-LOWER_IS_BETTER = ("toxicity", "self_bleu")
+
+
+def metric(name: str) -> Metric:
+    """The row of a metric; one by its own name for what is not in the table."""
+    return METRICS.get(name, Metric(name))

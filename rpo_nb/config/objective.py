@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from rpo_nb.config.base import Config
+from rpo_nb.config.methods import ROWS
 
 PRESETS = ("paper", "released", "fixed")
 # Names of what lies in modules that import torch: settings are checked without it.
@@ -65,12 +66,9 @@ class Objective(Config):
 
     def read_fields(self) -> dict[str, Any]:
         """The fields its method reads: what a run is keyed by."""
-        reads = {
-            "sft": set(),
-            "rpo": {"tau"},
-            "dro": {"tau", "value_pooling", "value_detach"},
-            "kto": {"beta", "kto_kl"},
-            "qrpo": {"beta"},
-            "reward_aware": {"setting"},
-        }
-        return self.model_dump(include={"method", "reduce"} | reads[self.method])
+        if self.method == "reward_aware":
+            return self.model_dump(include={"method", "reduce", "setting"})
+        row = ROWS[self.method]
+        temperature = {"τ": {"tau"}, "β": {"beta"}, "": set()}[row.symbol]
+        own = set(row.reads) & set(type(self).model_fields)
+        return self.model_dump(include={"method", "reduce"} | temperature | own)

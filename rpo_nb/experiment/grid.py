@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rpo_nb.config.keys import content_key
-from rpo_nb.config.methods import AUTHORS
+from rpo_nb.config.methods import AUTHORS, ROWS, tau_of
 from rpo_nb.config.objective import Objective, Preset
 from rpo_nb.config.schema import DecodingConfig, Profile
 from rpo_nb.experiment import references
@@ -62,15 +62,16 @@ def recipe(
     profile: Profile, preset: Preset, method: str, size: str, tau: float | None, seed: int
 ) -> Run:
     """The run of a method under a preset at a temperature."""
-    if method in ("sft", "best_of_k"):
-        objective, steps = Objective(method="sft", reduce="mean"), SHARED_STEPS
+    row = ROWS[method]
+    if not row.reads:
+        objective, steps = Objective(method=row.objective, reduce="mean"), SHARED_STEPS
     else:
+        own = getattr(preset, row.temperature)
         objective = Objective(
-            method=method,
+            method=row.objective,
             reduce=preset.reduce,
-            tau=tau or 1.0,
+            **({"tau": own if tau is None else tau} if row.symbol == "τ" else {"beta": own}),
             kto_kl=preset.kto_kl,
-            beta=preset.qrpo_beta if method == "qrpo" else preset.kto_beta,
             value_pooling=preset.value_pooling,
             value_detach=preset.value_detach,
         )
@@ -82,7 +83,7 @@ def recipe(
         {
             "method": method,
             "objective": objective.read_fields(),
-            "partition": preset.partition if method == "rpo" else None,
+            "partition": preset.partition if "partition" in row.reads else None,
             "steps": steps,
             "training": profile.training.model_dump(
                 mode="json",
@@ -140,11 +141,9 @@ def cell_world(profile: Profile, cell: Cell) -> str:
 def taus_of(profile: Profile, preset_name: str, method: str) -> list[float | None]:
     """The temperatures a method is trained at under a preset: RPO also at Table IV's where the
     profile asks for them."""
-    if method == "dro":
-        return [profile.presets[preset_name].dro_tau]
-    if method != "rpo":
-        return [None]
-    return profile.rpo_taus(preset_name)
+    if ROWS[method].swept:
+        return profile.rpo_taus(preset_name)
+    return [tau_of(profile.presets[preset_name], method)]
 
 
 def cells(profile: Profile) -> list[Cell]:

@@ -22,6 +22,7 @@ import torch
 
 from rpo_nb import partition, pocket, store
 from rpo_nb.config.keys import content_key, hash_seed
+from rpo_nb.config.methods import ROWS
 from rpo_nb.config.objective import Objective
 from rpo_nb.config.schema import Profile, TrainingConfig
 from rpo_nb.data import hub
@@ -244,7 +245,7 @@ def chosen_rows(run: Run, prepared: Prepared) -> np.ndarray:
     """The training rows of a run: all, or for best_of_k the best of each prompt (the first of
     equals)."""
     rows = np.arange(len(prepared.rewards))
-    if run.method != "best_of_k":
+    if not ROWS[run.method].best_only:
         return rows
     table = pd.DataFrame(
         {"prompt_id": prepared.splits.train["prompt_id"], "reward": prepared.rewards}
@@ -265,7 +266,7 @@ def training_groups(
     prompt_ids = np.asarray(prepared.splits.train["prompt_id"])
     ref = prepared.ref_logps[objective.reduce]
     log_z = np.zeros(len(rewards))
-    if run.method == "rpo":
+    if run.recipe["partition"] is not None:
         log_z = partition.log_partition(
             torch.from_numpy(ref),
             torch.from_numpy(np.asarray(rewards)),
@@ -274,13 +275,13 @@ def training_groups(
             estimator=run.recipe["partition"],
         ).numpy()
     more = {}
-    if run.method == "qrpo":
+    if "reference_rewards" in ROWS[run.method].needs:
         more["ref_rewards"] = (
             reference_rewards(profile, prepared, run.seed)
             if prepared.ref_rewards is None
             else prepared.ref_rewards
         )
-    if run.method == "kto" and objective.kto_kl == "mismatched":
+    if "mismatched" in ROWS[run.method].needs and objective.kto_kl == "mismatched":
         partner, real = mismatched_rows(prompt_ids)
         completions = [prepared.encoded[i][1] for i in partner]
         pairs = [

@@ -119,7 +119,7 @@ def train(
     main = trainer.accelerator.is_main_process
     if main:
         write_json(folder / "recipe.json", run.recipe | {"inputs": inputs})
-        if run.method == "rpo":
+        if run.recipe["partition"] is not None:
             print(f"{run.method} {run.size} seed {run.seed}, {diagnosis(run, prepared)}")
     trainer.accelerator.wait_for_everyone()
     checkpoint = last_checkpoint(folder / "trainer")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rpo_nb.config.methods import ROWS
 from rpo_nb.config.schema import ModelConfig, Profile, TrainingConfig
 from rpo_nb.data import feedback, hub
 from rpo_nb.data.splits import Splits
@@ -249,7 +250,7 @@ def size_plan(
         if cell.size == size
     }
     answers = sum(not file.is_file() for file in cells)
-    sets = {run.key: rows.best_of_each() if run.method == "best_of_k" else rows for run in left}
+    sets = {run.key: rows.best_of_each() if ROWS[run.method].best_only else rows for run in left}
     schedules = {key: schedule(part, training) for key, part in sets.items()}
     tokens_once = sum(part.encoded + part.completed for part in sets.values())
     made = {

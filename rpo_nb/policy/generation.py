@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rpo_nb.config.methods import METHODS
+from rpo_nb.config.methods import METHODS, ROWS
 from rpo_nb.config.schema import DecodingConfig
 from rpo_nb.policy.completing import Processing, RowSampling, way_of
 from rpo_nb.policy.encoding import encode, end_of_turn
@@ -33,7 +33,7 @@ def released_decoding(method: str, decoding: DecodingConfig) -> DecodingConfig:
     """
     if method not in METHODS:
         raise ValueError(f"method {method!r} is unknown; the methods are {', '.join(METHODS)}")
-    if method == "kto":
+    if ROWS[method].released_greedy:
         return DecodingConfig(do_sample=False, max_new_tokens=decoding.max_new_tokens)
     return DecodingConfig(
         temperature=0.7,

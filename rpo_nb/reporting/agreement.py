@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rpo_nb.config.metrics import METRICS
+from rpo_nb.config.metrics import metric
 from rpo_nb.config.schema import Profile
 from rpo_nb.reporting.published import published_numbers
 from rpo_nb.reporting.rendering import number
@@ -34,7 +34,7 @@ def agreement(
     value, low, high = (
         float(row[k]) for k in (("win_rate" if rate else "value"), "ci_low", "ci_high")
     )
-    digits = 1 if rate else METRICS.get(row["metric"], ("", None, 4))[2]
+    digits = 1 if rate else metric(row["metric"]).digits
     if np.isnan(value):
         return NOT_MEASURED, str(row.get("reason") or "") or (
             "every verdict is missing" if rate else "no reason was recorded"

@@ -163,14 +163,12 @@ def _data(chosen: Chosen) -> dict[str, Any]:
 def _metrics(chosen: Chosen) -> list[dict[str, Any]]:
     """Rows of tables/metrics.csv that are this policy's, with a metric's name for people. [] when
     the table is not there."""
-    from rpo_nb.config.metrics import LOWER_IS_BETTER, METRICS
+    from rpo_nb.config.metrics import metric
 
     out = []
     for row in _rows(chosen, "metrics"):
-        title, _, digits = METRICS.get(row["metric"], (row["metric"], None, 4))
-        out.append(
-            row | {"title": title, "digits": digits, "lower": row["metric"] in LOWER_IS_BETTER}
-        )
+        of = metric(row["metric"])
+        out.append(row | {"title": of.title, "digits": of.digits, "lower": of.lower})
     return out
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from rpo_nb.config.methods import METHOD_NAMES
-from rpo_nb.config.metrics import LOWER_IS_BETTER, METRICS
+from rpo_nb.config.metrics import METRICS
 from rpo_nb.config.schema import Profile
 from rpo_nb.reporting.agreement import AGREES, DIFFERS, NO_NUMBER, NOT_MEASURED, NOTABLE
 from rpo_nb.reporting.rendering import number
@@ -92,7 +92,7 @@ def leads(cells: pd.DataFrame) -> tuple[str, str]:
     the paper it has it in all."""
     if cells.empty:
         return NOT_MEASURED, "Table II has not been made."
-    known = [m for m, (_, key, _) in METRICS.items() if key]
+    known = [name for name, row in METRICS.items() if row.published]
     rows = cells[cells["metric"].isin(known) & cells["method"].isin(["kto", "dro", "rpo"])].dropna(
         subset=["value"]
     )
@@ -101,11 +101,14 @@ def leads(cells: pd.DataFrame) -> tuple[str, str]:
     ).dropna()
     if wide.shape[1] < 3 or wide.empty:
         return NOT_MEASURED, "Table II lacks KTO, DRO or RPO."
-    sign = np.where(wide.index.get_level_values("metric").isin(LOWER_IS_BETTER), -1.0, 1.0)
+    sign = np.where(
+        wide.index.get_level_values("metric").map(lambda m: METRICS[m].lower), -1.0, 1.0
+    )
     best = wide.mul(sign, axis=0).idxmax(axis=1).eq("rpo")
     by_metric = best.groupby(level="metric", sort=False).agg(["sum", "size"])
     detail = ", ".join(
-        f"{METRICS[m][0].split(',')[0]} {r['sum']} of {r['size']}" for m, r in by_metric.iterrows()
+        f"{METRICS[m].title.split(',')[0]} {r['sum']} of {r['size']}"
+        for m, r in by_metric.iterrows()
     )
     return _share(
         best.sum(), len(best)

@@ -18,6 +18,7 @@ from matplotlib.ticker import SymmetricalLogLocator
 
 from rpo_nb.config.methods import METHOD_NAMES, METHODS
 from rpo_nb.config.metrics import METRICS
+from rpo_nb.config.metrics import metric as metric_row
 from rpo_nb.config.objective import PRESETS
 from rpo_nb.reporting.published import PAPER_BASELINES
 from rpo_nb.reporting.style import (
@@ -330,7 +331,7 @@ def metric_panels(cells: pd.DataFrame, columns: int = 4) -> Figure:
         dots(axis, rows, "method", methods, "value", presets)
         paper = pd.to_numeric(rows["published"]).groupby(rows["method"]).mean().reindex(methods)
         axis.plot(range(len(methods)), paper, **PAPER | {"markerfacecolor": "white"})
-        axis.set(title=METRICS.get(metric, (metric,))[0].split(" (")[0], xticks=range(len(methods)))
+        axis.set(title=metric_row(metric).title.split(" (")[0], xticks=range(len(methods)))
         axis.set_xticklabels(
             [METHOD_NAMES.get(m, m).removesuffix(" SFT") for m in methods],
             fontsize=8,
@@ -367,7 +368,7 @@ def overview(cells: pd.DataFrame, table: pd.DataFrame) -> Figure:
     left, right = axes[0]
     dots(left, cells, "method", methods, "value", presets)
     left.set(
-        title=f"Mean {'ground-truth reward' if metric == 'reward' else METRICS[metric][0]}",
+        title=f"Mean {'ground-truth reward' if metric == 'reward' else METRICS[metric].title}",
         xticks=range(len(methods)),
     )
     left.set_xticklabels([METHOD_NAMES.get(m, m).replace(" ", "\n") for m in methods])

@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from rpo_nb import __version__
 from rpo_nb.config.methods import METHOD_NAMES, METHODS
-from rpo_nb.config.metrics import METRICS
+from rpo_nb.config.metrics import metric
 from rpo_nb.config.schema import Profile
 from rpo_nb.reporting import agreement, claims
 from rpo_nb.reporting.rendering import (
@@ -199,7 +199,7 @@ def pictures(out: Path | str) -> dict[str, dict]:
 
 def _cell(row: pd.Series) -> dict:
     rate = "win_rate" in row
-    digits = 1 if rate else METRICS.get(row["metric"], ("", None, 4))[2]
+    digits = 1 if rate else metric(row["metric"]).digits
     value = row["win_rate" if rate else "value"]
     interval = (
         ""
@@ -230,7 +230,7 @@ def sections(cells: pd.DataFrame, profile: Profile) -> list[dict]:
     for preset, rows in agreement.with_agreement(cells, profile).groupby("preset", sort=False):
         lines: dict[tuple, dict] = {}
         for _, row in rows.iterrows():
-            group = METRICS.get(row[first], (row[first],))[0]
+            group = metric(row[first]).title
             lines.setdefault((group, line_name(row, last)), {})[row["size"]] = _cell(row)
         counts = rows["agreement"].value_counts()
         kinds = [

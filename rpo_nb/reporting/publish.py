@@ -16,7 +16,7 @@ import shutil
 from pathlib import Path
 
 from rpo_nb.config.loading import repository_root
-from rpo_nb.config.methods import METHODS
+from rpo_nb.config.methods import METHODS, ROWS, tau_of
 from rpo_nb.config.objective import Preset
 from rpo_nb.config.schema import Profile
 from rpo_nb.reporting.card import PARTS, Chosen, card
@@ -99,8 +99,8 @@ def _one_of(what: str, value: str, choices: list[str]) -> str:
 
 def _tau(preset: Preset, method: str, tau: float | None) -> float | None:
     """The temperature of a method under a preset; another than its own only RPO has (Table IV)."""
-    own = {"rpo": preset.rpo_tau, "dro": preset.dro_tau}.get(method)
-    if tau is not None and method != "rpo" and tau != own:
+    own = tau_of(preset, method)
+    if tau is not None and not ROWS[method].swept and tau != own:
         has = f"has τ = {own:g} under this preset" if own else "has no temperature"
         raise ValueError(f"--tau {tau:g}: {method} {has}; leave it out")
     return own if tau is None else tau

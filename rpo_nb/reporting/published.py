@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import yaml
 
-from rpo_nb.config.metrics import METRICS
+from rpo_nb.config.metrics import metric as row_of
 from rpo_nb.config.settings import PROFILE_DIR
 
 PAPER_SIZES = {"small": "Small", "large": "Large", "xl": "XL"}
@@ -30,7 +30,7 @@ def published_metric(metric: str, method: str, size: str) -> str | float:
     """Table II's number as printed, NaN where the paper has none."""
     table = published_numbers()["paper_a"]["table2"]
     return (
-        table.get(METRICS.get(metric, (None, None))[1], {})
+        table.get(row_of(metric).published, {})
         .get(method.removesuffix("_authors").upper(), {})
         .get(PAPER_SIZES.get(size), np.nan)
     )

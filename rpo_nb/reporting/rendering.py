@@ -10,7 +10,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from rpo_nb.config.methods import METHOD_NAMES
-from rpo_nb.config.metrics import METRICS
+from rpo_nb.config.metrics import metric
 from rpo_nb.store import atomic_write
 
 COLUMNS = {
@@ -87,9 +87,7 @@ def cell_text(row: pd.Series) -> str:
     """ "61.2 ± 1.3 [57.0, 65.1]": mean, std over seeds, interval; "not measured" when there is no
     value."""
     value, digits = (
-        (row["win_rate"], 1)
-        if "win_rate" in row
-        else (row["value"], METRICS.get(row["metric"], ("", None, 4))[2])
+        (row["win_rate"], 1) if "win_rate" in row else (row["value"], metric(row["metric"]).digits)
     )
     if pd.isna(value):
         return "not measured"
@@ -128,7 +126,8 @@ def wide_table(cells: pd.DataFrame) -> dict[str, pd.DataFrame]:
         for _, row in rows.iterrows():
             line = lines.setdefault(line_name(row, last), {})
             line |= {row["size"]: cell_text(row), f"{row['size']}, paper": published_text(row)}
-        heading = f"preset {preset}, {'judge ' + section if first == 'judge' else METRICS.get(section, (section,))[0]}"
+        of = f"judge {section}" if first == "judge" else metric(section).title
+        heading = f"preset {preset}, {of}"
         out[heading] = (
             pd.DataFrame.from_dict(lines, orient="index").fillna("").rename_axis("").reset_index()
         )

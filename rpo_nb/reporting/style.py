@@ -16,18 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from rpo_nb.config.methods import METHOD_NAMES
+from rpo_nb.config.methods import METHOD_NAMES, ROWS
 from rpo_nb.store import atomic_write
 
-COLOURS = {
-    "reference": "#6b6b6b",
-    "sft": "#56B4E9",
-    "best_of_k": "#CC79A7",
-    "kto": "#E69F00",
-    "dro": "#009E73",
-    "rpo": "#D55E00",
-    "qrpo": "#0072B2",
-}
+COLOURS = {name: row.colour for name, row in ROWS.items()}
 SIZE_COLOURS = ("#86B6D9", "#2F7FB5", "#0B3C5D")  # light to dark: small to large
 PRESET_COLOURS = ("#CDBFE0", "#9472B8", "#43206B")  # where the bars are presets
 MARKERS = ("o", "s", "^", "D", "v")

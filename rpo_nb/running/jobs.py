@@ -8,6 +8,7 @@ import sys
 from functools import lru_cache
 from pathlib import Path
 
+from rpo_nb.config.methods import ROWS, tau_of
 from rpo_nb.config.schema import Profile
 from rpo_nb.running.manifest import JOBS
 from rpo_nb.running.processes import ROOT
@@ -20,20 +21,6 @@ TABLES = {
     "06_table4_temperature": "temperature",
     "09_report": "report",
 }  # job -> its rule in the Snakefile
-READ_BY = {  # the fields of a preset that change a policy, by method; sft and best_of_k read none
-    "kto": ("reduce", "kto_beta", "kto_kl", "dropout", "max_grad_norm", "weight_decay"),
-    "dro": (
-        "reduce",
-        "dro_tau",
-        "value_pooling",
-        "value_detach",
-        "dropout",
-        "max_grad_norm",
-        "weight_decay",
-    ),
-    "qrpo": ("reduce", "qrpo_beta", "dropout", "max_grad_norm", "weight_decay"),
-    "rpo": ("reduce", "partition", "dropout", "max_grad_norm", "weight_decay"),
-}
 
 
 def jobs(profile: Profile) -> list[str]:
@@ -52,13 +39,12 @@ def units(profile: Profile) -> dict[str, int]:
     policies = set()
     for name, preset in profile.presets.items():
         for method in profile.methods:
-            read_alike = tuple(getattr(preset, field) for field in READ_BY.get(method, ()))
-            more = profile.taus if method == "rpo" and name in profile.table4_presets else ()
-            policies |= {
-                (method, tau, read_alike)
-                for tau in (preset.rpo_tau if method == "rpo" else None, *more)
-            }
-    trained = sum(method != "reference" for method, *_ in policies)
+            row = ROWS[method]
+            slope = (row.temperature,) if row.symbol == "β" else ()
+            read_alike = tuple(getattr(preset, field) for field in (*row.reads, *slope))
+            taus = profile.rpo_taus(name) if row.swept else [tau_of(preset, method)]
+            policies |= {(method, tau, read_alike) for tau in taus}
+    trained = sum(ROWS[method].objective is not None for method, *_ in policies)
     more = _own_policies(profile.model_dump_json()) if {LAB, PAPER_B} & set(jobs(profile)) else {}
     return {
         job: 1 + (trained if job.startswith("03_train") else more.get(job, 0))

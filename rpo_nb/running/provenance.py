@@ -47,12 +47,15 @@ STEPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "local judge": (("judging.local",), ("experiment", "reporting")),
     "endpoint judge": (("judging.endpoint",), ("reporting", "judging.judges")),
     "paper B": (("studies.paper_b.runs",), ("judging.verdicts",)),
-    "all of the grid": (("experiment.generations",), ()),
-    "all of the lab": (("experiment.generations", "studies.lab_runs"), ()),
+    "all of the grid": (("experiment.generations", "config.methods"), ()),
+    "all of the lab": (
+        ("experiment.generations", "studies.lab_runs", "config.methods"),
+        (),
+    ),
 }
 # Never part of a step: what they give is known by its content, a profile by its values and a model
-# by its files; a remedy's words are in no artefact.
-ALWAYS_GIVEN = ("config.settings", "config.names", "data.hub", "remedies")
+# by its files, a method's row by what it puts into a recipe; a remedy's words are in no artefact.
+ALWAYS_GIVEN = ("config.settings", "config.names", "config.methods", "data.hub", "remedies")
 # folders of the cache
 CACHES = ("references", "reference_logps", "reference_samples", "pools", "models")
 # what a model folder is loaded from

@@ -21,7 +21,7 @@ import numpy as np
 from rpo_nb import pocket
 from rpo_nb.config.keys import content_key
 from rpo_nb.config.loading import load_profile
-from rpo_nb.config.methods import METHOD_NAMES
+from rpo_nb.config.methods import METHOD_NAMES, ROWS, tau_of
 from rpo_nb.config.objective import Preset
 from rpo_nb.config.schema import Profile
 from rpo_nb.experiment import generations, grid
@@ -83,27 +83,21 @@ class Spec:
         name = METHOD_NAMES[self.method]
         if self.released:
             return f"{name} as released"
-        slope = (
-            ""
-            if self.tau is None
-            else f" {'β' if self.method in ('kto', 'qrpo') else 'τ'} {self.tau:g}"
-        )
+        slope = "" if self.tau is None else f" {ROWS[self.method].symbol} {self.tau:g}"
         kind = f" {WORDS[self.estimator]}" if self.estimator else ""
         return f"{name}{kind}{', means' if self.reduce == 'mean' else ''}{slope}"
 
     def preset(self) -> Preset:
         """Paper A's preset (or the authors' code's) with this policy's choices."""
         given = {"reduce": self.reduce} | ({"partition": self.estimator} if self.estimator else {})
-        field = {"rpo": "rpo_tau", "dro": "dro_tau", "kto": "kto_beta", "qrpo": "qrpo_beta"}.get(
-            self.method
-        )
+        field = ROWS[self.method].temperature
         return presets()["released" if self.released else "paper"].model_copy(
             update=given | ({field: self.tau} if field else {})
         )
 
     def run(self, profile: Profile, size: str, seed: int) -> Run | None:
         """Its run; None for the reference."""
-        tau = self.tau if self.method in ("rpo", "dro") else None
+        tau = self.tau if ROWS[self.method].symbol == "τ" else None
         return (
             None
             if self.method == "reference"
@@ -117,7 +111,7 @@ class Spec:
             return ""
         key, names = self.run(profile, size, 0).key, []
         for name, preset in presets().items():
-            tau = {"rpo": preset.rpo_tau, "dro": preset.dro_tau}.get(self.method)
+            tau = tau_of(preset, self.method)
             names += (
                 [name] if grid.recipe(profile, preset, self.method, size, tau, 0).key == key else []
             )
@@ -129,7 +123,7 @@ class Spec:
             "method": self.method,
             "preset": self.presets(profile, size),
             "estimator": self.estimator,
-            "reduce": "" if self.method in ("reference", "sft", "best_of_k") else self.reduce,
+            "reduce": self.reduce if ROWS[self.method].reads else "",
             "tau": np.nan if self.tau is None else self.tau,
             "policy": self.words,
         }

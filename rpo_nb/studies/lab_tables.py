@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from rpo_nb import intervals, partition
+from rpo_nb.config.methods import ROWS
 from rpo_nb.config.schema import Profile
 from rpo_nb.experiment import inputs
 from rpo_nb.experiment.inputs import Prepared
@@ -170,7 +171,7 @@ def low_data_table(rows: pd.DataFrame, studies: Sequence[Study]) -> pd.DataFrame
     for study in studies:
         prepared = inputs.prepare(study.profile, study.size, study.seed)
         for spec in study.specs:
-            if spec.method in ("rpo", "dro"):
+            if ROWS[spec.method].symbol == "τ":
                 value = table1.first_gradient_variance(
                     study.profile, spec.run(study.profile, study.size, study.seed), prepared
                 )

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainerCallback
 
+from rpo_nb.config.methods import tau_of
 from rpo_nb.config.schema import Profile
 from rpo_nb.experiment import grid, inputs, runs
 from rpo_nb.experiment.inputs import Prepared
@@ -117,7 +118,7 @@ def _method(
     short = profile.training.model_copy(update={"epochs": 1, "report_to": (), "save_steps": 0})
     quiet = profile.model_copy(update={"training": short})
     chosen = profile.presets[preset]
-    tau = {"dro": chosen.dro_tau, "rpo": chosen.rpo_tau}.get(method)
+    tau = tau_of(chosen, method)
     run = grid.recipe(quiet, chosen, method, size, tau, seed)
     note = f"preset {preset}" + (f", τ = {tau:g}" if tau else "")
     with tempfile.TemporaryDirectory() as folder:

@@ -154,6 +154,12 @@ def test_every_module_that_a_step_leaves_out_would_be_read(step):
         assert closure(modules, without=others) > of_step(step), one
 
 
+def test_a_methods_looks_train_nothing_again_but_let_all_be_looked_at(copies):
+    for step in STEPS:
+        same = step_code(step, copies("config.methods")) == step_code(step)
+        assert same is not step.startswith("all of the"), step
+
+
 def test_every_step_reads_what_it_must():
     """Where the search stops is a promise that what was left out stands in the key by its
     content."""
