@@ -315,10 +315,8 @@ def test_an_unknown_benchmark_is_refused():
         suite.bench(["start"], repetitions=0)
 
 
-def test_the_command_names_every_benchmark():
-    text = next(
-        a
-        for a in parser()._subparsers._group_actions[0].choices["bench"]._actions
-        if a.dest == "only"
-    ).help
-    assert text.split(": ")[1].split() == list(suite.BENCHMARKS)
+def test_the_command_names_every_benchmark(capsys):
+    with pytest.raises(SystemExit):
+        parser().parse_args(["bench", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert f": {' '.join(suite.BENCHMARKS)} --" in told

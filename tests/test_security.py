@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from rpo_nb.config.loading import load_profile
 from rpo_nb.config.schema import LLMJudge
 from rpo_nb.evaluation import metrics
 from rpo_nb.experiment import tokenizers
@@ -134,7 +135,9 @@ def test_a_models_own_code_is_never_run(hostile, load):
 
 
 def test_planning_and_reading_a_tokenizer_run_none_either(hostile):
-    assert "code of its own" in tokenizers._load(str(hostile), "main", online=True)
+    profile = load_profile("smoke", sizes="small", **{"sizes.small.id": str(hostile)})
+    (told,) = tokenizers.of_profile(profile, []).values()
+    assert "code of its own" in told
     with pytest.raises(ValueError):
         sizes.named_config(str(hostile), online=False)
 

@@ -12,6 +12,7 @@ from rpo_nb.config import loading, objective, settings, studies
 from rpo_nb.running import batch, staging
 from rpo_nb.running.manifest import write_manifest
 from rpo_nb.studies import lab
+from tests.running.workflows import stand_in
 
 
 @pytest.mark.parametrize(
@@ -163,7 +164,7 @@ def test_report_and_judge_keep_the_manifest_of_a_clone(tmp_path, monkeypatch):
     profile = loading.load_profile("smoke")
     write_manifest(profile, tmp_path, seconds=100.0, peak_memory_mb=900.0)
     before = (tmp_path / "manifest.json").read_text()
-    monkeypatch.setattr(batch, "_watched", lambda *args, **kwargs: 0)
+    stand_in(monkeypatch, "")
     assert batch.run(profile, tmp_path, only=batch.TABLES) == 0
     assert (tmp_path / "manifest.json").read_text() == before
     batch.run(profile, tmp_path)  # a start from nothing begins its count anew

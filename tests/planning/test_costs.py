@@ -7,7 +7,6 @@ import torch
 
 from rpo_nb.config.loading import load_profile
 from rpo_nb.config.schema import TrainingConfig
-from rpo_nb.data import hub
 from rpo_nb.experiment import grid, inputs
 from rpo_nb.experiment.generations import ensure_runs, load_generations
 from rpo_nb.experiment.runs import build_trainer
@@ -118,7 +117,17 @@ def test_a_t5s_activations_are_what_autograd_keeps(tiny_t5):
     model, training = tiny_t5[0].train(), TrainingConfig()
     batch = {"rows": 6, "prompts": 2, "prompt_tokens": 40, "completion_tokens": 25}
     load.set_dropout(model, 0.0)
-    real = really_saved(model, lambda: costs._t5_pass(model, **batch))
+    ids, group, labels = (
+        torch.zeros(2, 40, dtype=torch.long),
+        torch.tensor([0, 0, 0, 1, 1, 1]),
+        torch.zeros(6, 25, dtype=torch.long),
+    )
+    real = really_saved(
+        model,
+        lambda: prefixes.read_prompts(model, ids, torch.ones_like(ids), keep=True).hidden(
+            group, labels
+        ),
+    )
     planned = costs.activations(model.config, training, **batch)
     assert real <= planned <= 1.15 * real
     assert costs.activations(model.config, training, **batch, dropout=0.1) > planned
@@ -175,8 +184,7 @@ def test_parameters_and_what_lora_trains_are_counted_without_weights(tiny_t5, ti
         ("HuggingFaceTB/SmolLM2-135M-Instruct", 134.5),
     ],
 )
-def test_the_shapes_of_well_known_models_have_their_published_size(name, millions, monkeypatch):
-    monkeypatch.setattr(hub, "_cached", lambda name, kind, revision, safetensors: False)
+def test_the_shapes_of_well_known_models_have_their_published_size(name, millions, empty_hub_cache):
     config, source = sizes.named_config(name, online=False)
     assert source == "profiles/models.yaml"
     assert costs.parameters(config, TrainingConfig()).all / 1e6 == pytest.approx(millions, rel=2e-3)

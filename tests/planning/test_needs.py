@@ -169,7 +169,7 @@ def refusal(status, code="", message=""):
 
 
 @pytest.fixture
-def online(monkeypatch):
+def online(monkeypatch, empty_hub_cache):
     """A hub of our own: files {name: {file: bytes}}, gated names, errors by name."""
     from huggingface_hub.hf_api import DatasetInfo, ModelInfo
 
@@ -197,7 +197,6 @@ def online(monkeypatch):
                 raise refusal(403, "GatedRepo")
 
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
-    monkeypatch.setattr(hub, "_cached", lambda name, kind, revision, safetensors: False)
     return there
 
 

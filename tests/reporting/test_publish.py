@@ -3,8 +3,8 @@ what the hub may refuse."""
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -225,25 +225,25 @@ def test_feedback_of_the_users_own_is_named_by_file_name_and_hash_only(
     assert ModelCard(text).data.datasets is None
 
 
-def test_a_hub_base_names_itself_and_an_unknown_licence_is_asked_for():
-    profile = loading.load_profile("flan-t5")
-    chosen = SimpleNamespace(profile=profile, out=Path("nowhere"), size="xl")
-    assert (
-        publish._base_model(chosen) == "google/flan-t5-xl"
-        and publish._licence("google/flan-t5-xl") == "apache-2.0"
-    )
-    assert (
-        publish._base_model(
-            SimpleNamespace(
-                profile=loading.load_profile("smollm"), out=Path("nowhere"), size="135m"
-            )
-        )
-        == "HuggingFaceTB/SmolLM2-135M-Instruct"
-    )
-    with pytest.raises(
-        ValueError, match="the licence of owner/model is not known here; .*--license"
+def test_a_hub_base_names_itself_and_an_unknown_licence_is_asked_for(tiny_t5, tmp_path):
+    profile, out = lora_run(tmp_path, tiny_t5)
+    chosen = publish.choose(profile, out)
+
+    def started_from(model):
+        size = profile.sizes["small"].model_copy(update={"id": model})
+        return replace(chosen, profile=profile.model_copy(update={"sizes": {"small": size}}))
+
+    for name, size, base in (
+        ("flan-t5", "xl", "google/flan-t5-xl"),
+        ("smollm", "135m", "HuggingFaceTB/SmolLM2-135M-Instruct"),
     ):
-        publish._licence("owner/model")
+        model = loading.load_profile(name).sizes[size].id
+        folder = publish.write(started_from(model), REPO, folder=tmp_path / name)
+        data = ModelCard.load(folder / "README.md").data
+        assert (data.base_model, data.license) == (base, "apache-2.0")
+    with pytest.raises(ValueError, match="licence of owner/model .*--license"):
+        publish.write(started_from("owner/model"), REPO, folder=tmp_path / "unknown")
+    assert not (tmp_path / "unknown").exists()
 
 
 def test_a_token_or_a_path_in_a_file_stops_it_and_leaves_no_folder(tiny_t5, tmp_path, monkeypatch):

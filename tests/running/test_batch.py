@@ -145,12 +145,16 @@ def test_manifest(reproduction):
 # ---- stopped and started again -------------------------------------------------------------------
 
 
+def mark(process: psutil.Process) -> str | None:
+    try:
+        return process.environ().get(processes.MARK)
+    except psutil.Error:  # gone, or another user's
+        return None
+
+
 def marked(out: Path) -> list[psutil.Process]:
-    return [
-        process
-        for process in psutil.process_iter()
-        if processes._marked(process, processes.mark_of(out))
-    ]
+    own = processes.mark_of(out)
+    return [process for process in psutil.process_iter() if mark(process) == own]
 
 
 def wait_for(condition, seconds: float, process: subprocess.Popen) -> None:

@@ -22,6 +22,7 @@ from rpo_nb import store
 from rpo_nb.__main__ import main
 from rpo_nb.config.loading import load_profile
 from rpo_nb.running import batch, jobs, processes
+from tests.running.workflows import stand_in
 
 ROOT = Path(__file__).parents[2]
 
@@ -118,20 +119,11 @@ def test_an_output_folder_that_is_removed_ends_the_run_in_one_sentence(tmp_path,
     for place in (batch, jobs):
         monkeypatch.setattr(place, "units", lambda profile: {"01_data_prep": 1})
     out = tmp_path / "out"
-    out.mkdir()
-    threading.Timer(1, shutil.rmtree, [out]).start()
-    started, sleep = time.monotonic(), [sys.executable, "-c", "import time; time.sleep(60)"]
-    with pytest.raises(
-        ValueError, match="out was removed while its results were made; start again"
-    ):
-        batch._watched(
-            sleep,
-            load_profile("smoke"),
-            out,
-            processes.environment(load_profile("smoke"), out),
-            measured=False,
-            elsewhere=False,
-        )
+    removal = threading.Timer(1, shutil.rmtree, [out])
+    stand_in(monkeypatch, "import time; time.sleep(60)", removal.start)
+    started = time.monotonic()
+    with pytest.raises(ValueError, match="out was removed .* start again"):
+        batch.run(load_profile("smoke"), out)
     assert time.monotonic() - started < 30
 
 

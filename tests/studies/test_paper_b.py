@@ -143,7 +143,8 @@ def test_verdicts_follow_the_differences_and_their_intervals():
 
 
 def test_hacking_is_a_learnt_reward_that_rises_while_the_truth_falls():
-    def curves(truths):
+    def curves(truths, apart=(0, 0.01, 0.02), seeds=(0, 1, 2)):
+        """truths, and `apart` more for every seed."""
         return pd.concat(
             [
                 pd.DataFrame(
@@ -151,26 +152,27 @@ def test_hacking_is_a_learnt_reward_that_rises_while_the_truth_falls():
                         "run": "online-bwd-learnt",
                         "seed": seed,
                         "step": [0, 10, 20],
-                        "truth": np.array(truths) + 0.01 * seed * np.arange(3),
+                        "truth": np.array(truths) + seed * np.array(apart),
                         "learnt": [0.0, 1.0, 2.0],
                     }
                 )
-                for seed in range(3)
+                for seed in seeds
             ]
         )
 
-    for truths, verdict in (
+    def verdict(curves):
+        found = learnings.verdicts(frame({"sft": 5.0}), curves, PaperB())
+        assert found["learning"].str.contains("hacks the reward").tolist() == [True]
+        return found["verdict"].item()
+
+    for truths, expected in (
         ([5, 7, 6], "seen"),
         ([5, 4, 4.5], "seen"),
         ([5, 6, 7], "not seen"),
         ([5, 5, 5.0], "gains vanish"),
     ):
-        assert learnings._hacked(learnings.hacking(curves(truths)))[0] == verdict
+        assert verdict(curves(truths)) == expected
     assert learnings.hacking(curves([5, 7, 6])).iloc[0].tolist()[2:] == [2.0, 1.0, -1.0]
-    flat = learnings.hacking(curves([5, 5, 5.0])).assign(
-        truth_gain=[-1, 0.0, 1.0], truth_late=[-1, 0.0, 1.0]
-    )
-    assert (
-        learnings._hacked(flat)[0] == "gains vanish"
-        and learnings._hacked(flat.head(1))[0] == "one seed: not decided"
-    )
+    # the truth's gains over the seeds are -1, 0 and 1
+    assert verdict(curves([5, 5, 4.0], apart=(0, 0, 1))) == "gains vanish"
+    assert verdict(curves([5, 5, 4.0], seeds=[0])) == "one seed: not decided"
