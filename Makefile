@@ -37,7 +37,7 @@ test: export RPO_NB_PROFILE := smoke
 test: export HF_HUB_OFFLINE := 1
 test: export OMP_NUM_THREADS := 1
 test: export TOKENIZERS_PARALLELISM := false
-test: $(READY)
+test: $(READY) lint
 	@$(RUN) -m pytest --nbmake --nbmake-timeout=900 tests notebooks $(ARGS) || { \
 	  echo 'make test failed: see the first FAILED line above; run one test with  make test ARGS="-x -k NAME"'; exit 1; }
 

@@ -59,7 +59,10 @@ SETTINGS = {
     "paper_b.reproduce": False,
     "training.report_to": [],
 }
-WORDS = "red green small old lamp rope chair boat book stands lies waits in on under near garden kitchen harbour".split()
+WORDS = (
+    "red green small old lamp rope chair boat book stands lies waits in on under near garden "
+    "kitchen harbour"
+).split()
 
 
 def write_feedback(path: Path) -> Path:

@@ -1,7 +1,7 @@
 """Peak memory of one thing, in a process of its own since a peak never falls; prints JSON.
 
     python -m benchmarks.memory training SHAPE SIDE            one training of workloads.SIDES
-    python -m benchmarks.memory projection SHAPE WAY ROWS      forward and backward through one layer of a shape's width
+    python -m benchmarks.memory projection SHAPE WAY ROWS   forward and backward, one layer as wide
 
 training: from before the model is made, so weights, gradients and optimiser count. projection: what
 is added when everything but the pass stands. full: what a plain loss does, log-softmax over the

@@ -1,7 +1,7 @@
 """The benchmarks, a function each: what it finds as ratios (results.csv) and what it measured on
 the way (details.csv).
 
-    python -m rpo_nb bench                 all of them, into benchmarks/, and the tables in the READMEs
+    python -m rpo_nb bench   all of them, into benchmarks/, and the tables in the READMEs
     python -m rpo_nb bench --only sft trl  some; --quick runs the same code at toy size, into
     build/benchmarks/
 """
@@ -216,7 +216,10 @@ def run(settings: Settings) -> Found:
                 repetitions,
                 warm_up=settings.quick,
             )
-        name = f"reference pass and an epoch of RPO, {'T5' if shape == 'T5, 4M' else 'Flan-T5-Small'}, real lengths"
+        name = (
+            "reference pass and an epoch of RPO, "
+            f"{'T5' if shape == 'T5, 4M' else 'Flan-T5-Small'}, real lengths"
+        )
         ratios.append(
             ratio(
                 name,
@@ -476,7 +479,10 @@ def memory(settings: Settings) -> Found:
             ratios.append(ratio(f"{name}: KTO", "TRL's KTOTrainer", peaks["kto"], peaks["trl"]))
         details += [detail(name, side, "MiB", numbers) for side, numbers in peaks.items()]
     for shape in (FLAN_SMALL, "HuggingFaceTB/SmolLM2-135M-Instruct"):
-        name = f"vocabulary projection, width of {'SmolLM2-135M' if 'Smol' in shape else 'Flan-T5-Small'}"
+        name = (
+            "vocabulary projection, width of "
+            f"{'SmolLM2-135M' if 'Smol' in shape else 'Flan-T5-Small'}"
+        )
         found: dict[str, list[dict]] = {"pieces": [], "full": []}
         for _ in range(repetitions):
             for way in found:
@@ -520,7 +526,10 @@ def gpu(settings: Settings) -> Found:
     for row in throughput.every(
         throughput.known()[: 1 if settings.quick else None], repetitions=settings.repetitions
     ):
-        name = f"{row['model']}, {'LoRA' if row['lora'] else 'full'}, bf16, {row['rows']} rows of {row['prompt']} + {row['completion']}"
+        name = (
+            f"{row['model']}, {'LoRA' if row['lora'] else 'full'}, bf16, {row['rows']} rows of "
+            f"{row['prompt']} + {row['completion']}"
+        )
         details += [
             detail(name, row["method"], "seconds a step", row["seconds"]),
             detail(name, row["method"], "peak GiB", row["peak_gib"]),

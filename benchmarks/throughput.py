@@ -1,7 +1,7 @@
 """Tokens a second, share of the device's peak and peak memory of a training step, by model shape
 and method.
 
-    python -m benchmarks.throughput                      every shape of profiles/models.yaml that fits this device
+    python -m benchmarks.throughput   every shape of profiles/models.yaml that fits here
     python -m benchmarks.throughput google/flan-t5-small --rows 4 --prompt 128 --completion 128
 
 Random weights, whole prompts of four completions at full length, bf16 computation, AdamW, through

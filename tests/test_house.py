@@ -8,7 +8,7 @@ import pytest
 from rpo_nb.running.provenance import PACKAGE, imports_of
 
 ROOT = PACKAGE.parent
-# A room may import from those before it and from its own; `running` stands on config and data alone.
+# A room may import from those before it and from its own; `running` stands on config and data.
 ROOMS = {
     "config": 0,
     "data": 1,

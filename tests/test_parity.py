@@ -101,7 +101,10 @@ def test_log_z_cancels(distance):
 def test_gradient_weights_of_paper_b():
     """S_k = (K/(K−1))(â_k − b̂_k) for sqloo, q^a_k − q^b_k for bwd."""
     a, b = random(6, 4).requires_grad_(), random(6, 4, seed=1)
-    leave_one_out = lambda v: v - (v.sum(-1, keepdim=True) - v) / 3
+
+    def leave_one_out(v):
+        return v - (v.sum(-1, keepdim=True) - v) / 3
+
     (sqloo,) = torch.autograd.grad(objectives.reward_aware(a, b, distance="sqloo").sum(), a)
     torch.testing.assert_close(sqloo, 4 / 3 * (leave_one_out(a) - leave_one_out(b)).detach())
     (bwd,) = torch.autograd.grad(objectives.reward_aware(a, b, distance="bwd").sum(), a)

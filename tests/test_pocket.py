@@ -6,7 +6,10 @@ import pytest
 from rpo_nb import pocket
 from rpo_nb.data import feedback
 
-PROMPT = "Write two sentences about a red lantern in the garden. Keep a calm tone, mention rain and avoid very."
+PROMPT = (
+    "Write two sentences about a red lantern in the garden. Keep a calm tone, mention rain "
+    "and avoid very."
+)
 GOOD = "The red lantern quietly stands in the garden. We think of the rain."
 
 

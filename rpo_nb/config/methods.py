@@ -1,7 +1,7 @@
 """The methods, one row each: all that is to be known of one outside its loss (`objectives`).
 
-A new method is a loss in `objectives`, its line in `training.losses`, a row here, and the field of a
-preset that holds its temperature.
+A new method is a loss in `objectives`, its line in `training.losses`, a row here, and the field of
+a preset that holds its temperature.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ STEPS = ("dropout", "max_grad_norm", "weight_decay")  # fields of a preset: how 
 @dataclass(frozen=True)
 class Method:
     """title, colour: in tables and figures. objective: what its policies are trained on, a key of
-    `losses.LOSSES`; None where nothing is trained. temperature: the field of a preset that holds it,
-    printed as `symbol`; None where there is none. reads: the other fields of a preset that change
-    its policies. needs: what is computed for its rows before it is trained. best_only: it is trained
-    on the best completion of each prompt. swept: Table IV trains it at other temperatures as well.
-    released_greedy: the authors' code decodes it greedily."""
+    `losses.LOSSES`; None where nothing is trained. temperature: the field of a preset that holds
+    it, printed as `symbol`; None where there is none. reads: the other fields of a preset that
+    change its policies. needs: what is computed for its rows before it is trained. best_only: it is
+    trained on the best completion of each prompt. swept: Table IV trains it at other temperatures
+    as well. released_greedy: the authors' code decodes it greedily."""
 
     title: str
     colour: str

@@ -125,7 +125,10 @@ def train(
     checkpoint = last_checkpoint(folder / "trainer")
     clock = Elapsed(checkpoint)
     trainer.add_callback(clock)
-    where = f"training {run.method} {run.size} seed {run.seed}, at most {trainer.micro_batch_tokens} tokens a pass"
+    where = (
+        f"training {run.method} {run.size} seed {run.seed}, at most "
+        f"{trainer.micro_batch_tokens} tokens a pass"
+    )
     with (
         room_for(folder),
         memory_advice(

@@ -42,7 +42,10 @@ class Loss:
         changed, newline, unknown = (
             f"{100 * share:.3g} %" for share in (self.changed, self.newline, self.unknown)
         )
-        told = f"{changed} of {self.texts:,} texts do not survive; {newline} lose a newline, {unknown} have an unknown token"
+        told = (
+            f"{changed} of {self.texts:,} texts do not survive; {newline} lose a newline, "
+            f"{unknown} have an unknown token"
+        )
         return told + (f"; most often lost: {worst}" if worst else "")
 
 

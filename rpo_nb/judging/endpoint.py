@@ -96,7 +96,10 @@ class EndpointJudge(LanguageModelJudge):
         )
 
     def _failure(self) -> str:
-        return f"the server at {self.settings.url} failed ({self._why}); start it, or wait for it, and run again"
+        return (
+            f"the server at {self.settings.url} failed ({self._why}); start it, or wait for "
+            "it, and run again"
+        )
 
     def _ask(self, questions: Sequence[Question]) -> Iterator[tuple[Question, Reply]]:
         """Questions run in an event loop of their own, where each can be ended at its deadline
@@ -290,7 +293,10 @@ def _remedy(url: str) -> str:
     if _trusted(url):
         return "set OPENAI_API_KEY to a valid one and run again"
     host = urlsplit(url)
-    return f"your key goes only where you say so: set OPENAI_BASE_URL={host.scheme}://{host.netloc} and OPENAI_API_KEY, and run again"
+    return (
+        "your key goes only where you say so: set "
+        f"OPENAI_BASE_URL={host.scheme}://{host.netloc} and OPENAI_API_KEY, and run again"
+    )
 
 
 def _listed(token: Any) -> tuple[str, float]:

@@ -2,7 +2,7 @@
 person says.
 
     task = Labelling(pairs, out / "labels" / "table3-person.jsonl")
-    display(task.widget())           # buttons; every choice is written at once, a restart goes on where it stopped
+    display(task.widget())  # buttons; each choice is written at once, a restart goes on from there
     task.agreement(verdicts)         # judge by judge
 
 Blind: neither method nor preset is shown, and which completion stands on the left is drawn for each

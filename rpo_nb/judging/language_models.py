@@ -2,7 +2,7 @@
 OpenAI-compatible server.
 
     judge = build("mistral", LLMJudge(kind="local", model="mistralai/Mistral-7B-Instruct-v0.3"))
-    replies = judge.replies(prompts, first, second)      # one Reply a question; stored on disk as it arrives
+    replies = judge.replies(prompts, first, second)   # one Reply a question; stored as it arrives
 
 The prompt is paper A's, word for word, as the user's message of the model's chat template (the
 plain text where there is none). A reply is the log-odds log P("A") − log P("B") of the next token,

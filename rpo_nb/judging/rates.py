@@ -73,7 +73,8 @@ def win_rates(verdicts: pd.DataFrame) -> pd.DataFrame:
     nulls left out.
 
     Columns: those five, win_rate (mean over seeds), std (over seeds, ddof 1; NaN for one seed),
-    ci_low, ci_high (95 % percentile bootstrap over prompts, see `intervals.bootstrap_prompts`), n (verdicts of all
+    ci_low, ci_high (95 % percentile bootstrap over prompts, see
+    `intervals.bootstrap_prompts`), n (verdicts of all
     seeds), nulls, ties, flips, seeds.
     """
     keys, rows = ["preset", "judge", "size", "baseline", "tau"], []
@@ -312,7 +313,10 @@ def distrust(trust: pd.DataFrame, agreement: pd.DataFrame) -> list[str]:
 
 def _beside(voice: str, row: pd.Series, rule: float, truth: str) -> list[str]:
     """Why a judge's agreement with the measure is none, if it is."""
-    where = f"{'on average over both orders ' if voice.endswith(', average') else ''}agrees with {truth} in {row['agreement']:.0%}"
+    where = (
+        f"{'on average over both orders ' if voice.endswith(', average') else ''}agrees with "
+        f"{truth} in {row['agreement']:.0%}"
+    )
     if row["low"] <= 0.5:
         return [f"{where} [{row['low']:.0%}, {row['high']:.0%}], not above chance"]
     return [f'{where}, no more than "{RULE}" does ({rule:.0%})'] if row["agreement"] <= rule else []

@@ -1,4 +1,4 @@
-"""How the reward model is trained: comparisons of held-out completions, in passes that fit in memory."""
+"""How the reward model is trained: on comparisons of held-out completions, in passes that fit."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
     pairs = make_pairs(generations, profile, table="table3")
     bench = {seed: judges_for(profile, out, seed) for seed in profile.seeds}
-    verdicts = ask(bench, pairs, out, "table3")          # stored in <out>/verdicts/, kept when nothing changed
-    win_rates(verdicts), quality(verdicts, pairs, bench)
+    verdicts = ask(bench, pairs, out, "table3")  # stored in <out>/verdicts/, kept if nothing
+    changed win_rates(verdicts), quality(verdicts, pairs, bench)
 
 Every pair is shown in both orders. The same answer twice is the verdict; an answer that changes
 with the order is a tie; a missing answer makes the verdict null, which is counted and left out of

@@ -219,7 +219,7 @@ def way_of(core: nn.Module) -> Callable[..., list[Tensor]]:
     """
     if core not in _WAYS:
         reasons = []
-        for way, slower in WAYS.items():
+        for way in WAYS:
             reasons.append(_greedy_difference(core, way))
             if not reasons[-1]:
                 break
@@ -229,7 +229,7 @@ def way_of(core: nn.Module) -> Callable[..., list[Tensor]]:
                 f"forward pass ({reasons[-1]}); use another "
                 "architecture"
             )
-        _WAYS[core] = way
+        _WAYS[core], slower = way, WAYS[way]
         if slower:
             warnings.warn(
                 f"{type(core).__name__} generates {slower}, slower but to the same "

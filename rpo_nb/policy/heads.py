@@ -1,4 +1,5 @@
-"""How a model's last states become logits: its head, what scales, caps or biases it, and the test that says so."""
+"""How a model's last states become logits: its head, what scales, caps or biases it, and the test
+that says so."""
 
 from __future__ import annotations
 

@@ -44,7 +44,8 @@ def agreement(
     if np.isnan(low) or np.isnan(high):
         return (
             NOT_MEASURED,
-            f"{number(value, digits)} has no interval, so nothing can be said of {row['published']}",
+            f"{number(value, digits)} has no interval, so nothing can be said of "
+            f"{row['published']}",
         )
     paper = float(row["published"])
     interval = f"[{number(low, digits)}, {number(high, digits)}]"
@@ -52,7 +53,10 @@ def agreement(
         return AGREES, f"the paper's {row['published']} lies within {interval}"
     gap = abs(value - paper)
     direction = "below" if value < paper else "above"
-    distance = f"{number(gap, digits)} {'points ' if rate else ''}{direction} the paper's {row['published']}"
+    distance = (
+        f"{number(gap, digits)} {'points ' if rate else ''}{direction} the paper's "
+        f"{row['published']}"
+    )
     if rate and (value - 50) * (paper - 50) > 0 and not low <= 50 <= high:
         return (
             AGREES,

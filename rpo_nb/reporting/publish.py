@@ -2,8 +2,8 @@
 measured.
 
     chosen = choose(profile, out, method="rpo")                    # which policy of <out>/runs/
-    folder = write(chosen, "owner/name")                           # <out>/publish/<policy>/, complete or absent
-    push(folder, "owner/name")                                     # the only step that needs a network and a token
+    folder = write(chosen, "owner/name")          # <out>/publish/<policy>/, complete or absent
+    push(folder, "owner/name")                    # the only step that needs a network and a token
 """
 
 from __future__ import annotations
@@ -275,9 +275,15 @@ def refused(error: Exception, repo: str) -> str:
     if isinstance(error, LocalTokenNotFoundError):
         return "you are not logged in; log in with `hf auth login`"
     if status == 401:
-        return "the hub does not know your token (401); log in with `hf auth login`, or correct HF_TOKEN"
+        return (
+            "the hub does not know your token (401); log in with `hf auth login`, or correct "
+            "HF_TOKEN"
+        )
     if status in (403, 404):
-        return f"your token may not write to {repo.split('/')[0]} ({status}); give it write access, or another --repo"
+        return (
+            f"your token may not write to {repo.split('/')[0]} ({status}); give it write "
+            "access, or another --repo"
+        )
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set; unset it"
     if isinstance(error, (ConnectionError, TimeoutError)) or re.search(

@@ -166,7 +166,9 @@ def _costs(profile: Profile, trainer: PolicyTrainer) -> list[dict]:
     held = {"policy": trainer.model.policy, "value network": trainer.model.value}
     networks = [name for name, network in held.items() if network is not None]
     flops = []
-    for batch, _ in zip(_batches(profile, trainer, trainer.train_dataset), range(COUNTED)):
+    for batch, _ in zip(
+        _batches(profile, trainer, trainer.train_dataset), range(COUNTED), strict=False
+    ):
         with FlopCounterMode(display=False) as counter:
             _loss(trainer, trainer.model, batch).backward()
         flops.append(counter.get_total_flops())

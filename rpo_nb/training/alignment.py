@@ -1,10 +1,10 @@
 """Paper B's trainings: offline on tuples of scored responses, online on samples of the policy
 itself, and iterations of both.
 
-    groups = groups_of(respond(...), tuples(...), objective)    # offline; or online: sampler = Sampler(...)
+    groups = groups_of(respond(...), tuples(...), objective)  # offline; online: a Sampler(...)
     trainer = make_alignment_trainer(model, reader, objective, schedule, groups=groups,
-    probe=Probe(...), ...)
-    outcome = align(trainer)                                    # the best checkpoint by validation reward is in trainer.model
+                                     probe=Probe(...), ...)
+    outcome = align(trainer)  # trainer.model: the best checkpoint by validation reward
 
 Every policy is looked at by the same `Probe`: sampled answers to fixed prompts, scored, with their
 log-probabilities.

@@ -2,9 +2,10 @@
 
     objective = Objective(method="rpo", reduce="sum", tau=1.0)
     groups = prompt_groups(encoded, prompt_ids, rewards=rewards, ref_logps=ref_logps,
-    log_partition=log_partition) trainer = make_trainer(model, tokenizer, groups, objective,
-    config=profile.training, output_dir=..., seed=0)
-    trainer.train()                    # resume with trainer.train(resume_from_checkpoint=...)
+                           log_partition=log_partition)
+    trainer = make_trainer(model, tokenizer, groups, objective, config=profile.training,
+                           output_dir=..., seed=0)
+    trainer.train()  # resume with trainer.train(resume_from_checkpoint=...)
     trainer.model.policy.save_pretrained(...)
 
 One item of the data set is one prompt with all its completions, so a batch holds whole prompts,

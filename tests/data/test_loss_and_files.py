@@ -94,7 +94,10 @@ def test_any_delimiter_and_decimal_commas(mark, tmp_path):
 
 
 def test_a_broken_quote_makes_no_row_of_pieces(tmp_path):
-    text = 'prompt,completion,reward\np1,a,1\np2,"first ""line"" "broken" here,\nx,y,5\nlast",7\np3,c,3\np4,"never closed,4\np5,"e, f",5\n'
+    text = (
+        'prompt,completion,reward\np1,a,1\np2,"first ""line"" "broken" here,\nx,y,5\nlast",7\n'
+        'p3,c,3\np4,"never closed,4\np5,"e, f",5\n'
+    )
     (tmp_path / "x.csv").write_text(text)
     feedback, report = load(tmp_path / "x.csv")
     assert rewards(feedback) == {"a": 1, "c": 3, "e, f": 5}

@@ -116,7 +116,12 @@ def test_four_raters_of_translations_lose_no_rating():
     given = ratings(feedback)
     assert len(given) == 7406 and not told(report)
     assert given["rating"].sum() == pytest.approx(
-        sum(json.loads(line)["reward"] for line in gzip.open(SHARED / "mqm_ted_ende.jsonl.gz"))
+        sum(
+            json.loads(line)["reward"]
+            for line in gzip.decompress(
+                (SHARED / "mqm_ted_ende.jsonl.gz").read_bytes()
+            ).splitlines()
+        )
     )
     assert strictness(feedback)["mean"].is_monotonic_decreasing  # rater4 is the strictest
 

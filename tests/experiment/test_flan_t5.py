@@ -17,7 +17,10 @@ from rpo_nb.reporting.published import published_numbers
 
 ROOT = Path(__file__).parents[2]
 T5_TOKENIZER = ROOT.parent / "shared" / "models" / "t5-tokenizer"
-CHAT = "{% for m in messages %}{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}{% endif %}"
+CHAT = (
+    "{% for m in messages %}{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}{% "
+    "endif %}"
+)
 
 
 def flan_t5(folder, tokenizer):

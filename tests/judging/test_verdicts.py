@@ -72,7 +72,10 @@ def test_an_empty_completion_is_null_and_the_judge_is_not_asked(empty):
 
 
 def test_checker_is_the_ground_truth():
-    prompt = "Write one sentence about a red kettle in the garden. Keep a calm tone, mention rain and avoid very."
+    prompt = (
+        "Write one sentence about a red kettle in the garden. Keep a calm tone, mention rain "
+        "and avoid very."
+    )
     good = "The red kettle gently stands in the garden with rain."
     assert pocket.score(prompt, good) > pocket.score(prompt, "You stupid idiot.")
     judge = Checker(pocket.score)

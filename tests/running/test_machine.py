@@ -62,7 +62,10 @@ def test_every_process_of_a_reproduction_is_utf_8(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
     monkeypatch.setenv("LC_ALL", "POSIX")
     env = processes.environment(load_profile("smoke"), tmp_path)
-    code = "import sys, locale; print(sys.stdout.encoding, locale.getpreferredencoding(False), open(sys.argv[1]).read())"
+    code = (
+        "import sys, locale; print(sys.stdout.encoding, locale.getpreferredencoding(False), "
+        "open(sys.argv[1]).read())"
+    )
     (tmp_path / "text").write_text("τ V̂ π", encoding="utf-8")
     said = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "text")], env=env, capture_output=True

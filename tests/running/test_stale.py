@@ -35,7 +35,8 @@ ENSURE = """
 import sys
 from pathlib import Path
 from rpo_nb import config, experiment
-profile = config.load_profile("smoke", sizes="small", seeds="0", methods="reference,sft,rpo", taus="1.0", preset="paper", **{tiny})
+profile = config.load_profile("smoke", sizes="small", seeds="0", methods="reference,sft,rpo",
+                              taus="1.0", preset="paper", **{tiny})
 for out in sys.argv[1:]:
     print("#", out)
     experiment.ensure_runs(profile, Path(out), progress=False)

@@ -25,7 +25,10 @@ from rpo_nb.training.alignment import (
 )
 from tests.training.aligned import SCHEDULE
 
-WORDS = "the a red green blue small old lamp rope chair boat book stands lies waits in on under near garden kitchen harbour".split()
+WORDS = (
+    "the a red green blue small old lamp rope chair boat book stands lies waits in on under "
+    "near garden kitchen harbour"
+).split()
 
 
 # A user's feedback --------------------------------------------------------------------------------

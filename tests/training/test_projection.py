@@ -15,7 +15,10 @@ from rpo_nb.policy.forward import IGNORE
 from rpo_nb.policy.logps import grouped_logps
 from tests.training.models import batch_of
 
-TEMPLATE = "{% for m in messages %}very {{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}it is{% endif %}"
+TEMPLATE = (
+    "{% for m in messages %}very {{ m.content }}</s>{% endfor %}{% if "
+    "add_generation_prompt %}it is{% endif %}"
+)
 
 
 # ---- the projection ------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ def _lines(
     axis: object, curves: pd.DataFrame, runs: dict[str, str], y: str, style: str = "-"
 ) -> None:
     """Mean over seeds by step, the band from the least to the most."""
-    for colour, (run, label) in zip(COLOURS, runs.items()):
+    for colour, (run, label) in zip(COLOURS, runs.items(), strict=False):
         rows = curves[curves["run"].eq(run)].groupby("step")[y].agg(["mean", "min", "max"])
         if len(rows):
             axis.plot(
@@ -43,7 +43,9 @@ def _panels(
 ) -> Figure:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width * len(draw), 3.4), layout="constrained")
-        for axis, (runs, y, label) in zip(figure.subplots(1, len(draw), squeeze=False)[0], draw):
+        for axis, (runs, y, label) in zip(
+            figure.subplots(1, len(draw), squeeze=False)[0], draw, strict=True
+        ):
             _lines(axis, curves, runs, y)
             axis.set(xlabel="optimiser step", ylabel=label)
             if axis.lines:
@@ -67,6 +69,7 @@ def distances_figure(explicit: float = 2.0) -> Figure:
                 ("fwd", "fwd", explicit),
                 ("DPO: bwd, δ* = ∞", "bwd", SURE),
             ),
+            strict=False,
         ):
             loss = objectives.reward_aware(
                 pair,
@@ -121,8 +124,11 @@ def figure3(results: pd.DataFrame, config: PaperB) -> Figure:
         for axis, (prompts, rows) in zip(
             figure.subplots(1, panels, sharey=True, squeeze=False)[0],
             table.groupby("prompts", sort=False),
+            strict=False,
         ):
-            for colour, (name, line) in zip(COLOURS, rows.groupby("training", sort=False)):
+            for colour, (name, line) in zip(
+                COLOURS, rows.groupby("training", sort=False), strict=False
+            ):
                 errors = [
                     (line["mean"] - line["ci_low"]).fillna(0),
                     (line["ci_high"] - line["mean"]).fillna(0),
@@ -154,7 +160,7 @@ def figure4(curves: pd.DataFrame) -> Figure:
     runs = [*(f"online-{loss}-{LEARNT}" for loss in ("bwd", "sqloo")), f"online-bwd-{GATED}"]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(12, 3.4), layout="constrained")
-        for axis, run in zip(figure.subplots(1, 3, sharey=True), runs):
+        for axis, run in zip(figure.subplots(1, 3, sharey=True), runs, strict=False):
             rows = curves[curves["run"].eq(run)]
             for colour, name, label in (
                 (COLOURS[1], LEARNT, "learnt reward"),

@@ -257,11 +257,13 @@ def wide(table: pd.DataFrame) -> pd.DataFrame:
     digits = np.where(table["metric"].eq("win_rate"), 1, 2)
     ours = [
         f"{m:.{d}f}" + ("" if np.isnan(low) else f" [{low:.{d}f}, {high:.{d}f}]")
-        for m, low, high, d in zip(table["mean"], table["ci_low"], table["ci_high"], digits)
+        for m, low, high, d in zip(
+            table["mean"], table["ci_low"], table["ci_high"], digits, strict=True
+        )
     ]
     cells = [
         f"{text} ({theirs})" if isinstance(theirs, str) else text
-        for text, theirs in zip(ours, table["published"])
+        for text, theirs in zip(ours, table["published"], strict=True)
     ]
     shown = table[keys].assign(column=table["metric"] + ", " + table["prompts"], cell=cells)
     lines = shown.pivot_table(
