@@ -13,9 +13,10 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from rpo_nb.config.keys import content_key
 from rpo_nb.running.provenance import code_key
@@ -24,20 +25,49 @@ Answer = Literal["first", "second"] | None  # None: the judge could not say
 CALLS_KEPT = 8  # of a judge by scores: a training looks again and again at the same baseline
 
 
-class Judge(Protocol):
-    """Anything that compares. `identity` changes whenever its answers could."""
+class Reply(NamedTuple):
+    """answer: which completion, None for no verdict. log_odds: of the one shown first, None where
+    there are no log-probs. note: "" or what is to be said of it, see `language_models`."""
+
+    answer: Answer
+    log_odds: float | None = None
+    note: str = ""
+
+
+class Judge(ABC):
+    """Anything that compares. `identity` changes whenever its answers could; all below `compare` is
+    what a judge may have beyond that."""
 
     name: str
     identity: str
 
+    @abstractmethod
     def compare(
         self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]
     ) -> list[Answer]:
         """Which completion answers each prompt better, in the order shown; None where the judge
         gave no answer."""
 
+    by_log_odds: bool = False  # whether its replies carry log-odds
+    most_prompts: int | None = None  # that it is asked about; None for all
+    held_out: pd.DataFrame | None = None  # comparisons that it was not trained on: see `rates`
 
-class Pointwise(ABC):
+    def replies(
+        self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]
+    ) -> list[Reply]:
+        """`compare`, with what else is known of each answer."""
+        return [Reply(answer) for answer in self.compare(prompts, first, second)]
+
+    def failed(self) -> int:
+        """How many of the last call's questions a rerun should ask again."""
+        return 0
+
+    def remarks(self) -> list[str]:
+        """What is to be said of the last call, a sentence each."""
+        return []
+
+
+class Pointwise(Judge):
     """A judge by scores: the first completion unless the second scores strictly higher, so that an
     exact tie changes its answer with the order and is counted as a tie.
 
@@ -45,9 +75,6 @@ class Pointwise(ABC):
     a score in its seventh digit, so it depends on the texts that are asked about and on nothing
     else. The last few calls are kept.
     """
-
-    name: str
-    identity: str
 
     def __init__(self) -> None:
         self._calls: dict[tuple[tuple[str, str], ...], dict[tuple[str, str], float]] = {}

@@ -33,7 +33,7 @@ import json
 import math
 import os
 import re
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -41,7 +41,7 @@ from typing import Any, NamedTuple
 
 from rpo_nb.config.keys import content_key
 from rpo_nb.config.schema import LLMJudge
-from rpo_nb.judging.judges import Answer
+from rpo_nb.judging.judges import Answer, Judge, Reply
 from rpo_nb.remedies import room_for
 from rpo_nb.reporting.published import published_numbers
 from rpo_nb.running import provenance
@@ -73,17 +73,6 @@ class Question(NamedTuple):
     prompt: str
     first: str
     second: str
-
-
-class Reply(NamedTuple):
-    """answer: which completion, None for no verdict. log_odds: of the one shown first, None where
-    there are no log-probs.
-    note: "" or why there is no answer (FAILED: to be asked again), or OFF: neither letter was the
-    likeliest token."""
-
-    answer: Answer
-    log_odds: float | None = None
-    note: str = ""
 
 
 # ---- the question --------------------------------------------------------------------------------
@@ -131,9 +120,12 @@ def reply_to(log_odds: float, note: str = "") -> Reply:
 # ---- what every judge does -----------------------------------------------------------------------
 
 
-class LanguageModelJudge(ABC):
+class LanguageModelJudge(Judge):
     """A judge by a language model. `notes` counts what is to be said of the last call's distinct
-    questions."""
+    questions: why there is no answer (FAILED: to be asked again), or OFF: neither letter was the
+    likeliest token."""
+
+    by_log_odds = True
 
     tokens: Sequence[str] = ()  # that a completion must not use
     # notes of replies that are not final: not stored, and asked for by every rerun
@@ -141,6 +133,7 @@ class LanguageModelJudge(ABC):
 
     def __init__(self, name: str, settings: LLMJudge) -> None:
         self.name, self.settings, self.notes, self.asked = name, settings, Counter(), 0
+        self.most_prompts = settings.prompts
 
     @property
     @abstractmethod
@@ -200,6 +193,9 @@ class LanguageModelJudge(ABC):
                 delay=30,
                 mininterval=30,
             )
+
+    def failed(self) -> int:
+        return sum(self.notes[note] for note in self.again)
 
     def remarks(self) -> list[str]:
         """One sentence for each thing that is to be said of the last call's questions, its count

@@ -344,7 +344,7 @@ def held_out_comparisons(
         judge.held_out
         for judges in bench.values()
         for judge in judges
-        if judge.name == name and getattr(judge, "held_out", None) is not None
+        if judge.name == name and judge.held_out is not None
     ]
     return (
         pd.concat(found, ignore_index=True)

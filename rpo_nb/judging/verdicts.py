@@ -28,7 +28,6 @@ from rpo_nb.config.keys import content_key
 from rpo_nb.config.schema import LLMJudge, Profile
 from rpo_nb.config.settings import check_judges
 from rpo_nb.experiment import inputs
-from rpo_nb.judging import language_models
 from rpo_nb.judging.judges import Checker, Judge
 from rpo_nb.judging.language_models import LanguageModelJudge
 from rpo_nb.judging.local import LocalJudge
@@ -138,13 +137,7 @@ def judge_pairs(judge: Judge, pairs: pd.DataFrame) -> pd.DataFrame:
         pairs["prompt"][asked].tolist(),
         *(texts[c][asked].tolist() for c in texts),
     )
-    questions = (prompts * 2, ours + theirs, theirs + ours)
-    by_odds = hasattr(judge, "replies")
-    replies = (
-        judge.replies(*questions)
-        if by_odds
-        else [language_models.Reply(answer) for answer in judge.compare(*questions)]
-    )
+    replies = judge.replies(prompts * 2, ours + theirs, theirs + ours)
     orders, odds = [], []
     for shown, name, sign in (
         (replies[: len(prompts)], {"first": "method", "second": "baseline"}, 1),
@@ -166,7 +159,7 @@ def judge_pairs(judge: Judge, pairs: pd.DataFrame) -> pd.DataFrame:
         for name, column in zip(ANSWERS, (*orders, verdict), strict=True)
     }
     rows = pairs[KEYS].assign(judge=judge.name, **answers)[COLUMNS]
-    if not by_odds:
+    if not judge.by_log_odds:
         return rows
     mean = (odds[0] + odds[1]) / 2
     average = [
@@ -269,7 +262,7 @@ def ask(
             out / "verdicts" / f"{table}-{name}.jsonl.gz",
             out / "runs" / "judges" / f"{table}-{name}.json",
         )
-        limit = next(_most(judge) for judge in judges.values())
+        limit = next(judge.most_prompts for judge in judges.values())
         key = content_key(
             [
                 _digest(pairs),
@@ -295,35 +288,21 @@ def ask(
         ]
         rows = pd.concat(judged).sort_values(KEYS, ignore_index=True)
         atomic_write(path, packed(rows))
-        failed = sum(
-            judge.notes[note] for judge in judges.values() for note in getattr(judge, "again", ())
-        )
+        failed = sum(judge.failed() for judge in judges.values())
         write_sealed(stamp, {"inputs": key, "file": file_digest(path), "failed": failed})
         print(f"{table}, {name}: {len(rows):,} pairs judged in both orders")
-        for line in dict.fromkeys(
-            line
-            for judge in judges.values()
-            if hasattr(judge, "remarks")
-            for line in judge.remarks()
-        ):
+        for line in dict.fromkeys(line for judge in judges.values() for line in judge.remarks()):
             print(f"{table}, {line}")
         parts.append(rows)
     return pd.concat(parts, ignore_index=True)
 
 
-def _most(judge: Judge) -> int | None:
-    """How many prompts a judge is asked about at most; None for all."""
-    return judge.settings.prompts if isinstance(judge, language_models.LanguageModelJudge) else None
-
-
 def _asked(judge: Judge, pairs: pd.DataFrame) -> pd.DataFrame:
     """The pairs a judge is asked about: all, or those of the first prompts."""
-    most = _most(judge)
-    return (
-        pairs
-        if most is None
-        else pairs[pairs["prompt_id"].isin(sorted(pairs["prompt_id"].unique())[:most])]
-    )
+    if judge.most_prompts is None:
+        return pairs
+    first = sorted(pairs["prompt_id"].unique())[: judge.most_prompts]
+    return pairs[pairs["prompt_id"].isin(first)]
 
 
 def load_verdicts(out: str | Path, table: str) -> pd.DataFrame:

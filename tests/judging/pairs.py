@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from rpo_nb.judging.judges import Judge
 from rpo_nb.judging.verdicts import COLUMNS, KEYS
 
 CELL = {
@@ -16,7 +17,7 @@ CELL = {
 }
 
 
-class Scripted:
+class Scripted(Judge):
     """A judge that answers by a function of (prompt, first, second)."""
 
     def __init__(self, answer, name="scripted", identity="1"):

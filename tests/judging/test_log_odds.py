@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from rpo_nb.judging import language_models
-from rpo_nb.judging.judges import Checker
+from rpo_nb.judging.judges import Checker, Judge
 from rpo_nb.judging.rates import RULE, averaged, distrust, judge_agreement, quality, win_rates
 from rpo_nb.judging.verdicts import AVERAGE, COLUMNS, ask, judge_pairs, load_verdicts
 from rpo_nb.reporting import rendering, tables
@@ -19,11 +19,11 @@ from tests.judging.pairs import Scripted, by_length, pair_table, verdict_table
 # ---- judges by log-odds --------------------------------------------------------------------------
 
 
-class ByOdds:
+class ByOdds(Judge):
     """A language model whose log-odds for the text shown first are a function of (first, second);
     None: no answer."""
 
-    again = (language_models.FAILED,)
+    by_log_odds = True
 
     def __init__(self, odds, name="model", identity="1", failed=0):
         self.odds, self.name, self.identity, self.notes = (
@@ -33,14 +33,17 @@ class ByOdds:
             Counter({language_models.FAILED: failed}),
         )
 
+    def compare(self, prompts, first, second):
+        return [reply.answer for reply in self.replies(prompts, first, second)]
+
+    def failed(self):
+        return self.notes[language_models.FAILED]
+
     def replies(self, prompts, first, second):
         odds = [self.odds(a, b) for a, b in zip(first, second, strict=True)]
         return [
             language_models.Reply(None) if x is None else language_models.reply_to(x) for x in odds
         ]
-
-    def remarks(self):
-        return []
 
 
 LEANS = {"good": 1.0, "fair": 0.25, "bad": -1.0, "poor": -0.25}
