@@ -31,7 +31,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from rpo_nb.arguments import parser, settings
+from rpo_nb.config.arguments import parser, settings
 from rpo_nb.config.loading import default_profile, load_profile, results_dir
 from rpo_nb.config.names import readable
 from rpo_nb.config.schema import Profile

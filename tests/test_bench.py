@@ -13,7 +13,7 @@ from benchmarks import released, suite, tables
 from benchmarks.measuring import Detail, Ratio
 from benchmarks.workloads import Case, CountedPositions, Stepper, configuration, fresh, real_lengths
 from rpo_nb import objectives
-from rpo_nb.arguments import parser
+from rpo_nb.config.arguments import parser
 from rpo_nb.policy import forward, logps
 
 measuring = pytest.importorskip("benchmarks.measuring", reason="the benchmarks are in the clone")

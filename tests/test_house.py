@@ -21,7 +21,6 @@ ROOMS = {
     "reporting": 6,
     "studies": 7,
     "planning": 8,
-    "arguments": 9,
     "__main__": 9,
 }
 BASE = {"checks", "store", "intervals", "remedies", "objectives", "partition", "pocket"}

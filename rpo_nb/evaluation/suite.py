@@ -1,5 +1,6 @@
-"""The metrics of Table II over generated completions; generation itself is `generation`, whose
-names are here too."""
+"""The metrics of Table II over completions: which of them can be measured here, and what each
+says.
+"""
 
 from __future__ import annotations
 

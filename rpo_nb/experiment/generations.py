@@ -1,4 +1,10 @@
-"""TODO: experiment.generations."""
+"""The completions of every cell: asked of its policy, kept beside it, gathered into
+<out>/generations/{preset}-{size}-seed{seed}.jsonl.gz.
+
+`ensure_runs(profile, out)` makes what is missing and skips what is there: references, policies,
+completions. Cells of different presets whose recipe is the same share one run and one file of
+completions.
+"""
 
 from __future__ import annotations
 

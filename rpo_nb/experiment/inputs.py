@@ -1,10 +1,6 @@
-"""The grid: which policies a profile trains, and everything that is made on the way from feedback
-to generations.
-
-`ensure_runs(profile, out)` makes what is missing and skips what is there: references and their
-log-probabilities (cached for all output folders), one run a policy under <out>/runs/, and
-<out>/generations/{preset}-{size}-seed{seed}.jsonl.gz. Cells of different presets whose recipe is
-the same share one run.
+"""What every run of a size and seed starts from: the splits of the feedback, the reference, the
+rows as token ids, their rewards and the reference's log-probabilities. Made once, cached for all
+output folders.
 """
 
 from __future__ import annotations

@@ -261,6 +261,30 @@ def train_tokenizer(texts: Any, *, vocabulary: int = 4000) -> Any:
     )
 
 
+def shape(model: ModelConfig, words: int, tokenizer: Any = None) -> Any:
+    """The T5Config of a size that is trained from nothing, for a vocabulary of so many words."""
+    from transformers import T5Config
+
+    ends = {}
+    if tokenizer is not None:
+        ends = {
+            "pad_token_id": tokenizer.pad_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "decoder_start_token_id": tokenizer.pad_token_id,
+        }
+    return T5Config(
+        vocab_size=words,
+        d_model=model.d_model,
+        d_kv=model.d_model // model.heads,
+        d_ff=model.d_ff,
+        num_layers=model.layers,
+        num_decoder_layers=model.layers,
+        num_heads=model.heads,
+        dropout_rate=0.0,
+        **ends,
+    )
+
+
 def train_reference(
     folder: Path,
     model: ModelConfig,
@@ -276,7 +300,6 @@ def train_reference(
     """
     from transformers import (
         Adafactor,
-        T5Config,
         T5ForConditionalGeneration,
         get_linear_schedule_with_warmup,
         set_seed,
@@ -287,21 +310,7 @@ def train_reference(
 
     set_seed(seed)
     tokenizer = make_tokenizer(model, profile, pairs)
-    net = T5ForConditionalGeneration(
-        T5Config(
-            vocab_size=len(tokenizer),
-            d_model=model.d_model,
-            d_kv=model.d_model // model.heads,
-            d_ff=model.d_ff,
-            num_layers=model.layers,
-            num_decoder_layers=model.layers,
-            num_heads=model.heads,
-            dropout_rate=0.0,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            decoder_start_token_id=tokenizer.pad_token_id,
-        )
-    )
+    net = T5ForConditionalGeneration(shape(model, len(tokenizer), tokenizer))
     encoded = encoding.encode(tokenizer, [p for p, _ in pairs], [c for _, c in pairs], **limits)
     groups = prompt_groups(encoded, list(range(len(encoded))))
     schedule = profile.training.model_copy(

@@ -136,13 +136,18 @@ class Checker(Pointwise):
 
     @cached_property
     def identity(self) -> str:
-        """The code of the module that scores: a changed rule is another judge."""
+        """The code of the module that scores: a changed rule is another judge. Raises ValueError
+        for a rule that lies in no file, as one that was typed in a notebook."""
         package, _, module = self.score_fn.__module__.partition(".")
-        return (
-            code_key(module)
-            if package == "rpo_nb"
-            else content_key(inspect.getsource(sys.modules[self.score_fn.__module__]))
-        )
+        if package == "rpo_nb":
+            return code_key(module)
+        try:
+            return content_key(inspect.getsource(sys.modules[self.score_fn.__module__]))
+        except (KeyError, OSError, TypeError):
+            raise ValueError(
+                f"the checker's rule {self.score_fn.__qualname__!r} lies in no file, so verdicts "
+                "by it could not be told from those by another; put it into a module and import it"
+            ) from None
 
     def _score(self, rows: list[tuple[str, str]]) -> Sequence[float]:
         return [self.score_fn(prompt, completion) for prompt, completion in rows]

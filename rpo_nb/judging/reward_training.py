@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from transformers import PrinterCallback, TrainingArguments
 
-from rpo_nb.config.schema import DataConfig, EvaluationConfig
+from rpo_nb.config.schema import DataConfig, EvaluationConfig, Profile
 from rpo_nb.judging.judges import both_scores
 from rpo_nb.judging.reward_model import RewardModel, RewardNet, encoded_rows
 from rpo_nb.policy.load import load_policy
 from rpo_nb.policy.logps import collate
-from rpo_nb.training.steps import StepTrainer
+from rpo_nb.store import cached
+from rpo_nb.training.steps import StepTrainer, arguments
 
 # of the reward model
 RECIPE = {"learning_rate": 1e-3, "prompts_a_step": 8, "warmup_share": 0.1, "weight_decay": 0.01}
@@ -96,6 +96,35 @@ def train_reward_model(
     return judge
 
 
+def learnt(
+    folder: Path,
+    reference_path: str | Path,
+    held_out: Any,
+    *,
+    profile: Profile,
+    size: str,
+    seed: int,
+    config: EvaluationConfig | None = None,
+    gated: bool = True,
+) -> RewardModel:
+    """The reward model that is kept in a folder; trained first where it is not there. size: whose
+    reference it starts from. config: default the profile's evaluation."""
+
+    def make(made: Path) -> None:
+        train_reward_model(
+            reference_path,
+            held_out,
+            config=config or profile.evaluation,
+            data=profile.data,
+            seed=seed,
+            threads=profile.training.threads,
+            bf16=profile.training.bf16,
+            gated=gated,
+        ).save(made, base=profile.sizes[size].id)
+
+    return RewardModel.load(cached(folder, make), base=reference_path)
+
+
 def limits(data: DataConfig) -> dict[str, int]:
     """How many tokens of a prompt and of a completion a reward model reads, whatever its size's
     policies read."""
@@ -128,29 +157,25 @@ def _trainer(
         net.policy.gradient_checkpointing_enable(
             gradient_checkpointing_kwargs={"use_reentrant": False}
         )
-    arguments = TrainingArguments(
-        output_dir=output_dir,
-        seed=seed,
-        num_train_epochs=epochs,
-        per_device_train_batch_size=step,
-        learning_rate=RECIPE["learning_rate"],
-        warmup_steps=int(RECIPE["warmup_share"] * (-(-len(examples) // step) * epochs)),
-        weight_decay=RECIPE["weight_decay"],
-        max_grad_norm=1.0,
-        save_strategy="no",
-        logging_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-        bf16=bf16,
-        use_cpu=not torch.cuda.is_available(),
+    return _OverComparisons(
+        model=net,
+        args=arguments(
+            output_dir,
+            seed=seed,
+            num_train_epochs=epochs,
+            per_device_train_batch_size=step,
+            learning_rate=RECIPE["learning_rate"],
+            warmup_steps=int(RECIPE["warmup_share"] * (-(-len(examples) // step) * epochs)),
+            weight_decay=RECIPE["weight_decay"],
+            max_grad_norm=1.0,
+            save_strategy="no",
+            logging_strategy="no",
+            bf16=bf16,
+        ),
+        train_dataset=examples,
+        prompts_a_pass=prompts,
+        pad_id=pad_id,
     )
-    trainer = _OverComparisons(
-        model=net, args=arguments, train_dataset=examples, prompts_a_pass=prompts, pad_id=pad_id
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
 
 
 class _OverComparisons(StepTrainer):

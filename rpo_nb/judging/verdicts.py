@@ -32,12 +32,11 @@ from rpo_nb.judging.judges import Checker, Judge
 from rpo_nb.judging.language_models import LanguageModelJudge
 from rpo_nb.judging.local import LocalJudge
 from rpo_nb.judging.reward_model import RewardModel
-from rpo_nb.judging.reward_training import limits, train_reward_model
+from rpo_nb.judging.reward_training import learnt, limits
 from rpo_nb.running.provenance import model_key, step_code
 from rpo_nb.store import (
     again,
     atomic_write,
-    cached,
     file_digest,
     packed,
     read_sealed,
@@ -192,23 +191,15 @@ def judges_for(profile: Profile, out: str | Path, seed: int) -> list[Judge]:
 def reward_model(profile: Profile, out: Path, seed: int) -> RewardModel:
     """The judge that learnt from the held-out feedback, trained once and kept in
     <out>/runs/judges/."""
-    settings, size = profile.evaluation, judge_size(profile)
+    size = judge_size(profile)
     reference = inputs.reference_path(profile, size, seed)
-    held_out = inputs.splits(profile, seed, size).held_out
-    return RewardModel.load(
-        cached(
-            reward_model_folder(profile, out, seed, reference),
-            lambda folder: train_reward_model(
-                reference,
-                held_out,
-                config=settings,
-                data=profile.data,
-                seed=seed,
-                threads=profile.training.threads,
-                bf16=profile.training.bf16,
-            ).save(folder, base=profile.sizes[size].id),
-        ),
-        base=reference,
+    return learnt(
+        reward_model_folder(profile, out, seed, reference),
+        reference,
+        inputs.splits(profile, seed, size).held_out,
+        profile=profile,
+        size=size,
+        seed=seed,
     )
 
 

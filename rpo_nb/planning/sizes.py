@@ -192,20 +192,10 @@ class Basis:
 
 def config_of(model: ModelConfig, tokenizer: Any, *, online: bool) -> tuple[Any, str]:
     """(transformers configuration or None, where it is from)."""
-    from transformers import T5Config
-
     if model.id != "pocket":
         return named_config(model.id, revision=model.revision, online=online)
-    config = T5Config(
-        vocab_size=32_100 if tokenizer is None else len(tokenizer),
-        d_model=model.d_model,
-        d_kv=model.d_model // model.heads,
-        d_ff=model.d_ff,
-        num_layers=model.layers,
-        num_decoder_layers=model.layers,
-        num_heads=model.heads,
-    )
-    return config, "the profile"
+    words = 32_100 if tokenizer is None else len(tokenizer)
+    return references.shape(model, words), "the profile"
 
 
 def named_config(model_id: str, *, revision: str = "main", online: bool) -> tuple[Any, str]:

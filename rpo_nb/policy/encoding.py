@@ -39,9 +39,14 @@ def encode(
     causal = is_causal(tokenizer)
 
     def distinct(texts: Sequence[Any], ids: Callable[[list], list[list[int]]]) -> list[list[int]]:
+        """`ids` of the texts, each distinct one read once."""
         keys = [text if isinstance(text, str) else json.dumps(text) for text in texts]
-        first = dict(zip(reversed(keys), reversed(texts), strict=True))
-        table = dict(zip(first, ids(list(first.values())) if first else [], strict=True))
+        first: dict[str, Any] = {}
+        for key, text in zip(keys, texts, strict=True):
+            first.setdefault(key, text)
+        if not first:
+            return []
+        table = dict(zip(first, ids(list(first.values())), strict=True))
         return [table[key] for key in keys]
 
     def asked(conversations: list[Prompt]) -> list[list[int]]:

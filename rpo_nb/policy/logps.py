@@ -1,5 +1,4 @@
-"""Policies: load them, encode rows for them, and read the log-probability of a completion, for
-T5-like and causal models.
+"""The log-probability of a completion, read off any T5-like or causal model.
 
 A policy is any transformers model of one of the two kinds; a reference is a policy that is not
 trained. One function gives log-probabilities (`sequence_logps`); `grouped_logps` gives the same

@@ -18,10 +18,9 @@ from rpo_nb.config.schema import Profile
 from rpo_nb.data.kinds import aspects
 from rpo_nb.experiment import inputs
 from rpo_nb.judging.reward_model import RewardModel
-from rpo_nb.judging.reward_training import limits, train_reward_model
+from rpo_nb.judging.reward_training import learnt, limits
 from rpo_nb.reporting import tables
 from rpo_nb.running.provenance import model_key, step_code
-from rpo_nb.store import cached
 
 COLUMNS = ["preset", "aspect", "method", "size", "value", "std", "n"]
 UNIT = (
@@ -53,19 +52,15 @@ def judge(profile: Profile, out: Path, seed: int, aspect: str) -> RewardModel:
         ]
     )
     name = re.sub(r"\W+", "-", aspect)[:40]
-    folder = cached(
+    return learnt(
         Path(out) / "runs" / "judges" / f"aspect-{name}-seed{seed}-{key}",
-        lambda made: train_reward_model(
-            reference,
-            rows,
-            config=settings,
-            data=profile.data,
-            seed=seed,
-            threads=profile.training.threads,
-            bf16=profile.training.bf16,
-        ).save(made, base=profile.sizes[size].id),
+        reference,
+        rows,
+        profile=profile,
+        size=size,
+        seed=seed,
+        config=settings,
     )
-    return RewardModel.load(folder, base=reference)
 
 
 def table(

@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
-from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback
 
 from rpo_nb import checks
 from rpo_nb.config.keys import hash_seed
@@ -32,7 +31,7 @@ from rpo_nb.training.batches import mismatched_rows, prompt_groups
 from rpo_nb.training.losses import PolicyWithValue
 from rpo_nb.training.samples import Probe, Reader, Responses, Score, measures, respond
 from rpo_nb.training.steps import Step
-from rpo_nb.training.trainer import PolicyTrainer
+from rpo_nb.training.trainer import PolicyTrainer, policy_arguments
 
 
 def groups_of(
@@ -214,9 +213,9 @@ def make_alignment_trainer(
             "differently scored completions a prompt"
         )
     every = min(schedule.evaluate_every, schedule.steps)
-    on_cpu = not torch.cuda.is_available()
-    arguments = TrainingArguments(
-        output_dir=str(output_dir),
+    arguments = policy_arguments(
+        output_dir,
+        seed=seed,
         max_steps=schedule.steps,
         per_device_train_batch_size=schedule.prompts_a_step,
         learning_rate=schedule.learning_rate,
@@ -224,27 +223,18 @@ def make_alignment_trainer(
         max_grad_norm=1.0,
         weight_decay=0.0,
         bf16=reader.bf16,
-        seed=seed,
-        data_seed=seed,
-        use_cpu=on_cpu,
-        dataloader_pin_memory=False,
         eval_strategy="steps",
         eval_steps=every,
         save_strategy="steps",
         save_steps=every,
-        save_total_limit=1,
         save_only_model=True,
         load_best_model_at_end=True,
         metric_for_best_model=watched,
         greater_is_better=True,
         logging_steps=every,
         report_to=list(report_to),
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        label_names=["labels"],
-        ddp_broadcast_buffers=False,
     )
-    trainer = AlignmentTrainer(
+    return AlignmentTrainer(
         model=PolicyWithValue(model, objective),
         args=arguments,
         train_dataset=items,
@@ -257,8 +247,6 @@ def make_alignment_trainer(
         floor=floor,
         sampler=sampler,
     )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
 
 
 def align(trainer: AlignmentTrainer) -> dict[str, Any]:

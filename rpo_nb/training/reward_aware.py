@@ -1,10 +1,8 @@
-"""Paper B's framework: settings that recover other methods, its Table 1 computed live, and the
-tuples it is trained on.
+"""Paper B's loss on tuples of completions, and the tuples it is trained on.
 
 A `Setting` says how implicit rewards a, explicit rewards b and a distance make a loss;
-`framework_loss` computes it with `objectives.reward_aware` alone. `RECOVERED` names the setting of
-each method beside the method's own formula, written from its own paper; `table1` measures how far
-the two are apart. `tuples` picks pairs and K-tuples from feedback rows.
+`framework_loss` computes it with `objectives.reward_aware` alone. `tuples` picks pairs and
+K-tuples from feedback rows. Which settings recover which method: `studies.paper_b.recovered`.
 
 Shapes: n prompts, K completions a prompt, the preferred completion first wherever an order counts.
 """

@@ -10,14 +10,34 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import get_device_states, set_device_states
-from transformers import Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 # Of Trainer: without them checkpoints would be others.
 PRIVATE = ("_save", "_issue_warnings_after_load", "_load_best_model")
+
+
+def arguments(output_dir: str | Path, *, seed: int, **settings: Any) -> TrainingArguments:
+    """TrainingArguments as all trainings here have them: whole items reach the trainer, nothing is
+    printed, nothing reported unless asked for, on a GPU where there is one. settings: the rest, by
+    transformers' names."""
+    return TrainingArguments(
+        output_dir=str(output_dir),
+        seed=seed,
+        **{
+            "report_to": "none",
+            "disable_tqdm": True,
+            "remove_unused_columns": False,
+            "dataloader_pin_memory": False,
+            "use_cpu": not torch.cuda.is_available(),
+        }
+        | settings,
+    )
 
 
 @dataclass(frozen=True)
@@ -65,6 +85,8 @@ class StepTrainer(Trainer):
         # several GPUs are for several processes: Trainer would split a batch by rows
         args._n_gpu = min(1, args.n_gpu)
         super().__init__(args=args, data_collator=Step, **kwargs)
+        # notebooks show learning curves and a progress bar instead
+        self.remove_callback(PrinterCallback)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device

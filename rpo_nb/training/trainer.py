@@ -25,11 +25,12 @@ import torch
 from accelerate import PartialState
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from rpo_nb import checks, objectives
 from rpo_nb.config.objective import Objective
 from rpo_nb.config.schema import TrainingConfig
+from rpo_nb.training import steps
 from rpo_nb.training.batches import GroupCollator, micro_batches, total_weight
 from rpo_nb.training.losses import LOSSES, PolicyWithValue
 from rpo_nb.training.steps import StepTrainer, replayed
@@ -226,6 +227,20 @@ class PolicyTrainer(StepTrainer):
         super().log(logs, *args, **kwargs)
 
 
+def policy_arguments(output_dir: str | Path, *, seed: int, **settings: Any) -> TrainingArguments:
+    """`steps.arguments` of a policy's training, offline or online: its data's order from the seed,
+    too, and one checkpoint kept."""
+    return steps.arguments(
+        output_dir,
+        seed=seed,
+        data_seed=seed,
+        save_total_limit=1,
+        label_names=["labels"],
+        ddp_broadcast_buffers=False,
+        **settings,
+    )
+
+
 def make_trainer(
     model: nn.Module,
     tokenizer: Any,
@@ -265,14 +280,14 @@ def make_trainer(
             "fp16 is refused: T5's feed-forward activations overflow its range and "
             "give NaN; use bf16 or float32"
         )
-    on_cpu = not torch.cuda.is_available()
-    processes = PartialState(cpu=on_cpu).num_processes
+    processes = PartialState(cpu=not torch.cuda.is_available()).num_processes
     prompts = max(
         1, round(config.batch_size * len(groups) / sum(len(g["rows"]) for g in groups)) // processes
     )
-    steps = -(-len(groups) // (prompts * processes)) * config.epochs
-    arguments = TrainingArguments(
-        output_dir=str(output_dir),
+    total = -(-len(groups) // (prompts * processes)) * config.epochs
+    arguments = policy_arguments(
+        output_dir,
+        seed=seed,
         num_train_epochs=config.epochs,
         per_device_train_batch_size=prompts,
         learning_rate=config.learning_rate,
@@ -281,21 +296,12 @@ def make_trainer(
         max_grad_norm=max_grad_norm,
         weight_decay=weight_decay,
         bf16=config.bf16,
-        logging_steps=min(config.logging_steps, steps),
+        logging_steps=min(config.logging_steps, total),
         report_to=list(config.report_to),
-        disable_tqdm=True,
-        remove_unused_columns=False,
         save_strategy="steps" if config.save_steps else "no",
         save_steps=config.save_steps or 500,
-        save_total_limit=1,
-        seed=seed,
-        data_seed=seed,
-        use_cpu=on_cpu,
-        dataloader_pin_memory=False,
-        label_names=["labels"],
-        ddp_broadcast_buffers=False,
     )
-    trainer = PolicyTrainer(
+    return PolicyTrainer(
         model=PolicyWithValue(model, objective),
         args=arguments,
         train_dataset=groups,
@@ -306,6 +312,3 @@ def make_trainer(
         optimizers=optimizers,
         callbacks=list(callbacks),
     )
-    # the notebook shows learning curves and a progress bar instead
-    trainer.remove_callback(PrinterCallback)
-    return trainer

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from rpo_nb.arguments import settings
+from rpo_nb.config.arguments import settings
 from rpo_nb.config.schema import DataConfig
 from rpo_nb.data import feedback
 

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from rpo_nb.arguments import settings
 from rpo_nb.config import loading
+from rpo_nb.config.arguments import settings
 from rpo_nb.running import batch, processes, staging
 from rpo_nb.running.progress import Progress
 from tests.running.batches import ROOT

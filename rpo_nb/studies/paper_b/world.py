@@ -22,7 +22,6 @@ from rpo_nb.experiment.grid import data_recipe
 from rpo_nb.policy import encoding
 from rpo_nb.policy.load import load_policy, load_tokenizer
 from rpo_nb.running.provenance import digest, model_key, source_key, step_code
-from rpo_nb.store import cached
 from rpo_nb.studies.paper_b.grid import (
     GATED,
     LEARNT,
@@ -144,21 +143,17 @@ class World:
         import datasets
 
         from rpo_nb.judging import verdicts
-        from rpo_nb.judging.reward_model import RewardModel
-        from rpo_nb.judging.reward_training import train_reward_model
+        from rpo_nb.judging.reward_training import learnt
 
         if judge == TRUTH:
             return self.learnt.setdefault(
                 judge, verdicts.reward_model(self.profile, self.out, self.seed)
             )
 
-        def make(folder: Path) -> None:
-            data, epochs = (
-                self.responses("train_1", ""),
-                self.config.judge_epochs
-                if judge == LEARNT
-                else self.profile.evaluation.judge_epochs,
-            )
+        if judge not in self.learnt:
+            settings, data = self.profile.evaluation, self.responses("train_1", "")
+            if judge == LEARNT:
+                settings = settings.model_copy(update={"judge_epochs": self.config.judge_epochs})
             few = np.flatnonzero(data.prompt_ids < self.config.judge_prompts)
             rows = datasets.Dataset.from_dict(
                 {
@@ -168,21 +163,15 @@ class World:
                     "reward": data.rewards[few],
                 }
             )
-            training = self.profile.training
-            train_reward_model(
+            self.learnt[judge] = learnt(
+                self.reward_model_folder(judge),
                 self.path,
                 rows,
-                config=self.profile.evaluation.model_copy(update={"judge_epochs": epochs}),
-                data=self.profile.data,
+                profile=self.profile,
+                size=self.size,
                 seed=self.seed,
-                threads=training.threads,
-                bf16=training.bf16,
+                config=settings,
                 gated=judge == GATED,
-            ).save(folder, base=self.profile.sizes[self.size].id)
-
-        if judge not in self.learnt:
-            self.learnt[judge] = RewardModel.load(
-                cached(self.reward_model_folder(judge), make), base=self.path
             )
         return self.learnt[judge]
 
