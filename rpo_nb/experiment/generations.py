@@ -111,7 +111,7 @@ def completions(
             cell.seed,
             limit,
             precision,
-            step_code("answers by vllm" if profile.generation == "vllm" else "answers"),
+            step_code("completions by vllm" if profile.generation == "vllm" else "completions"),
         ]
     )
     if stored is not None and stored["made_from"] == made_from:
@@ -196,7 +196,7 @@ def ensure_runs(profile: Profile, out: Path, *, progress: bool = True) -> None:
     )
     made = 0
     with tqdm(
-        total=total, desc="policies and their answers", unit="step", disable=not progress
+        total=total, desc="policies and their completions", unit="step", disable=not progress
     ) as bar:
         for size in profile.sizes:
             for seed in profile.seeds:
@@ -252,7 +252,7 @@ def _ensure_size(profile: Profile, mine: list[Cell], out: Path, bar: Any) -> int
         made = train_runs(profile, [c.run for c in mine if c.run is not None], prepared, out, bar)
         seen = set()
         for cell in mine:
-            bar.set_postfix_str(f"{cell.method} {size} seed {seed} answers")
+            bar.set_postfix_str(f"{cell.method} {size} seed {seed} completions")
             completions(profile, cell, prepared, out)
             unit = (cell.run.key if cell.run else cell.model, cell.decoding.key())
             bar.update(unit not in seen)

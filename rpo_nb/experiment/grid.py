@@ -118,8 +118,8 @@ def data_recipe(profile: Profile) -> dict[str, Any]:
 
 
 def world_key(profile: Profile, size: str, seed: int, code: str = "all of the grid") -> str:
-    """All that policies of a size and seed and their answers are made from, without making any of
-    it: while it is the same, nothing has to be looked at. code: a key of `provenance.STEPS`."""
+    """All that policies of a size and seed and their completions are made from, without making any
+    of it: while it is the same, nothing has to be looked at. code: a key of `provenance.STEPS`."""
     settings = profile.model_dump(
         mode="json", include={"data", "training", "generation", "evaluation", "decoding"}
     )  # decoding: what the reference wrote is data of the on_policy regime, and QRPO's rewards

@@ -161,14 +161,14 @@ class EndpointJudge(LanguageModelJudge):
         async with turns:
             try:
                 return await asyncio.wait_for(
-                    self._answer(client, question),
+                    self._reply(client, question),
                     self.settings.timeout * (self.settings.retries + 1),
                 )
             except asyncio.TimeoutError:
                 self._why = "timed out"
                 return Reply(None, note=FAILED)
 
-    async def _answer(self, client: Any, question: Question) -> Reply:
+    async def _reply(self, client: Any, question: Question) -> Reply:
         import openai
 
         text, where = question_text(question), f"judge {self.name!r}: {self.settings.url}"
@@ -328,5 +328,5 @@ def read_response(response: Any) -> Reply:
         a, b = (float(np.logaddexp.reduce(p)) for p in sums)
         return reply_to(a - b, "" if likeliest in LETTERS else OFF)
     text = (choice.message.content or "").strip()
-    answer = LETTERS.get(text) if likeliest in (text, "") else None
-    return Reply(answer, None, "" if answer else NEITHER)
+    choice = LETTERS.get(text) if likeliest in (text, "") else None
+    return Reply(choice, None, "" if choice else NEITHER)

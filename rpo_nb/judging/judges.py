@@ -3,7 +3,7 @@
 `Checker` asks the pocket's ground truth; `RewardModel` is a small learnt judge, trained on held-out
 comparisons with Bradley-Terry (as paper B's section 4.1 learns its reward model), or on their
 rewards by regression. Both are pointwise: they score one completion at a time and prefer the higher
-score, so they can change their answer with the order only on an exact tie.
+score, so they can change their choice with the order only on an exact tie.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ import pandas as pd
 from rpo_nb.config.keys import content_key
 from rpo_nb.running.provenance import code_key
 
-Answer = Literal["first", "second"] | None  # None: the judge could not say
+Choice = Literal["first", "second"] | None  # None: the judge could not say
 CALLS_KEPT = 8  # of a judge by scores: a training looks again and again at the same baseline
 
 
 class Reply(NamedTuple):
-    """answer: which completion, None for no verdict. log_odds: of the one shown first, None where
+    """choice: which completion, None for no verdict. log_odds: of the one shown first, None where
     there are no log-probs. note: "" or what is to be said of it, see `language_models`."""
 
-    answer: Answer
+    choice: Choice
     log_odds: float | None = None
     note: str = ""
 
 
 class Judge(ABC):
-    """Anything that compares. `identity` changes whenever its answers could; all below `compare` is
+    """Anything that compares. `identity` changes whenever its choices could; all below `compare` is
     what a judge may have beyond that."""
 
     name: str
@@ -44,9 +44,9 @@ class Judge(ABC):
     @abstractmethod
     def compare(
         self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]
-    ) -> list[Answer]:
+    ) -> list[Choice]:
         """Which completion answers each prompt better, in the order shown; None where the judge
-        gave no answer."""
+        gave none."""
 
     by_log_odds: bool = False  # whether its replies carry log-odds
     most_prompts: int | None = None  # that it is asked about; None for all
@@ -55,8 +55,8 @@ class Judge(ABC):
     def replies(
         self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]
     ) -> list[Reply]:
-        """`compare`, with what else is known of each answer."""
-        return [Reply(answer) for answer in self.compare(prompts, first, second)]
+        """`compare`, with what else is known of each choice."""
+        return [Reply(choice) for choice in self.compare(prompts, first, second)]
 
     def failed(self) -> int:
         """How many of the last call's questions a rerun should ask again."""
@@ -69,7 +69,7 @@ class Judge(ABC):
 
 class Pointwise(Judge):
     """A judge by scores: the first completion unless the second scores strictly higher, so that an
-    exact tie changes its answer with the order and is counted as a tie.
+    exact tie changes its choice with the order and is counted as a tie.
 
     The scores of a call are made together, whatever was scored before: a batch's composition moves
     a score in its seventh digit, so it depends on the texts that are asked about and on nothing
@@ -108,7 +108,7 @@ class Pointwise(Judge):
 
     def compare(
         self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]
-    ) -> list[Answer]:
+    ) -> list[Choice]:
         """See `Judge.compare`."""
         return [
             "second" if better else "first"

@@ -6,7 +6,7 @@ OpenAI-compatible server.
 
 The prompt is paper A's, word for word, as the user's message of the model's chat template (the
 plain text where there is none). A reply is the log-odds log P("A") − log P("B") of the next token,
-so nothing is parsed. Every answer is kept under <cache>/verdicts/<identity>.jsonl by the hash of
+so nothing is parsed. Every reply is kept under <cache>/verdicts/<identity>.jsonl by the hash of
 the text that was asked: a rerun asks only what is missing.
 
 **Completions are data.** The paper's prompt delimits them by headings, which a completion may
@@ -122,7 +122,7 @@ def reply_to(log_odds: float, note: str = "") -> Reply:
 
 class LanguageModelJudge(Judge):
     """A judge by a language model. `notes` counts what is to be said of the last call's distinct
-    questions: why there is no answer (FAILED: to be asked again), or OFF: neither letter was the
+    questions: why there is no choice (FAILED: to be asked again), or OFF: neither letter was the
     likeliest token."""
 
     by_log_odds = True
@@ -138,7 +138,7 @@ class LanguageModelJudge(Judge):
     @property
     @abstractmethod
     def identity(self) -> str:
-        """Changes whenever the answer to the same text could."""
+        """Changes whenever the reply to the same text could."""
 
     @abstractmethod
     def _ask(self, questions: Sequence[Question]) -> Iterator[tuple[Question, Reply]]:
@@ -150,7 +150,7 @@ class LanguageModelJudge(Judge):
 
     @property
     def store(self) -> Path:
-        """The file of this judge's answers: one JSON line each."""
+        """The file of this judge's replies: one JSON line each."""
         return provenance.cache_dir() / "verdicts" / f"{self.identity}.jsonl"
 
     def replies(
@@ -178,7 +178,7 @@ class LanguageModelJudge(Judge):
         self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]
     ) -> list[Answer]:
         """See `judges.Judge.compare`."""
-        return [reply.answer for reply in self.replies(prompts, first, second)]
+        return [reply.choice for reply in self.replies(prompts, first, second)]
 
     def _watched(self, questions: Sequence[Question]) -> Iterator[tuple[Question, Reply]]:
         """`_ask`, with a bar when it takes longer than half a minute."""
@@ -201,14 +201,14 @@ class LanguageModelJudge(Judge):
         """One sentence for each thing that is to be said of the last call's questions, its count
         first."""
         said = {
-            FAILED: f"got no answer: {self._failure()}; their verdicts are null until then, "
+            FAILED: f"got no reply: {self._failure()}; their verdicts are null until then, "
             "and a rerun asks only for these",
-            NEITHER: "got an answer that is neither A nor B: their verdicts are null",
+            NEITHER: "got a reply that is neither A nor B: their verdicts are null",
             LONG: "are longer than the model's context: their verdicts are null; lower "
             "decoding.max_new_tokens, or take a judge "
             "with a longer context",
             CONTROL: "hold control tokens of the model in a completion: their verdicts are null",
-            OFF: "have a likeliest answer that is neither A nor B: A and B are compared all "
+            OFF: "have a likeliest reply that is neither A nor B: A and B are compared all "
             "the same, but this model does "
             "not do what the prompt asks",
         }
@@ -220,17 +220,17 @@ class LanguageModelJudge(Judge):
 
 
 def is_verdict(reply: Reply) -> bool:
-    """Whether a reply is one that a judge can have given: the answer, if there are log-odds, is
+    """Whether a reply is one that a judge can have given: the choice, if there are log-odds, is
     their sign."""
-    answer, log_odds, note = reply
-    if answer not in ("first", "second", None) or note not in NOTES:
+    choice, log_odds, note = reply
+    if choice not in ("first", "second", None) or note not in NOTES:
         return False
-    if answer is None:
+    if choice is None:
         return log_odds is None
     number = isinstance(log_odds, (int, float)) and not isinstance(log_odds, bool)
     if note not in ("", OFF) or not (log_odds is None or (number and math.isfinite(log_odds))):
         return False
-    return log_odds is None or answer == reply_to(log_odds).answer
+    return log_odds is None or choice == reply_to(log_odds).choice
 
 
 def read_store(path: Path) -> dict[str, Reply]:
@@ -253,7 +253,7 @@ def read_store(path: Path) -> dict[str, Reply]:
         refused += not good
     if refused:
         print(
-            f"{path.name}: {refused:,} of {len(lines):,} stored answers are no verdicts; they "
+            f"{path.name}: {refused:,} of {len(lines):,} stored replies are no verdicts; they "
             "are asked for again"
         )
     return found

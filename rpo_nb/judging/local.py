@@ -107,7 +107,7 @@ class LocalJudge(LanguageModelJudge):
         return "run again"  # a local model always says something
 
     def encode(self, question: Question) -> list[int]:
-        """The question's token ids, in the chat template and up to the answer."""
+        """The question's token ids, in the chat template and up to the reply."""
         text = question_text(question, self.tokens)
         if not self.tokenizer.chat_template:
             return self.tokenizer(text)["input_ids"]

@@ -5,8 +5,8 @@
     verdicts = ask(bench, pairs, out, "table3")  # stored in <out>/verdicts/, kept if nothing
     changed win_rates(verdicts), quality(verdicts, pairs, bench)
 
-Every pair is shown in both orders. The same answer twice is the verdict; an answer that changes
-with the order is a tie; a missing answer makes the verdict null, which is counted and left out of
+Every pair is shown in both orders. The same choice twice is the verdict; a choice that changes
+with the order is a tie; a missing one makes the verdict null, which is counted and left out of
 the rate. The judges of `judges.py` score one completion at a time, so for them a flip is an exact
 tie of scores and nothing else; the flip rate says more of a judge that reads both. The language
 models of `language_models.py` read both; where they give log-odds a second verdict stands beside
@@ -28,7 +28,7 @@ from rpo_nb.config.keys import content_key
 from rpo_nb.config.schema import LLMJudge, Profile
 from rpo_nb.config.settings import check_judges
 from rpo_nb.experiment import inputs
-from rpo_nb.judging.judges import Checker, Judge
+from rpo_nb.judging.judges import Checker, Judge, Reply
 from rpo_nb.judging.language_models import LanguageModelJudge
 from rpo_nb.judging.local import LocalJudge
 from rpo_nb.judging.reward_model import RewardModel
@@ -51,13 +51,13 @@ BASELINES = {
 CELL = ["preset", "size", "seed"]
 # one pair; a judge has one verdict on it
 KEYS = ["preset", "size", "tau", "seed", "prompt_id", "method", "baseline"]
-ANSWERS = ["first_order", "second_order", "verdict"]
-COLUMNS = ["preset", "judge", *KEYS[1:], *ANSWERS]
+CHOICES = ["first_order", "second_order", "verdict"]
+COLUMNS = ["preset", "judge", *KEYS[1:], *CHOICES]
 AVERAGE = ["log_odds", "verdict_average"]  # further columns, of judges by log-odds only
 SIDES = ("method", "baseline", None)
 FIELDS = {  # what may stand in a verdict's row
-    **{order: lambda value: value in SIDES for order in ANSWERS[:2]},
-    **{verdict: lambda value: value in (*SIDES, "tie") for verdict in (ANSWERS[2], AVERAGE[1])},
+    **{order: lambda value: value in SIDES for order in CHOICES[:2]},
+    **{verdict: lambda value: value in (*SIDES, "tie") for verdict in (CHOICES[2], AVERAGE[1])},
     AVERAGE[0]: lambda value: value is None or (type(value) in (int, float) and np.isfinite(value)),
 }
 
@@ -71,8 +71,8 @@ def make_pairs(generations: pd.DataFrame, profile: Profile, *, table: str) -> pd
     generations: the columns of design.md. table: "table3" (RPO at its preset's own τ against every
     baseline) or "table4" (RPO at every τ of the profile, and at the preset's own, against
     reference, sft and best_of_k, in profile.table4_presets). Returns KEYS (tau is RPO's), prompt,
-    method_completion, baseline_completion. Raises ValueError when a baseline answers other prompts
-    than RPO.
+    method_completion, baseline_completion. Raises ValueError when a baseline completed other
+    prompts than RPO.
     """
     if table not in BASELINES:
         raise ValueError(f"table is {table!r}; it must be one of {', '.join(BASELINES)}")
@@ -112,7 +112,7 @@ def make_pairs(generations: pd.DataFrame, profile: Profile, *, table: str) -> pd
             raise ValueError(
                 f"generations of {cell}: {baseline} has no row for prompt "
                 f"{alone.iloc[0]['prompt_id']}, which rpo "
-                "answers; generate that cell again"
+                "has; generate that cell again"
             )
         parts.append(merged.drop(columns="_merge").assign(baseline=baseline))
     columns = [*KEYS, "prompt", "method_completion", "baseline_completion"]
@@ -125,46 +125,66 @@ def judge_pairs(judge: Judge, pairs: pd.DataFrame) -> pd.DataFrame:
     """Ask a judge about every pair in both orders.
 
     Returns COLUMNS. first_order and second_order: "method", "baseline" or None, RPO shown first and
-    second. verdict: the answer that both orders give, "tie" when they differ, None when one is
+    second. verdict: the choice that both orders give, "tie" when they differ, None when one is
     missing. A pair with an empty completion is not asked about: its verdict is None. Of a language
     model also AVERAGE: the log-odds in favour of RPO, mean over both orders, and their sign as
     "method", "baseline" or "tie" (exactly 0); NaN and None where an order has none.
     """
     texts = pairs[["method_completion", "baseline_completion"]].fillna("")
-    asked = texts.apply(lambda column: column.str.strip().ne("")).all(axis=1).to_numpy()
-    prompts, ours, theirs = (
-        pairs["prompt"][asked].tolist(),
-        *(texts[c][asked].tolist() for c in texts),
+    asked = pairs[texts.apply(lambda column: column.str.strip().ne("")).all(axis=1)]
+    prompts, rpo = asked["prompt"].tolist(), asked["method_completion"].tolist()
+    baseline = asked["baseline_completion"].tolist()
+    # in one call: what a judge makes of a text may depend on the texts beside it
+    replies = judge.replies(prompts * 2, rpo + baseline, baseline + rpo)
+    shown_first = _in_favour(replies[: len(asked)], {"first": "method", "second": "baseline"})
+    shown_second = _in_favour(replies[len(asked) :], {"first": "baseline", "second": "method"})
+    choices = pd.DataFrame(
+        {
+            "first_order": [choice for choice, _ in shown_first],
+            "second_order": [choice for choice, _ in shown_second],
+            "verdict": [
+                _agreed(one, other)
+                for (one, _), (other, _) in zip(shown_first, shown_second, strict=True)
+            ],
+        },
+        index=asked.index,
+        dtype=object,
     )
-    replies = judge.replies(prompts * 2, ours + theirs, theirs + ours)
-    orders, odds = [], []
-    for shown, name, sign in (
-        (replies[: len(prompts)], {"first": "method", "second": "baseline"}, 1),
-        (replies[len(prompts) :], {"first": "baseline", "second": "method"}, -1),
-    ):
-        column, in_favour = np.full(len(pairs), None, dtype=object), np.full(len(pairs), np.nan)
-        column[asked] = [name.get(reply.answer) for reply in shown]
-        in_favour[asked] = [
-            np.nan if reply.log_odds is None else sign * reply.log_odds for reply in shown
-        ]
-        orders.append(column)
-        odds.append(in_favour)
-    verdict = [
-        None if a is None or b is None else a if a == b else "tie"
-        for a, b in zip(*orders, strict=True)
-    ]
-    answers = {
-        name: pd.Series(column, pairs.index, object)
-        for name, column in zip(ANSWERS, (*orders, verdict), strict=True)
-    }
-    rows = pairs[KEYS].assign(judge=judge.name, **answers)[COLUMNS]
+    rows = pairs[KEYS].assign(judge=judge.name).join(choices)
+    rows[CHOICES] = rows[CHOICES].astype(object).where(rows[CHOICES].notna(), None)
+    rows = rows[COLUMNS]
     if not judge.by_log_odds:
         return rows
-    mean = (odds[0] + odds[1]) / 2
+    odds = pd.DataFrame(
+        {"first": [o for _, o in shown_first], "second": [o for _, o in shown_second]},
+        index=asked.index,
+        dtype=float,
+    )
+    mean = odds.mean(axis=1, skipna=False).reindex(pairs.index)
     average = [
         None if np.isnan(m) else "method" if m > 0 else "baseline" if m < 0 else "tie" for m in mean
     ]
     return rows.assign(log_odds=mean, verdict_average=pd.Series(average, pairs.index, object))
+
+
+def _in_favour(replies: Sequence[Reply], who: Mapping[str, str]) -> list[tuple[str | None, float]]:
+    """Of each reply whose completion it chose, None for none, and its log-odds in favour of RPO,
+    NaN for none. who: whose completion stood "first" and "second"."""
+    sign = 1 if who["first"] == "method" else -1
+    return [
+        (
+            who.get(reply.choice),
+            np.nan if reply.log_odds is None else sign * reply.log_odds,
+        )
+        for reply in replies
+    ]
+
+
+def _agreed(one: str | None, other: str | None) -> str | None:
+    """The verdict of two choices, one an order."""
+    if one is None or other is None:
+        return None
+    return one if one == other else "tie"
 
 
 # ---- the bench and its files ---------------------------------------------------------------------
@@ -320,7 +340,7 @@ def _read(path: Path) -> pd.DataFrame:
                 "which no judge gives; delete the "
                 "file and judge again (python -m rpo_nb judge)"
             )
-    kinds = dict.fromkeys([*ANSWERS, "verdict_average"], object) | {"log_odds": float}
+    kinds = dict.fromkeys([*CHOICES, "verdict_average"], object) | {"log_odds": float}
     columns = [*COLUMNS, *(AVERAGE if rows and AVERAGE[0] in rows[0] else ())]
     return pd.DataFrame(
         {c: pd.Series([row[c] for row in rows], dtype=kinds.get(c)) for c in columns}

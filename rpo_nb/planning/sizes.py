@@ -239,7 +239,7 @@ def size_plan(
         for cell in grid.cells(profile)
         if cell.size == size
     }
-    answers = sum(not file.is_file() for file in cells)
+    missing = sum(not file.is_file() for file in cells)
     sets = {run.key: rows.best_of_each() if ROWS[run.method].best_only else rows for run in left}
     schedules = {key: schedule(part, training) for key, part in sets.items()}
     tokens_once = sum(part.encoded + part.completed for part in sets.values())
@@ -253,7 +253,7 @@ def size_plan(
         "steps": schedule(rows, training)[0],
         "steps in all": sum(steps for steps, _, _ in schedules.values()),
         "training tokens": training.epochs * tokens_once,
-        "generated tokens": answers * rows.validation * profile.decoding.max_new_tokens,
+        "generated tokens": missing * rows.validation * profile.decoding.max_new_tokens,
         "measured": rows.measured,
     }
     if config is None:
@@ -265,7 +265,7 @@ def size_plan(
     )
     seconds += len({run.seed for run in left}) * _reference_seconds(
         basis
-    ) + answers * _generation_seconds(basis)
+    ) + missing * _generation_seconds(basis)
     return made | {
         "parameters": basis.count.all,
         "memory": sum(parts.values()),
@@ -289,14 +289,14 @@ def _memory(basis: Basis) -> dict[str, float]:
         completion_tokens=rows.longest_completion,
         dropout=max(preset.dropout for preset in profile.presets.values()),
     )
-    answer = costs.generation_memory(
+    generation = costs.generation_memory(
         basis.config,
         basis.count,
         training,
         rows=min(profile.evaluation.generation_batch_size, rows.validation),
         tokens=profile.limits(basis.size)["max_prompt_tokens"] + profile.decoding.max_new_tokens,
     )
-    return step if sum(step.values()) >= answer else {"generation": answer}
+    return step if sum(step.values()) >= generation else {"generation": generation}
 
 
 def _training_seconds(basis: Basis, rows: Rows, passes: int, method: str) -> float:
@@ -322,8 +322,8 @@ def _reference_seconds(basis: Basis) -> float:
 
 
 def _generation_seconds(basis: Basis) -> float:
-    """The answers to the validation prompts at full length: every token reads all weights of the
-    decoder once a batch."""
+    """The completions of the validation prompts at full length: every token reads all weights of
+    the decoder once a batch."""
     profile, count, device = basis.profile, basis.count, basis.device
     batch = min(profile.evaluation.generation_batch_size, basis.rows.validation)
     held = costs.weight_bytes(count, basis.training) * (count.decoder + count.head) / count.all

@@ -1,6 +1,6 @@
 """What no profile's results need: caches and policies of earlier code, data, settings or weights.
 
-Needed is what a rerun of the reproductions in results/ would look for, by the same keys. Answers of
+Needed is what a rerun of the reproductions in results/ would look for, by the same keys. Replies of
 judges (verdicts/ of the cache) are never listed: asking again may cost money.
 """
 

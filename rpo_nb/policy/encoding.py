@@ -1,7 +1,7 @@
 """Prompts and completions to token ids, as a model was trained to read them.
 
 A prompt has what its tokenizer adds by itself (BOS, `<s>`, a language code) and, of a causal model,
-no end; a completion ends as the model ends its answers.
+no end; a completion ends as the model ends its turns.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rpo_nb.policy.fitting import Messages, cut_in_the_middle, cut_template, new
 
 Prompt = str | list[dict[str, str]]  # a text, or the messages of a conversation
 MARK = r"<(?!0x)[^<>]+>|\[[^\[\]]+\]"  # a token that looks like one: <…> or […], but no byte
-ANSWER = "Zqx 42"  # stands for an assistant's turn in a chat template that is read
+TURN = "Zqx 42"  # stands for an assistant's turn in a chat template that is read
 
 
 def encode(
@@ -64,7 +64,7 @@ def encode(
             found.append(before + (ids if fits else _cut(tokenizer, conversation, room)) + after)
         return found
 
-    def answered(texts: list[str]) -> list[list[int]]:
+    def completed(texts: list[str]) -> list[list[int]]:
         room = max(0, max_completion_tokens - len(before) - len(after))
         encoded = _tokenized(tokenizer, texts, target=not causal)
         return [before + ids[:room] + after for ids in encoded]
@@ -75,7 +75,7 @@ def encode(
         before, after = added_tokens(tokenizer, target=True)
         end = tokenizer.eos_token_id
         after = [*after[: after.index(end)], end] if end in after else [end]
-    return list(zip(distinct(prompts, asked), distinct(completions, answered), strict=True))
+    return list(zip(distinct(prompts, asked), distinct(completions, completed), strict=True))
 
 
 def added_tokens(tokenizer: Any, *, target: bool = False) -> tuple[list[int], list[int]]:
@@ -121,11 +121,11 @@ def end_of_turn(tokenizer: Any) -> list[int]:
     if not getattr(tokenizer, "chat_template", None):
         return end
     text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "a"}, {"role": "assistant", "content": ANSWER}], tokenize=False
+        [{"role": "user", "content": "a"}, {"role": "assistant", "content": TURN}], tokenize=False
     )
-    answered = text.rfind(ANSWER) + len(ANSWER)
-    ids, before = _tokenized(tokenizer, [text, text[:answered]])
-    if text.rfind(ANSWER) < 0 or ids[: len(before)] != before:
+    end_of_text = text.rfind(TURN) + len(TURN)
+    ids, before = _tokenized(tokenizer, [text, text[:end_of_text]])
+    if text.rfind(TURN) < 0 or ids[: len(before)] != before:
         return end
     added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.content.strip()}
     added = (added | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id}
@@ -143,7 +143,7 @@ def _messages(prompt: Prompt) -> Messages:
 
 
 def _template_ids(tokenizer: Any, messages: Messages) -> list[int]:
-    """Ids of a conversation in the chat template, with its opening of the answer."""
+    """Ids of a conversation in the chat template, with its opening of the completion."""
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     return _tokenized(tokenizer, [text])[0]
 

@@ -224,12 +224,12 @@ def joined(
     width = input_ids.shape[1] + labels.shape[1]
     place = torch.arange(width, device=labels.device).expand(len(labels), -1)
     prompt = input_ids[group].gather(1, place.clamp(max=input_ids.shape[1] - 1))
-    answer = labels.gather(1, (place - before).clamp(0, labels.shape[1] - 1))
+    completion = labels.gather(1, (place - before).clamp(0, labels.shape[1] - 1))
     outside = (place < before) | (place >= before + labels.shape[1])
-    answer = answer.masked_fill(outside, IGNORE)
-    ids = torch.where(place < before, prompt, answer)
-    seen = ((place < before) | (answer != IGNORE)).long()
-    return ids.masked_fill(ids == IGNORE, 0), seen, answer
+    completion = completion.masked_fill(outside, IGNORE)
+    ids = torch.where(place < before, prompt, completion)
+    seen = ((place < before) | (completion != IGNORE)).long()
+    return ids.masked_fill(ids == IGNORE, 0), seen, completion
 
 
 def whole_states(
@@ -318,11 +318,14 @@ def plain_logits(
     """The logits of all labels, by a forward pass of each row alone, without padding."""
     found = []
     for which, row in zip(group.tolist(), labels, strict=True):
-        prompt, answer = ids[which, : int(mask[which].sum())], row[row != IGNORE]
+        prompt, completion = ids[which, : int(mask[which].sum())], row[row != IGNORE]
         if core.config.is_encoder_decoder:
-            row_ids, more = prompt, {"decoder_input_ids": shift_right(core, answer.unsqueeze(0))}
+            row_ids, more = (
+                prompt,
+                {"decoder_input_ids": shift_right(core, completion.unsqueeze(0))},
+            )
         else:
-            row_ids, more = torch.cat([prompt, answer]), {}
+            row_ids, more = torch.cat([prompt, completion]), {}
         row_ids = row_ids.unsqueeze(0)
         logits = core(
             input_ids=row_ids, attention_mask=torch.ones_like(row_ids), use_cache=False, **more

@@ -45,7 +45,7 @@ from rpo_nb.store import STAMP, again, digest_of, file_digest, read_sealed, seal
 # folders of a reproduction
 RESULTS = ("data", "figures", "generations", "publish", "runs", "tables", "verdicts")
 LOG = Path("runs") / "snakemake.log"
-ANSWERS = "completions-*.json"  # in the folder of a policy, or in one without: the reference's
+COMPLETIONS = "completions-*.json"  # in the folder of a policy, or in one without: the reference's
 
 
 def params(notebook: str, profile: Profile) -> dict[str, str]:
@@ -186,10 +186,10 @@ def distrust(profile: Profile, out: Path) -> list[str]:
             marker.unlink(missing_ok=True)
             doubted.append(job)
     for folder in sorted(
-        {file.parent for name in (STAMP, ANSWERS) for file in (out / "runs").rglob(name)}
+        {file.parent for name in (STAMP, COMPLETIONS) for file in (out / "runs").rglob(name)}
     ):
-        answers = [file for file in sorted(folder.glob(ANSWERS)) if read_sealed(file) is None]
-        if answers or (folder / STAMP).exists() and sealed(folder, quick=True) is None:
+        damaged = [file for file in sorted(folder.glob(COMPLETIONS)) if read_sealed(file) is None]
+        if damaged or (folder / STAMP).exists() and sealed(folder, quick=True) is None:
             makers = [
                 LAB,
                 PAPER_B,

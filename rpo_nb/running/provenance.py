@@ -27,11 +27,11 @@ STEPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("experiment.runs",),
         ("data", "pocket", "experiment.references", "partition", "policy.generation"),
     ),
-    "answers": (
+    "completions": (
         ("experiment.generations", "policy.generation"),
         ("data", "pocket", "experiment.references", "partition", "training", "policy.vllm_engine"),
     ),
-    "answers by vllm": (
+    "completions by vllm": (
         ("experiment.generations", "policy.generation"),
         ("data", "pocket", "experiment.references", "partition", "training"),
     ),

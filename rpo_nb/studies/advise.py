@@ -109,13 +109,13 @@ def look(profile: Profile, size: str, seed: int, judge: Judge | None) -> tuple[D
             max_prompt_tokens=profile.limits(size)["max_prompt_tokens"],
             batch_size=profile.evaluation.generation_batch_size,
         )
-    answers = [
+    chances = [
         {"first": 100.0, "second": 0.0}.get(a, np.nan) for a in judge.compare(prompts, theirs, own)
     ]
-    answers += [
+    chances += [
         {"first": 0.0, "second": 100.0}.get(a, np.nan) for a in judge.compare(prompts, own, theirs)
     ]
-    return Data(k, single_share(train), logp, float(np.nanmean(answers))), lines
+    return Data(k, single_share(train), logp, float(np.nanmean(chances))), lines
 
 
 def evidence(folder: Path | str = TABLES) -> tuple[pd.DataFrame, pd.DataFrame]:

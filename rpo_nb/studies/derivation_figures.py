@@ -151,7 +151,7 @@ def targets(
         xlim=(0, 100),
         xlabel="share of the first step's loss, %",
         ylabel="",
-        title="What the targets are about: only the orange part tells a good answer from a bad one",
+        title="What the targets are about: only the orange part tells good from bad",
     )
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncol=3)
     return fig

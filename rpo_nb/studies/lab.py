@@ -175,7 +175,7 @@ class Study:
 
     @cached_property
     def world(self) -> str:
-        """What its policies and answers are made from, in one key: see `runs.train_runs`."""
+        """What its policies and completions are made from, in one key: see `runs.train_runs`."""
         return grid.world_key(
             self.profile,
             self.size,

@@ -6,8 +6,8 @@ itself, and iterations of both.
                                      probe=Probe(...), ...)
     outcome = align(trainer)  # trainer.model: the best checkpoint by validation reward
 
-Every policy is looked at by the same `Probe`: sampled answers to fixed prompts, scored, with their
-log-probabilities.
+Every policy is looked at by the same `Probe`: sampled completions of fixed prompts, scored, with
+their log-probabilities.
 """
 
 from __future__ import annotations
@@ -165,8 +165,8 @@ class AlignmentTrainer(PolicyTrainer):
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
         """The probe's measures of the policy as it is; stops a training whose reward has
         collapsed."""
-        answers = self.probe.answers(self.accelerator.unwrap_model(self.model).policy)
-        found = measures(answers, list(self.probe.scores))
+        completions = self.probe.completions(self.accelerator.unwrap_model(self.model).policy)
+        found = measures(completions, list(self.probe.scores))
         self.curve.append({"step": self.state.global_step, **found})
         if self.state.global_step and found[self.watched] < self.floor:
             self.reason = (

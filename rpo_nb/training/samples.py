@@ -87,17 +87,19 @@ class Reader:
 
 @dataclass
 class Probe:
-    """Looks at a policy through its sampled answers to fixed prompts. Scores: name -> Score, the
-    first is the ground truth."""
+    """Looks at a policy through its sampled completions of fixed prompts. Scores: name -> Score,
+    the first is the ground truth."""
 
     prompts: list[str]
     scores: dict[str, Score]
     reader: Reader
     reference: nn.Module | None  # None: the policy with its adapter off
     seed: int
-    baseline: list[str] = field(default_factory=list)  # the reference's answers, whom a win is over
+    baseline: list[str] = field(
+        default_factory=list
+    )  # the reference's completions, whom a win is over
 
-    def answers(self, model: nn.Module) -> pd.DataFrame:
+    def completions(self, model: nn.Module) -> pd.DataFrame:
         """One row a prompt: prompt, completion, policy_logp, ref_logp, tokens, baseline, and
         <score> and <score>_baseline of each score."""
         drawn = self.reader.samples(model, self.prompts, 1, self.seed)
@@ -121,22 +123,22 @@ class Probe:
         return rows
 
 
-def measures(answers: pd.DataFrame, scores: Sequence[str]) -> dict[str, float]:
-    """Of a probe's answers: mean of each score; win_rate (share of prompts where the first score is
-    above the baseline's, ties half); kl = E[log πθ − log πref] over the policy's own samples with
-    its 95 % interval; entropy = −E[log πθ], nats a text; tokens a text; n."""
-    ratio = answers["policy_logp"] - answers["ref_logp"]
+def measures(rows: pd.DataFrame, scores: Sequence[str]) -> dict[str, float]:
+    """Of a probe's completions: mean of each score; win_rate (share of prompts where the first
+    score is above the baseline's, ties half); kl = E[log πθ − log πref] over the policy's own
+    samples with its 95 % interval; entropy = −E[log πθ], nats a text; tokens a text; n."""
+    ratio = rows["policy_logp"] - rows["ref_logp"]
     kl, low, high = intervals.student(ratio)
-    ahead = answers[scores[0]] - answers[f"{scores[0]}_baseline"]
+    ahead = rows[scores[0]] - rows[f"{scores[0]}_baseline"]
     return {
-        **{name: float(answers[name].mean()) for name in scores},
+        **{name: float(rows[name].mean()) for name in scores},
         "win_rate": float((np.sign(ahead) + 1).mean() / 2),
         "kl": kl,
         "kl_low": low,
         "kl_high": high,
-        "entropy": float(-answers["policy_logp"].mean()),
-        "tokens": float(answers["tokens"].mean()),
-        "n": len(answers),
+        "entropy": float(-rows["policy_logp"].mean()),
+        "tokens": float(rows["tokens"].mean()),
+        "n": len(rows),
     }
 
 

@@ -117,7 +117,7 @@ def test_the_store_refuses_rows_that_are_no_verdict(server, row, capsys):  # noq
         endpoint(server).replies(["p"], ["x"], ["y"]) == [Reply("first", 2.0)]
         and len(server.requests) == 2
     )
-    assert "1 of 1 stored answers are no verdicts" in capsys.readouterr().out
+    assert "1 of 1 stored replies are no verdicts" in capsys.readouterr().out
 
 
 def test_a_reply_that_is_no_verdict_is_not_stored(server, monkeypatch):  # noqa: F811

@@ -40,8 +40,8 @@ def test_log_odds_are_those_of_the_next_token(folder):
     replies = judge.replies(*questions())
     expected = [plainly(judge, Question(*q)) for q in zip(*questions(), strict=True)]
     assert [r.log_odds for r in replies] == pytest.approx(expected, abs=2e-4)
-    assert [r.answer for r in replies] == ["first" if e >= 0 else "second" for e in expected]
-    assert len({r.answer for r in replies}) == 2  # else the comparison shows little
+    assert [r.choice for r in replies] == ["first" if e >= 0 else "second" for e in expected]
+    assert len({r.choice for r in replies}) == 2  # else the comparison shows little
 
 
 def test_batch_padding_and_shared_beginning_change_nothing(folder):
@@ -110,7 +110,7 @@ def test_control_tokens_that_slip_through_give_no_verdict(folder, monkeypatch):
     )
     assert (
         replies[0] == language_models.Reply(None, None, language_models.CONTROL)
-        and replies[1].answer
+        and replies[1].choice
     )
     assert "1 of 2 questions hold control tokens" in judge.remarks()[0]
 
@@ -136,7 +136,7 @@ def test_a_likeliest_answer_that_is_no_letter_is_said(folder):
     off = sum(likeliest not in sum(judge.letters, []) for likeliest in logits.argmax(1).tolist())
     assert (
         judge.notes[language_models.OFF] == off > 0
-        and f"{off} of 12 questions have a likeliest answer" in judge.remarks()[0]
+        and f"{off} of 12 questions have a likeliest reply" in judge.remarks()[0]
     )
 
 

@@ -34,7 +34,7 @@ class ByOdds(Judge):
         )
 
     def compare(self, prompts, first, second):
-        return [reply.answer for reply in self.replies(prompts, first, second)]
+        return [reply.choice for reply in self.replies(prompts, first, second)]
 
     def failed(self):
         return self.notes[language_models.FAILED]

@@ -156,7 +156,7 @@ def test_attacks_move_a_real_model_less_than_without_the_defence(smollm, monkeyp
         odds = np.array([r.log_odds for r in replies]).reshape(len(suffixes), len(PAIRS), 2)
         mean = (odds[..., 0] - odds[..., 1]) / 2
         won = [
-            (r.answer == "first", s.answer == "second")
+            (r.choice == "first", s.choice == "second")
             for r, s in zip(replies[::2], replies[1::2], strict=True)
         ]
         return mean[1:] - mean[0], np.array([a and b for a, b in won]).reshape(

@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 from rpo_nb.config.loading import load_profile
 from rpo_nb.config.schema import DataConfig, EvaluationConfig
 from rpo_nb.experiment import inputs
-from rpo_nb.judging import reward_model, reward_training, verdicts
+from rpo_nb.judging import reward_training, verdicts
 from rpo_nb.judging.rates import accuracy_by_gap, held_out_comparisons
 from rpo_nb.judging.reward_model import RewardModel, RewardNet, bradley_terry
 from rpo_nb.judging.reward_training import comparisons, train_reward_model
@@ -288,8 +288,7 @@ def test_a_reward_model_of_another_loss_or_rank_is_another_file(tmp_path, monkey
     names = []
     monkeypatch.setattr(inputs, "reference_path", lambda *_: "some/policy")
     monkeypatch.setattr(inputs, "splits", lambda *_: SimpleNamespace(held_out=toy))
-    monkeypatch.setattr(verdicts, "cached", lambda folder, make: names.append(folder.name))
-    monkeypatch.setattr(reward_model.RewardModel, "load", lambda folder, base: None)
+    monkeypatch.setattr(verdicts, "learnt", lambda folder, *_, **__: names.append(folder.name))
     for overrides in (
         {},
         {"judge_loss": "bradley_terry", "judge_lora_rank": 0},

@@ -37,7 +37,7 @@ def test_log_odds_come_from_the_listed_tokens(server):
     assert [r.log_odds for r in replies[:2]] == pytest.approx(odds, abs=1e-4)
     # of an unlisted letter nothing is known, so the text is read
     assert replies[2].log_odds is None
-    assert [r.answer for r in replies] == ["first", "second", "first", None] and replies[
+    assert [r.choice for r in replies] == ["first", "second", "first", None] and replies[
         3
     ].note == language_models.NEITHER
     assert [r.note for r in replies[:2]] == [language_models.OFF, ""]
@@ -217,7 +217,7 @@ def test_a_server_that_dies_half_way_leaves_nulls_and_a_rerun_asks_only_those(
         and rows["log_odds"].isna().all()
     )
     assert (
-        "judge server: 12 of 20 questions got no answer" in said
+        "judge server: 12 of 20 questions got no reply" in said
         and "start it" in said
         and len(server.requests) <= 8 + 3 + 4
     )

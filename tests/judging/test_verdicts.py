@@ -262,3 +262,12 @@ def test_the_checker_is_refused_where_it_knows_nothing(profile, tmp_path):
     )
     with pytest.raises(ValueError, match="checker.*pocket world.*mine.jsonl"):
         judges_for(own, tmp_path, 0)
+
+
+def test_a_checker_whose_rule_lies_in_no_file_is_refused():
+    typed: dict = {"__name__": "__main__"}
+    exec("def rule(prompt, completion):\n    return 1.0", typed)
+    rule = typed["rule"]
+    rule.__module__ = "nowhere"
+    with pytest.raises(ValueError, match="'rule' lies in no file.*put it into a module"):
+        _ = Checker(rule).identity

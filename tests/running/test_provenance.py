@@ -166,8 +166,8 @@ def test_every_step_reads_what_it_must():
     training = {"training.losses", "training.trainer", "objectives", "policy.prefixes"}
     assert training | {"experiment.runs", "config.schema"} <= of_step("training")
     answers = {"policy.generation", "policy.load", "experiment.generations"}
-    assert answers <= of_step("answers")
-    assert "policy.vllm_engine" in of_step("answers by vllm") - of_step("answers")
+    assert answers <= of_step("completions")
+    assert "policy.vllm_engine" in of_step("completions by vllm") - of_step("completions")
     assert {"experiment.references", "pocket", "training.trainer"} <= of_step("reference")
     assert {"judging.reward_model", "policy.logps"} <= of_step("reward model")
     online = {"training.alignment", "training.reward_aware", "training.samples"}

@@ -85,13 +85,15 @@ def test_a_cut_completion_has_the_log_probability_of_what_was_drawn(calm):
             .log_softmax(0)
         )
     probe = Probe(asked, {"length": length}, reader, model, seed=3)
-    answers = probe.answers(model)
-    assert set(answers["tokens"]) == {1}
+    completions = probe.completions(model)
+    assert set(completions["tokens"]) == {1}
     # each is of one token
-    assert np.abs(answers["policy_logp"].to_numpy()[:, None] - logps.numpy()).min(1).max() < 1e-4
+    assert (
+        np.abs(completions["policy_logp"].to_numpy()[:, None] - logps.numpy()).min(1).max() < 1e-4
+    )
     entropy = float(-(logps.exp() * logps).sum())
-    assert measures(answers, ["length"])["entropy"] == pytest.approx(
-        entropy, abs=4 * answers["policy_logp"].std() / len(answers) ** 0.5
+    assert measures(completions, ["length"])["entropy"] == pytest.approx(
+        entropy, abs=4 * completions["policy_logp"].std() / len(completions) ** 0.5
     )
     data = respond(model, model, asked[:50], 1, length, reader, seed=1)
     assert {len(completion) for _, completion in data.encoded} == {1}  # what is trained on, too
@@ -215,7 +217,7 @@ def test_the_best_checkpoint_by_validation_reward_remains(calm, tmp_path):
         outcome["best"] == best["length"]
         and trainer.curve[outcome["best_step"] - 1]["length"] == best["length"]
     )
-    assert trainer.probe.answers(trainer.model.policy)["length"].mean() == best["length"]
+    assert trainer.probe.completions(trainer.model.policy)["length"].mean() == best["length"]
 
 
 def test_a_collapsed_reward_stops_the_training_and_says_why(calm, tmp_path):
@@ -265,7 +267,7 @@ def test_no_tuple_is_refused(calm, tmp_path):
 
 
 def test_measures_by_hand():
-    answers = pd.DataFrame(
+    completions = pd.DataFrame(
         {
             "policy_logp": [-1.0, -3.0],
             "ref_logp": [-2.0, -7.0],
@@ -276,7 +278,7 @@ def test_measures_by_hand():
             "b_baseline": [9.0, 9.0],
         }
     )
-    found = measures(answers, ["a", "b"])
+    found = measures(completions, ["a", "b"])
     assert (
         found["a"] == 6
         and found["b"] == 1

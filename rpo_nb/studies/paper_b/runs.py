@@ -84,15 +84,15 @@ def _ensure_seed(profile: Profile, out: Path, seed: int, progress: bool) -> int:
 
 
 def train(world: World, run: Run) -> None:
-    """Train a run and write its folder: policy/, curve.csv (validation), answers.jsonl.gz (test and
-    out of distribution), and last done.json."""
+    """Train a run and write its folder: policy/, curve.csv (validation), completions.jsonl.gz
+    (test and out of distribution), and last done.json."""
     from transformers import set_seed
 
     config, folder = world.config, world.folder(run)
     shutil.rmtree(folder, ignore_errors=True)  # what an interrupted training left
     folder.mkdir(parents=True)
     if not run.setting:
-        _write_answers(world, run, world.reference, world.probe("final", run.judge), folder)
+        _write_completions(world, run, world.reference, world.probe("final", run.judge), folder)
         seal(folder)
         return
     set_seed(world.seed)
@@ -120,7 +120,7 @@ def train(world: World, run: Run) -> None:
     if within:
         world.release()
     model = world.load(run.start, trained=True)
-    before = probe.answers(model)
+    before = probe.completions(model)
     trainer = alignment.make_alignment_trainer(
         model,
         world.reader,
@@ -136,7 +136,7 @@ def train(world: World, run: Run) -> None:
         micro_batch_tokens=training.micro_batch_tokens,
     )
     outcome = alignment.align(trainer)
-    _write_answers(world, run, trainer.model.policy, final, folder)
+    _write_completions(world, run, trainer.model.policy, final, folder)
     save_policy(
         trainer, world.reader.tokenizer, folder / "policy", base=world.profile.sizes[world.size].id
     )
@@ -153,9 +153,11 @@ def train(world: World, run: Run) -> None:
     )
 
 
-def _write_answers(world: World, run: Run, model: Any, probe: Probe, folder: Path) -> None:
+def _write_completions(world: World, run: Run, model: Any, probe: Probe, folder: Path) -> None:
     splits = np.repeat(world.splits, [len(world.prompts[split]) for split in world.splits])
-    atomic_write(folder / "answers.jsonl.gz", packed(probe.answers(model).assign(split=splits)))
+    atomic_write(
+        folder / "completions.jsonl.gz", packed(probe.completions(model).assign(split=splits))
+    )
 
 
 def _objective(config: PaperB, run: Run, eta: float) -> Objective:
@@ -215,8 +217,8 @@ def load(profile: Profile, out: str | Path) -> tuple[pd.DataFrame, pd.DataFrame,
                     f"paper B's policy {run.name}, seed {seed}, is not trained; run "
                     "paper_b.ensure first"
                 )
-            answers = pd.DataFrame(unpacked(folder / "answers.jsonl.gz"))
-            for split, rows in answers.groupby("split", sort=False):
+            completions = pd.DataFrame(unpacked(folder / "completions.jsonl.gz"))
+            for split, rows in completions.groupby("split", sort=False):
                 results.append(
                     {
                         "run": run.name,
@@ -242,12 +244,12 @@ def load(profile: Profile, out: str | Path) -> tuple[pd.DataFrame, pd.DataFrame,
 
 
 def write_generations(profile: Profile, out: str | Path) -> None:
-    """<out>/generations/paper_b/seed<n>.jsonl.gz: every policy's answers, their scores and
+    """<out>/generations/paper_b/seed<n>.jsonl.gz: every policy's completions, their scores and
     log-probabilities; run "sft" is the reference."""
     for seed in profile.paper_b.seeds:
         world = World(profile, seed, Path(out))
         parts = [
-            pd.DataFrame(unpacked(world.folder(run) / "answers.jsonl.gz")).assign(
+            pd.DataFrame(unpacked(world.folder(run) / "completions.jsonl.gz")).assign(
                 run=run.name, seed=seed
             )
             for run in world.runs

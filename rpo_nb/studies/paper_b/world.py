@@ -50,7 +50,7 @@ class World:
     # (prompts, start) -> responses, truth's rewards, raw
     data: dict[tuple[str, str], Responses] = field(default_factory=dict)
     learnt: dict[str, Any] = field(default_factory=dict)  # reward models that are loaded
-    # the reference's answers to the prompts of each probe
+    # the reference's completions of the prompts of each probe
     baselines: dict[str, list[str]] = field(default_factory=dict)
     config: PaperB = field(init=False)
 
@@ -334,7 +334,7 @@ class World:
             profile.evaluation.model_dump(mode="json", include=judges),
             step_code("paper B"),
         ]
-        # as of the grid's answers
+        # as of the grid's completions
         batch = profile.evaluation.generation_batch_size if profile.training.bf16 else None
         return content_key(
             [*shared, batch, profile.generation, self.seed, *([vars(run)] if run else [])]
