@@ -41,7 +41,7 @@ from typing import Any, NamedTuple
 
 from rpo_nb.config.keys import content_key
 from rpo_nb.config.schema import LLMJudge
-from rpo_nb.judging.judges import Answer, Judge, Reply
+from rpo_nb.judging.judges import Choice, Judge, Reply
 from rpo_nb.remedies import room_for
 from rpo_nb.reporting.published import published_numbers
 from rpo_nb.running import provenance
@@ -176,7 +176,7 @@ class LanguageModelJudge(Judge):
 
     def compare(
         self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]
-    ) -> list[Answer]:
+    ) -> list[Choice]:
         """See `judges.Judge.compare`."""
         return [reply.choice for reply in self.replies(prompts, first, second)]
 
