@@ -6,6 +6,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from copy import copy
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -86,6 +87,71 @@ def _penalties(setup: Any, mask: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     return penalised
 
 
+@dataclass
+class _Unfinished:
+    """Rows that `generate` goes on with: [n] of each."""
+
+    rows: list[int]  # their places among the prompts
+    ids: Tensor  # what has been read and written, padded
+    mask: Tensor  # 1 where a prompt is, of the encoder's input or of the first columns of ids
+    cache: Any
+    encoded: Tensor | None  # the encoder's last states
+
+    def keep(self, which: Tensor) -> None:
+        """Only these of the rows."""
+        self.rows = [self.rows[i] for i in which.tolist()]
+        if self.rows:
+            self.cache.reorder_cache(which)
+            self.ids, self.mask = self.ids[which], self.mask[which]
+            self.encoded = None if self.encoded is None else self.encoded[which]
+
+    def inputs(self, width: int) -> dict[str, Any]:
+        """What `generate` takes. width: of ids before anything was written."""
+        from transformers.modeling_outputs import BaseModelOutput
+
+        if self.encoded is None:
+            written = torch.ones_like(self.ids[:, width:])
+            return {
+                "input_ids": self.ids,
+                "attention_mask": torch.cat([self.mask, written], 1),
+            }
+        return {
+            "encoder_outputs": BaseModelOutput(self.encoded),
+            "attention_mask": self.mask,
+            "decoder_input_ids": self.ids,
+            "decoder_attention_mask": torch.ones_like(self.ids),
+        }
+
+
+def _read(core: nn.Module, prompts: Sequence[tuple[int, ...]], setup: Any) -> _Unfinished:
+    """All prompts, each distinct one read once, nothing written yet."""
+    seq2seq, everything = core.config.is_encoder_decoder, list(range(len(prompts)))
+    place = {ids: i for i, ids in enumerate(dict.fromkeys(prompts))}
+    which = torch.tensor([place[ids] for ids in prompts], device=core.device)
+    distinct = [torch.tensor(ids) for ids in place]
+    side = "right" if seq2seq else "left"
+    padded = pad_sequence(
+        distinct, batch_first=True, padding_value=setup.pad_token_id, padding_side=side
+    ).to(core.device)
+    mask = pad_sequence(
+        [torch.ones_like(ids) for ids in distinct], batch_first=True, padding_side=side
+    ).to(core.device)
+    if seq2seq:
+        encoded = core.get_encoder()(input_ids=padded, attention_mask=mask).last_hidden_state
+        start = torch.full((len(prompts), 1), setup.decoder_start_token_id, device=core.device)
+        return _Unfinished(everything, start, mask[which], None, encoded[which])
+    cache = None
+    # all but the last token, whose logits start the completions
+    if len(place) < len(prompts) and padded.shape[1] > 1:
+        cache = core.generate(
+            input_ids=padded[:, :-1],
+            attention_mask=mask[:, :-1],
+            generation_config=_for_steps(setup, 1),
+        ).past_key_values
+        cache.reorder_cache(which)
+    return _Unfinished(everything, padded[which], mask[which], cache, None)
+
+
 def _complete(
     core: nn.Module, prompts: Sequence[tuple[int, ...]], setup: Any, processing: Processing | None
 ) -> list[Tensor]:
@@ -94,80 +160,36 @@ def _complete(
     Equal prompts are read once. `generate` runs until half of its rows have ended; the others go on
     from their cache without them, as often as needed.
     """
-    from transformers.modeling_outputs import BaseModelOutput
-
-    seq2seq, rows = core.config.is_encoder_decoder, len(prompts)
-    place = {ids: i for i, ids in enumerate(dict.fromkeys(prompts))}
-    which = torch.tensor([place[ids] for ids in prompts], device=core.device)
-    distinct = [torch.tensor(ids) for ids in place]
-    side = "right" if seq2seq else "left"
-    inputs = pad_sequence(
-        distinct, batch_first=True, padding_value=setup.pad_token_id, padding_side=side
-    ).to(core.device)
-    mask = pad_sequence(
-        [torch.ones_like(ids) for ids in distinct], batch_first=True, padding_side=side
-    ).to(core.device)
-    cache = None
-    if seq2seq:
-        states = core.get_encoder()(input_ids=inputs, attention_mask=mask).last_hidden_state[which]
-        ids = torch.full((rows, 1), setup.decoder_start_token_id, device=core.device)
-    else:
-        # all but the last token, whose logits start the completions
-        if len(place) < rows and inputs.shape[1] > 1:
-            cache = core.generate(
-                input_ids=inputs[:, :-1],
-                attention_mask=mask[:, :-1],
-                generation_config=_for_steps(setup, 1),
-            ).past_key_values
-            cache.reorder_cache(which)
-        ids = inputs[which]
-        setup, asked = copy(setup), setup
-        setup.repetition_penalty = setup.no_repeat_ngram_size = None  # `_penalties` instead
-    mask, width, limit = mask[which], ids.shape[1], setup.max_new_tokens
-    live, new = list(range(rows)), [None] * rows
+    left = _read(core, prompts, setup)
+    width, limit = left.ids.shape[1], setup.max_new_tokens
     stops = torch.tensor(setup.eos_token_id, device=core.device)
+    asked, setup = setup, copy(setup)
+    if left.encoded is None:
+        setup.repetition_penalty = setup.no_repeat_ngram_size = None  # `_penalties` instead
 
-    def ended(tokens: Tensor) -> Tensor:
-        return torch.isin(tokens[:, width:], stops).any(1)
+    def ended(ids: Tensor) -> Tensor:
+        return torch.isin(ids[:, width:], stops).any(1)
 
-    def half_ended(tokens: Tensor, scores: Any, **_: Any) -> Tensor:
-        return ended(tokens).float().mean().ge(0.5).expand(len(tokens))
+    def half_ended(ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        return ended(ids).float().mean().ge(0.5).expand(len(ids))
 
-    while live:
-        grown = torch.ones_like(ids[:, width:])
-        known = (
-            {
-                "encoder_outputs": BaseModelOutput(states),
-                "attention_mask": mask,
-                "decoder_input_ids": ids,
-                "decoder_attention_mask": torch.ones_like(ids),
-            }
-            if seq2seq
-            else {"input_ids": ids, "attention_mask": torch.cat([mask, grown], 1)}
-        )
-        processors = ([] if seq2seq else [_penalties(asked, mask)]) + (
-            [processing(live)] if processing else []
-        )
+    completions: list[Any] = [None] * len(prompts)
+    while left.rows:
+        processors = [] if left.encoded is not None else [_penalties(asked, left.mask)]
         out = core.generate(
-            **known,
-            past_key_values=cache,
-            generation_config=_for_steps(setup, limit - grown.shape[1]),
-            logits_processor=processors,
+            **left.inputs(width),
+            past_key_values=left.cache,
+            generation_config=_for_steps(setup, limit - (left.ids.shape[1] - width)),
+            logits_processor=processors + ([processing(left.rows)] if processing else []),
             stopping_criteria=[half_ended],
         )
-        ids, cache = out.sequences, out.past_key_values
-        done = ended(ids) | (ids.shape[1] - width >= limit)
-        for i, row, finished in zip(live, ids, done.tolist(), strict=True):
+        left.ids, left.cache = out.sequences, out.past_key_values
+        done = ended(left.ids) | (left.ids.shape[1] - width >= limit)
+        for place, ids, finished in zip(left.rows, left.ids, done.tolist(), strict=True):
             if finished:
-                new[i] = row[width:]
-        keep = (~done).nonzero().flatten()
-        live = [live[i] for i in keep.tolist()]
-        if live:
-            cache.reorder_cache(keep)
-            ids, mask = ids[keep], mask[keep]
-            if seq2seq:
-                states = states[keep]
-    return new
+                completions[place] = ids[width:]
+        left.keep((~done).nonzero().flatten())
+    return completions
 
 
 def _complete_apart(
