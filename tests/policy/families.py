@@ -199,9 +199,9 @@ def same_texts(model: torch.nn.Module, tokenizer: Any) -> tuple[tuple[int, int],
 HEADER = f"""# Models
 
 What the kit does with a model of each family, measured on tiny random ones against a plain forward
-pass of transformers {transformers.__version__.rpartition(".")[0]}: `tests/policy/test_families.py` measures it again, and `python -m tests.policy.families`
-writes this page. Log-probabilities are those of the plain forward pass, gradients too, and greedy
-completions those of `model.generate` with the checkpoint's own `generation_config`; prompts had
+pass of transformers {transformers.__version__.rpartition(".")[0]}: `tests/policy/test_families.py` measures it again, and
+`python -m tests.policy.families` writes this page. Log-probabilities are those of the plain
+forward pass, gradients too, and greedy completions those of `model.generate` with the checkpoint's own `generation_config`; prompts had
 unequal lengths and were longer than the windows.
 
 - **shared prefixes**: a prompt is read once for all its completions. **whole rows**: every row is
@@ -215,16 +215,16 @@ unequal lengths and were longer than the windows.
 FOOTER = """
 A family that is not here is tried before its first log-probability, on unequal prompts, longer than
 its narrowest window once a batch has such rows: where shared prefixes give other states than whole
-rows, whole rows are passed and one line says so; where padded whole rows give other logits than each
-row alone (to 1e-3 of the largest in float32, 5e-2 in half precision), the model is refused. What
-so few rows cannot show is refused by a rule when it is loaded: experts with room for a share of a
+rows, whole rows are passed and one line says so; where padded whole rows give other logits than
+each row alone (to 1e-3 of the largest in float32, 5e-2 in half precision), the model is refused.
+What so few rows cannot show is refused by a rule when it is loaded: experts with room for a share of a
 whole batch (NLLB-MoE), attention that is sparse in long batches only (BigBird) or chosen among
 padding too (Doge).
 
 What tokenizers add by themselves (BOS, `<s>`, a language code) is there in scoring, training and
 sampling; a causal model's prompt is not ended. A completion ends as the chat template ends an
-assistant's turn, and sampling stops there, at the tokenizer's end and at every `eos_token_id` of the
-checkpoint's `generation_config`. A token that a checkpoint forces (`forced_bos_token_id`: the
+assistant's turn, and sampling stops there, at the tokenizer's end and at every `eos_token_id` of
+the checkpoint's `generation_config`. A token that a checkpoint forces (`forced_bos_token_id`: the
 language to be written) is forced here too and counts as a token of the completion, as in
 transformers' own loss. What else it says of tokens (`bad_words_ids`, `suppress_tokens`,
 `begin_suppress_tokens`, `sequence_bias`) is followed by completions too. What it says of the
