@@ -169,7 +169,9 @@ class LanguageModelJudge(Judge):
             if not is_verdict(reply):
                 raise ValueError(f"judge {self.name!r}: {reply} is no verdict and is not stored")
             if reply.note not in self.again:
-                row = {"key": keys[question], **reply._asdict()}
+                choice, log_odds, note = reply
+                # "answer": what the files of replies have always called it
+                row = {"key": keys[question], "answer": choice, "log_odds": log_odds, "note": note}
                 append(self.store, row | {"sha256": content_key(row)})
         self.notes, self.asked = Counter(found[q].note for q in distinct), len(distinct)
         return [found[q] for q in questions]

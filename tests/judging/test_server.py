@@ -72,7 +72,7 @@ def test_without_log_probs_the_text_must_be_exactly_a_letter(server):
         None,
         None,
     ]
-    assert "4 of 6 questions got an answer that is neither A nor B" in judge.remarks()[0]
+    assert "4 of 6 questions got a reply that is neither A nor B" in judge.remarks()[0]
     rows = verdicts.judge_pairs(judge, pair_table([(0, "x", "y")]))
     assert rows["log_odds"].isna().all() and rows["verdict_average"].tolist() == [None]
 
