@@ -10,7 +10,7 @@ from rpo_nb import pocket
 from rpo_nb.config.studies import PaperB
 from rpo_nb.studies.paper_b import grid as paper_b_grid
 from rpo_nb.studies.paper_b import learnings, tables
-from rpo_nb.studies.paper_b.grid import UNSEEN, is_synthetic, prompts_of
+from rpo_nb.studies.paper_b.grid import UNSEEN, Run, is_synthetic, prompts_of, rows_of
 
 # The pocket experiments ---------------------------------------------------------------------------
 
@@ -86,6 +86,17 @@ def frame(values, seeds=(0, 1, 2)):
         for split in paper_b_grid.SPLITS[:4]
     ]
     return pd.DataFrame(rows)
+
+
+def test_rows_are_selected_by_columns_whatever_they_are_called():
+    results = frame(dict.fromkeys(RUNS, 5.0)).assign(run="unnamed")
+    for run in RUNS.values():
+        mine = rows_of(results, run)
+        assert len(mine) == 3 * 4 and (mine[list(run.columns)].nunique() <= 1).all()
+    assert len(rows_of(results, Run("dpo"), Run("kto"))) == 2 * 3 * 4
+    assert rows_of(results, Run("bwd", k=3)).empty
+    with pytest.raises(KeyError, match="iteration"):
+        rows_of(results.drop(columns="iteration"), Run("dpo"))
 
 
 def test_tables_have_the_papers_columns_and_numbers_beside():
