@@ -377,4 +377,9 @@ def test_no_temperature_is_none_in_a_run_and_nan_in_a_frame(profile):
     assert [run.tau is None for run in runs] == frame["tau"].isna().tolist()
     keys = frame[grid.KEYS].itertuples(index=False, name=None)
     assert [grid.cell_of(key) for key in keys] == [run.cell for run in runs]
-    assert {run.method for run in runs if run.tau is None} == {"reference", "sft", "kto"}
+    assert {run.method for run in runs if run.tau is None} == {
+        "reference",
+        "sft",
+        "best_of_k",
+        "kto",
+    }
