@@ -16,7 +16,7 @@ COLUMNS = ["name", "baseline", "ratio", "ratio_low", "ratio_high", "goal", "n", 
 DETAILS = ["benchmark", "name", "what", "quantity", "value", "low", "high", "n", "machine"]
 START, END = "<!-- bench:start -->", "<!-- bench:end -->"
 # whether only rows with a goal are shown
-READMES = {"README.md": True, "benchmarks/README.md": False}
+READMES = {"docs/speed.md": True, "benchmarks/README.md": False}
 
 
 def machine(quick: bool = False) -> str:
@@ -140,7 +140,7 @@ def filled(text: str, table: str) -> str:
 
 
 def fill_readmes(root: Path = ROOT) -> None:
-    """Put benchmarks/results.csv into README.md (rows with a goal) and benchmarks/README.md (all
+    """Put benchmarks/results.csv into docs/speed.md (rows with a goal) and benchmarks/README.md (all
     rows)."""
     results = pd.read_csv(root / "benchmarks" / "results.csv")
     for name, only_goals in READMES.items():

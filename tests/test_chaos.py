@@ -70,13 +70,13 @@ def test_a_full_disk_loses_nothing(whole):
     nothing_wrong(rows)
 
 
-def test_the_figures_that_the_readme_quotes_are_those_measured():
+def test_the_figures_that_the_docs_quote_are_those_measured():
     with (ROOT / "benchmarks" / "reliability.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     kinds = [row["kind"] for row in rows]
     table = pd.read_csv(ROOT / "benchmarks" / "reliability.csv")
     assert chaos.summary(table) in " ".join(
-        (ROOT / "README.md").read_text(encoding="utf-8").split()
+        (ROOT / "docs" / "speed.md").read_text(encoding="utf-8").split()
     )
     assert [kinds.count(kind) for kind in ("SIGKILL", "SIGINT", "SIGTERM")] == [20, 5, 5]
     assert kinds.count("damage") >= 30 and kinds.count("disk full") >= 1

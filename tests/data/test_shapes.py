@@ -25,17 +25,12 @@ def assistant(text):
     return {"role": "assistant", "content": text}
 
 
-# ---- README --------------------------------------------------------------------------------------
+# ---- docs/feedback.md --------------------------------------------------------------------------------------
 
 
-def readme():
-    """{title: the rows of the snippet after it} of "Your own feedback"."""
-    part = (
-        (ROOT / "README.md")
-        .read_text(encoding="utf-8")
-        .split("## Your own feedback")[1]
-        .split("python -m")[0]
-    )
+def documented():
+    """{title: the rows of the snippet after it} of docs/feedback.md."""
+    part = (ROOT / "docs" / "feedback.md").read_text(encoding="utf-8").split("-m rpo_nb")[0]
     return {
         title: [json.loads(line) for line in snippet.strip().splitlines()]
         for title, snippet in re.findall(r"\*\*(\w+)\*\*.*?```\n(.*?)```", part, re.DOTALL)
@@ -52,8 +47,8 @@ def readme():
         "Raters": [7.5, 2.5],
     }.items(),
 )
-def test_the_readmes_snippets(title, expected, tmp_path):
-    rows = readme()[title]
+def test_the_documented_snippets(title, expected, tmp_path):
+    rows = documented()[title]
     assert len(rows) == 4
     (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
     config = {"reward": "helpfulness"} if title == "Ratings" else {}
