@@ -140,7 +140,7 @@ def filled(text: str, table: str) -> str:
 
 
 def fill_readmes(root: Path = ROOT) -> None:
-    """Put benchmarks/results.csv into docs/speed.md (rows with a goal) and benchmarks/README.md (all
+    """Put benchmarks/results.csv into docs/speed.md (with a goal) and benchmarks/README.md (all
     rows)."""
     results = pd.read_csv(root / "benchmarks" / "results.csv")
     for name, only_goals in READMES.items():

@@ -164,8 +164,11 @@ def data(arguments: argparse.Namespace) -> int:
     feedback, report = data_feedback.load_feedback(
         readable(arguments.source), config=config, return_report=True
     )
-    print(summary.summarise(feedback).to_string())
-    print(summary.histogram(feedback).to_string(index=False))
+    facts = summary.summarise(feedback).assign(
+        value=lambda frame: [f"{value:,.4g}" for value in frame["value"]]
+    )
+    print(facts.to_string(index=False, header=False))
+    print(summary.histogram(feedback).round(3).to_string(index=False))
     for sentence in kinds.kind_notes(feedback, report):
         print(sentence)
     if "ratings" in feedback.column_names:
@@ -175,6 +178,9 @@ def data(arguments: argparse.Namespace) -> int:
     print(defects.summarise_report(report).to_string() if report else "nothing to report")
     if arguments.output:
         defects.write_report(report, arguments.output)
+    source = shlex.quote(str(arguments.source))
+    print(f"next, which method for it:  python -m rpo_nb advise --feedback {source}")
+    print(f"or train and judge them all:  make reproduce FEEDBACK={source}")
     return 0
 
 
@@ -313,6 +319,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `| head` has seen enough; what is still buffered goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         if error.filename is None or error.strerror is None:
             raise
