@@ -16,6 +16,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -128,9 +129,8 @@ class FeedbackTrainer(PolicyTrainer):
         self.reward_mean, self.reward_std = 0.0, 1.0
         if args.standardise:
             self.reward_mean, self.reward_std = float(rewards.mean()), float(rewards.std()) + 1e-8
-        self.diagnosis = ""
+        self.diagnosis, held_out = "", None
         groups = self._groups(policy, rows, args, objective, "train")
-        held_out = None
         if eval_dataset is not None:
             held_out = self._groups(policy, load_feedback(eval_dataset), args, objective, "eval")
         super().__init__(
@@ -231,8 +231,7 @@ class FeedbackTrainer(PolicyTrainer):
         if _internal_call:
             super().save_model(output_dir, _internal_call=True)
             return
-        folder = Path(output_dir or self.args.output_dir)
-        save_policy(self, self.tokenizer, folder)
+        save_policy(self, self.tokenizer, Path(output_dir or self.args.output_dir))
 
     def push_to_hub(self, commit_message: str = "End of training", **kwargs: Any) -> Any:
         """The policy, its tokenizer and a card that says what was trained on what, to
@@ -344,8 +343,6 @@ def _kept(file: Path, key: str) -> np.ndarray | None:
 
 
 def _keep(file: Path, key: str, sums: np.ndarray) -> None:
-    from io import BytesIO
-
     packed = BytesIO()
     np.savez(packed, sum=sums, key=np.array(key))
     atomic_write(file, packed.getvalue())
@@ -356,7 +353,7 @@ def _keep(file: Path, key: str, sums: np.ndarray) -> None:
 
 @dataclass
 class RPOConfig(FeedbackConfig):
-    """FeedbackConfig of paper A's RPO; estimator "empirical" is its eq. 19."""
+    """Of paper A's RPO; estimator "empirical" is its eq. 19."""
 
 
 @dataclass
