@@ -29,7 +29,6 @@ from rpo_nb import checks, partition
 from rpo_nb.config.keys import content_key
 from rpo_nb.config.methods import ROWS
 from rpo_nb.config.objective import ESTIMATORS, Objective
-from rpo_nb.config.schema import DataConfig
 from rpo_nb.data.feedback import conversations, load_feedback
 from rpo_nb.data.splits import weights_of
 from rpo_nb.policy import encoding, load
@@ -124,7 +123,7 @@ class FeedbackTrainer(PolicyTrainer):
         policy, self.tokenizer = _policy(model, processing_class, peft_config, args)
         policy.to(args.device)
         self.reference_scores = 0  # rows that the reference read; none where they were kept
-        rows, self.report = load_feedback(train_dataset, config=DataConfig(), return_report=True)
+        rows, self.report = load_feedback(train_dataset, return_report=True)
         rewards = np.asarray(rows["reward"], float)
         self.reward_mean, self.reward_std = 0.0, 1.0
         if args.standardise:
