@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
-from rpo_nb import partition, pocket, store
+from rpo_nb import pocket, store
 from rpo_nb.config.keys import content_key, hash_seed
 from rpo_nb.config.methods import ROWS
 from rpo_nb.config.objective import Objective
@@ -32,6 +31,7 @@ from rpo_nb.policy.load import load_policy
 from rpo_nb.running import provenance
 from rpo_nb.running.provenance import digest, model_key, step_code
 from rpo_nb.store import write_json
+from rpo_nb.training import batches
 
 QRPO_SAMPLES = 16  # of the reference for a prompt
 # beside a seed: the reference's texts that data are compared with, which on_policy data are drawn
@@ -240,13 +240,9 @@ def reference_rewards(profile: Profile, prepared: Prepared, seed: int) -> np.nda
 def chosen_rows(run: Run, prepared: Prepared) -> np.ndarray:
     """The training rows of a run: all, or for best_of_k the best of each prompt (the first of
     equals)."""
-    rows = np.arange(len(prepared.rewards))
     if not ROWS[run.method].best_only:
-        return rows
-    table = pd.DataFrame(
-        {"prompt_id": prepared.splits.train["prompt_id"], "reward": prepared.rewards}
-    )
-    return np.sort(table.groupby("prompt_id")["reward"].idxmax().to_numpy())
+        return np.arange(len(prepared.rewards))
+    return batches.best_rows(prepared.splits.train["prompt_id"], prepared.rewards)
 
 
 def training_groups(
@@ -254,55 +250,31 @@ def training_groups(
 ) -> list[dict]:
     """What a run is trained on: the items of `batches.prompt_groups`. rewards: others than the
     data's (for noise experiments)."""
-    from rpo_nb.training.batches import desirable_rows, mismatched_rows, prompt_groups
-
-    objective = Objective(**run.recipe["objective"])
-    rewards = prepared.rewards if rewards is None else rewards
-    rows = chosen_rows(run, prepared)
-    prompt_ids = np.asarray(prepared.splits.train["prompt_id"])
-    ref = prepared.ref_logps[objective.reduce]
-    log_z = np.zeros(len(rewards))
-    if run.recipe["partition"] is not None:
-        log_z = partition.log_partition(
-            torch.from_numpy(ref),
-            torch.from_numpy(np.asarray(rewards)),
-            torch.from_numpy(prompt_ids),
-            tau=objective.tau,
-            estimator=run.recipe["partition"],
-        ).numpy()
-    more = {}
-    if "reference_rewards" in ROWS[run.method].needs:
-        more["ref_rewards"] = (
+    objective, needs = Objective(**run.recipe["objective"]), ROWS[run.method].needs
+    fields = {}
+    if "reference_rewards" in needs:
+        fields["ref_rewards"] = (
             reference_rewards(profile, prepared, run.seed)
             if prepared.ref_rewards is None
             else prepared.ref_rewards
         )
-    if "mismatched" in ROWS[run.method].needs and objective.kto_kl == "mismatched":
-        partner, real = mismatched_rows(prompt_ids)
-        completions = [prepared.encoded[i][1] for i in partner]
-        pairs = [
-            (prompt, other)
-            for (prompt, _), other in zip(prepared.encoded, completions, strict=True)
-        ]
-        theirs = references.reference_logps(
+
+    def score(pairs: list[batches.Pair]) -> np.ndarray:
+        return references.reference_logps(
             prepared.path, prepared.reference, prepared.tokenizer, pairs, bf16=profile.training.bf16
-        )
-        more |= {
-            "mismatched": completions,
-            "mismatched_ref_logps": theirs[objective.reduce],
-            "mismatched_real": real,
-        }
-    weights = weights_of(prepared.splits.train)
-    if weights is not None:
-        more["weights"] = weights[rows]
-    return prompt_groups(
-        [prepared.encoded[i] for i in rows],
-        prompt_ids[rows].tolist(),
-        rewards=rewards[rows],
-        ref_logps=ref[rows],
-        log_partition=log_z[rows],
-        desirable=desirable_rows(rewards, weights)[rows],
-        **more,
+        )[objective.reduce]
+
+    return batches.method_groups(
+        objective,
+        prepared.encoded,
+        prepared.splits.train["prompt_id"],
+        rewards=prepared.rewards if rewards is None else rewards,
+        ref_logps=prepared.ref_logps[objective.reduce],
+        estimator=run.recipe["partition"],
+        score=score,
+        weights=weights_of(prepared.splits.train),
+        rows=chosen_rows(run, prepared),
+        **fields,
     )
 
 

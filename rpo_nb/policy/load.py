@@ -75,9 +75,7 @@ def load_policy(
         raise ValueError(
             f"model {path!r} could not be loaded: {found.reason}; {found.remedy}"
         ) from error
-    refuse_what_padding_changes(model)
-    for said in filter(None, (depends_on_the_batch(model), unused_search(model))):
-        warnings.warn(said)
+    admit(model)
     set_dropout(model, dropout)
     if quantize == "none":
         model = model.to(device())
@@ -94,6 +92,14 @@ def load_policy(
     return model, tokenizer
 
 
+def admit(model: nn.Module) -> None:
+    """Refuse a model whose numbers would be wrong here (ValueError), warn of what it does
+    otherwise."""
+    refuse_what_padding_changes(model)
+    for said in filter(None, (depends_on_the_batch(model), unused_search(model))):
+        warnings.warn(said)
+
+
 def load_tokenizer(path: str | Path, config: Any = None) -> Any:
     """A policy's tokenizer; one without a padding token pads with the end token. It remembers in
     `for_causal_model` whom it encodes for (see `encoding.is_causal`). config: the model's, where it
@@ -101,7 +107,13 @@ def load_tokenizer(path: str | Path, config: Any = None) -> Any:
     from transformers import AutoConfig, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    config = config or AutoConfig.from_pretrained(path, trust_remote_code=False)
+    return ready_tokenizer(
+        tokenizer, config or AutoConfig.from_pretrained(path, trust_remote_code=False)
+    )
+
+
+def ready_tokenizer(tokenizer: Any, config: Any) -> Any:
+    """A tokenizer as `load_tokenizer` gives it. config: of the model that it encodes for."""
     tokenizer.for_causal_model = not config.is_encoder_decoder
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

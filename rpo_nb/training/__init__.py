@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "alignment",
         "batches",
         "checkpoints",
+        "feedback_trainer",
         "losses",
         "reward_aware",
         "samples",

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
-from rpo_nb import checks
+from rpo_nb import checks, partition
+from rpo_nb.config.objective import Objective
 from rpo_nb.policy.logps import collate
+
+Pair = tuple[list[int], list[int]]  # token ids of a prompt and of a completion
 
 # of every item; others are added by name
 ROW_FIELDS = ("rewards", "ref_logps", "log_partition", "desirable")
@@ -45,7 +49,7 @@ def total_weight(items: Sequence[dict]) -> float:
 
 
 def prompt_groups(
-    encoded: Sequence[tuple[list[int], list[int]]],
+    encoded: Sequence[Pair],
     prompt_ids: Sequence[int],
     *,
     mismatched: Sequence[list[int]] = (),
@@ -89,6 +93,62 @@ def prompt_groups(
         for name, values in fields.items():
             item[name].append(values[row].astype(float).tolist())
     return list(groups.values())
+
+
+def method_groups(
+    objective: Objective,
+    encoded: Sequence[Pair],
+    prompt_ids: Sequence[int],
+    *,
+    rewards: np.ndarray,
+    ref_logps: np.ndarray,
+    estimator: str | None = None,
+    score: Callable[[list[Pair]], np.ndarray] | None = None,
+    weights: np.ndarray | None = None,
+    rows: np.ndarray | None = None,
+    **fields: np.ndarray,
+) -> list[dict]:
+    """`prompt_groups` with what an objective needs of its rows, computed.
+
+    rewards, ref_logps [n]: standardised, and as objective.reduce says. estimator: of log Ẑ, RPO's;
+    None for 0. score: (prompt, completion) token ids -> the reference's log-probabilities [n], for
+    KTO's mismatched pairs. rows: those that are trained on, default all; log Ẑ and what is
+    desirable are of all rows. fields [n, ...]: more of each row.
+    """
+    ids, every = np.asarray(prompt_ids), np.asarray(rewards)
+    rows = np.arange(len(every)) if rows is None else rows
+    log_z = np.zeros(len(every))
+    if estimator is not None:
+        log_z = partition.log_partition(
+            *map(torch.from_numpy, (ref_logps, every, ids)), tau=objective.tau, estimator=estimator
+        ).numpy()
+    more: dict[str, Any] = {name: values[rows] for name, values in fields.items()}
+    if objective.method == "kto" and objective.kto_kl == "mismatched":
+        partner, real = mismatched_rows(ids)
+        others = [encoded[i][1] for i in partner]
+        theirs = score([(pair[0], other) for pair, other in zip(encoded, others, strict=True)])
+        more |= {
+            "mismatched": [others[i] for i in rows],
+            "mismatched_ref_logps": theirs[rows],
+            "mismatched_real": real[rows],
+        }
+    if weights is not None:
+        more["weights"] = weights[rows]
+    return prompt_groups(
+        [encoded[i] for i in rows],
+        ids[rows].tolist(),
+        rewards=every[rows],
+        ref_logps=ref_logps[rows],
+        log_partition=log_z[rows],
+        desirable=desirable_rows(every, weights)[rows],
+        **more,
+    )
+
+
+def best_rows(prompt_ids: Sequence[int], rewards: np.ndarray) -> np.ndarray:
+    """The row of the best completion of each prompt (the first of equals), in order."""
+    table = pd.DataFrame({"prompt_id": prompt_ids, "reward": rewards})
+    return np.sort(table.groupby("prompt_id")["reward"].idxmax().to_numpy())
 
 
 class GroupCollator:
