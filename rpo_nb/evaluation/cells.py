@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 from sacrebleu.metrics import BLEU
 
-from rpo_nb import intervals, pocket
+from rpo_nb import intervals
 from rpo_nb.config.schema import Profile
 from rpo_nb.evaluation.suite import MetricSuite
 from rpo_nb.experiment import grid
+from rpo_nb.pocket import checker
 
 KEYS = ["preset", "method", "size", "tau", "seed"]
 RESAMPLES = 1000  # of corpus BLEU
@@ -73,7 +74,7 @@ def _texts(rows: pd.DataFrame, profile: Profile) -> dict[str, list]:
     }
     if profile.pocket_world:
         cell["rewards"] = [
-            pocket.score(prompt, text) for prompt, text in zip(prompts, completions, strict=True)
+            checker.score(prompt, text) for prompt, text in zip(prompts, completions, strict=True)
         ]
     return cell
 
