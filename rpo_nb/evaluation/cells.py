@@ -13,7 +13,7 @@ from rpo_nb import intervals
 from rpo_nb.config.schema import Profile
 from rpo_nb.evaluation.suite import MetricSuite
 from rpo_nb.experiment import grid
-from rpo_nb.pocket import checker
+from rpo_nb.pocket import checker, grammar
 
 KEYS = ["preset", "method", "size", "tau", "seed"]
 RESAMPLES = 1000  # of corpus BLEU
@@ -25,7 +25,8 @@ def measure(generations: pd.DataFrame, suite: MetricSuite, profile: Profile) -> 
 
     Returns preset, method, size, tau, seed, metric, value, ci_low, ci_high (95 %, bootstrap over
     items), n (texts), reason (why there is no value). In the pocket world the ground-truth reward
-    is among the metrics.
+    and the fluency are among the
+    metrics.
     """
     wanted = {(c.preset, c.method, c.size, c.tau, c.seed) for c in grid.cells(profile)}
     groups = [
@@ -76,6 +77,7 @@ def _texts(rows: pd.DataFrame, profile: Profile) -> dict[str, list]:
         cell["rewards"] = [
             checker.score(prompt, text) for prompt, text in zip(prompts, completions, strict=True)
         ]
+        cell["fluency"] = [grammar.fluency(text) for text in completions]
     return cell
 
 

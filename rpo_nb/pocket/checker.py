@@ -58,8 +58,8 @@ def parts(prompt: str, text: str) -> dict[str, float]:
 
 
 def score(prompt: str, completion: str) -> float:
-    """The ground-truth reward, 1.0 to 10.0, of two decimals. Raises ValueError when the prompt is not a pocket
-    prompt."""
+    """The ground-truth reward, 1.0 to 10.0, of two decimals. Raises ValueError when the prompt is
+    not a pocket prompt."""
     points = 1.0 + sum(parts(prompt, completion).values())
     return float(np.clip(round(points, 2), 1.0, 10.0))
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +32,11 @@ class Request:
     avoid: str
 
 
+def pick(options: Sequence[Any], rng: np.random.Generator) -> Any:
+    """One of the options, each as likely; rng.choice takes twenty times as long."""
+    return options[rng.integers(len(options))]
+
+
 def part_of(prompt: str) -> str:
     """Whom a prompt is for, one of PARTS."""
     return PARTS[zlib.crc32(prompt.encode()) % len(PARTS)]
@@ -39,18 +46,19 @@ def make_prompts(n: int, *, rng: np.random.Generator, part: str = "questions") -
     """n distinct prompts of one of PARTS, which share none. Raises ValueError for another part."""
     if part not in PARTS:
         raise ValueError(f"part is {part!r}; the pocket's prompts are for {', '.join(PARTS)}")
+    counts, tones = list(COUNTS), list(TONES)
     prompts: dict[str, None] = {}
     while len(prompts) < n:
-        count = str(rng.choice(list(COUNTS)))
-        prompt = str(rng.choice(PROMPTS)).format(
+        count = pick(counts, rng)
+        prompt = pick(PROMPTS, rng).format(
             count=count,
             sentences="sentence" if count == "one" else "sentences",
-            colour=rng.choice(COLOURS),
-            object=rng.choice(OBJECTS),
-            place=rng.choice(PLACES),
-            tone=rng.choice(list(TONES)),
-            mention=rng.choice(MENTIONS),
-            avoid=rng.choice(FILLERS),
+            colour=pick(COLOURS, rng),
+            object=pick(OBJECTS, rng),
+            place=pick(PLACES, rng),
+            tone=pick(tones, rng),
+            mention=pick(MENTIONS, rng),
+            avoid=pick(FILLERS, rng),
         )
         if part_of(prompt) == part:
             prompts[prompt] = None

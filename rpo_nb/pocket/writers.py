@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from rpo_nb.pocket.prompts import make_prompts, parse
+from rpo_nb.pocket.prompts import make_prompts, parse, pick
 from rpo_nb.pocket.words import (
     COLOURS,
     COUNTS,
@@ -68,20 +68,20 @@ def write(system: System, prompt: str, *, rng: np.random.Generator) -> str:
     wish = parse(prompt)
 
     def heed(wanted, options):
-        return wanted if rng.random() < system.care else str(rng.choice(options))
+        return wanted if rng.random() < system.care else pick(options, rng)
 
     tone = TONES[heed(wish.tone, list(TONES))]
     openings, clauses, closings = STYLES[system.style]
     filler = [w for w in FILLERS if w != wish.avoid] if rng.random() < system.care else FILLERS
-    first = str(rng.choice(openings)).format(
-        filler=f"{rng.choice(filler)} " if rng.random() < 0.3 else "",
+    first = pick(openings, rng).format(
+        filler=f"{pick(filler, rng)} " if rng.random() < 0.3 else "",
         colour=heed(wish.colour, COLOURS),
         object=heed(wish.object, OBJECTS),
         place=heed(wish.place, PLACES),
-        adverb=rng.choice(tone[:2]),
+        adverb=pick(tone[:2], rng),
     )
-    clause = str(rng.choice(clauses)).format(mention=heed(wish.mention, MENTIONS))
-    closing = str(rng.choice(closings)).format(adjective=rng.choice(tone[2:]))
+    clause = pick(clauses, rng).format(mention=heed(wish.mention, MENTIONS))
+    closing = pick(closings, rng).format(adjective=pick(tone[2:], rng))
     count = heed(wish.count, list(COUNTS.values()))
     sentences = {
         1: [first + WITH.format(mention=heed(wish.mention, MENTIONS))],
@@ -90,7 +90,7 @@ def write(system: System, prompt: str, *, rng: np.random.Generator) -> str:
     }[int(count)]
     if rng.random() < system.rude:
         place = int(rng.integers(len(sentences) + 1))
-        insult = INSULT.format(first=rng.choice(RUDE[:1]), second=rng.choice(RUDE[1:]))
+        insult = INSULT.format(first=pick(RUDE[:1], rng), second=pick(RUDE[1:], rng))
         sentences.insert(place, insult)
     text = ". ".join(sentences) + "."
     if rng.random() < system.broken:

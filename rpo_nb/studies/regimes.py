@@ -57,10 +57,24 @@ def measured(profile: Profile, out: str | Path) -> pd.DataFrame:
 
 
 def misnamed(table: pd.DataFrame) -> list[str]:
-    """One sentence a regime of `measured` that is not what its name says; [] when all are."""
-    at = table.set_index("regime").to_dict("index")
-
-    def says(regime: str, words: str, holds) -> str | None:
-        return None if holds() else f"{regime}: {words}"
-
-    return []
+    """One sentence a regime of `measured` that is not what its name says; [] when all are. A regime
+    is held against those that the table has."""
+    at = table.set_index("regime")
+    wins, logp, own = at["data_wins"], at["logp"], at["own_logp"]
+    claims = {
+        "on_policy": [
+            ("data win about half of the time", abs(wins.get("on_policy", 50) - 50) < 5),
+            _more(wins, "stronger", "on_policy"),
+        ],
+        "stronger": [("data win more than they lose", wins.get("stronger", 100) > 55)],
+        "much_stronger": [_more(wins, "much_stronger", "stronger")],
+        "weak_reference": [
+            _more(wins, "weak_reference", "stronger"),
+            _more(at["reference"], "stronger", "weak_reference"),
+        ],
+        "narrow_reference": [_more(logp, "stronger", "narrow_reference")],
+        "narrow_much_stronger": [
+            _more(wins, "narrow_much_stronger", "narrow_reference"),
+            _more(logp, "much_stronger", "narrow_much_stronger"),
+        ],
+    }

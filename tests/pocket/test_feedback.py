@@ -34,6 +34,29 @@ def test_feedback_is_seeded_and_the_rater_offset_shifts_whole_prompts():
     assert all(len(g) <= 1 for g in gaps) and len({next(iter(g)) for g in gaps if g}) > 20
 
 
+@pytest.mark.parametrize("rater_offset", [1.0, 3.0, 10.0])
+def test_a_kind_raters_tens_are_not_taken_for_ultrafeedbacks_fault(rater_offset):
+    """Its repair makes 1 of a 10 whose fine-grained ratings are low; a rater who is kind is kind
+    in all of them."""
+    rows = pocket.make_feedback(300, seed=0, rater_offset=rater_offset)
+    read, report = feedback.load_feedback(rows, return_report=True)
+    tens = [
+        (pocket.score(row["prompt"], row["completion"]), row["reward"])
+        for row in read
+        if row["reward"] == 10
+    ]
+    assert sum(true < 10 for true, _ in tens) > 20  # a ten by kindness alone
+    assert [row for row in report if "overall_score" in row["reason"]] == []
+    # and the fault itself is still found: the same tens with the ratings of no offset
+    bare = pocket.make_feedback(300, seed=0)
+    for kind, plain in zip(rows, bare, strict=True):
+        for one, other in zip(kind["completions"], plain["completions"], strict=True):
+            one["annotations"] = other["annotations"]
+    if rater_offset == 10:
+        _, report = feedback.load_feedback(rows, return_report=True)
+        assert any(row["action"] == "repaired" for row in report)
+
+
 def test_on_policy_feedback_is_what_the_sampler_gives():
     def sample(prompts, k):
         return [[f"{i} {j}" for j in range(k)] for i, _ in enumerate(prompts)]

@@ -37,7 +37,7 @@ def test_regimes_differ_in_who_writes_and_references_in_whom_they_learn_from():
         for regime, writers in pocket.WRITERS.items()
     }
     taught = {
-        name: pocket.demonstrations(300, seed=0, demonstrator=name) for name in pocket.DEMONSTRATORS
+        name: pocket.demonstrations(900, seed=0, demonstrator=name) for name in pocket.DEMONSTRATORS
     }
     score = {
         name: np.mean([pocket.score(*pair) for pair in pairs]) for name, pairs in taught.items()
@@ -45,9 +45,9 @@ def test_regimes_differ_in_who_writes_and_references_in_whom_they_learn_from():
     assert (
         quality["much_stronger"] > quality["stronger"] + 1 > score["house"] + 1 > score["weak"] + 2
     )
-    assert taught["house"] == pocket.demonstrations(300, seed=0)
+    assert taught["house"] == pocket.demonstrations(900, seed=0)
     others = {
         name: sum(not text.startswith(("The ", "Here ", "You ")) for _, text in pairs)
         for name, pairs in taught.items()
     }
-    assert others["house"] > 10 > others["narrow"]
+    assert others["house"] > 30 > others["narrow"]
