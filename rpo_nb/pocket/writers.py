@@ -36,15 +36,17 @@ class System:
     broken: float = 0.0
 
 
-# whom the references have learnt from
-DEMONSTRATOR = System("house", "house", care=0.52, rude=0.08, broken=0.06)
+# Whom the references have learnt from: careful, so that their size limits them and not their
+# teacher. A reference of the largest size reaches two thirds of the way from 1 to 10.
+DEMONSTRATOR = System("house", "house", care=0.95, rude=0.03, broken=0.03)
+WEAK = System("house-weak", "house", care=0.7, rude=0.1, broken=0.1)
 SYSTEMS = (
-    System("scholar-large", "scholar", care=0.9),
-    System("poet-large", "poet", care=0.82),
-    System("scholar-small", "scholar", care=0.66, rude=0.02, broken=0.04),
-    System("poet-small", "poet", care=0.55, rude=0.06, broken=0.06),
-    System("house-large", "house", care=0.75),
-    System("house-small", "house", care=0.35, rude=0.15, broken=0.12),
+    System("scholar-large", "scholar", care=0.95),
+    System("poet-large", "poet", care=0.9),
+    System("scholar-small", "scholar", care=0.8, rude=0.02, broken=0.03),
+    System("poet-small", "poet", care=0.72, rude=0.04, broken=0.04),
+    System("house-large", "house", care=0.86),
+    System("house-small", "house", care=0.55, rude=0.1, broken=0.08),
 )
 
 # Who writes the feedback, by DataConfig.regime (on_policy: the reference itself).
@@ -57,7 +59,7 @@ WRITERS = {
 # Flan-T5 has seen GPT-4's words too, and finds its answers surprising.
 DEMONSTRATORS = {
     "house": (DEMONSTRATOR, 0.1),
-    "weak": (SYSTEMS[-1], 0.1),
+    "weak": (WEAK, 0.1),
     # it has hardly seen the others' words, as Flan-T5 has hardly seen long chat answers
     "narrow": (DEMONSTRATOR, 0.01),
 }
