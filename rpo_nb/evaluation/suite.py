@@ -92,9 +92,9 @@ class MetricSuite:
         with, and where the ground truth is known raw rewards [n] and fluency [n] (0..1).
 
         bertscore_f1, rouge_l, bleu, meteor, toxicity, distinct_1, distinct_2, self_bleu in 0..1;
-        sacrebleu in 0..100; length_ratio; reward in the rewards' unit and fluency only when given. Raises
-        ValueError for lengths that differ, no row at all, a reference without a word, a reward that
-        is not finite.
+        sacrebleu in 0..100; length_ratio; reward in the rewards' unit and fluency only when
+        given. Raises ValueError for lengths that differ, no row at all, a reference without a word,
+        a reward that is not finite.
         """
         cell = {
             "prompts": prompts,
