@@ -26,6 +26,7 @@ METRICS = {
     "meteor": Metric("METEOR", "METEOR"),
     "toxicity": Metric("Toxicity, mean (lower is better)", "Toxicity_avg", lower=True),
     "reward": Metric("Ground-truth reward", digits=2),
+    "fluency": Metric("Fluency (share of sentences the pocket's grammar derives)", digits=3),
     "distinct_1": Metric("Distinct-1"),
     "distinct_2": Metric("Distinct-2"),
     "self_bleu": Metric("Self-BLEU (lower is more diverse)", lower=True),

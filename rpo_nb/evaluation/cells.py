@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 from sacrebleu.metrics import BLEU
 
-from rpo_nb import intervals, pocket
+from rpo_nb import intervals
 from rpo_nb.config.schema import Profile
 from rpo_nb.evaluation.suite import MetricSuite
 from rpo_nb.experiment import grid
 from rpo_nb.experiment.grid import KEYS
+from rpo_nb.pocket import checker, grammar
 
 RESAMPLES = 1000  # of corpus BLEU
 
@@ -24,7 +25,8 @@ def measure(generations: pd.DataFrame, suite: MetricSuite, profile: Profile) -> 
 
     Returns preset, method, size, tau, seed, metric, value, ci_low, ci_high (95 %, bootstrap over
     items), n (texts), reason (why there is no value). In the pocket world the ground-truth reward
-    is among the metrics.
+    and the fluency are among the
+    metrics.
     """
     wanted = {run.cell for run in grid.cells(profile)}
     groups = [
@@ -68,8 +70,9 @@ def _texts(rows: pd.DataFrame, profile: Profile) -> dict[str, list]:
     }
     if profile.pocket_world:
         cell["rewards"] = [
-            pocket.score(prompt, text) for prompt, text in zip(prompts, completions, strict=True)
+            checker.score(prompt, text) for prompt, text in zip(prompts, completions, strict=True)
         ]
+        cell["fluency"] = [grammar.fluency(text) for text in completions]
     return cell
 
 

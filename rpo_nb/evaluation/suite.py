@@ -87,20 +87,22 @@ class MetricSuite:
         completions: Sequence[str],
         references: Sequence[str],
         rewards: Sequence[float] | None = None,
+        fluency: Sequence[float] | None = None,
     ) -> dict[str, MetricValue]:
         """The metrics of one cell: n prompts, their completions, the references they are compared
-        with, raw rewards [n].
+        with, and where the ground truth is known raw rewards [n] and fluency [n] (0..1).
 
         bertscore_f1, rouge_l, bleu, meteor, toxicity, distinct_1, distinct_2, self_bleu in 0..1;
-        sacrebleu in 0..100; length_ratio; reward in the rewards' unit, only when given. Raises
-        ValueError for lengths that differ, no row at all, a reference without a word, a reward that
-        is not finite.
+        sacrebleu in 0..100; length_ratio; reward in the rewards' unit and fluency only when
+        given. Raises ValueError for lengths that differ, no row at all, a reference without a word,
+        a reward that is not finite.
         """
         cell = {
             "prompts": prompts,
             "completions": completions,
             "references": references,
             "rewards": rewards,
+            "fluency": fluency,
         }
         return self.score_many([cell])[0]
 
@@ -133,8 +135,9 @@ class MetricSuite:
             for name, table, keys in keyed
             if not isinstance(table, str)
         }
-        if cell.get("rewards") is not None:
-            items["reward"] = np.asarray(cell["rewards"], dtype=float)
+        for name, given in (("reward", "rewards"), ("fluency", "fluency")):
+            if cell.get(given) is not None:
+                items[name] = np.asarray(cell[given], dtype=float)
         values = dict(zip(items, self._means(items), strict=True))
         values |= {
             name: MetricValue(None, reason=table)
@@ -209,6 +212,7 @@ METRICS = (
     "self_bleu",
     "length_ratio",
     "reward",
+    "fluency",
 )
 
 
@@ -231,14 +235,14 @@ def _check(
     completions: Sequence[str],
     references: Sequence[str],
     rewards: Sequence[float] | None = None,
+    fluency: Sequence[float] | None = None,
 ) -> None:
     where = f"cell {number}"
-    lengths = [
-        len(column) for column in (prompts, completions, references, rewards) if column is not None
-    ]
+    columns = (prompts, completions, references, rewards, fluency)
+    lengths = [len(column) for column in columns if column is not None]
     if len(set(lengths)) > 1 or not lengths[0]:
         raise ValueError(
-            f"{where}: prompts, completions, references, rewards have {lengths} rows; "
+            f"{where}: prompts, completions, references, rewards, fluency have {lengths} rows; "
             "give the same number, above 0"
         )
     blank = next((i for i, text in enumerate(references) if not text.split()), None)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rpo_nb import pocket, store
+from rpo_nb import store
 from rpo_nb.config.keys import content_key, hash_seed
 from rpo_nb.config.methods import ROWS
 from rpo_nb.config.objective import Objective
@@ -25,6 +25,9 @@ from rpo_nb.data.feedback import conversations, load_feedback
 from rpo_nb.data.splits import Splits, split_feedback, standardise, weights_of
 from rpo_nb.experiment import references
 from rpo_nb.experiment.grid import Run
+from rpo_nb.pocket.checker import score
+from rpo_nb.pocket.feedback import make_feedback
+from rpo_nb.pocket.writers import SYSTEMS, WRITERS
 from rpo_nb.policy import encoding
 from rpo_nb.policy.generation import generate
 from rpo_nb.policy.load import load_policy
@@ -55,13 +58,13 @@ def feedback(profile: Profile, seed: int, size: str | None = None) -> tuple[Any,
         def sample(prompts: list[str], k: int) -> list[list[str]]:
             return reference_samples(profile, path, prompts, k, seed)
 
-    rows = pocket.make_feedback(
+    rows = make_feedback(
         (config.prompts or 0) + config.validation + config.held_out,
         rater_offset=config.rater_offset,
         seed=seed,
         completions_per_prompt=config.completions_per_prompt or 4,
         sample=sample,
-        writers=pocket.WRITERS.get(config.regime, pocket.SYSTEMS),
+        writers=WRITERS.get(config.regime, SYSTEMS),
     )
     return load_feedback(rows, config=config, return_report=True)
 
@@ -226,8 +229,7 @@ def reference_rewards(profile: Profile, prepared: Prepared, seed: int) -> np.nda
         profile, prepared.path, prompts, QRPO_SAMPLES, hash_seed(seed, AGAIN)
     )
     scored = {
-        p: [pocket.score(p, text) for text in texts]
-        for p, texts in zip(prompts, sampled, strict=True)
+        p: [score(p, text) for text in texts] for p, texts in zip(prompts, sampled, strict=True)
     }
     return standardise(
         np.array([scored[p] for p in prepared.splits.train["prompt"]]), prepared.splits

@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from rpo_nb import pocket
 from rpo_nb.config.keys import content_key
 from rpo_nb.config.objective import Objective
 from rpo_nb.config.schema import ModelConfig, Profile
 from rpo_nb.data import hub
+from rpo_nb.pocket.tokenizer import make_tokenizer as word_tokenizer
+from rpo_nb.pocket.writers import demonstrations
 from rpo_nb.policy import encoding
 from rpo_nb.policy.logps import score_completions
 from rpo_nb.running.provenance import PACKAGE, cache_dir, digest, folder_key, model_key, step_code
@@ -68,9 +69,7 @@ def _pairs(profile: Profile, size: str, seed: int, held_out: Any) -> list[tuple[
     """What a reference from nothing learns from."""
     model = profile.sizes[size]
     if profile.pocket_world:
-        return pocket.demonstrations(
-            model.demonstrations, seed=seed, demonstrator=model.demonstrator
-        )
+        return demonstrations(model.demonstrations, seed=seed, demonstrator=model.demonstrator)
     rng = np.random.default_rng([seed, 2])
     pairs = list(zip(held_out["prompt"], held_out["completion"], strict=True))
     return [pairs[i] for i in rng.permutation(len(pairs))[: model.demonstrations]]
@@ -210,7 +209,7 @@ def make_tokenizer(model: ModelConfig, profile: Profile, pairs: Sequence[tuple[s
     from transformers import AutoTokenizer
 
     if profile.pocket_world:
-        return pocket.make_tokenizer()
+        return word_tokenizer()
     for name in model.tokenizer:
         if name == "train":
             return train_tokenizer(text for pair in pairs for text in pair)

@@ -23,7 +23,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rpo_nb import pocket
 from rpo_nb.config.keys import content_key
 from rpo_nb.config.schema import LLMJudge, Profile
 from rpo_nb.config.settings import check_judges
@@ -33,6 +32,7 @@ from rpo_nb.judging.language_models import LanguageModelJudge
 from rpo_nb.judging.local import LocalJudge
 from rpo_nb.judging.reward_model import RewardModel
 from rpo_nb.judging.reward_training import learnt, limits
+from rpo_nb.pocket import checker
 from rpo_nb.running.provenance import model_key, step_code
 from rpo_nb.store import (
     again,
@@ -200,7 +200,7 @@ def judges_for(profile: Profile, out: str | Path, seed: int) -> list[Judge]:
     check_judges(profile)
     for name in profile.evaluation.judges:
         if name == "checker":
-            bench.append(Checker(pocket.score))
+            bench.append(Checker(checker.score))
         elif name == "reward_model":
             bench.append(reward_model(profile, Path(out), seed))
         else:

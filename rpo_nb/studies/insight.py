@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 from scipy.special import logsumexp
 
-from rpo_nb import intervals, pocket
+from rpo_nb import intervals
 from rpo_nb.config.schema import Profile
 from rpo_nb.experiment import generations, grid, inputs
+from rpo_nb.pocket import checker
 from rpo_nb.store import read_json, read_sealed, sealed
 
 # in units of the pocket's reward, 1 to 10
@@ -73,7 +74,7 @@ def rewards_and_kl(profile: Profile, out: Path) -> pd.DataFrame:
             pd.DataFrame(
                 {
                     "reward": [
-                        pocket.score(p, t)
+                        checker.score(p, t)
                         for p, t in zip(prompts, stored["completions"], strict=True)
                     ],
                     "log_ratio": np.subtract(stored["policy_logps"], stored["ref_logps"]),
@@ -119,7 +120,7 @@ def frontier(profile: Profile, size: str, seed: int) -> pd.DataFrame:
     return tilt(
         np.array(
             [
-                [pocket.score(prompt, text) for text in row]
+                [checker.score(prompt, text) for text in row]
                 for prompt, row in zip(prompts, samples, strict=True)
             ]
         )

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rpo_nb import pocket
 from rpo_nb.config.keys import content_key
 from rpo_nb.config.loading import load_profile
 from rpo_nb.config.methods import METHOD_NAMES, ROWS, tau_of
@@ -27,6 +26,7 @@ from rpo_nb.config.objective import Preset
 from rpo_nb.config.schema import Profile
 from rpo_nb.experiment import generations, grid
 from rpo_nb.experiment.grid import Columns, Run
+from rpo_nb.pocket.prompts import make_prompts
 from rpo_nb.store import read_sealed
 from rpo_nb.studies.truth import PLAIN
 
@@ -34,7 +34,7 @@ from rpo_nb.studies.truth import PLAIN
 class Regime(NamedTuple):
     """A reference and the data it learns from."""
 
-    demonstrator: str  # whom the reference has learnt from, a key of pocket.DEMONSTRATORS
+    demonstrator: str  # whom the reference has learnt from, a key of writers.DEMONSTRATORS
     writers: str  # of the data, DataConfig.regime
     words: str
 
@@ -149,9 +149,7 @@ class Study:
     def prompts(self) -> list[str]:
         """What every policy is asked: prompts of nobody's data, the same for all studies of a
         seed."""
-        return pocket.make_prompts(
-            self.profile.lab.prompts, rng=np.random.default_rng([self.seed, 9])
-        )
+        return make_prompts(self.profile.lab.prompts, rng=np.random.default_rng([self.seed, 9]))
 
     def run(self, spec: Spec) -> Run:
         """The policy's run, asked at sampling temperature 1."""

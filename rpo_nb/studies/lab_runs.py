@@ -12,9 +12,9 @@ import joblib
 import numpy as np
 import pandas as pd
 
-from rpo_nb import pocket
 from rpo_nb.experiment import generations, inputs, runs
 from rpo_nb.experiment.inputs import Prepared
+from rpo_nb.pocket import checker
 from rpo_nb.store import read_sealed
 from rpo_nb.studies.lab import DISTURBANCES, Spec, Study, trained
 
@@ -118,8 +118,8 @@ def _rows(study: Study, place: int, spec: Spec, out: Path) -> pd.DataFrame:
             "prompt_id": range(len(prompts)),
             "prompt": prompts,
             "completion": texts,
-            "reward": [pocket.score(p, t) for p, t in zip(prompts, texts, strict=True)],
+            "reward": [checker.score(p, t) for p, t in zip(prompts, texts, strict=True)],
             "log_ratio": np.subtract(stored["policy_logps"], stored["ref_logps"]),
-            "broken": [float(pocket.broken(t)) for t in texts],
+            "broken": [float(checker.broken(t)) for t in texts],
         }
     )

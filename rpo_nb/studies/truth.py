@@ -17,10 +17,13 @@ import pandas as pd
 import torch
 from scipy.special import logsumexp
 
-from rpo_nb import intervals, partition, pocket, store
+from rpo_nb import intervals, partition, store
 from rpo_nb.config.keys import content_key
 from rpo_nb.config.schema import DecodingConfig, Profile
 from rpo_nb.experiment import inputs
+from rpo_nb.pocket.checker import score
+from rpo_nb.pocket.prompts import make_prompts
+from rpo_nb.pocket.writers import WRITERS, write
 from rpo_nb.policy import encoding, load
 from rpo_nb.policy.logps import score_completions
 from rpo_nb.running import provenance
@@ -121,7 +124,7 @@ def sampled(
     rewards [P, truth] of reference samples that no estimator sees, from which V* is estimated
     (standardised as the pool's)."""
     path = inputs.reference_path(profile, size, seed)
-    asked = pocket.make_prompts(prompts, rng=np.random.default_rng([seed, 4]))
+    asked = make_prompts(prompts, rng=np.random.default_rng([seed, 4]))
     model, tokenizer = load.load_policy(path)
     plain = profile.model_copy(
         update={
@@ -131,12 +134,9 @@ def sampled(
     own = inputs.reference_samples(plain, path, asked, truth + completions, seed)
     texts = [row[truth:] for row in own]
     if regime != "on_policy":
-        rng, writers = np.random.default_rng([seed, 5]), pocket.WRITERS[regime]
+        rng, who = np.random.default_rng([seed, 5]), WRITERS[regime]
         texts = [
-            [
-                pocket.write(writers[rng.integers(len(writers))], prompt, rng=rng)
-                for _ in range(completions)
-            ]
+            [write(who[rng.integers(len(who))], prompt, rng=rng) for _ in range(completions)]
             for prompt in asked
         ]
     pairs = [(prompt, text) for prompt, row in zip(asked, texts, strict=True) for text in row]
@@ -156,10 +156,10 @@ def sampled(
         sums, lengths = (
             stored[name].astype(float).reshape(prompts, completions) for name in ("sums", "lengths")
         )
-    rewards = np.array([pocket.score(*pair) for pair in pairs]).reshape(prompts, completions)
+    rewards = np.array([score(*pair) for pair in pairs]).reshape(prompts, completions)
     hidden = np.array(
         [
-            [pocket.score(prompt, text) for text in row[:truth]]
+            [score(prompt, text) for text in row[:truth]]
             for prompt, row in zip(asked, own, strict=True)
         ]
     )

@@ -18,23 +18,31 @@ from tests.evaluation.texts import random_texts
 
 def test_score_has_every_metric_and_an_interval_where_items_exist(suite):
     completions, references = random_texts(30, 9), random_texts(30, 10)
-    rewards = np.linspace(1, 10, 30)
-    values = suite.score(["p"] * 30, completions, references, rewards)
+    rewards, fluency = np.linspace(1, 10, 30), np.linspace(0, 1, 30)
+    values = suite.score(["p"] * 30, completions, references, rewards, fluency)
     assert tuple(values) == METRICS
     for name, v in values.items():
         assert v.value is not None and math.isfinite(v.value) and v.reason == ""
         assert (v.per_item is None) == (name in ("bleu", "sacrebleu", "distinct_1", "distinct_2"))
         if v.per_item is not None:
             assert v.value == pytest.approx(v.per_item.mean()) and len(v.per_item) == 30
-        if name in ("bertscore_f1", "rouge_l", "meteor", "toxicity", "length_ratio", "reward"):
+        if name in (
+            "bertscore_f1",
+            "rouge_l",
+            "meteor",
+            "toxicity",
+            "length_ratio",
+            "reward",
+            "fluency",
+        ):
             assert v.ci[0] < v.value < v.ci[1]
         else:
             assert v.ci is None
     # The interval of a mean: about ±1.96 standard errors.
     low, high = values["reward"].ci
     assert (high - low) / 2 == pytest.approx(1.96 * rewards.std() / math.sqrt(30), rel=0.25)
-    assert tuple(suite.score(["p"] * 30, completions, references)) == METRICS[:-1]
-    again = suite.score(["p"] * 30, completions, references, rewards)
+    assert tuple(suite.score(["p"] * 30, completions, references)) == METRICS[:-2]
+    again = suite.score(["p"] * 30, completions, references, rewards, fluency)
     assert all(
         again[name].value == v.value and again[name].ci == v.ci for name, v in values.items()
     )

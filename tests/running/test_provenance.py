@@ -168,12 +168,12 @@ def test_every_step_reads_what_it_must():
     answers = {"policy.generation", "policy.load", "experiment.generations"}
     assert answers <= of_step("completions")
     assert "policy.vllm_engine" in of_step("completions by vllm") - of_step("completions")
-    assert {"experiment.references", "pocket", "training.trainer"} <= of_step("reference")
+    assert {"experiment.references", "pocket.writers", "training.trainer"} <= of_step("reference")
     assert {"judging.reward_model", "policy.logps"} <= of_step("reward model")
     online = {"training.alignment", "training.reward_aware", "training.samples"}
     assert online | answers - {"experiment.generations"} <= of_step("paper B")
-    assert {"judging.reward_model", "training.trainer", "pocket"} <= of_step("paper B")
-    grid = {"data.feedback", "partition", "pocket", "experiment.references"}
+    assert {"judging.reward_model", "training.trainer", "pocket.checker"} <= of_step("paper B")
+    grid = {"data.feedback", "partition", "pocket.feedback", "experiment.references"}
     assert grid <= of_step("all of the grid") <= of_step("all of the lab")
 
 

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rpo_nb import pocket
 from rpo_nb.config.schema import Profile
 from rpo_nb.config.studies import PaperB
 from rpo_nb.data.feedback import load_feedback
 from rpo_nb.data.splits import group_key
 from rpo_nb.experiment import inputs
 from rpo_nb.experiment.grid import Columns
+from rpo_nb.pocket.prompts import make_prompts, parse
+from rpo_nb.pocket.words import COLOURS, OBJECTS
 
 TRUTH, LEARNT, GATED = "truth", "learnt", "gated"  # the judges a run may be trained on
 # those a world has; "ood" is of a user's feedback
@@ -34,20 +35,17 @@ BRIDGE = ("empirical", "monte_carlo", "leave_one_out", "none")
 def kind_of(prompt: str) -> str:
     """ "train": in distribution; "ood_values": with an unseen slot value; "ood_combinations": seen
     values, their pair unseen."""
-    wish = pocket.parse(prompt)
+    wish = parse(prompt)
     if any(getattr(wish, slot) in values for slot, values in UNSEEN.items()):
         return "ood_values"
-    pair = pocket.OBJECTS.index(wish.object) + pocket.COLOURS.index(wish.colour)
+    pair = OBJECTS.index(wish.object) + COLOURS.index(wish.colour)
     return "ood_combinations" if pair % 4 == 0 else "train"
 
 
 def is_synthetic(prompt: str) -> bool:
     """In distribution, and of a narrow writer of prompts, who knows one of the three wordings and
     half of the objects: Table 3's other source."""
-    narrow = (
-        prompt.startswith("Write ")
-        and pocket.OBJECTS.index(pocket.parse(prompt).object) < len(pocket.OBJECTS) // 2
-    )
+    narrow = prompt.startswith("Write ") and OBJECTS.index(parse(prompt).object) < len(OBJECTS) // 2
     return narrow and kind_of(prompt) == "train"
 
 
@@ -68,7 +66,7 @@ def prompts_of(config: PaperB, seed: int) -> dict[str, list[str]]:
         while len(found[name]) < number:
             fresh = [
                 p
-                for p in pocket.make_prompts(500, rng=rng)
+                for p in make_prompts(500, rng=rng)
                 if p not in seen
                 and (is_synthetic(p) if name == "synthetic" else kind_of(p) == kind)
             ]

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from rpo_nb import pocket
 from rpo_nb.config import keys
 from rpo_nb.config.keys import content_key
 from rpo_nb.config.schema import Profile
@@ -19,6 +18,7 @@ from rpo_nb.data.feedback import conversations
 from rpo_nb.data.splits import mean_and_std, weights_of
 from rpo_nb.experiment import inputs as experiment_inputs
 from rpo_nb.experiment.grid import data_recipe
+from rpo_nb.pocket import checker
 from rpo_nb.policy import encoding
 from rpo_nb.policy.load import load_policy, load_tokenizer
 from rpo_nb.running.provenance import digest, model_key, source_key, step_code
@@ -349,4 +349,4 @@ class World:
 
 def truth(prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
     """The pocket's ground truth, 1 to 10."""
-    return np.array([pocket.score(p, c) for p, c in zip(prompts, completions, strict=True)])
+    return np.array([checker.score(p, c) for p, c in zip(prompts, completions, strict=True)])
