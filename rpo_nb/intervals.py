@@ -2,12 +2,13 @@
 
 A result is about other seeds and other prompts: `seeds_and_prompts` where every prompt's part is
 known, `over_seeds` where only each seed's number is. Both give an `Estimate`, whose error and
-degrees of freedom serve `decisions` too. What is no result of training has the interval of what
-could have been otherwise in it: `student` other measurements, few and roughly normal; `bootstrap`
-other items (prompts, completions), for any statistic of them; `bootstrap_sums` the same for a
-statistic of their sums, as corpus BLEU is; `bootstrap_prompts` other prompts, for judges that are
-as they are; `jackknife` other items, for a positive ratio without a simple variance. Where there is
-too little to tell, low and high are NaN. Seeds are fixed: the same numbers give the same interval.
+degrees of freedom serve `reporting.decisions` too. What is no result of training has the interval
+of what could have been otherwise in it: `student` other measurements, few and roughly normal;
+`bootstrap` other items (prompts, completions), for any statistic of them; `bootstrap_sums` the same
+for a statistic of their sums, as corpus BLEU is; `bootstrap_prompts` other prompts, for judges that
+are as they are; `jackknife` other items, for a positive ratio without a simple variance. Where
+there is too little to tell, low and high are NaN. Seeds are fixed: the same numbers give the same
+interval.
 """
 
 from __future__ import annotations
@@ -123,11 +124,12 @@ def seeds_and_prompts(
     if bounds is not None:
         ends = sum((end - values) ** 2 for end in bounds)
         squares = squares + ends / totals**2
+    seeds, common = points.shape[-2], ((counts > 0).sum(-2) > 1).sum(-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         prompts = np.sqrt(squares * asked / (asked - 1))
-        seeds = points.shape[-2]
         products = (parts.sum(-2) ** 2).sum(-1) - (parts**2).sum((-2, -1))
-        shared = products / (seeds * (seeds - 1))
+        shared = products / (seeds * (seeds - 1)) * common / (common - 1)
+    shared = np.where(common > 1, shared, 0.0)
     return over_seeds(
         values, prompts=np.where(asked > 1, prompts, np.nan), shared=shared, bounds=bounds
     )

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rpo_nb import decisions, intervals
-from rpo_nb.decisions import FAILS, HOLDS, OPEN
+from rpo_nb import intervals
+from rpo_nb.reporting import decisions
+from rpo_nb.reporting.decisions import FAILS, HOLDS, OPEN
 
 
 def test_p_is_scipys():
