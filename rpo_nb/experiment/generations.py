@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,19 @@ def completions_file(profile: Profile, cell: Cell, out: Path, asked: str = "") -
     return Path(out) / "runs" / f"{cell.method}-{cell.size}-seed{cell.seed}-{name}" / file
 
 
+def own_stream(method: str, told: Mapping[str, Any] | None, seed: int) -> int:
+    """The seed of the random numbers that one policy's completions are drawn with: of its seed, its
+    method and what it was told (a run's recipe: objective, partition, steps), not of code or data.
+
+    No two methods, readings or temperatures of a seed share it, so a win rate compares independent
+    samples, as of users who each ask one policy. (With the same numbers, policies that are nearly
+    equal write the same texts, which moves the rate.) A policy that several presets share has one
+    stream and one file.
+    """
+    parts = told and [told[name] for name in ("objective", "partition", "steps")]
+    return int(content_key([method, parts, seed]), 16)
+
+
 def completions(
     profile: Profile,
     cell: Cell,
@@ -75,14 +88,20 @@ def completions(
     asked: str = "",
     prompts: Sequence[str] = (),
     world: str = "",
+    common: bool = False,
 ) -> list[str]:
     """The cell's completions of the validation prompts (or of `prompts`, which `asked` names);
     generated once a (policy, decoding) and kept beside the policy, with both log-probabilities,
-    from which KL(policy ‖ reference) is estimated. world: see `train_runs`."""
+    from which KL(policy ‖ reference) is estimated. world: see `train_runs`. common: drawn with the
+    numbers that all policies of the seed share, for differences of means, which they make surer;
+    not for win rates, see `own_stream`."""
     file, world = completions_file(profile, cell, out, asked), world or cell_world(profile, cell)
     stored = read_sealed(file)
     if stored is not None and stored["world"] == world:
         return stored["completions"]
+    stream = (
+        cell.seed if common else own_stream(cell.method, cell.run and cell.run.recipe, cell.seed)
+    )
     prompts = list(prompts) or conversations(prepared.splits.validation)
     training, limit = profile.training, profile.limits(cell.size)["max_prompt_tokens"]
     path = (
@@ -102,7 +121,7 @@ def completions(
             weights,
             model_key(prepared.path),
             cell.decoding.key(),
-            cell.seed,
+            stream,
             limit,
             precision,
             step_code("answers by vllm" if profile.generation == "vllm" else "answers"),
@@ -128,7 +147,7 @@ def completions(
             tokenizer,
             prompts,
             decoding=cell.decoding,
-            seed=cell.seed,
+            seed=stream,
             max_prompt_tokens=limit,
             batch_size=profile.evaluation.generation_batch_size,
             engine=profile.generation,

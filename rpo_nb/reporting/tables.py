@@ -13,7 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
+from rpo_nb import intervals
 from rpo_nb.config.methods import METHODS
 from rpo_nb.config.metrics import METRICS
 from rpo_nb.config.objective import Preset
@@ -83,10 +85,12 @@ def at_main_setting(frame: pd.DataFrame, profile: Profile) -> pd.DataFrame:
 def metric_cells(metrics: pd.DataFrame, profile: Profile) -> pd.DataFrame:
     """Table II's cells with everything known of them.
 
-    metrics: rows preset, method, size, tau, seed, metric, value, ci_low, ci_high, n, reason.
+    metrics: rows preset, method, size, tau, seed, metric, value, ci_low, ci_high, n, reason, and
+    shared where seeds share prompts (`evaluation.measure`).
     Returns preset, metric, method, size, value (mean over seeds), std (over seeds, ddof 1), ci_low,
-    ci_high (mean over seeds of the seeds' own intervals over prompts), n (texts of all seeds),
-    seeds (measured), published, reason. Raises ValueError on a repeated (cell, seed).
+    ci_high, error, df (of the mean, over other seeds and prompts: `intervals.over_seeds`; NaN with
+    one seed), n (texts of all seeds), seeds (measured), published, reason. Raises ValueError on a
+    repeated (cell, seed).
     """
     keys = ["preset", "metric", "method", "size"]
     rows = at_main_setting(metrics, profile)
@@ -95,19 +99,28 @@ def metric_cells(metrics: pd.DataFrame, profile: Profile) -> pd.DataFrame:
         first = repeated.iloc[0]
         cell = " ".join(str(first[k]) for k in [*keys, "seed"])
         raise ValueError(f"metrics: the cell {cell} appears twice; write each cell once")
-    cells = (
-        rows.groupby(keys, sort=False)
-        .agg(
-            value=("value", "mean"),
-            std=("value", "std"),
-            ci_low=("ci_low", "mean"),
-            ci_high=("ci_high", "mean"),
-            n=("n", "sum"),
-            seeds=("value", "count"),
-            reason=("reason", lambda r: next((x for x in r if isinstance(x, str) and x), "")),
+    found = []
+    for key, cell in rows.groupby(keys, sort=False):
+        seeds = cell.dropna(subset=["value"])
+        prompts = (seeds["ci_high"] - seeds["ci_low"]) / 2 / stats.norm.ppf(0.975)
+        shared = seeds["shared"].mean() if "shared" in seeds and len(seeds) else 0.0
+        mean = intervals.over_seeds(seeds["value"], prompts=prompts, shared=shared)
+        found.append(
+            dict(zip(keys, key, strict=True))
+            | {
+                "value": mean.value,
+                "std": seeds["value"].std(),
+                "ci_low": mean.low,
+                "ci_high": mean.high,
+                "error": mean.error,
+                "df": mean.df,
+                "n": cell["n"].sum(),
+                "seeds": len(seeds),
+                "reason": next((r for r in cell["reason"] if isinstance(r, str) and r), ""),
+            }
         )
-        .reset_index()
-    )
+    measured = ["value", "std", "ci_low", "ci_high", "error", "df", "n", "seeds", "reason"]
+    cells = pd.DataFrame(found, columns=[*keys, *measured])
     cells["published"] = [
         published_metric(m, k, s)
         for m, k, s in zip(cells.metric, cells.method, cells["size"], strict=True)
@@ -124,8 +137,7 @@ def table2(metrics: pd.DataFrame, profile: Profile) -> pd.DataFrame:
 def table3(rates: pd.DataFrame, profile: Profile) -> pd.DataFrame:
     """Table III: win rate (%) of RPO at its preset's own temperature over each baseline.
 
-    rates: rows of ``rates.win_rates`` (preset, judge, size, baseline, tau, win_rate, std, ci_low,
-    ci_high, n, ...).
+    rates: rows of ``rates.win_rates``.
     """
     return _with_published(at_main_setting(rates, profile), profile, "baseline")
 
@@ -197,7 +209,6 @@ def long_format(
                 rows = rows.assign(
                     value=frame["win_rate"],
                     metric="win_rate/" + frame["judge"],
-                    seeds=len(profile.seeds),
                 )
         else:
             frame = frame.rename(columns={"mean": "value"})  # paper B's tables are long already

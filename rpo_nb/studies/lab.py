@@ -149,6 +149,9 @@ class Study:
     seed: int
     specs: tuple[Spec, ...]
     disturbance: str = ""  # of the rewards, a key of DISTURBANCES
+    # its policies are sampled with the same random numbers, which makes differences of their mean
+    # rewards surer; a study of win rates wants independent samples
+    common: bool = True
 
     @cached_property
     def prompts(self) -> list[str]:
@@ -191,7 +194,7 @@ class Study:
     @cached_property
     def asked(self) -> str:
         """What names these prompts beside a policy."""
-        return f"lab{content_key(self.prompts)[:8]}-"
+        return f"lab{content_key(self.prompts)[:8]}-{'' if self.common else 'own-'}"
 
 
 def size_of(profile: Profile) -> str:
@@ -270,7 +273,7 @@ def ablation_specs() -> tuple[Spec, ...]:
 
 def ablation_studies(profile: Profile) -> list[Study]:
     return [
-        Study("ablation", profile, size, seed, ablation_specs())
+        Study("ablation", profile, size, seed, ablation_specs(), common=False)
         for size in profile.lab.ablation_sizes or profile.sizes
         for seed in seeds_of(profile)
     ]

@@ -65,6 +65,7 @@ def make(study: Study, out: Path) -> int:
                 asked=study.asked,
                 prompts=study.prompts,
                 world=study.world,
+                common=study.common,
             )
     return made
 

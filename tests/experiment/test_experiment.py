@@ -1,5 +1,6 @@
 """The grid: what is planned, what is shared, what is skipped, what is refused."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -73,6 +74,38 @@ def test_generations_have_the_columns_and_one_row_a_cell_and_prompt(profile, mad
     assert not any(
         str(made) in f.read_text() for f in made.rglob("*.json") if "trainer" not in f.parts
     )
+
+
+def test_two_policies_share_a_stream_of_random_numbers_only_if_they_are_one(profile):
+    by_policy, by_stream = {}, {}
+    for cell in grid.cells(profile):
+        if cell.size == "small":
+            told = None if cell.run is None else cell.run.recipe
+            stream = generations.own_stream(cell.method, told, cell.seed)
+            policy = "reference", cell.seed if cell.run is None else cell.run.key
+            by_policy.setdefault(policy, set()).add(stream)
+            by_stream.setdefault(stream, set()).add(policy)
+    assert len(by_policy) > 10
+    assert all(len(streams) == 1 for streams in by_policy.values())
+    assert all(len(policies) == 1 for policies in by_stream.values())
+    assert generations.own_stream("sft", None, 0) != generations.own_stream("sft", None, 1)
+
+
+def test_equal_policies_write_independent_texts_unless_their_numbers_are_common(profile, tmp_path):
+    prepared = inputs.prepare(profile, "small", 0)
+    one = next(cell for cell in grid.cells(profile) if cell.run is None)
+    other = dataclasses.replace(one, method="sft")  # the reference by another name
+    texts = [
+        [
+            generations.completions(
+                profile, cell, prepared, tmp_path, asked=f"{common}-", common=common
+            )
+            for cell in (one, other)
+        ]
+        for common in (False, True)
+    ]
+    assert texts[1][0] == texts[1][1]
+    assert np.mean(np.array(texts[0][0]) != np.array(texts[0][1])) > 0.9
 
 
 def test_done_work_is_skipped_and_the_files_keep_their_bytes(profile, made, capsys):
