@@ -18,15 +18,11 @@ from rpo_nb.config.methods import METHOD_NAMES
 from rpo_nb.config.metrics import METRICS
 from rpo_nb.config.schema import Profile
 from rpo_nb.reporting import decisions
-from rpo_nb.reporting.agreement import AGREES, DIFFERS, NO_NUMBER, NOT_MEASURED, NOTABLE
+from rpo_nb.reporting.agreement import AGREES, DIFFERS, MARGIN, NO_NUMBER, NOT_MEASURED, NOTABLE
 from rpo_nb.reporting.decisions import FAILS, HOLDS, OPEN
 from rpo_nb.reporting.rendering import number
 from rpo_nb.reporting.tables import at_main_setting
 
-# Points of win rate that "robust to τ" allows: three of the standard deviations that the paper
-# prints beside its win rates (half of them are below 1.8). What its own repeats move is no
-# sensitivity.
-MARGIN = 5.0
 CHANCE, MOST = 1 / 3, 1 / 2  # to be the best of three: by lot, and more often than the other two
 COLUMNS = ["claim", "preset", "verdict", "hold", "fail", "undecided", "sentence"]
 ALONE = " One seed gives no interval, so nothing is decided."

@@ -185,6 +185,55 @@ def presets_table(profile: Profile) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+# ---- what stands under a table ----
+
+
+def sampling_notes(profile: Profile) -> list[str]:
+    """How the completions were drawn and what ± and [ ] are, for this profile's seeds."""
+    spread = (
+        "±: standard deviation over seeds; [ ]: 95 % interval of the mean over other seeds and "
+        "other prompts (t, rpo_nb/intervals.py)."
+        if len(profile.seeds) > 1
+        else "One seed: a number has neither ± nor interval, and decides nothing."
+    )
+    return [
+        spread,
+        "Every policy draws its completions with random numbers of its own, so a win rate compares "
+        "independent samples.",
+        *objective_notes(profile),
+    ]
+
+
+def objective_notes(profile: Profile) -> list[str]:
+    """One sentence for each preset in which RPO has the objective of DRO without its value network:
+    on made-up rows the gradients are one multiple of each other."""
+    import torch
+
+    from rpo_nb import objectives, partition
+
+    rng = torch.Generator().manual_seed(0)
+    policy, ref, rewards = torch.randn(3, 8, generator=rng, dtype=torch.float64)
+    prompts, out = torch.arange(8) // 4, []
+    for name, preset in profile.presets.items() if {"rpo", "dro"} <= set(profile.methods) else ():
+        log_z = partition.log_partition(
+            ref, rewards, prompts, tau=preset.rpo_tau, estimator=preset.partition
+        )
+        policy = policy.detach().requires_grad_()
+        losses = (
+            objectives.rpo(policy, ref, rewards, log_z, tau=preset.rpo_tau),
+            objectives.dro(policy, ref, rewards, torch.zeros(8).double(), tau=preset.dro_tau),
+        )
+        mine, theirs = (torch.autograd.grad(loss.sum(), policy)[0] for loss in losses)
+        factor = mine[0] / theirs[0]
+        if factor > 0 and torch.allclose(mine, factor * theirs):
+            out.append(
+                f"Preset {name}: RPO is the objective of DRO without its value network (gradients "
+                f"are {factor:.3g} times as large, row by row), so RPO over DRO asks what that "
+                "network adds."
+            )
+    return out
+
+
 # ---- long format ---------------------------------------------------------------------------------
 
 
