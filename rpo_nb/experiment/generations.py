@@ -84,7 +84,8 @@ def completions(
 ) -> list[str]:
     """The run's completions of the validation prompts (or of `prompts`, which `asked` names);
     generated once a (policy, decoding) and kept beside the policy, with both log-probabilities,
-    from which KL(policy ‖ reference) is estimated. world: see `train_runs`."""
+    from which KL(policy ‖ reference) is estimated. world: see `train_runs`. Which random numbers
+    they are drawn with: `grid.Run.draw`."""
     file, world = completions_file(profile, run, out, asked), world or cell_world(profile, run)
     stored = read_sealed(file)
     if stored is not None and stored["world"] == world:

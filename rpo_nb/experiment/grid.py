@@ -56,8 +56,11 @@ class Run(Columns):
     decoding: DecodingConfig = field(default=DecodingConfig(), compare=False)
     # what is asked where nothing is trained: the reference unless named
     model: str = field(default="", compare=False)
-    # Names the random numbers of its samples beside the seed. Runs of one draw have them in common:
-    # a difference of their means is surer for it, a win rate between them is no win rate.
+    # Names the random numbers of its samples beside the seed: what it was told, so no two methods,
+    # readings or temperatures share them and a win rate compares independent samples, as of users
+    # who each ask one policy. (With the same numbers, policies that are nearly equal write the
+    # same texts, which moves the rate.) "": those that all policies of a seed have in common, for
+    # differences of means, which they make surer.
     draw: str = field(default="", compare=False)
 
     @property
@@ -110,7 +113,7 @@ def recipe(
         if preset.decoding == "released"
         else profile.decoding
     )
-    run, row = Run(method, tau, size, seed, decoding=decoding), ROWS[method]
+    run, row = Run(method, tau, size, seed, decoding=decoding, draw=method), ROWS[method]
     if row.objective is None:
         return run
     if not row.reads:
@@ -140,7 +143,8 @@ def recipe(
         "data": data_recipe(profile),
         "code": step_code("training"),
     }
-    return replace(run, recipe=made_from)
+    told = [made_from[name] for name in ("method", "objective", "partition", "steps")]
+    return replace(run, recipe=made_from, draw=content_key(told))
 
 
 def model_recipe(profile: Profile, size: str) -> dict[str, Any]:

@@ -144,6 +144,9 @@ class Study:
     seed: int
     specs: tuple[Spec, ...]
     disturbance: str = ""  # of the rewards, a key of DISTURBANCES
+    # its policies are sampled with the same random numbers, which makes differences of their mean
+    # rewards surer; a study of win rates wants independent samples
+    common: bool = True
 
     @cached_property
     def prompts(self) -> list[str]:
@@ -159,7 +162,7 @@ class Study:
             changed = {"disturbance": self.disturbance, "source": source}
             run = replace(run, recipe=run.recipe | changed)
         decoding = PLAIN.model_copy(update={"max_new_tokens": self.profile.decoding.max_new_tokens})
-        return replace(run, decoding=decoding)
+        return replace(run, decoding=decoding, draw="" if self.common else run.draw)
 
     def file(self, spec: Spec, out: Path) -> Path:
         """Where its completions are kept."""
@@ -258,7 +261,7 @@ def ablation_specs() -> tuple[Spec, ...]:
 
 def ablation_studies(profile: Profile) -> list[Study]:
     return [
-        Study("ablation", profile, size, seed, ablation_specs())
+        Study("ablation", profile, size, seed, ablation_specs(), common=False)
         for size in profile.lab.ablation_sizes or profile.sizes
         for seed in seeds_of(profile)
     ]

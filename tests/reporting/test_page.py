@@ -306,6 +306,7 @@ def test_measure_scores_every_cell_of_the_profile_and_no_other():
         "value",
         "ci_low",
         "ci_high",
+        "shared",
         "n",
         "reason",
     ]

@@ -89,7 +89,8 @@ def test_numbers_of_the_paper_keep_their_trailing_zeros():
 
 def test_table3_and_table4_columns_and_rows(rates):
     table3, table4 = tables.table3(rates, PROFILE), tables.table4(rates, PROFILE)
-    tail = ["win_rate", "std", "ci_low", "ci_high", "n", "published", "published_std"]
+    tail = ["win_rate", "std", "ci_low", "ci_high", "error", "df", "n", "seeds"]
+    tail += ["published", "published_std"]
     assert list(table3.columns) == ["preset", "judge", "size", "baseline", *tail]
     assert list(table4.columns) == ["preset", "judge", "size", "tau", *tail]
     assert len(table3) == 3 * 2 * 3 * 5 and len(table4) == (3 + 4) * 2 * 3
