@@ -39,6 +39,7 @@ class System:
 # Whom the references have learnt from: careful, so that their size limits them and not their
 # teacher.
 DEMONSTRATOR = System("house", "house", care=0.95, rude=0.03, broken=0.03)
+# of the weak reference
 WEAK = System("house-weak", "house", care=0.7, rude=0.1, broken=0.1)
 # one style is learnt more easily than four, so its reference is as good with a teacher less careful
 NARROW = System("house-narrow", "house", care=0.87, rude=0.04, broken=0.04)
