@@ -37,9 +37,12 @@ class System:
 
 
 # Whom the references have learnt from: careful, so that their size limits them and not their
-# teacher. A reference of the largest size reaches two thirds of the way from 1 to 10.
+# teacher.
 DEMONSTRATOR = System("house", "house", care=0.95, rude=0.03, broken=0.03)
+# of the weak reference
 WEAK = System("house-weak", "house", care=0.7, rude=0.1, broken=0.1)
+# one style is learnt more easily than four, so its reference is as good with a teacher less careful
+NARROW = System("house-narrow", "house", care=0.87, rude=0.04, broken=0.04)
 SYSTEMS = (
     System("scholar-large", "scholar", care=0.95),
     System("poet-large", "poet", care=0.9),
@@ -61,7 +64,7 @@ DEMONSTRATORS = {
     "house": (DEMONSTRATOR, 0.1),
     "weak": (WEAK, 0.1),
     # it has hardly seen the others' words, as Flan-T5 has hardly seen long chat answers
-    "narrow": (DEMONSTRATOR, 0.01),
+    "narrow": (NARROW, 0.01),
 }
 
 
