@@ -33,7 +33,7 @@ def test_win_rate_std_and_counts_by_hand():
     assert got["std"] == pytest.approx(22.5 / math.sqrt(2))
     assert (got["n"], got["nulls"], got["ties"], got["flips"], got["seeds"]) == (9, 1, 3, 3, 2)
     assert got["ci_low"] == 0 and got["ci_high"] == 100  # two seeds, 22.5 apart
-    assert got["error"] == pytest.approx(22.5 / 2, rel=0.3) and got["df"] <= 8
+    assert got["error"] > 22.5 / 2 and got["df"] < 10
 
 
 def test_one_seed_has_no_std_and_all_null_has_no_rate():
@@ -101,10 +101,10 @@ def test_interval_of_unanimous_verdicts_is_a_point_and_of_one_prompt_unknown():
 def test_a_rates_interval_covers_its_truth_whatever_the_seeds_do():
     """Policies whose true win rates differ by seed, on prompts of their own: 95 of 100 intervals
     hold the mean of such policies."""
-    for spread in (0.0, 0.06):
+    for spread in (0.0, 0.1):
         hits = []
-        for trial in range(150):
-            rng = np.random.default_rng([trial, int(100 * spread)])
+        for trial in range(100):
+            rng = np.random.default_rng([7, trial])
             rows = pd.concat(
                 [
                     verdict_table(

@@ -264,7 +264,7 @@ def test_leads_is_a_probability_and_counts_toxicity_the_other_way_round():
     best = metric_rows(lambda m, k, *_: -order[k] if m == "toxicity" else order[k])
     verdicts, sentence = claims.leads(best, PROFILE)["paper"]
     assert verdicts == [HOLDS]
-    assert "is 1.00 [0.61, 1.00]" in sentence and "Toxicity 1.00" in sentence
+    assert "is 1.00 [0.69, 1.00]" in sentence and "Toxicity 1.00" in sentence
     worst = metric_rows(lambda m, k, *_: order[k] if m == "toxicity" else -order[k])
     assert claims.leads(worst, PROFILE)["paper"][0] == [FAILS]
     mixed = metric_rows(lambda m, k, *_: order[k])
@@ -281,19 +281,13 @@ def test_leads_is_a_probability_and_counts_toxicity_the_other_way_round():
 def test_noise_has_no_best_method():
     """Three methods that differ by chance alone, metrics of a text that hang together: of 300
     tables at least 95 % decide nothing."""
-    decided = 0
+    rows, decided = metric_rows(lambda *_: 0.0), 0
+    texts = rows.groupby(["method", "size", "seed"]).ngroup().to_numpy()
+    sign = np.where(rows["metric"].eq("toxicity"), -1, 1)
     for trial in range(300):
         rng = np.random.default_rng(trial)
-        common = rng.normal(size=(3, 10, 2))
-        own = rng.normal(size=(3, 3, 10, 2))
-        place = {"kto": 0, "dro": 1, "rpo": 2, "rouge_l": 0, "bleu": 1, "toxicity": 2}
-        rows = metric_rows(
-            lambda m, k, seed, size, common=common, own=own: (
-                (-1 if m == "toxicity" else 1) * common[place[k], seed, int(size == "xl")]
-                + own[place[m], place[k], seed, int(size == "xl")]
-            )
-        )
-        decided += claims.leads(rows, PROFILE)["paper"][0] != [OPEN]
+        noise = sign * rng.normal(size=60)[texts] + rng.normal(size=len(rows))
+        decided += claims.leads(rows.assign(value=noise), PROFILE)["paper"][0] != [OPEN]
     assert decided <= 15
 
 
