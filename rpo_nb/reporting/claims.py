@@ -109,7 +109,7 @@ def beats(cells: pd.DataFrame, profile: Profile) -> dict[str, tuple[list[str], s
         for judge, rows in mine.groupby("judge", sort=False):
             rates = [
                 f"{r['size']} {number(r['win_rate'], 1)}{_interval(r, 1)} {r['verdict']}"
-                + (f" (could see {number(r['smallest'], 1)})" if r["smallest"] > 0 else "")
+                + _seen(r["smallest"])
                 for _, r in rows.iterrows()
             ]
             parts.append(f"{judge}: {', '.join(rates)}")
@@ -119,6 +119,13 @@ def beats(cells: pd.DataFrame, profile: Profile) -> dict[str, tuple[list[str], s
             f"{_opening(verdicts)} Win rate in %: {'; '.join(parts)}.{_why_open(mine, len(cells))}",
         )
     return out
+
+
+def _seen(smallest: float) -> str:
+    """The smallest distance from 50 that a cell could have shown; none where it has no error."""
+    if pd.isna(smallest):
+        return ""
+    return f" (could see {number(smallest, 1) if smallest < 50 else 'none'})"
 
 
 def _interval(row: Mapping, digits: int) -> str:
@@ -178,7 +185,7 @@ def leads(metrics: pd.DataFrame, profile: Profile) -> dict[str, tuple[list[str],
         out[preset] = (
             [verdict],
             f"The probability that RPO is the best of the three is {number(share.value, 2)}"
-            f"{interval} (a lot gives {number(CHANCE, 2)}; it holds above {number(MOST, 2)}): "
+            f"{interval} (by lot {number(CHANCE, 2)}; it holds above {number(MOST, 2)}): "
             f"{told[preset]}.{reach if interval else ALONE}",
         )
     missing = "Table II lacks KTO, DRO or RPO." if len(metrics) else "Table II has not been made."

@@ -17,7 +17,7 @@ from scipy import stats
 
 from rpo_nb import intervals
 from rpo_nb.config.methods import METHODS
-from rpo_nb.config.metrics import METRICS
+from rpo_nb.config.metrics import METRICS, metric
 from rpo_nb.config.objective import Preset
 from rpo_nb.config.schema import Profile
 from rpo_nb.reporting.published import published_metric, published_win_rate
@@ -104,7 +104,9 @@ def metric_cells(metrics: pd.DataFrame, profile: Profile) -> pd.DataFrame:
         seeds = cell.dropna(subset=["value"])
         prompts = (seeds["ci_high"] - seeds["ci_low"]) / 2 / stats.norm.ppf(0.975)
         shared = seeds["shared"].mean() if "shared" in seeds and len(seeds) else 0.0
-        mean = intervals.over_seeds(seeds["value"], prompts=prompts, shared=shared)
+        mean = intervals.over_seeds(
+            seeds["value"], prompts=prompts, shared=shared, bounds=metric(key[1]).bounds
+        )
         found.append(
             dict(zip(keys, key, strict=True))
             | {
@@ -285,12 +287,12 @@ def _joined(frame: pd.DataFrame, keys: Sequence[str]) -> list[str]:
 def _stacked(frame: pd.DataFrame) -> pd.DataFrame:
     """A table that is long already (metrics.csv, Table I): what is neither number, preset nor
     metric makes row and column."""
-    metric = next((c for c in ("metric", "property") if c in frame), "value")
+    named = next((c for c in ("metric", "property") if c in frame), "value")
     column = next((c for c in ("size", "method") if c in frame), "value")
-    known = {metric, column, *LONG_COLUMNS, "shared", "reason", "note"}
+    known = {named, column, *LONG_COLUMNS, "shared", "reason", "note"}
     keys = [c for c in frame.columns if c not in known]
     return frame.assign(
-        metric=frame[metric] if metric != "value" else "value",
+        metric=frame[named] if named != "value" else "value",
         row=_joined(frame, keys),
         column=frame[column],
     )
