@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rpo_nb.config.keys import content_key
+from rpo_nb.config.keys import content_key, hash_seed
 from rpo_nb.config.methods import AUTHORS, ROWS, tau_of
 from rpo_nb.config.objective import Objective, Preset
 from rpo_nb.config.schema import DecodingConfig, Profile
@@ -56,6 +56,9 @@ class Run(Columns):
     decoding: DecodingConfig = field(default=DecodingConfig(), compare=False)
     # what is asked where nothing is trained: the reference unless named
     model: str = field(default="", compare=False)
+    # Names the random numbers of its samples beside the seed. Runs of one draw have them in common:
+    # a difference of their means is surer for it, a win rate between them is no win rate.
+    draw: str = field(default="", compare=False)
 
     @property
     def trained(self) -> bool:
@@ -80,6 +83,10 @@ class Run(Columns):
     def name(self) -> str:
         """Of its folder."""
         return f"{self.method}-{self.size}-seed{self.seed}-{self.key}"
+
+    @property
+    def sampling_seed(self) -> int:
+        return hash_seed(self.seed, *self.draw.encode()) if self.draw else self.seed
 
     def folder(self, out: Path) -> Path:
         return Path(out) / "runs" / self.name
