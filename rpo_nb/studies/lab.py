@@ -80,6 +80,8 @@ class Spec(Columns):
     reduce: str = "sum"
     estimator: str = ""  # of RPO
     released: bool = False  # trained as the authors' code does, dropout and all
+    # Other random numbers for its completions than those that all policies of a seed share.
+    draw: str = ""
 
     @property
     def words(self) -> str:
@@ -124,6 +126,11 @@ class Spec(Columns):
         return {name: values[name] for name in MAP_KEYS}
 
 
+# What policies are compared with: by differences of means, and, with random numbers of its own, by
+# win rates.
+REFERENCE, RIVAL = Spec("reference"), Spec("reference", draw="rival")
+
+
 @cache
 def presets() -> dict[str, Preset]:
     """The three readings of the paper as presets.yaml has them, whatever a profile chose of
@@ -161,7 +168,7 @@ class Study:
             changed = {"disturbance": self.disturbance, "source": source}
             run = replace(run, recipe=run.recipe | changed)
         decoding = PLAIN.model_copy(update={"max_new_tokens": self.profile.decoding.max_new_tokens})
-        return replace(run, decoding=decoding)
+        return replace(run, decoding=decoding, draw=spec.draw)
 
     def file(self, spec: Spec, out: Path) -> Path:
         """Where its completions are kept."""
@@ -223,7 +230,7 @@ def in_regime(profile: Profile, name: str) -> Profile:
 def map_specs(profile: Profile) -> tuple[Spec, ...]:
     """The policies of the regime map."""
     lab = profile.lab
-    out = [Spec("reference"), Spec("sft"), Spec("best_of_k")]
+    out = [REFERENCE, RIVAL, Spec("sft"), Spec("best_of_k")]
     out += [Spec("kto", beta) for beta in lab.betas if beta >= LEAST_KTO]
     out += [Spec("dro", tau) for tau in lab.taus]
     out += [Spec("rpo", tau, "sum", estimator) for estimator in lab.estimators for tau in lab.taus]
@@ -250,9 +257,9 @@ def map_studies(profile: Profile) -> list[Study]:
 
 def ablation_specs() -> tuple[Spec, ...]:
     """With both conventions at τ = 1: no normalisation, the paper's, and the one that leaves the
-    row out."""
+    row out. Win rates are between them, so each has random numbers of its own."""
     return tuple(
-        Spec("rpo", 1.0, reduce, name)
+        Spec("rpo", 1.0, reduce, name, draw=name)
         for reduce in ("sum", "mean")
         for name in ("none", "empirical", "leave_one_out")
     )
@@ -274,7 +281,8 @@ def low_data_specs(profile: Profile) -> tuple[Spec, ...]:
         name for name in dict.fromkeys((*profile.lab.estimators, "pooled")) if name != "empirical"
     ]
     return (
-        Spec("reference"),
+        REFERENCE,
+        RIVAL,
         Spec("rpo", presets()["paper"].rpo_tau, "sum", "empirical"),
         *(Spec("rpo", fixed.rpo_tau, "sum", name) for name in others),
         Spec("dro", fixed.dro_tau),
@@ -311,7 +319,8 @@ def robustness_specs() -> tuple[Spec, ...]:
     """One policy of each kind, as the presets have it."""
     paper, released, fixed = presets().values()
     return (
-        Spec("reference"),
+        REFERENCE,
+        RIVAL,
         Spec("rpo", paper.rpo_tau, "sum", "empirical"),
         Spec("rpo", released.rpo_tau, "mean", "empirical", True),
         Spec("rpo", fixed.rpo_tau, "sum", fixed.partition),
