@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -21,12 +22,13 @@ from rpo_nb.judging import verdicts
 from rpo_nb.judging.rates import win_rates
 from rpo_nb.reporting import decisions
 from rpo_nb.studies import table1
-from rpo_nb.studies.aggregates import improvement, iqm, over_seeds
+from rpo_nb.studies.aggregates import improvement, iqm, over_seeds, profile
 from rpo_nb.studies.lab import MAP_KEYS, REFERENCE, RIVAL, Spec, Study
 
 # paper A, version 4: preference in % for the normalised loss, over models and judges
 PUBLISHED_ABLATION = ">90"
 UNDECIDED = "not decided"
+PROFILE_POINTS = 41
 
 
 def _wide(rows: pd.DataFrame, column: str) -> dict[int, pd.DataFrame]:
@@ -148,21 +150,26 @@ def regime_map(
     )
 
 
+def _gains(rows: pd.DataFrame, studies: Sequence[Study]) -> dict[Spec, np.ndarray]:
+    """Of every trained policy the gain over the reference, [regimes, seeds, prompts]."""
+    specs, found = studies[0].specs, {}
+    shape = len(set(rows["study"])), len(set(rows["seed"])), -1
+    for place, spec in enumerate(specs):
+        if spec.method != "reference":
+            both = (rows[rows["spec"].eq(i)] for i in (place, specs.index(REFERENCE)))
+            order = ["study", "seed", "prompt_id"]
+            mine, own = (one.sort_values(order)["reward"].to_numpy() for one in both)
+            found[spec] = (mine - own).reshape(shape)
+    return found
+
+
 def summary(rows: pd.DataFrame, studies: Sequence[Study]) -> pd.DataFrame:
     """lab_summary.csv, the policies over all regimes: method, policy; mean and iqm of the gain over
     the reference (points; `aggregates`) and over_sft and over_best, the probability that a run
     gains more than one of SFT and than one of the policy with the best iqm, each with _low and
     _high (NaN for one seed); worst, the mean gain of its worst regime; regimes, seeds. The best
     first."""
-    specs = studies[0].specs
-    shape = len(set(rows["study"])), len(set(rows["seed"])), -1
-    gains = {}
-    for place, spec in enumerate(specs):
-        if spec.method != "reference":
-            both = (rows[rows["spec"].eq(i)] for i in (place, specs.index(REFERENCE)))
-            order = ["study", "seed", "prompt_id"]
-            mine, own = (one.sort_values(order)["reward"].to_numpy() for one in both)
-            gains[spec] = (mine - own).reshape(shape)
+    gains = _gains(rows, studies)
     runs = {spec: gain.mean(-1) for spec, gain in gains.items()}
     best, out = max(runs, key=lambda spec: iqm(runs[spec])), []
     for spec, scores in runs.items():
@@ -179,8 +186,22 @@ def summary(rows: pd.DataFrame, studies: Sequence[Study]) -> pd.DataFrame:
         for key, one in found.items():
             row |= {key: one.value, f"{key}_low": one.low, f"{key}_high": one.high}
         row["worst"] = scores.mean(1).min()
-        out.append(row | {"regimes": shape[0], "seeds": shape[1]})
+        out.append(row | dict(zip(("regimes", "seeds"), scores.shape, strict=True)))
     return pd.DataFrame(out).sort_values("iqm", ascending=False, ignore_index=True)
+
+
+def profiles(rows: pd.DataFrame, studies: Sequence[Study], table: pd.DataFrame) -> pd.DataFrame:
+    """lab_profiles.csv, of each method's best policy by `summary`: method, policy, gain, and share,
+    of its runs over all regimes and seeds those that gain more, with low and high."""
+    shown = dict.fromkeys(table.drop_duplicates("method")["policy"])
+    runs = {spec.words: gain.mean(-1) for spec, gain in _gains(rows, studies).items()}
+    every = np.concatenate([runs[policy].ravel() for policy in shown])
+    out = []
+    for policy, gain in product(shown, np.linspace(every.min(), every.max(), PROFILE_POINTS)):
+        found = over_seeds(partial(profile, at=gain), runs[policy], bounds=(0, 1))
+        row = {"policy": policy, "gain": gain, "share": found.value}
+        out.append(row | {"low": found.low, "high": found.high})
+    return pd.DataFrame(out).merge(table[["policy", "method"]], on="policy")
 
 
 def ablation(

@@ -206,11 +206,11 @@ def test_a_summary_by_hand(profile):
 
 def test_duels_are_decided_together_and_never_by_one_seed(profile):
     pairs = [(Spec("kto", 1.0), Spec("sft")), (Spec("kto", 0.3), Spec("sft"))]
-    rows, studies = told(profile, range(10), lambda study, seed, spec: 0.1 * seed * (spec == 3))
+    rows, studies = told(profile, range(10), lambda study, seed, spec: 0.5 * seed * (spec == 3))
     duels = lab_tables.duels(rows, studies, {"one": pairs, "two": pairs[::-1]})
     assert len(duels) == 4 and duels["first"].unique().tolist() == ["KTO β 1"]
     assert set(duels["outcome"]) == {"first"} and set(duels["ahead"]) == {10}
-    by_seed = [2.25 + 0.1 * seed for seed in range(10)]
+    by_seed = [2.25 + 0.5 * seed for seed in range(10)]
     p = stats.ttest_1samp(by_seed, 0).pvalue
     assert duels["p"].tolist() == pytest.approx([4 * p] * 4) and duels["smallest"].isna().all()
     assert duels["difference"].tolist() == pytest.approx([np.mean(by_seed)] * 4)
