@@ -164,6 +164,7 @@ rule temperature:
         generations(),
     output:
         table("table4"),
+        "tables/temperature_differences.csv",
         kept(verdicts("table4")),
         done("06_table4_temperature"),
     params:
@@ -232,6 +233,7 @@ rule report:
         table("table2"),
         table("table3"),
         table("table4"),
+        "tables/temperature_differences.csv",
     output:
         table("presets"),
         table("claims"),

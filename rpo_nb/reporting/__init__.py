@@ -34,6 +34,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "long_format",
             "metric_cells",
             "presets_table",
+            "sampling_notes",
             "table2",
             "table3",
             "table4",

@@ -80,8 +80,9 @@ class Spec(Columns):
     reduce: str = "sum"
     estimator: str = ""  # of RPO
     released: bool = False  # trained as the authors' code does, dropout and all
-    # Other random numbers for its completions than those that all policies of a seed share.
-    draw: str = ""
+    # Whether it is asked with the random numbers that all policies of a seed share: for differences
+    # of means, which they make surer. Win rates want independent samples.
+    common: bool = True
 
     @property
     def words(self) -> str:
@@ -126,9 +127,8 @@ class Spec(Columns):
         return {name: values[name] for name in MAP_KEYS}
 
 
-# What policies are compared with: by differences of means, and, with random numbers of its own, by
-# win rates.
-REFERENCE, RIVAL = Spec("reference"), Spec("reference", draw="rival")
+# What policies are compared with: by differences of means, and by win rates.
+REFERENCE, RIVAL = Spec("reference"), Spec("reference", common=False)
 
 
 @cache
@@ -168,7 +168,7 @@ class Study:
             changed = {"disturbance": self.disturbance, "source": source}
             run = replace(run, recipe=run.recipe | changed)
         decoding = PLAIN.model_copy(update={"max_new_tokens": self.profile.decoding.max_new_tokens})
-        return replace(run, decoding=decoding, draw=spec.draw)
+        return replace(run, decoding=decoding, common=spec.common)
 
     def file(self, spec: Spec, out: Path) -> Path:
         """Where its completions are kept."""
@@ -257,9 +257,9 @@ def map_studies(profile: Profile) -> list[Study]:
 
 def ablation_specs() -> tuple[Spec, ...]:
     """With both conventions at τ = 1: no normalisation, the paper's, and the one that leaves the
-    row out. Win rates are between them, so each has random numbers of its own."""
+    row out. Win rates are between them."""
     return tuple(
-        Spec("rpo", 1.0, reduce, name, draw=name)
+        Spec("rpo", 1.0, reduce, name, common=False)
         for reduce in ("sum", "mean")
         for name in ("none", "empirical", "leave_one_out")
     )

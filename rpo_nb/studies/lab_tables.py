@@ -52,7 +52,7 @@ def summarise(rows: pd.DataFrame, studies: Sequence[Study]) -> pd.DataFrame:
         own, rival = (reward[study.specs.index(spec)] for spec in (REFERENCE, RIVAL))
         kl, broken = _wide(mine, "log_ratio"), _wide(mine, "broken")
         for place, spec in enumerate(study.specs):
-            if spec.draw:
+            if spec == RIVAL:
                 continue
             won = 50.0 * (1 + np.sign(reward[place] - rival))
             values = {
@@ -78,7 +78,7 @@ def by_seed(rows: pd.DataFrame, studies: Sequence[Study]) -> pd.DataFrame:
     for name, mine in rows.groupby("study", sort=False):
         reward = _wide(mine, "reward")
         for place, spec in enumerate(specs[name]):
-            if not spec.draw:
+            if spec != RIVAL:
                 gain = reward[place] - reward[specs[name].index(REFERENCE)]
                 found = {
                     "regime": name,
