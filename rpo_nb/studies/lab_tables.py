@@ -72,8 +72,8 @@ def summarise(rows: pd.DataFrame, studies: Sequence[Study]) -> pd.DataFrame:
 
 
 def by_seed(rows: pd.DataFrame, studies: Sequence[Study]) -> pd.DataFrame:
-    """regime_seeds.csv, what every comparison of policies is made of: regime, policy, seed, reward
-    and gain (means over the seed's prompts) and error, the gain's standard error over prompts."""
+    """lab_seeds.csv, what comparisons of policies are made of: study, policy, seed, reward and gain
+    (means over the seed's prompts) and error, the gain's standard error over prompts."""
     specs, out = {study.name: study.specs for study in studies}, []
     for name, mine in rows.groupby("study", sort=False):
         reward = _wide(mine, "reward")
@@ -81,7 +81,7 @@ def by_seed(rows: pd.DataFrame, studies: Sequence[Study]) -> pd.DataFrame:
             if spec != RIVAL:
                 gain = reward[place] - reward[specs[name].index(REFERENCE)]
                 found = {
-                    "regime": name,
+                    "study": name,
                     "policy": spec.words,
                     "seed": gain.index,
                     "reward": reward[place].mean(axis=1).to_numpy(),
@@ -135,7 +135,7 @@ def regime_map(
     own = table[table["method"].eq("reference")].set_index("regime")["reward"]
     about = described.set_index("regime")
     table.insert(1, "gap", table["regime"].map(about["data"] - own))
-    gains = by_seed(rows, studies).set_index(["regime", "policy", "seed"])["gain"].unstack()
+    gains = by_seed(rows, studies).set_index(["study", "policy", "seed"])["gain"].unstack()
     best = table.loc[table.groupby("regime")["gain"].idxmax()].set_index("regime")["policy"]
     behind = [
         improvement(*(gains.loc[(regime, one)].to_numpy()[None] for one in (best[regime], policy)))
