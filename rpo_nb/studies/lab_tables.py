@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -37,6 +37,31 @@ def _wide(rows: pd.DataFrame, column: str) -> dict[int, pd.DataFrame]:
     return {place: table.loc[place] for place in dict.fromkeys(rows["spec"])}
 
 
+def _measures(
+    rows: pd.DataFrame, studies: Sequence[Study]
+) -> Iterator[tuple[Study, Spec, dict[str, pd.DataFrame]]]:
+    """Of every study and policy reward, gain, win_rate, kl and broken: a line a seed, a column a
+    prompt."""
+    first = {study.name: study for study in reversed(studies)}
+    for name, mine in rows.groupby("study", sort=False):
+        study = first[name]
+        reward, kl, broken = (_wide(mine, one) for one in ("reward", "log_ratio", "broken"))
+        own, rival = (reward[study.specs.index(spec)] for spec in (REFERENCE, RIVAL))
+        for place, spec in enumerate(study.specs):
+            if spec != RIVAL:
+                yield (
+                    study,
+                    spec,
+                    {
+                        "reward": reward[place],
+                        "gain": reward[place] - own,
+                        "win_rate": 50.0 * (1 + np.sign(reward[place] - rival)),
+                        "kl": kl[place],
+                        "broken": broken[place],
+                    },
+                )
+
+
 def summarise(rows: pd.DataFrame, studies: Sequence[Study]) -> pd.DataFrame:
     """One row a study and policy: study, MAP_KEYS, reward, gain (over the study's reference),
     win_rate (% over the reference's other completions, ties half), kl (nats a completion), broken
@@ -46,50 +71,30 @@ def summarise(rows: pd.DataFrame, studies: Sequence[Study]) -> pd.DataFrame:
     gain is between completions of common random numbers, which cancel; win_rate between
     independent ones: common ones would make it the share of prompts where training moved a text.
     """
-    first, out = {study.name: study for study in reversed(studies)}, []
-    for name, mine in rows.groupby("study", sort=False):
-        study, reward = first[name], _wide(mine, "reward")
-        own, rival = (reward[study.specs.index(spec)] for spec in (REFERENCE, RIVAL))
-        kl, broken = _wide(mine, "log_ratio"), _wide(mine, "broken")
-        for place, spec in enumerate(study.specs):
-            if spec == RIVAL:
-                continue
-            won = 50.0 * (1 + np.sign(reward[place] - rival))
-            values = {
-                "reward": seeds_and_prompts(reward[place]),
-                "gain": seeds_and_prompts(reward[place] - own),
-                "win_rate": seeds_and_prompts(won, bounds=(0, 100)),
-                "kl": seeds_and_prompts(kl[place]),
-                "broken": seeds_and_prompts(broken[place], bounds=(0, 1)),
-            }
-            row = {"study": name, **spec.row(study.profile, study.size)}
-            for key, found in values.items():
-                row |= {key: found.value, f"{key}_low": found.low, f"{key}_high": found.high}
-            row["std"] = reward[place].mean(axis=1).std()
-            texts = int(reward[place].notna().to_numpy().sum())
-            out.append(row | {"n": texts, "seeds": len(reward[place])})
+    bounds, out = {"win_rate": (0, 100), "broken": (0, 1)}, []
+    for study, spec, values in _measures(rows, studies):
+        row = {"study": study.name, **spec.row(study.profile, study.size)}
+        for key, table in values.items():
+            found = seeds_and_prompts(table, bounds=bounds.get(key))
+            row |= {key: found.value, f"{key}_low": found.low, f"{key}_high": found.high}
+        reward = values["reward"]
+        row["std"] = reward.mean(axis=1).std()
+        out.append(row | {"n": int(reward.notna().to_numpy().sum()), "seeds": len(reward)})
     return pd.DataFrame(out)
 
 
 def by_seed(rows: pd.DataFrame, studies: Sequence[Study]) -> pd.DataFrame:
-    """lab_seeds.csv, what comparisons of policies are made of: study, policy, seed, reward and gain
-    (means over the seed's prompts) and error, the gain's standard error over prompts."""
-    specs, out = {study.name: study.specs for study in studies}, []
-    for name, mine in rows.groupby("study", sort=False):
-        reward = _wide(mine, "reward")
-        for place, spec in enumerate(specs[name]):
-            if spec != RIVAL:
-                gain = reward[place] - reward[specs[name].index(REFERENCE)]
-                found = {
-                    "study": name,
-                    "policy": spec.words,
-                    "seed": gain.index,
-                    "reward": reward[place].mean(axis=1).to_numpy(),
-                    "gain": gain.mean(axis=1).to_numpy(),
-                    "error": gain.sem(axis=1).to_numpy(),
-                }
-                out.append(pd.DataFrame(found))
-    return pd.concat(out, ignore_index=True)
+    """lab_seeds.csv, what the tables' rows are means of and comparisons are made of: study, policy,
+    seed, and reward, gain, win_rate, kl and broken as in `summarise`, means over the seed's
+    prompts."""
+    found = []
+    for study, spec, values in _measures(rows, studies):
+        means = {name: table.mean(axis=1) for name, table in values.items()}
+        frame = pd.DataFrame(means).rename_axis("seed").reset_index()
+        frame.insert(0, "policy", spec.words)
+        frame.insert(0, "study", study.name)
+        found.append(frame)
+    return pd.concat(found, ignore_index=True)
 
 
 def regimes(
