@@ -338,14 +338,36 @@ def robustness_studies(profile: Profile) -> list[Study]:
     ]
 
 
-def policies(profile: Profile) -> int:
-    """How many policies notebook 07 trains beside those of the grid."""
-    studies = [
+def data_studies(profile: Profile) -> list[Study]:
+    """More or fewer training prompts, all else being equal; none where none are asked for."""
+    return [
+        Study(
+            f"{n} prompts",
+            profile.model_copy(update={"data": profile.data.model_copy(update={"prompts": n})}),
+            size_of(profile),
+            seed,
+            (*robustness_specs(), Spec("sft")),
+        )
+        for n in profile.lab.more_prompts
+        for seed in seeds_of(profile)
+    ]
+
+
+def studies_of(profile: Profile) -> list[Study]:
+    """All of a profile, but those of `tuning`."""
+    return [
         *map_studies(profile),
         *ablation_studies(profile),
         *low_data_studies(profile),
         *robustness_studies(profile),
+        *data_studies(profile),
     ]
+
+
+def policies(profile: Profile) -> int:
+    """How many policies notebook 07 trains beside those of the grid, without what tuning will
+    choose."""
+    studies = studies_of(profile)
     return len(trained(studies) - {run.key for run in grid.plan(profile)})
 
 

@@ -337,3 +337,24 @@ def low_data(table: pd.DataFrame, ks: Sequence[int]) -> Figure:
     axes[1].set_yscale("log" if shown["gradient_variance"].gt(0).any() else "linear")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return fig
+
+
+@styled
+def data_curve(table: pd.DataFrame) -> Figure:
+    """Gain over the reference by training prompts, a line a policy."""
+    fig, axis = plt.subplots(figsize=(7.5, 3.9), layout="constrained")
+    shown = table[table["method"].ne("reference")]
+    palette = sns.color_palette("colorblind", shown["policy"].nunique())
+    for i, (colour, (policy, line)) in enumerate(
+        zip(palette, shown.groupby("policy", sort=False), strict=True)
+    ):
+        errors = [line["gain"] - line["gain_low"], line["gain_high"] - line["gain"]]
+        x = line["prompts"] * 1.02 ** (i - 3)
+        axis.errorbar(x, line["gain"], yerr=errors, marker="o", ms=4, color=colour, label=policy)
+    ticks = sorted(set(shown["prompts"]))
+    axis.axhline(0, color="black", lw=1, ls=":")
+    axis.set(xscale="log", xticks=ticks, xticklabels=ticks)
+    axis.set(xlabel="training prompts", ylabel="gain over the reference")
+    axis.minorticks_off()
+    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return fig

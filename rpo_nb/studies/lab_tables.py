@@ -294,6 +294,14 @@ def low_data_table(rows: pd.DataFrame, studies: Sequence[Study]) -> pd.DataFrame
     return table
 
 
+def data_curve(rows: pd.DataFrame, studies: Sequence[Study]) -> pd.DataFrame:
+    """data_curve.csv: `summarise` by the number of training prompts."""
+    table = summarise(rows, studies)
+    prompts = table.pop("study").str.removesuffix(" prompts").astype(int)
+    table.insert(0, "prompts", prompts)
+    return table
+
+
 def duels(
     rows: pd.DataFrame,
     studies: Sequence[Study],
