@@ -12,7 +12,7 @@ from rpo_nb import partition, pocket
 from rpo_nb.config import loading
 from rpo_nb.experiment import inputs
 from rpo_nb.experiment.grid import cells, plan
-from rpo_nb.studies import lab, lab_runs, lab_tables
+from rpo_nb.studies import lab, lab_figures, lab_runs, lab_tables
 from rpo_nb.studies.lab import Spec, Study
 
 # Studies ------------------------------------------------------------------------------------------
@@ -252,3 +252,26 @@ def test_the_lab_in_one_table_and_seed_by_seed(profile):
     alone = lab_tables.summary(*told(profile, (0,)))
     assert alone.filter(regex="_(low|high)$").isna().all(axis=None)
     assert alone["iqm"].tolist() == [3.25, 1.0]
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1), range(10)])
+def test_figures_stand_with_one_seed_or_many(profile, seeds):
+    rows, studies = told(profile, seeds)
+    summary = lab_tables.summary(rows, studies)
+    profiles = lab_tables.profiles(rows, studies, summary)
+    assert profiles.groupby("policy")["share"].apply(lambda s: s.is_monotonic_decreasing).all()
+    assert profiles["low"].isna().all() == (len(seeds) == 1)
+    about = pd.DataFrame({"regime": ["stronger", "on_policy"], "data": 6.0})
+    about = about.assign(data_wins=60.0, k=4.0, logp=-1.0, own_logp=-1.0, above_log_k=0.5)
+    table = lab_tables.regime_map(rows, studies, about)
+    best = table.loc[table.groupby("regime")["gain"].idxmax()]
+    assert set(best["policy"]) == {"KTO β 1"} and set(best["behind"]) == {0.5}
+    assert set(table.loc[table["policy"].eq("reference"), "behind"]) == {1.0}
+    duels = lab_tables.duels(rows, studies, {"one": [(Spec("kto", 1.0), Spec("sft"))]})
+    for figure in (
+        lab_figures.standing(summary, profiles),
+        lab_figures.gains(table[table["method"].ne("reference")]),
+        lab_figures.duels(duels, ["stronger", "on_policy"]),
+    ):
+        figure.canvas.draw()
+        assert figure.axes
