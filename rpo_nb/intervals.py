@@ -160,11 +160,11 @@ def share_over_seeds(shares: Sequence[float], answers: int) -> Share:
     if n < 2:
         return Share(value, np.nan, np.nan, np.nan)
     variance = shares.var(ddof=1) / n
-    if value in (0.0, 1.0):
-        size = n
+    if value in (0.0, 1.0):  # no spread is seen: as good as one answer a seed
+        size = float(n)
     else:
         size = min(value * (1 - value) / variance, answers) if variance else answers
-    size = size * float(stats.norm.ppf(0.975) / stats.t.ppf(0.975, n - 1)) ** 2
+        size = size * float(stats.norm.ppf(0.975) / stats.t.ppf(0.975, n - 1)) ** 2
     yes = value * size
     return Share(
         value,

@@ -218,3 +218,26 @@ def test_nothing_at_all_has_not_even_a_value():
 
 def test_equal_values_are_their_own_bounds():
     assert intervals.bootstrap([0.1] * 7) == (np.mean([0.1] * 7),) * 3
+
+
+def test_a_share_that_every_seed_agrees_on_is_clopper_and_pearsons():
+    for seeds in (2, 6, 10):
+        found = intervals.share_over_seeds([1.0] * seeds, 18 * seeds)
+        known = stats.binomtest(seeds, seeds).proportion_ci(0.95, "exact")
+        assert found[:3] == pytest.approx((1, known.low, known.high)) and found.size == seeds
+        none = intervals.share_over_seeds([0.0] * seeds, 18 * seeds)
+        assert (none.low, none.high) == pytest.approx((0, 1 - known.low))
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+@pytest.mark.parametrize("together", [0.0, 0.8, 1.0])
+def test_a_share_over_seeds_covers_its_truth_however_its_answers_hang_together(seeds, together):
+    rng, hits = np.random.default_rng([seeds, int(10 * together)]), []
+    for _ in range(400):
+        common = rng.normal(size=(seeds, 1, 3)) * np.sqrt(together)
+        answers = common + rng.normal(size=(seeds, 18, 3)) * np.sqrt(1 - together)
+        best = (answers.argmax(2) == 2).mean(1)
+        found = intervals.share_over_seeds(best, best.size * 18)
+        hits.append(found.low <= 1 / 3 <= found.high)
+    assert np.mean(hits) > 0.93
+    assert np.isnan(intervals.share_over_seeds([0.5], 18)[1:]).all()

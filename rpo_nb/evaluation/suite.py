@@ -192,7 +192,7 @@ class MetricSuite:
             "distinct-n: share of distinct n-grams, lower case; self-BLEU: sacrebleu's sentence "
             "BLEU with a cell's other "
             "completions as references; length ratio: words of completion by words of reference.",
-            "Intervals: 95 %, percentile bootstrap over items with a fixed seed.",
+            "Intervals of one policy (metrics.csv): 95 %, percentile bootstrap over items.",
         ]
 
 

@@ -169,7 +169,7 @@ def leads(metrics: pd.DataFrame, profile: Profile) -> dict[str, tuple[list[str],
     found = decisions.decide_shares(list(shares.values()), more=MOST, less=CHANCE)
     out = {}
     for (preset, share), verdict, seen in zip(
-        shares.items(), found.verdict, found.smallest, strict=True
+        shares.items(), found.verdict.tolist(), found.smallest, strict=True
     ):
         interval = _interval({"ci_low": share.low, "ci_high": share.high}, 2)
         reach = "" if np.isnan(seen) else f" This run could have seen {number(seen, 2)}."
@@ -199,7 +199,7 @@ def robust(
         names = list(zip(moves["preset"], moves["judge"], moves["size"], strict=True))
         columns = (moves[name] for name in ("difference", "error", "df"))
         found = decisions.decide_equal(*columns, margin=MARGIN, groups=names)
-        verdicts = dict(zip(dict.fromkeys(names), found.verdict, strict=True))
+        verdicts = dict(zip(dict.fromkeys(names), found.verdict.tolist(), strict=True))
         reach = dict(zip(dict.fromkeys(names), found.smallest, strict=True))
     out = {}
     for preset in presets:

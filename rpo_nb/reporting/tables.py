@@ -287,7 +287,7 @@ def _stacked(frame: pd.DataFrame) -> pd.DataFrame:
     metric makes row and column."""
     metric = next((c for c in ("metric", "property") if c in frame), "value")
     column = next((c for c in ("size", "method") if c in frame), "value")
-    known = {metric, column, *LONG_COLUMNS, "reason", "note"}
+    known = {metric, column, *LONG_COLUMNS, "shared", "reason", "note"}
     keys = [c for c in frame.columns if c not in known]
     return frame.assign(
         metric=frame[metric] if metric != "value" else "value",

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from rpo_nb import intervals
 from rpo_nb.config.keys import content_key
 from rpo_nb.config.schema import Profile
 from rpo_nb.data.kinds import aspects
@@ -23,9 +24,10 @@ from rpo_nb.reporting import tables
 from rpo_nb.running.provenance import model_key, step_code
 from rpo_nb.store import cached
 
-COLUMNS = ["preset", "aspect", "method", "size", "value", "std", "n"]
+COLUMNS = ["preset", "aspect", "method", "size", "value", "std", "ci_low", "ci_high", "n", "seeds"]
 UNIT = (
-    "Predicted rating in standard deviations of the held-out ratings of the aspect; ±: over seeds."
+    "Predicted rating in standard deviations of the held-out ratings of the aspect; ±: over seeds; "
+    "interval: 95 %, over other seeds and prompts."
 )
 
 
@@ -99,7 +101,9 @@ def table(
             right += bench.held_out["correct"].tolist()
             scores = bench.score(rows["prompt"].tolist(), rows["completion"].tolist())
             found.append(
-                rows[["preset", "method", "size", "seed"]].assign(aspect=aspect, score=scores)
+                rows[["preset", "method", "size", "seed", "prompt_id"]].assign(
+                    aspect=aspect, score=scores
+                )
             )
         if right:
             doubt = (
@@ -113,16 +117,10 @@ def table(
             )
     if not found:
         return pd.DataFrame(columns=COLUMNS), notes
-    cell = ["preset", "aspect", "method", "size"]
-    seeds = (
-        pd.concat(found)
-        .groupby([*cell, "seed"], sort=False)["score"]
-        .agg(mean="mean", n="size")
-        .reset_index()
-    )
-    cells = (
-        seeds.groupby(cell, sort=False)
-        .agg(value=("mean", "mean"), std=("mean", "std"), n=("n", "sum"))
-        .reset_index()
-    )
-    return cells[COLUMNS], notes
+    keys, cells = ["preset", "aspect", "method", "size"], []
+    for key, cell in pd.concat(found).groupby(keys, sort=False):
+        points = cell.pivot(index="seed", columns="prompt_id", values="score").to_numpy()
+        mean, low, high, *_ = intervals.seeds_and_prompts(points)
+        std = np.nanmean(points, axis=1).std(ddof=1) if len(points) > 1 else np.nan
+        cells.append([*key, mean, std, low, high, len(cell), len(points)])
+    return pd.DataFrame(cells, columns=COLUMNS), notes

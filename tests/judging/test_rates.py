@@ -11,8 +11,10 @@ import pytest
 from scipy import stats
 
 from rpo_nb.intervals import bootstrap_prompts
-from rpo_nb.judging.rates import quality, win_rates
+from rpo_nb.judging.rates import quality, temperature_differences, win_rates
 from tests.judging.pairs import pair_table, verdict_table
+
+WINNERS = ("method", "baseline")
 
 # ---- numbers -------------------------------------------------------------------------------------
 
@@ -30,7 +32,8 @@ def test_win_rate_std_and_counts_by_hand():
     assert got["win_rate"] == pytest.approx(51.25)
     assert got["std"] == pytest.approx(22.5 / math.sqrt(2))
     assert (got["n"], got["nulls"], got["ties"], got["flips"], got["seeds"]) == (9, 1, 3, 3, 2)
-    assert got["ci_low"] < 51.25 < got["ci_high"]
+    assert got["ci_low"] == 0 and got["ci_high"] == 100  # two seeds, 22.5 apart
+    assert got["error"] > 22.5 / 2 and got["df"] < 10
 
 
 def test_one_seed_has_no_std_and_all_null_has_no_rate():
@@ -41,6 +44,7 @@ def test_one_seed_has_no_std_and_all_null_has_no_rate():
     )
     got = got.set_index("baseline")
     assert math.isnan(got.loc["sft", "std"]) and got.loc["sft", "win_rate"] == 50
+    assert got.loc["sft", ["ci_low", "ci_high", "error", "df"]].isna().all()
     assert (
         math.isnan(got.loc["kto", "win_rate"])
         and got.loc["kto", "n"] == 0
@@ -92,6 +96,46 @@ def test_interval_leaves_out_a_seed_that_a_draw_missed():
 def test_interval_of_unanimous_verdicts_is_a_point_and_of_one_prompt_unknown():
     assert bootstrap_prompts(np.ones((2, 9)), np.ones((2, 9))) == (1.0, 1.0, 1.0)
     assert np.isnan(bootstrap_prompts(np.ones((1, 1)), np.ones((1, 1)))[1:]).all()
+
+
+def test_a_rates_interval_covers_its_truth_whatever_the_seeds_do():
+    """Policies whose true win rates differ by seed, on prompts of their own: 95 of 100 intervals
+    hold the mean of such policies."""
+    for spread in (0.0, 0.1):
+        hits = []
+        for trial in range(100):
+            rng = np.random.default_rng([7, trial])
+            rows = pd.concat(
+                [
+                    verdict_table(
+                        list(np.where(rng.random(60) < 0.6 + rng.normal() * spread, *WINNERS)),
+                        seed=seed,
+                    ).assign(prompt_id=range(60 * seed, 60 * seed + 60))
+                    for seed in range(4)
+                ]
+            )
+            got = win_rates(rows).iloc[0]
+            hits.append(got["ci_low"] <= 60 <= got["ci_high"])
+        assert 0.9 < np.mean(hits) < 0.99
+
+
+def test_differences_between_temperatures_are_paired_by_seed_and_prompt():
+    """All that moves is one prompt of ten, in every seed; its noise is the prompts' alone."""
+    rng, parts = np.random.default_rng(0), []
+    for seed in range(3):
+        base = rng.choice(["method", "baseline"], 10)
+        moved = np.where(np.arange(10) == seed, "method", base)
+        parts += [
+            verdict_table(list(verdicts), seed=seed, tau=tau)
+            for tau, verdicts in ((0.1, base), (1.0, moved), (5.0, base))
+        ]
+    rows = pd.concat(parts)
+    moves = temperature_differences(rows)
+    assert moves[["tau_low", "tau_high"]].to_numpy().tolist() == [[0.1, 1], [0.1, 5], [1, 5]]
+    rates = win_rates(rows).set_index("tau")["win_rate"]
+    expected = [rates[1] - rates[0.1], 0, rates[5] - rates[1]]
+    assert moves["difference"].tolist() == pytest.approx(expected)
+    assert (moves["error"] < win_rates(rows)["error"].min()).all() and (moves["n"] == 30).all()
 
 
 def test_a_hundred_cells_take_seconds():

@@ -36,6 +36,7 @@ def metrics():
                                     "value": value,
                                     "ci_low": value - 0.05,
                                     "ci_high": value + 0.05,
+                                    "shared": 0.0,
                                     "n": 200,
                                     "reason": "WordNet is not installed"
                                     if metric == "meteor"
@@ -66,7 +67,10 @@ def rates():
                                 "std": 1.5,
                                 "ci_low": rate - 4,
                                 "ci_high": rate + 4,
+                                "error": 1.0,
+                                "df": 4.0,
                                 "n": 400,
+                                "seeds": 2,
                                 "ties": 9,
                                 "flips": 9,
                                 "nulls": 0,

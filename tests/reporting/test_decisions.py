@@ -105,3 +105,22 @@ def test_differences_at_the_margin_are_seldom_decided():
 def test_a_margin_of_nothing_is_refused():
     with pytest.raises(ValueError, match="margin is 0"):
         decisions.decide_equal([1.0], [1.0], [3], margin=0)
+
+
+def test_a_share_is_decided_by_the_binomial_test_of_its_answers():
+    always, never, even = (
+        intervals.share_over_seeds(shares, 60)
+        for shares in ([1.0] * 6, [0.0] * 10, [0.4, 0.5, 0.3, 0.4, 0.5])
+    )
+    for share, side, p in ((always, "greater", 0.5), (never, "less", 1 / 3)):
+        yes, n = round(share.value * share.size), round(share.size)
+        known = 2 * stats.binomtest(yes, n, p, alternative=side).pvalue
+        found = decisions.decide_shares([share], more=0.5, less=1 / 3)
+        assert found.p[0] == pytest.approx(known)
+        assert (found.verdict[0] != OPEN) == (known < 0.05)
+    found = decisions.decide_shares([always, never, even], more=0.5, less=1 / 3)
+    assert found.verdict.tolist() == [OPEN, OPEN, OPEN]  # three of a claim: each is corrected
+    assert 0.5 < found.smallest[2] <= 1
+    alone = decisions.decide_shares([always], more=0.5, less=1 / 3)
+    assert alone.verdict.tolist() == [HOLDS] and np.isnan(alone.smallest[0])
+    assert decisions.decide_shares([never], more=0.5, less=1 / 3).verdict.tolist() == [FAILS]

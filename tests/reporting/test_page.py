@@ -256,6 +256,46 @@ def test_bleu_intervals_bracket_the_corpus_score_and_follow_its_spread():
     assert bleu_intervals(noisy, references) == [(low, high), (sacre_low, sacre_high)]
 
 
+def test_prompts_that_seeds_share_are_seen_in_the_error_of_a_metrics_mean():
+    """Seeds that say the same to the same prompts tell of other prompts no better than one of them
+    does, whether the metric is a mean of items or of the corpus."""
+    from rpo_nb import pocket
+    from rpo_nb.config.schema import EvaluationConfig
+    from rpo_nb.evaluation.cells import measure
+    from rpo_nb.evaluation.suite import MetricSuite
+
+    profile = loading.load_profile("smoke", sizes="small", seeds="0,1,2", preset="paper")
+    asked = [row["instruction"] for row in pocket.make_feedback(30, seed=0)]
+    rng = np.random.default_rng(0)
+    words = "the red boat waits in a garden and it is very kind small old lamp".split()
+    texts = [" ".join(rng.choice(words, 12)) for _ in asked]
+    noisy = [" ".join(w if rng.random() < 0.8 else "so" for w in t.split()) for t in texts]
+
+    def rows(shared):
+        base = {"preset": "paper", "method": "sft", "size": "small", "tau": np.nan}
+        return pd.DataFrame(
+            [
+                base
+                | {"seed": seed, "prompt_id": i, "reference": texts[i], "completion": noisy[i]}
+                | {"prompt": prompt if shared else f"{prompt} {seed}"}
+                for seed in range(3)
+                for i, prompt in enumerate(asked)
+            ]
+        )
+
+    suite = MetricSuite(EvaluationConfig())
+    cells = {}
+    for shared in (True, False):
+        found = measure(rows(shared), suite, profile)
+        assert found["shared"].eq(0).all() != shared
+        cells[shared] = tables.metric_cells(found, profile).set_index("metric")
+    for metric in ("rouge_l", "sacrebleu", "bleu"):
+        one = found[found["metric"].eq(metric)].iloc[0]
+        alone = (one["ci_high"] - one["ci_low"]) / 2 / 1.96
+        assert cells[True].loc[metric, "error"] == pytest.approx(alone, rel=0.1)
+        assert cells[False].loc[metric, "error"] < 0.3 * alone
+
+
 def test_measure_scores_every_cell_of_the_profile_and_no_other():
     from rpo_nb import pocket
     from rpo_nb.evaluation.cells import measure
@@ -306,6 +346,7 @@ def test_measure_scores_every_cell_of_the_profile_and_no_other():
         "value",
         "ci_low",
         "ci_high",
+        "shared",
         "n",
         "reason",
     ]

@@ -89,7 +89,8 @@ def test_numbers_of_the_paper_keep_their_trailing_zeros():
 
 def test_table3_and_table4_columns_and_rows(rates):
     table3, table4 = tables.table3(rates, PROFILE), tables.table4(rates, PROFILE)
-    tail = ["win_rate", "std", "ci_low", "ci_high", "n", "published", "published_std"]
+    tail = ["win_rate", "std", "ci_low", "ci_high", "error", "df", "n", "seeds"]
+    tail += ["published", "published_std"]
     assert list(table3.columns) == ["preset", "judge", "size", "baseline", *tail]
     assert list(table4.columns) == ["preset", "judge", "size", "tau", *tail]
     assert len(table3) == 3 * 2 * 3 * 5 and len(table4) == (3 + 4) * 2 * 3
@@ -161,7 +162,7 @@ def test_files_are_the_same_bytes_again_and_hold_the_same_cells(tmp_path, metric
 def test_markdown_shows_kit_interval_and_paper_and_what_is_missing(tmp_path, metrics):
     rendering.write_table(tables.metric_cells(metrics, PROFILE), tmp_path, "table2")
     text = (tmp_path / "tables" / "table2.md").read_text(encoding="utf-8")
-    assert re.search(r"\| RPO +\| 0\.\d{4} ± 0\.\d{4} \[-?0\.\d{4}, \d\.\d{4}\] \| 0\.8661", text)
+    assert re.search(r"\| RPO +\| 0\.\d{4} ± 0\.\d{4} \[-?\d\.\d{4}, \d\.\d{4}\] \| 0\.8661", text)
     assert "| not measured" in text and "- meteor: not measured, WordNet is not installed" in text
     assert footnotes(tmp_path, "table2") == ["meteor: not measured, WordNet is not installed"]
 

@@ -31,9 +31,14 @@ from tests.running.batches import ROOT, results
         ("table2", "preset metric method size value std published"),
         (
             "table3",
-            "preset judge size baseline win_rate std ci_low ci_high n published published_std",
+            "preset judge size baseline win_rate std ci_low ci_high error df n seeds published "
+            "published_std",
         ),
-        ("table4", "preset judge size tau win_rate std ci_low ci_high n published published_std"),
+        (
+            "table4",
+            "preset judge size tau win_rate std ci_low ci_high error df n seeds published "
+            "published_std",
+        ),
     ],
 )
 def test_the_tables_have_the_columns_others_rely_on(reproduction, name, columns):
