@@ -38,7 +38,7 @@ def measure(generations: pd.DataFrame, suite: MetricSuite, profile: Profile) -> 
     ]
     cells = [_texts(rows, profile) for _, rows in groups]
     out, measured = [], suite.score_many(cells)
-    shared = _shared([_plain(key)[:-1] for key, _ in groups], cells, measured)
+    shared = _shared([grid.cell_of(key)[:-1] for key, _ in groups], cells, measured)
     for (key, rows), cell, values in zip(groups, cells, measured, strict=True):
         bleus = bleu_intervals(cell["completions"], cell["references"])
         bleus = dict(zip(("bleu", "sacrebleu"), bleus, strict=True))
@@ -52,7 +52,7 @@ def measure(generations: pd.DataFrame, suite: MetricSuite, profile: Profile) -> 
                     "value": value,
                     "ci_low": low,
                     "ci_high": high,
-                    "shared": shared.get((*_plain(key)[:-1], metric), 0.0),
+                    "shared": shared.get((*grid.cell_of(key)[:-1], metric), 0.0),
                     "n": len(rows),
                     "reason": found.reason,
                 }
@@ -96,11 +96,6 @@ def _parts(cell: dict[str, list], values: dict[str, MetricValue]) -> dict[str, n
     without = np.array([_bleu(row) for row in counts.sum(0) - counts])
     influence = (n - 1) / n * (without.mean(0) - without)
     return out | {"bleu": influence[:, 0], "sacrebleu": influence[:, 1]}
-
-
-def _plain(key: tuple) -> tuple:
-    """A group's key as `grid.Cell` has it: no temperature is None."""
-    return tuple(None if pd.isna(part) else part for part in key)
 
 
 def _texts(rows: pd.DataFrame, profile: Profile) -> dict[str, list]:

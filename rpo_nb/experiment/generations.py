@@ -60,8 +60,8 @@ def completions_file(profile: Profile, run: Run, out: Path, asked: str = "") -> 
     own. asked: "" for the validation prompts, else what names others."""
     # never one engine's texts for another's
     engine = "" if profile.generation == "transformers" else f"{profile.generation}-"
-    draw = f"{content_key(run.draw)[:8]}-" if run.draw else ""
-    file = f"completions-{engine}{asked}{draw}{run.decoding.key()}.json"
+    common = "common-" if run.common else ""
+    file = f"completions-{engine}{asked}{common}{run.decoding.key()}.json"
     if run.trained:
         return run.folder(out) / file
     # same data, same reference
@@ -84,8 +84,7 @@ def completions(
 ) -> list[str]:
     """The run's completions of the validation prompts (or of `prompts`, which `asked` names);
     generated once a (policy, decoding) and kept beside the policy, with both log-probabilities,
-    from which KL(policy ‖ reference) is estimated. world: see `train_runs`. Which random numbers
-    they are drawn with: `grid.Run.draw`."""
+    from which KL(policy ‖ reference) is estimated. world: see `train_runs`."""
     file, world = completions_file(profile, run, out, asked), world or cell_world(profile, run)
     stored = read_sealed(file)
     if stored is not None and stored["world"] == world:
@@ -109,7 +108,7 @@ def completions(
             weights,
             model_key(prepared.path),
             run.decoding.key(),
-            run.sampling_seed,
+            run.stream,
             limit,
             precision,
             step_code("completions by vllm" if profile.generation == "vllm" else "completions"),
@@ -135,7 +134,7 @@ def completions(
             tokenizer,
             prompts,
             decoding=run.decoding,
-            seed=run.sampling_seed,
+            seed=run.stream,
             max_prompt_tokens=limit,
             batch_size=profile.evaluation.generation_batch_size,
             engine=profile.generation,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rpo_nb.config.keys import content_key, hash_seed
+from rpo_nb.config.keys import content_key
 from rpo_nb.config.methods import AUTHORS, ROWS, tau_of
 from rpo_nb.config.objective import Objective, Preset
 from rpo_nb.config.schema import DecodingConfig, Profile
@@ -56,12 +56,9 @@ class Run(Columns):
     decoding: DecodingConfig = field(default=DecodingConfig(), compare=False)
     # what is asked where nothing is trained: the reference unless named
     model: str = field(default="", compare=False)
-    # Names the random numbers of its samples beside the seed: what it was told, so no two methods,
-    # readings or temperatures share them and a win rate compares independent samples, as of users
-    # who each ask one policy. (With the same numbers, policies that are nearly equal write the
-    # same texts, which moves the rate.) "": those that all policies of a seed have in common, for
-    # differences of means, which they make surer.
-    draw: str = field(default="", compare=False)
+    # Whether its completions are drawn with the random numbers that all policies of the seed share:
+    # a difference of their means is surer for it, a win rate between them is no win rate.
+    common: bool = field(default=False, compare=False)
 
     @property
     def trained(self) -> bool:
@@ -88,8 +85,19 @@ class Run(Columns):
         return f"{self.method}-{self.size}-seed{self.seed}-{self.key}"
 
     @property
-    def sampling_seed(self) -> int:
-        return hash_seed(self.seed, *self.draw.encode()) if self.draw else self.seed
+    def stream(self) -> int:
+        """The seed of the random numbers that its completions are drawn with: where they are not
+        common, of its seed, its method and what it was told (objective, partition, steps), not of
+        code or data.
+
+        No two methods, readings or temperatures of a seed share it, so a win rate compares
+        independent samples, as of users who each ask one policy. (With the same numbers, policies
+        that are nearly equal write the same texts, which moves the rate.) A policy that several
+        presets share has one stream and one file."""
+        if self.common:
+            return self.seed
+        told = self.recipe and [self.recipe[name] for name in ("objective", "partition", "steps")]
+        return int(content_key([self.method, told, self.seed]), 16)
 
     def folder(self, out: Path) -> Path:
         return Path(out) / "runs" / self.name
@@ -113,7 +121,7 @@ def recipe(
         if preset.decoding == "released"
         else profile.decoding
     )
-    run, row = Run(method, tau, size, seed, decoding=decoding, draw=method), ROWS[method]
+    run, row = Run(method, tau, size, seed, decoding=decoding), ROWS[method]
     if row.objective is None:
         return run
     if not row.reads:
@@ -143,8 +151,7 @@ def recipe(
         "data": data_recipe(profile),
         "code": step_code("training"),
     }
-    told = [made_from[name] for name in ("method", "objective", "partition", "steps")]
-    return replace(run, recipe=made_from, draw=content_key(told))
+    return replace(run, recipe=made_from)
 
 
 def model_recipe(profile: Profile, size: str) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The grid: what is planned, what is shared, what is skipped, what is refused."""
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -73,31 +72,6 @@ def test_generations_have_the_columns_and_one_row_a_cell_and_prompt(profile, mad
     assert not any(
         str(made) in f.read_text() for f in made.rglob("*.json") if "trainer" not in f.parts
     )
-
-
-def test_two_policies_share_a_stream_of_random_numbers_only_if_they_are_one(profile):
-    by_policy, by_stream = {}, {}
-    for run in grid.cells(profile):
-        if run.size == "small":
-            policy = run.method if not run.trained else run.key, run.seed
-            by_policy.setdefault(policy, set()).add(run.sampling_seed)
-            by_stream.setdefault(run.sampling_seed, set()).add(policy)
-    assert len(by_policy) > 10
-    assert all(len(streams) == 1 for streams in by_policy.values())
-    assert all(len(policies) == 1 for policies in by_stream.values())
-
-
-def test_equal_policies_write_independent_texts_unless_their_numbers_are_common(profile, tmp_path):
-    prepared = inputs.prepare(profile, "small", 0)
-    one = next(run for run in grid.cells(profile) if not run.trained)
-    texts = {}
-    for draw in ("reference", "the reference by another name", "", "common"):
-        # "common" in another folder, with the random numbers of ""
-        asked = dataclasses.replace(one, draw="" if draw == "common" else draw)
-        texts[draw] = generations.completions(profile, asked, prepared, tmp_path / draw)
-    assert texts[""] == texts["common"]
-    own = texts["reference"], texts["the reference by another name"]
-    assert np.mean(np.array(own[0]) != np.array(own[1])) > 0.9
 
 
 def test_done_work_is_skipped_and_the_files_keep_their_bytes(profile, made, capsys):
