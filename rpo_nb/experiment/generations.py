@@ -17,9 +17,9 @@ from rpo_nb.config.schema import Profile
 from rpo_nb.data.feedback import conversations
 from rpo_nb.data.splits import Splits
 from rpo_nb.experiment import inputs, references
-from rpo_nb.experiment.grid import Cell, cell_world, cells, plan, recipe, world_key
+from rpo_nb.experiment.grid import Cell, Run, cell_world, cells, plan, recipe, world_key
 from rpo_nb.experiment.inputs import Prepared, fetch, half, torch_threads
-from rpo_nb.experiment.runs import holds, quick_collections, train_runs
+from rpo_nb.experiment.runs import holds, quick_collections, train, train_runs
 from rpo_nb.policy import load, logps
 from rpo_nb.policy.generation import ready, released_decoding, samples
 from rpo_nb.remedies import memory_advice
@@ -84,6 +84,8 @@ def completions(
     if stored is not None and stored["world"] == world:
         return stored["completions"]
     prompts = list(prompts) or conversations(prepared.splits.validation)
+    if cell.run is not None and store.left_out(file.parent):
+        _train_again(profile, cell.run, prepared, out, world)
     training, limit = profile.training, profile.limits(cell.size)["max_prompt_tokens"]
     path = (
         references.fetched(cell.model, profile.sizes[cell.size].authors_revision)
@@ -156,6 +158,16 @@ def completions(
         },
     )
     return texts
+
+
+def _train_again(profile: Profile, run: Run, prepared: Prepared, out: Path, world: str) -> None:
+    """Train a policy that travelled without its weights; what it said stays."""
+    folder = run.folder(out)
+    store.again(folder, "came without its weights, which are needed")
+    said = {file.name: file.read_bytes() for file in folder.glob("completions-*.json")}
+    train(profile, run, prepared, out, world=world)
+    for name, content in said.items():
+        atomic_write(folder / name, content)
 
 
 def generation_rows(cell: Cell, parts: Splits, texts: Sequence[str]) -> pd.DataFrame:
