@@ -67,6 +67,22 @@ def reproduce(arguments: argparse.Namespace) -> int:
     )
 
 
+def deep(arguments: argparse.Namespace) -> int:
+    """A run of many seeds, part by part; the tables and the report when all parts are there."""
+    from rpo_nb.running import batch
+    from rpo_nb.studies import deep as studies_deep
+
+    arguments.profile = arguments.profile or "pocket-deep"
+    profile = _profile(arguments)
+    out = results_dir(profile, arguments.output_dir)
+    if not studies_deep.run(
+        profile, out, minutes=arguments.minutes, most=arguments.parts, cores=arguments.cores
+    ):
+        print("The same command goes on from here; commit what is in parts/.")
+        return 0
+    return batch.run(profile, out, cores=arguments.cores, only=studies_deep.notebooks(profile, out))
+
+
 def train(arguments: argparse.Namespace) -> int:
     """The policies only; alone it also lets them answer, under `accelerate launch` several
     processes share each training."""
@@ -280,6 +296,7 @@ def advise(arguments: argparse.Namespace) -> int:
 
 COMMANDS = {
     "reproduce": reproduce,
+    "deep": deep,
     "plan": plan,
     "train": train,
     "report": again,

@@ -253,7 +253,8 @@ def _ensure_size(profile: Profile, mine: list[Cell], out: Path, bar: Any) -> int
         )
         return 0
     prepared = inputs.prepare(profile, size, seed)
-    ready(profile.generation, prepared.reference)
+    if profile.generation != "transformers":
+        ready(profile.generation, prepared.reference)
     with quick_collections():
         made = train_runs(profile, [c.run for c in mine if c.run is not None], prepared, out, bar)
         seen = set()

@@ -14,11 +14,11 @@ import io
 import json
 import lzma
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from rpo_nb.store import STAMP, Damaged, atomic_write, fault, read_json
+from rpo_nb.store import STAMP, Damaged, atomic_write, fault, left_out, read_json
 
 HEADER = "part.json"
 WEIGHTS = (".safetensors",)
@@ -35,7 +35,7 @@ class Part(NamedTuple):
 def pack(
     file: Path,
     header: dict[str, Any],
-    found: Iterable[Path],
+    found: Collection[Path],
     roots: dict[str, Path],
     *,
     keep: Callable[[str], bool] = lambda name: False,
@@ -43,10 +43,11 @@ def pack(
     """Write a part; the same content gives the same bytes.
 
     header: {"key": ...} and more. found: finished folders and sealed files below the roots (name ->
-    folder); what is below none, or gone by now, is no part of it. keep: whether a folder, named
-    from its root on, travels with its weights.
+    folder), a file with the finished folder that it is in; what is below none, or gone by now, is
+    no part of it. keep: whether a folder, named from its root on, travels with its weights.
     """
     files: dict[str, bytes] = {}
+    found = {*found, *(path.parent for path in found if (path.parent / STAMP).is_file())}
     for path in sorted(found):
         root = next((name for name, folder in roots.items() if path.is_relative_to(folder)), None)
         if root is None or not path.exists():
@@ -109,14 +110,13 @@ def install(part: Part, roots: dict[str, Path]) -> None:
             raise Damaged(f"{name!r:.80} is no place for a file of a part")
         places[name] = roots[root].joinpath(*rest)
     stamps = {name for name, place in places.items() if place.name == STAMP}
-    here = {name.removesuffix(STAMP) for name in stamps if fault(places[name].parent) is None}
-    stamped = {
-        f"{name.removesuffix(STAMP)}{inner}"
-        for name in stamps
-        if name.removesuffix(STAMP) in here
-        for inner in (STAMP, *json.loads(part.files[name])["sha256"])
-    }
-    for name in sorted(set(places) - stamped, key=lambda name: (name in stamps, name)):
+    stay = set()
+    for name in stamps:
+        folder, stamp = places[name].parent, json.loads(part.files[name])
+        # one that is here without its weights gives way to one that has them
+        if fault(folder) is None and ("left_out" in stamp or not left_out(folder)):
+            stay |= {f"{name.removesuffix(STAMP)}{inner}" for inner in (STAMP, *stamp["sha256"])}
+    for name in sorted(set(places) - stay, key=lambda name: (name in stamps, name)):
         place, content = places[name], part.files[name]
         if not place.is_file() or place.read_bytes() != content:
             atomic_write(place, content)

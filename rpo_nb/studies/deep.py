@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
 from rpo_nb import store
 from rpo_nb.config.keys import content_key
 from rpo_nb.config.schema import Profile
-from rpo_nb.experiment import generations
+from rpo_nb.experiment import generations, inputs
 from rpo_nb.judging import verdicts
 from rpo_nb.running import parts
 from rpo_nb.running.jobs import LAB, PAPER_B, TABLES, jobs
@@ -28,6 +30,7 @@ from rpo_nb.studies.paper_b import runs as paper_b
 from rpo_nb.studies.paper_b import tables as paper_b_tables
 
 PARTS = "parts"
+TOLD = ("made again", "on this machine")  # ends of the lines that a reader of many parts wants
 # what a study's part does not depend on
 FREE = {"name", "description", "expect", "feedback_overrides"}
 CODE = ("all of the grid", "all of the lab", "reward model", "paper B", "gradient variance")
@@ -93,6 +96,8 @@ def key_of(profile: Profile, part: Part) -> str:
 def _grid(profile: Profile, out: Path, first: bool) -> None:
     seed = profile.seeds[0]
     generations.ensure_runs(profile, out, progress=False)
+    for size in profile.sizes:
+        inputs.prepare(profile, size, seed)
     verdicts.judges_for(profile, out, seed)
     insight.rewards_and_kl(profile, out)
     for size in profile.sizes if first else ():
@@ -125,7 +130,7 @@ def _paper_b(profile: Profile, out: Path) -> None:
 def make(profile: Profile, part: Part, out: Path) -> Path:
     """Make a part, from whatever of it is here, and pack it; returns its file."""
     own, first, started = of_seed(profile, part.seed), part.seed == profile.seeds[0], time.time()
-    with store.recorded() as found:
+    with store.recorded() as found, redirect_stdout(StringIO()) as said:
         if part.study == "grid":
             _grid(own, out, first)
         elif part.study == "lab":
@@ -134,6 +139,7 @@ def make(profile: Profile, part: Part, out: Path) -> Path:
             _paper_b(own, out)
         else:
             _regime(own, out, part.study)
+    print(*(line for line in said.getvalue().splitlines() if line.endswith(TOLD)), sep="\n", end="")
     # what notebooks show is the first seed's smallest reference, and the judge of Tables III and IV
     shown = f"cache/references/{lab.size_of(profile)}-seed{profile.seeds[0]}-"
     header = {"key": key_of(profile, part), "seconds": round(time.time() - started)}
@@ -142,7 +148,7 @@ def make(profile: Profile, part: Part, out: Path) -> Path:
         header,
         found,
         _roots(out),
-        keep=lambda name: name.startswith(("out/runs/judges/", shown)),
+        keep=lambda name: part.study == "grid" and name.startswith(("out/runs/judges/", shown)),
     )
 
 
