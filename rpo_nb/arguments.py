@@ -139,6 +139,12 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--minutes", type=float, help="begin no part after so many")
     command.add_argument("--parts", type=int, help="make so many at most")
     command = commands.add_parser(
+        "verify",
+        help="is a run what it should be? its numbers beside those of the deep run",
+    )
+    command.add_argument("--results", default="", help="its folder, default results/pocket")
+    command.add_argument("--against", default="", help="default results/pocket-deep")
+    command = commands.add_parser(
         "publish", parents=[profile], help="a finished policy as a folder with a model card"
     )
     command.add_argument(

@@ -3,10 +3,10 @@ run of many seeds (`studies.deep`).
 
 A cell is where it should be when the mean over the run's seeds lies in the 95 % prediction interval
 for the mean of as many new seeds: m ± t·s·√(1/n + 1/k), with m, s and t of the n seeds of the deep
-run that the run does not share. One cell in twenty misses by chance, but cells hang together: one unlucky
-reference moves a hundred of them, and a binomial law would refuse sound runs. So the deep run says
-itself how far a table may be off: its seeds are left out in their turn, as many as the run has, and
-compared with the others.
+run that the run does not share. One cell in twenty misses by chance, but cells hang together: one
+unlucky reference moves a hundred of them, and a binomial law would refuse sound runs. So the deep
+run says itself how far a table may be off: its seeds are left out in their turn, as many as the run
+has, and compared with the others.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy import stats
 
+from rpo_nb.config.loading import load_profile, repository_root
+from rpo_nb.config.schema import Profile
 from rpo_nb.judging import verdicts as judged
 from rpo_nb.reporting.style import STYLE
 from rpo_nb.store import Damaged, atomic_write, read_json
@@ -34,6 +36,13 @@ FARTHEST = 10.0  # half widths that one cell counts for: it may have no spread a
 FEWEST = 4  # seeds that a deep run needs beside those of the run
 MOST_LEFT_OUT = 200  # ways to leave seeds out that are counted
 CELL = ["table", "cell"]
+DEEP = "pocket-deep"
+# what two runs must share for their numbers to compare; of the studies what a mean is taken over
+WORLD = ("sizes", "data", "training", "decoding", "lab", "paper_b")
+SAMPLES = {
+    "lab": ("size", "prompts"),
+    "paper_b": ("size", "prompts", "valid", "test", "k", "iterations", "offline", "online"),
+}
 
 
 # ---- numbers by seed -----------------------------------------------------------------------------
@@ -85,9 +94,9 @@ def _cells(rows: pd.DataFrame, table: str, keys: Sequence[str], value: str) -> p
 
 class Comparison(NamedTuple):
     """cells: table, cell, value, expected, low, high, deviation (from what is expected, in half
-    widths of its interval), misses. allowed: by table, cells, misses, off (root mean square of the
-    deviations) and may (how far off it may be). same: of the numbers of shared seeds, how many are the same to the last digit, and how many
-    there are."""
+    widths of its interval), misses. allowed: by table its cells, how many miss, off (root mean
+    square of their deviations) and may (how far off it may be). same: of the numbers of shared
+    seeds, how many are the same to the last digit, and how many there are."""
 
     cells: pd.DataFrame
     allowed: pd.DataFrame
@@ -230,6 +239,29 @@ def _machine(out: Path | str) -> list | None:
         return [manifest["packages"], manifest["hardware"]["cpu"]]
     except (FileNotFoundError, Damaged, KeyError, TypeError):
         return None
+
+
+def deep_dir(out: Path | str) -> Path | None:
+    """results/pocket-deep of the clone that `out`, or else this process, is in; None where it has
+    no numbers by seed, or is `out` itself."""
+    for root in (repository_root(Path(out)), repository_root()):
+        found = root / "results" / DEEP
+        if (found / "seeds").is_dir() and (found / "profile.yaml").is_file():
+            return None if found.resolve() == Path(out).resolve() else found
+    return None
+
+
+def unlike(profile: Profile, deep: Path | str) -> list[str]:
+    """The settings in which a profile is of another world than a deep run, so that their numbers
+    do not compare."""
+    other = load_profile(str(Path(deep) / "profile.yaml"))
+    mine, theirs = (one.model_dump(mode="json", include=set(WORLD)) for one in (profile, other))
+    theirs["sizes"] = {size: theirs["sizes"].get(size) for size in mine["sizes"]}
+    for study, fields in SAMPLES.items():
+        mine[study], theirs[study] = (
+            {field: shown[study][field] for field in fields} for shown in (mine, theirs)
+        )
+    return [section for section in WORLD if mine[section] != theirs[section]]
 
 
 def against(run: Path | str, deep: Path | str) -> Comparison:

@@ -43,7 +43,7 @@ from rpo_nb.running.staging import fetch, hub_data, local_files, models, seen, s
 from rpo_nb.store import STAMP, again, digest_of, file_digest, read_sealed, sealed, sweep
 
 # folders of a reproduction
-RESULTS = ("data", "figures", "generations", "publish", "runs", "tables", "verdicts")
+RESULTS = ("data", "figures", "generations", "publish", "runs", "seeds", "tables", "verdicts")
 LOG = Path("runs") / "snakemake.log"
 ANSWERS = "completions-*.json"  # in the folder of a policy, or in one without: the reference's
 

@@ -58,10 +58,10 @@ def pack(
         elif fault(path) is None:
             files |= {f"{name}/{file}": content for file, content in _light(path, keep(name))}
     header = header | {"sha256": {name: _sha(content) for name, content in files.items()}}
-    content = (json.dumps(header, sort_keys=True, indent=1) + "\n").encode()
+    first = (HEADER, (json.dumps(header, sort_keys=True, indent=1) + "\n").encode())
     tar = io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for name, content in [(HEADER, content), *sorted(files.items())]:
+        for name, content in [first, *sorted(files.items())]:
             member = tarfile.TarInfo(name)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))

@@ -252,3 +252,20 @@ def pulls(
                 }
             )
     return pd.DataFrame(rows).groupby("study", sort=False).mean().reset_index()
+
+
+def by_seed(rows: pd.DataFrame, studies: Sequence[Study]) -> pd.DataFrame:
+    """What `regime_map`'s means are means of: regime, policy, seed, reward, win_rate (%, over the
+    reference, ties half), kl, broken; means over the seed's prompts."""
+    specs = {study.name: study.specs for study in studies}
+    start = {name: [s.method for s in mine].index("reference") for name, mine in specs.items()}
+    base = rows[rows["spec"].eq(rows["study"].map(start))]
+    keys = ["study", "seed", "prompt_id"]
+    both = rows.merge(base[[*keys, "reward"]], on=keys, suffixes=("", "_reference"))
+    both["win_rate"] = 50.0 * (1 + np.sign(both["reward"] - both["reward_reference"]))
+    both["policy"] = [
+        specs[name][place].words for name, place in zip(both["study"], both["spec"], strict=True)
+    ]
+    both = both.rename(columns={"study": "regime", "log_ratio": "kl"})
+    measures = ["reward", "win_rate", "kl", "broken"]
+    return both.groupby(["regime", "policy", "seed"], sort=False)[measures].mean().reset_index()
