@@ -1,5 +1,5 @@
-"""The command line: python -m rpo_nb reproduce | deep | verify | plan | train | report | judge | publish | data |
-advise | clean | bench.
+"""The command line: python -m rpo_nb reproduce | deep | verify | plan | train | report | judge |
+publish | data | advise | clean | bench.
 
 Heavy imports wait until a command needs them.
 """
@@ -68,36 +68,18 @@ def reproduce(arguments: argparse.Namespace) -> int:
     if not (status or arguments.dry_run):
         from rpo_nb.reporting import verify as reporting_verify
 
-        beside = reporting_verify.deep_dir(out)
-        if beside is not None and not reporting_verify.unlike(profile, beside):
-            print(reporting_verify.sentence(reporting_verify.against(out, beside)))
+        reporting_verify.tell_at_the_end(profile, out)
     return status
 
 
 def verify(arguments: argparse.Namespace) -> int:
     """A run's numbers beside a deep run's; 1 where they are further off than chance allows."""
     from rpo_nb.reporting import verify as reporting_verify
-    from rpo_nb.running import processes
 
     root = repository_root() / "results"
-    run = Path(arguments.results or root / "pocket").expanduser().resolve()
-    beside = Path(arguments.against or root / reporting_verify.DEEP).expanduser().resolve()
-    for folder in (run, beside):
-        if not (folder / "profile.yaml").is_file():
-            raise ValueError(
-                f"{processes.shown(folder)} has no profile.yaml: nothing was made there"
-            )
-    other = reporting_verify.unlike(load_profile(str(run / "profile.yaml")), beside)
-    if other:
-        print(f"The two runs have other settings of {', '.join(other)}.")
-    found = reporting_verify.against(run, beside)
-    for said in (
-        reporting_verify.bytes_sentence(found, run, beside),
-        reporting_verify.sentence(found),
-    ):
-        if said:
-            print(said)
-    return 0 if found.agrees else 1
+    run = Path(arguments.results or root / "pocket").expanduser()
+    deep = Path(arguments.against or root / reporting_verify.DEEP).expanduser()
+    return 0 if reporting_verify.tell(run, deep) else 1
 
 
 def deep(arguments: argparse.Namespace) -> int:

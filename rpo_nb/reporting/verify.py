@@ -298,3 +298,27 @@ def figure(found: Comparison) -> Figure:
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.25))
     plt.close(fig)
     return fig
+
+
+# ---- what is said --------------------------------------------------------------------------------
+
+
+def tell(run: Path, deep: Path) -> bool:
+    """Print how a run compares with a deep one; returns whether it agrees. Raises ValueError where
+    one of them is not there."""
+    for folder in (run, deep):
+        if not (folder / "profile.yaml").is_file():
+            raise ValueError(f"{folder.name} has no profile.yaml: nothing was made there")
+    other = unlike(load_profile(str(run / "profile.yaml")), deep)
+    if other:
+        print(f"The two runs have other settings of {', '.join(other)}.")
+    found = against(run, deep)
+    print(*filter(None, (bytes_sentence(found, run, deep), sentence(found))), sep="\n")
+    return found.agrees
+
+
+def tell_at_the_end(profile: Profile, out: Path) -> None:
+    """The same of a run that has just ended, where there is a deep run of its settings."""
+    deep = deep_dir(out)
+    if deep is not None and not unlike(profile, deep):
+        print(sentence(against(out, deep)))

@@ -9,7 +9,7 @@ the report. Weights are trained where something is missing that only they can sa
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -187,14 +187,17 @@ def bring(profile: Profile, part: Part, out: Path) -> bool:
     return True
 
 
-def _made(profile: Profile, part: Part, out: Path, until: float) -> tuple[Part, float] | None:
-    """A part made in time; None where there is none left to begin it."""
-    started = time.time()
-    if started > until:
-        return None
-    make(profile, part, out)
-    bring(profile, part, out)
-    return part, time.time() - started
+def _made(profile: Profile, wanted: Sequence[Part], out: Path, until: float) -> int:
+    """Make parts one after another, none is begun after `until`; returns how many. A line tells of
+    each what it cost."""
+    for done, part in enumerate(wanted):
+        started = time.time()
+        if started > until:
+            return done
+        size = make(profile, part, out).stat().st_size
+        bring(profile, part, out)
+        print(f"{part.name}: {time.time() - started:.0f} s, {size / 1e6:.2f} MB", flush=True)
+    return len(wanted)
 
 
 # ---- the run -------------------------------------------------------------------------------------
@@ -207,31 +210,30 @@ def run(
     minutes: float | None = None,
     most: int | None = None,
     cores: int | None = None,
-    say: Callable[[str], None] = print,
 ) -> bool:
-    """Take the parts that are here and make others, some at a time, until `minutes` are over (none
-    is begun later) or `most` are made; returns whether all are here. Interrupted, the next start
-    goes on within the part."""
+    """Take the parts that are here and make others, until `minutes` are over (none is begun later)
+    or `most` are made; returns whether all are here. Interrupted, the next start goes on within the
+    part. Some seeds are made at a time; the parts of one share policies, and so come in turn."""
     from joblib import Parallel, delayed
 
     until = time.time() + 60 * minutes if minutes else float("inf")
     wanted = parts_of(profile)
     with only_one(out):
         left = [part for part in wanted if not bring(profile, part, out)]
-        say(f"{len(wanted) - len(left)} of {len(wanted)} parts are here")
-        chosen, made = left[:most], 0
-        work = (delayed(_made)(profile, part, out, until) for part in chosen)
-        at_once = max(1, min(cores or parallel_jobs(profile), len(chosen)))
-        done = Parallel(n_jobs=at_once, return_as="generator_unordered", batch_size=1)(work)
-        for part, seconds in filter(None, done):
-            made += 1
-            size = file_of(out, part).stat().st_size / 1e6
-            still = len(left) - made
-            say(f"{part.name}: {seconds:.0f} s, {size:.2f} MB; {still} parts are missing")
-        complete = made == len(left)
-        if complete:
-            _mark(profile, out)
-    return complete
+        print(f"{len(wanted) - len(left)} of {len(wanted)} parts are here", flush=True)
+        chosen = left[:most]
+        seeds = list(dict.fromkeys(part.seed for part in chosen))
+        at_once = max(1, min(cores or parallel_jobs(profile), len(seeds)))
+        made = Parallel(n_jobs=at_once, batch_size=1, pre_dispatch=at_once)(
+            delayed(_made)(profile, [part for part in chosen if part.seed == seed], out, until)
+            for seed in seeds
+        )
+        missing = len(left) - sum(made)
+        if missing:
+            print(f"{missing} parts are missing")
+            return False
+        _mark(profile, out)
+        return True
 
 
 def _mark(profile: Profile, out: Path) -> None:
