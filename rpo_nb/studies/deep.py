@@ -129,7 +129,7 @@ def _paper_b(profile: Profile, out: Path) -> None:
 
 def make(profile: Profile, part: Part, out: Path) -> Path:
     """Make a part, from whatever of it is here, and pack it; returns its file."""
-    own, first, started = of_seed(profile, part.seed), part.seed == profile.seeds[0], time.time()
+    own, first = of_seed(profile, part.seed), part.seed == profile.seeds[0]
     with store.recorded() as found, redirect_stdout(StringIO()) as said:
         if part.study == "grid":
             _grid(own, out, first)
@@ -142,10 +142,9 @@ def make(profile: Profile, part: Part, out: Path) -> Path:
     print(*(line for line in said.getvalue().splitlines() if line.endswith(TOLD)), sep="\n", end="")
     # what notebooks show is the first seed's smallest reference, and the judge of Tables III and IV
     shown = f"cache/references/{lab.size_of(profile)}-seed{profile.seeds[0]}-"
-    header = {"key": key_of(profile, part), "seconds": round(time.time() - started)}
     return parts.pack(
         file_of(out, part),
-        header,
+        {"key": key_of(profile, part)},
         found,
         _roots(out),
         keep=lambda name: part.study == "grid" and name.startswith(("out/runs/judges/", shown)),
