@@ -221,7 +221,7 @@ def _watched(
     measured their memory.
     """
     before = finished(profile, out)
-    started, peak = time.time(), 0.0
+    started, peak, named = time.time(), 0.0, set(before)
     (out / LOG).parent.mkdir(parents=True, exist_ok=True)
     progress = Progress(lambda: done_units(profile, out), total=sum(units(profile).values()))
     with (out / LOG).open("wb") as log, signals_sent(), progress:
@@ -237,6 +237,10 @@ def _watched(
                         f"{shown(out)} was removed while its results were made; start again"
                     )
                 peak = max(peak, memory_mb())
+                for job in finished(profile, out).keys() - named:
+                    named.add(job)
+                    for name in _made_by(job, out):
+                        progress.say(f"ready: {shown(out / name)}")
                 progress.show()
                 time.sleep(0.5)
         except KeyboardInterrupt:
@@ -253,6 +257,12 @@ def _watched(
     if measured and finished(profile, out) != before:
         write_manifest(profile, out, seconds=time.time() - started, peak_memory_mb=peak)
     return _told(profile, out, before, started, peak, child.returncode)
+
+
+def _made_by(job: str, out: Path) -> list[str]:
+    """What a reader may open now that a job is done: its tables as Markdown, the report."""
+    wrote = read_sealed(out / JOBS / f"{job}.done") or {}
+    return [name for name in wrote if name.endswith((".md", ".html"))]
 
 
 def _told(

@@ -18,10 +18,13 @@ from collections.abc import Callable, Collection
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from rpo_nb.store import STAMP, Damaged, atomic_write, fault, left_out, read_json
+from rpo_nb.store import STAMP, Damaged, atomic_write, fault, read_json
 
 HEADER = "part.json"
 WEIGHTS = (".safetensors",)
+# What others are keyed by. Another kind of machine may train it to other bytes; the parts of a seed
+# must agree on it.
+REFERENCES = "cache/references/"
 
 
 class Part(NamedTuple):
@@ -102,7 +105,8 @@ def read(file: Path) -> Part:
 
 def install(part: Part, roots: dict[str, Path]) -> None:
     """Put a part's files where they were made, stamps last. A finished folder that is here whole
-    stays as it is. Raises Damaged for a name that leads out of the roots."""
+    stays as it is. Raises Damaged for a name that leads out of the roots, and where a reference
+    that is here is another one than the part's."""
     places = {}
     for name in part.files:
         root, *rest = PurePosixPath(name).parts
@@ -113,13 +117,21 @@ def install(part: Part, roots: dict[str, Path]) -> None:
     stay = set()
     for name in stamps:
         folder, stamp = places[name].parent, json.loads(part.files[name])
+        here = read_json(folder / STAMP) if fault(folder) is None else None
+        if here and name.startswith(REFERENCES) and _digests(here) != _digests(stamp):
+            raise Damaged(f"what it was made from is not the {folder.name} that is here")
         # one that is here without its weights gives way to one that has them
-        if fault(folder) is None and ("left_out" in stamp or not left_out(folder)):
+        if here and ("left_out" in stamp or "left_out" not in here):
             stay |= {f"{name.removesuffix(STAMP)}{inner}" for inner in (STAMP, *stamp["sha256"])}
     for name in sorted(set(places) - stay, key=lambda name: (name in stamps, name)):
         place, content = places[name], part.files[name]
         if not place.is_file() or place.read_bytes() != content:
             atomic_write(place, content)
+
+
+def _digests(stamp: dict[str, Any]) -> dict[str, str]:
+    """Name -> SHA-256 of all that a folder was made with."""
+    return stamp["sha256"] | stamp.get("left_out", {})
 
 
 def _sha(content: bytes) -> str:

@@ -28,6 +28,7 @@ from rpo_nb.running.provenance import cache_dir, step_code
 from rpo_nb.studies import insight, lab, lab_runs, lab_tables, truth
 from rpo_nb.studies.paper_b import runs as paper_b
 from rpo_nb.studies.paper_b import tables as paper_b_tables
+from rpo_nb.studies.paper_b.world import World
 
 PARTS = "parts"
 TOLD = ("made again", "on this machine")  # ends of the lines that a reader of many parts wants
@@ -122,6 +123,9 @@ def _lab(profile: Profile, out: Path, first: bool) -> None:
 
 
 def _paper_b(profile: Profile, out: Path) -> None:
+    world = World(profile, profile.paper_b.seeds[0], out)
+    if any(store.sealed(world.folder(run)) is None for run in world.runs):
+        store.whole(world.path)  # first: its bytes are in the names of the policies
     paper_b.ensure(profile, out, progress=False)
     results, *_ = paper_b.load(profile, out)
     paper_b_tables.reward_models(profile, out, results)
@@ -180,7 +184,7 @@ def bring(profile: Profile, part: Part, out: Path) -> bool:
             return False
         parts.install(packed, _roots(out))
     except store.Damaged as error:
-        print(f"{error}: made again", flush=True)
+        print(f"{part.name}: {error}: made again", flush=True)
         return False
     store.write_sealed(_note(out, part), note)
     return True

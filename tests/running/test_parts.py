@@ -125,6 +125,24 @@ def test_what_is_here_whole_stays_and_what_lacks_weights_gives_way(made, tmp_pat
     assert weights.exists() and not store.left_out(there["out"] / "runs" / "rpo-1")
 
 
+def test_parts_made_from_two_references_do_not_mix(made, tmp_path):
+    """Two kinds of machine trained it to other bytes: the second part would not find its own."""
+    there, files = elsewhere(made, tmp_path), []
+    for name, content in (("a", b"one machine's"), ("b", b"another's")):
+        folder = made["cache"] / "references" / "small"
+        (folder / "done.json").unlink()
+
+        def make(temporary, content=content):
+            (temporary / "model.safetensors").write_bytes(content)
+
+        store.cached(folder, make)
+        files.append(parts.pack(tmp_path / name, {"key": ""}, record(made), made))
+    parts.install(parts.read(files[0]), there)
+    parts.install(parts.read(files[0]), there)
+    with pytest.raises(store.Damaged, match="is not the small that is here"):
+        parts.install(parts.read(files[1]), there)
+
+
 def _changed(file, change):
     with tarfile.open(fileobj=io.BytesIO(lzma.decompress(file.read_bytes()))) as archive:
         files = {m.name: archive.extractfile(m).read() for m in archive}

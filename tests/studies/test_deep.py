@@ -16,7 +16,7 @@ SMALL = {
     "data.prompts": 12,
     "data.validation": 6,
     "data.held_out": 20,
-    "sizes.small.demonstrations": 160,
+    "sizes.small.demonstrations": 800,
     "evaluation.judge_comparisons": 40,
     "lab.prompts": 6,
     "lab.taus": [1.0],
@@ -45,7 +45,7 @@ def cache(place, monkeypatch):
 
 @pytest.fixture(scope="module")
 def first(profile, place):
-    """The output folder after two starts, the first of one part; what was printed is thrown away."""
+    """The output folder after three starts: of one part, without time, to the end."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RPO_NB_CACHE", str(place / "cache"))
         assert not deep.run(profile, place / "out", most=1, cores=1)
@@ -172,9 +172,7 @@ def test_a_run_that_another_one_starts_from_is_trained_with_it(profile, first, c
 
 
 def test_other_worlds_are_refused(profile):
-    other = profile.model_copy(
-        update={"data": profile.data.model_copy(update={"source": "x.csv"})}
-    )
+    other = profile.model_copy(update={"data": profile.data.model_copy(update={"source": "x.csv"})})
     with pytest.raises(ValueError, match="not of the pocket world: make it with reproduce"):
         deep.parts_of(other)
 
@@ -185,4 +183,4 @@ def test_the_deep_profile_extends_the_pocket():
     assert ten.seeds == ten.paper_b.seeds == tuple(range(10))
     assert set(pocket.lab.regimes) <= set(ten.lab.regimes) == set(lab.REGIMES)
     assert set(lab.map_specs(pocket)) <= set(lab.map_specs(ten))
-    assert set(pocket.paper_b.runs) <= set(run.name for run in runs.World(ten, 0, "").runs)
+    assert set(pocket.paper_b.runs) <= {run.name for run in runs.World(ten, 0, "").runs}
