@@ -187,6 +187,7 @@ if profile.pocket_world:
             table("table3"),
         output:
             LAB_TABLES,
+            "seeds/regime_map.csv",
             kept(verdicts("partition_ablation")),
             done(batch.LAB),
         params:
@@ -209,6 +210,7 @@ if PAPER_B_TABLES:
             generations([profile.paper_b.size or SMALLEST], SEEDS[:1]),  # its reference is there then
         output:
             PAPER_B_TABLES,
+            "seeds/paper_b.csv",
             done(batch.PAPER_B),
         params:
             **batch.params(batch.PAPER_B, profile),

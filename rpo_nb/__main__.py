@@ -1,5 +1,5 @@
-"""The command line: python -m rpo_nb reproduce | plan | train | report | judge | publish | data |
-advise | clean | bench.
+"""The command line: python -m rpo_nb reproduce | deep | verify | plan | train | report | judge |
+publish | data | advise | clean | bench.
 
 Heavy imports wait until a command needs them.
 """
@@ -32,7 +32,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rpo_nb.config.arguments import parser, settings
-from rpo_nb.config.loading import default_profile, load_profile, results_dir
+from rpo_nb.config.loading import default_profile, load_profile, repository_root, results_dir
 from rpo_nb.config.names import readable
 from rpo_nb.config.schema import Profile
 
@@ -57,7 +57,7 @@ def reproduce(arguments: argparse.Namespace) -> int:
         f"{processes.shown(out)}.",
         flush=True,
     )
-    return batch.run(
+    status = batch.run(
         profile,
         out,
         cores=arguments.cores,
@@ -65,6 +65,37 @@ def reproduce(arguments: argparse.Namespace) -> int:
         executor=arguments.executor,
         more=shlex.split(arguments.snakemake),
     )
+    if not (status or arguments.dry_run):
+        from rpo_nb.reporting import verify as reporting_verify
+
+        reporting_verify.tell_at_the_end(profile, out)
+    return status
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    """A run's numbers beside a deep run's; 1 where they are further off than chance allows."""
+    from rpo_nb.reporting import verify as reporting_verify
+
+    root = repository_root() / "results"
+    run = Path(arguments.results or root / "pocket").expanduser()
+    deep = Path(arguments.against or root / reporting_verify.DEEP).expanduser()
+    return 0 if reporting_verify.tell(run, deep) else 1
+
+
+def deep(arguments: argparse.Namespace) -> int:
+    """A run of many seeds, part by part; the tables and the report when all parts are there."""
+    from rpo_nb.running import batch
+    from rpo_nb.studies import deep as studies_deep
+
+    arguments.profile = arguments.profile or "pocket-deep"
+    profile = _profile(arguments)
+    out = results_dir(profile, arguments.output_dir)
+    if not studies_deep.run(
+        profile, out, minutes=arguments.minutes, most=arguments.parts, cores=arguments.cores
+    ):
+        print("The same command goes on from here; commit what is in parts/.")
+        return 0
+    return batch.run(profile, out, cores=arguments.cores, only=studies_deep.notebooks(profile, out))
 
 
 def train(arguments: argparse.Namespace) -> int:
@@ -286,6 +317,8 @@ def advise(arguments: argparse.Namespace) -> int:
 
 COMMANDS = {
     "reproduce": reproduce,
+    "deep": deep,
+    "verify": verify,
     "plan": plan,
     "train": train,
     "report": again,

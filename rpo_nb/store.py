@@ -208,6 +208,7 @@ def sealed(folder: Path, *, quick: bool = False) -> dict[str, Any] | None:
     """The stamp of a finished folder, all of whose files are as they were written (quick: see
     `fault`); else None. A damaged one is told in a line and loses its stamp: it is not finished any
     more."""
+    _looked_up.add(Path(os.path.abspath(folder)))
     why = fault(folder, quick=quick)
     if why is None:
         return read_json(folder / STAMP)
@@ -224,6 +225,8 @@ def cached(folder: Path, make: Callable[[Path], None], *, of: dict[str, Any] | N
     of: what it was made from, for its stamp."""
     from filelock import FileLock
 
+    _looked_up.add(Path(os.path.abspath(folder)))
+    _makers[os.path.abspath(folder)] = (make, of)
     if fault(folder) is not None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
@@ -255,6 +258,7 @@ def write_sealed(path: Path | str, value: dict[str, Any]) -> Path:
 def read_sealed(path: Path | str) -> dict[str, Any] | None:
     """What `write_sealed` wrote; None where there is no such file. One that is not as it was
     written is told in a line and removed."""
+    _looked_up.add(Path(os.path.abspath(path)))
     try:
         value = read_json(path)
         if value.pop("sha256") == _content(value):
@@ -273,6 +277,63 @@ def _content(value: Any) -> str:
     return hashlib.sha256(
         json.dumps(value, sort_keys=True, ensure_ascii=False).encode()
     ).hexdigest()
+
+
+# ---- finished folders that travel without their weights ------------------------------------------
+
+# What this process looked up: finished folders and sealed files, absolute.
+_looked_up: set[Path] = set()
+_makers: dict[str, tuple[Callable[[Path], None], dict[str, Any] | None]] = {}  # of `cached`
+
+
+@contextmanager
+def recorded() -> Iterator[set[Path]]:
+    """Yield a set that fills with what this process looks up in the block: every finished folder
+    and sealed file that its results are made from, whether it was there or is made."""
+    global _looked_up
+    before, _looked_up = _looked_up, set()
+    try:
+        yield _looked_up
+    finally:
+        _looked_up = before | _looked_up
+
+
+def left_out(folder: Path | str) -> dict[str, str]:
+    """Name -> SHA-256 of what a finished folder was made with and travelled without (its weights:
+    see `running.parts`); empty where all is here."""
+    try:
+        return read_json(Path(folder) / STAMP).get("left_out", {})
+    except (FileNotFoundError, NotADirectoryError, Damaged, AttributeError):
+        return {}
+
+
+def whole(folder: Path | str) -> None:
+    """Make a folder of `cached` again that travelled without its weights, now that they are needed.
+
+    A line tells it, and where they come out otherwise than they were: then whatever is keyed by
+    their content is another thing here, and is made again. Raises ValueError when this process does
+    not know how the folder is made.
+    """
+    from filelock import FileLock
+
+    folder = Path(folder)
+    if not left_out(folder):
+        return
+    if os.path.abspath(folder) not in _makers:
+        raise ValueError(
+            f"{_named(folder)} came without its weights and nothing here can make them; remove the "
+            "folder and start again: it is made again"
+        )
+    make, of = _makers[os.path.abspath(folder)]
+    with FileLock(f"{folder}.lock"):
+        were = left_out(folder)
+        if were:
+            again(folder, "came without its weights, which are needed")
+            with finished(folder) as temporary:
+                make(temporary)
+                seal(temporary, of)
+    if any(file_digest(folder / name) != digest for name, digest in were.items()):
+        print(f"{_named(folder)}: its weights come out otherwise on this machine", flush=True)
 
 
 # ---- what a kill leaves --------------------------------------------------------------------------

@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     commands = main.add_subparsers(
         dest="command",
         required=True,
-        metavar="reproduce | plan | train | report | judge | publish | "
+        metavar="reproduce | deep | verify | plan | train | report | judge | publish | "
         "data | advise | clean | bench",
     )
 
@@ -131,6 +131,19 @@ def parser() -> argparse.ArgumentParser:
         parents=[profile, place, where],
         help="ask the judges again about stored generations",
     )
+    command = commands.add_parser(
+        "deep",
+        parents=[profile, place, change],
+        help="a run of many seeds, in parts that can be committed (profile pocket-deep)",
+    )
+    command.add_argument("--minutes", type=float, help="begin no part after so many")
+    command.add_argument("--parts", type=int, help="make so many at most")
+    command = commands.add_parser(
+        "verify",
+        help="is a run what it should be? its numbers beside those of the deep run",
+    )
+    command.add_argument("--results", default="", help="its folder, default results/pocket")
+    command.add_argument("--against", default="", help="default results/pocket-deep")
     command = commands.add_parser(
         "publish", parents=[profile], help="a finished policy as a folder with a model card"
     )

@@ -87,6 +87,8 @@ def read_profile(name: str) -> dict[str, Any]:
     wrong = next((key for key in raw if not isinstance(key, str)), None)
     if wrong is not None:
         raise ValueError(f"profile {name!r}: the key {wrong!r:.60} is no text; {BEGIN}")
+    if "extends" in raw:
+        raw = _extended(name, raw)
     for section in SECTIONS:
         if not isinstance(raw.get(section), dict) or (section == "sizes" and not raw[section]):
             what = "is empty or has no names" if section in raw else "is missing"
@@ -107,6 +109,24 @@ def read_profile(name: str) -> dict[str, Any]:
                 f"profile {name!r}: {listed} is no list of names; see rpo_nb/profiles/pocket.yaml"
             )
     return raw
+
+
+def _extended(name: str, raw: dict[str, Any]) -> dict[str, Any]:
+    """What a profile says on top of the one that it extends: sections key by key, the rest whole.
+    Raises ValueError where it extends no profile of the package, or one that extends another."""
+    base = raw.pop("extends")
+    path = PROFILE_DIR / f"{base}.yaml"
+    known = [p.stem for p in sorted(PROFILE_DIR.glob("*.yaml")) if p.stem not in NO_PROFILES]
+    refuse_unknown("extends", [base], known)
+    if "extends" in yaml.safe_load(path.read_text(encoding="utf-8")):
+        raise ValueError(f"profile {name!r} extends {base!r}, which extends another: name that one")
+    under = read_profile(base)
+    return under | {
+        key: under[key] | value
+        if isinstance(value, dict) and isinstance(under.get(key), dict)
+        else value
+        for key, value in raw.items()
+    }
 
 
 def with_presets(raw: dict[str, Any]) -> dict[str, Any]:

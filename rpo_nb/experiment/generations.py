@@ -34,7 +34,7 @@ from rpo_nb.experiment.grid import (
     world_key,
 )
 from rpo_nb.experiment.inputs import Prepared, fetch, half, torch_threads
-from rpo_nb.experiment.runs import holds, quick_collections, train_runs
+from rpo_nb.experiment.runs import holds, quick_collections, train, train_runs
 from rpo_nb.policy import load, logps
 from rpo_nb.policy.generation import ready, samples
 from rpo_nb.remedies import memory_advice
@@ -90,6 +90,8 @@ def completions(
     if stored is not None and stored["world"] == world:
         return stored["completions"]
     prompts = list(prompts) or conversations(prepared.splits.validation)
+    if run.trained and store.left_out(file.parent):
+        _train_again(profile, run, prepared, out, world)
     training, limit = profile.training, profile.limits(run.size)["max_prompt_tokens"]
     path = (
         references.fetched(run.model, profile.sizes[run.size].authors_revision)
@@ -162,6 +164,16 @@ def completions(
         },
     )
     return texts
+
+
+def _train_again(profile: Profile, run: Run, prepared: Prepared, out: Path, world: str) -> None:
+    """Train a policy that travelled without its weights; what it said stays."""
+    folder = run.folder(out)
+    store.again(folder, "came without its weights, which are needed")
+    said = {file.name: file.read_bytes() for file in folder.glob("completions-*.json")}
+    train(profile, run, prepared, out, world=world)
+    for name, content in said.items():
+        atomic_write(folder / name, content)
 
 
 def generation_rows(run: Run, parts: Splits, texts: Sequence[str]) -> pd.DataFrame:
@@ -237,7 +249,8 @@ def _ensure_size(profile: Profile, mine: list[Run], out: Path, bar: Any) -> int:
         bar.update(len(trained) + len({(run.key, run.decoding.key()) for run in mine}))
         return 0
     prepared = inputs.prepare(profile, size, seed)
-    ready(profile.generation, prepared.reference)
+    if profile.generation != "transformers":
+        ready(profile.generation, prepared.reference)
     with quick_collections():
         made = train_runs(profile, [run for run in mine if run.trained], prepared, out, bar)
         seen = set()

@@ -30,7 +30,7 @@ from rpo_nb.pocket.feedback import make_feedback
 from rpo_nb.pocket.writers import SYSTEMS, WRITERS
 from rpo_nb.policy import encoding
 from rpo_nb.policy.generation import generate
-from rpo_nb.policy.load import load_policy
+from rpo_nb.policy.load import load_policy, load_tokenizer
 from rpo_nb.running import provenance
 from rpo_nb.running.provenance import digest, model_key, step_code
 from rpo_nb.store import write_json
@@ -183,11 +183,14 @@ def prepare(profile: Profile, size: str, seed: int) -> Prepared:
         model, tokenizer = load_policy(path, bf16=half(training), quantize=training.quantize)
         return model.eval().requires_grad_(False), tokenizer
 
-    model, tokenizer = load()
+    # what travelled without its weights is loaded where they are needed
+    model, tokenizer = (None, load_tokenizer(path)) if store.left_out(path) else load()
     encoded = encoding.encode(
         tokenizer, conversations(parts.train), parts.train["completion"], **profile.limits(size)
     )
-    logps = references.reference_logps(path, model, tokenizer, encoded, bf16=training.bf16)
+    logps = references.reference_logps(
+        path, model or (lambda: load()[0]), tokenizer, encoded, bf16=training.bf16
+    )
     prepared = Prepared(
         parts,
         path,
@@ -197,7 +200,8 @@ def prepare(profile: Profile, size: str, seed: int) -> Prepared:
         logps,
         lambda: load()[0],
     )
-    prepared.__dict__["reference"] = model
+    if model is not None:
+        prepared.__dict__["reference"] = model
     return prepared
 
 

@@ -363,18 +363,24 @@ def reference_logps(
 
     The key is the model's weights, the token ids and the code that reads them, so it holds for any
     method, τ, seed and estimator. A random sample is recomputed at every load; ValueError names the
-    file when it does not fit.
+    file when it does not fit. model: a function that loads it (in float32) where its weights
+    travelled elsewhere; then what is stored is taken as it is.
     """
+    elsewhere = not isinstance(model, torch.nn.Module)
     made_from = {"model": model_key(path), "code": step_code("log-probabilities")}
-    key = content_key([made_from, digest(encoded), str(next(model.parameters()).dtype), bf16])
+    kind = torch.float32 if elsewhere else next(model.parameters()).dtype
+    key = content_key([made_from, digest(encoded), str(kind), bf16])
 
     def make(folder: Path) -> None:
-        sums, lengths = score_completions(model, tokenizer, encoded, bf16=bf16)
+        net = model() if elsewhere else model
+        sums, lengths = score_completions(net, tokenizer, encoded, bf16=bf16)
         np.savez(folder / "logps.npz", sum=sums.numpy(), mean=(sums / lengths).numpy())
 
     folder = cached(cache_dir() / "reference_logps" / key, make, of=made_from)
     with np.load(folder / "logps.npz") as stored:
         logps = {name: stored[name] for name in ("sum", "mean")}
+    if elsewhere:
+        return logps
     # A sample of another load each time, and both kinds: a seed of its own would always look at the
     # same rows.
     sample = np.random.default_rng().permutation(len(encoded))[:VERIFIED_ROWS]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from torch import Tensor, nn
 from rpo_nb.judging.judges import Pointwise
 from rpo_nb.policy.encoding import encode
 from rpo_nb.policy.forward import IGNORE, core_of, text_config
-from rpo_nb.policy.load import load_policy
+from rpo_nb.policy.load import load_policy, load_tokenizer
 from rpo_nb.policy.logps import collate, completion_logps
 from rpo_nb.policy.prefixes import completion_states
-from rpo_nb.store import finished
+from rpo_nb.store import finished, left_out
 
 TOKENS_SCORED_AT_ONCE = 32768  # the same of one batch without gradients
 
@@ -107,18 +108,18 @@ class RewardModel(Pointwise):
 
     def __init__(
         self,
-        net: RewardNet,
+        net: RewardNet | Callable[[], RewardNet],
         tokenizer: Any,
         settings: dict[str, Any],
         held_out: pd.DataFrame | None = None,
     ) -> None:
+        """net: or how it is loaded, when it is first asked for."""
         super().__init__()
-        self.net, self.tokenizer, self.settings, self.held_out = (
-            net.eval(),
-            tokenizer,
-            settings,
-            held_out,
-        )
+        self._net, self.tokenizer, self.settings, self.held_out = net, tokenizer, settings, held_out
+
+    @cached_property
+    def net(self) -> RewardNet:
+        return (self._net if isinstance(self._net, nn.Module) else self._net()).eval()
 
     @property
     def identity(self) -> str:
@@ -189,12 +190,20 @@ class RewardModel(Pointwise):
                 "judges.train_reward_model and save it there"
             )
         settings = json.loads((folder / "reward_model.json").read_text(encoding="utf-8"))
-        policy, tokenizer = load_policy(folder, bf16=settings.get("half", False), base=base)
-        net = RewardNet(policy, settings.get("gated", True), settings.get("loss") == "regression")
-        net.heads.load_state_dict(load_file(folder / "heads.safetensors"))
+
+        def load() -> tuple[RewardNet, Any]:
+            policy, tokenizer = load_policy(folder, bf16=settings.get("half", False), base=base)
+            gated, intercept = settings.get("gated", True), settings.get("loss") == "regression"
+            net = RewardNet(policy, gated, intercept)
+            net.heads.load_state_dict(load_file(folder / "heads.safetensors"))
+            return net.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+
+        # one that travelled without its weights is asked for its held-out comparisons only
+        bare = left_out(folder)
+        net, tokenizer = (lambda: load()[0], load_tokenizer(folder)) if bare else load()
         table = folder / "held_out.csv"
         return cls(
-            net.to("cuda" if torch.cuda.is_available() else "cpu"),
+            net,
             tokenizer,
             settings,
             pd.read_csv(table) if table.is_file() else None,

@@ -22,7 +22,7 @@ from rpo_nb.studies.paper_b.grid import GATED, LEARNT
 from rpo_nb.studies.paper_b.world import World
 
 # folders of the cache whose entries name their model and code
-OF_A_MODEL = ("reference_logps", "reference_samples", "pools")
+OF_A_MODEL = ("reference_logps", "reference_samples", "pools", "gradients")
 
 
 class Stale(NamedTuple):

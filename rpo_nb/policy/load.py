@@ -23,6 +23,7 @@ from rpo_nb.policy.forward import (
 from rpo_nb.policy.heads import head_of
 from rpo_nb.policy.logps import LIGER, completion_logps, device
 from rpo_nb.remedies import hub_problem
+from rpo_nb.store import whole
 
 
 def load_policy(
@@ -49,6 +50,7 @@ def load_policy(
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     path = str(path)
+    whole(path)
     adapter = path if (Path(path) / "adapter_config.json").is_file() else ""
     try:
         if adapter:

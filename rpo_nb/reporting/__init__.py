@@ -16,6 +16,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "rendering",
         "style",
         "tables",
+        "verify",
     ],
     submod_attrs={
         "agreement": ["with_agreement"],

@@ -21,7 +21,7 @@ from rpo_nb.config.keys import content_key
 from rpo_nb.config.loading import write_profile
 from rpo_nb.config.schema import Profile
 from rpo_nb.running import cluster
-from rpo_nb.running.jobs import LAB, PAPER_B, TABLES, done_units, finished, jobs, units
+from rpo_nb.running.jobs import LAB, PAPER_B, RULES, done_units, finished, jobs, units
 from rpo_nb.running.manifest import JOBS, write_manifest
 from rpo_nb.running.processes import (
     ON_SLURM,
@@ -43,7 +43,7 @@ from rpo_nb.running.staging import fetch, hub_data, local_files, models, seen, s
 from rpo_nb.store import STAMP, again, digest_of, file_digest, read_sealed, sealed, sweep
 
 # folders of a reproduction
-RESULTS = ("data", "figures", "generations", "publish", "runs", "tables", "verdicts")
+RESULTS = ("data", "figures", "generations", "publish", "runs", "seeds", "tables", "verdicts")
 LOG = Path("runs") / "snakemake.log"
 COMPLETIONS = "completions-*.json"  # in the folder of a policy, or in one without: the reference's
 
@@ -125,7 +125,7 @@ def run(
     ]
     targets = [f"{JOBS}/{job}.done" for job in only]
     if only:
-        options += ["--allowed-rules", *map(TABLES.get, only), "--forcerun", *targets]
+        options += ["--allowed-rules", *map(RULES.get, only), "--forcerun", *targets]
     with only_one(out):
         profile = stage(profile, out)
         stop_everything(out)
@@ -221,7 +221,7 @@ def _watched(
     measured their memory.
     """
     before = finished(profile, out)
-    started, peak = time.time(), 0.0
+    started, peak, named = time.time(), 0.0, set(before)
     (out / LOG).parent.mkdir(parents=True, exist_ok=True)
     progress = Progress(lambda: done_units(profile, out), total=sum(units(profile).values()))
     with (out / LOG).open("wb") as log, signals_sent(), progress:
@@ -237,6 +237,10 @@ def _watched(
                         f"{shown(out)} was removed while its results were made; start again"
                     )
                 peak = max(peak, memory_mb())
+                for job in finished(profile, out).keys() - named:
+                    named.add(job)
+                    for name in _made_by(job, out):
+                        progress.say(f"ready: {shown(out / name)}")
                 progress.show()
                 time.sleep(0.5)
         except KeyboardInterrupt:
@@ -253,6 +257,12 @@ def _watched(
     if measured and finished(profile, out) != before:
         write_manifest(profile, out, seconds=time.time() - started, peak_memory_mb=peak)
     return _told(profile, out, before, started, peak, child.returncode)
+
+
+def _made_by(job: str, out: Path) -> list[str]:
+    """What a reader may open now that a job is done: its tables as Markdown, the report."""
+    wrote = read_sealed(out / JOBS / f"{job}.done") or {}
+    return [name for name in wrote if name.endswith((".md", ".html"))]
 
 
 def _told(

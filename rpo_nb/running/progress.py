@@ -49,6 +49,13 @@ class Progress:
             self.told = now
             print(self.line(self.count(), now - self.started), flush=True)
 
+    def say(self, text: str) -> None:
+        """Print a line, above the bar where there is one."""
+        if self.bar is not None:
+            self.bar.write(text)
+        else:
+            print(text, flush=True)
+
     def line(self, done: int, seconds: float) -> str:
         """E.g. "45 s: 12 of 60 policies and notebooks, about 180 s left"; no estimate while there
         is nothing to estimate from."""

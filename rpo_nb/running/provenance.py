@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rpo_nb.config.keys import content_key
-from rpo_nb.store import digest_of, file_digest
+from rpo_nb.store import digest_of, file_digest, left_out
 
 PACKAGE = Path(__file__).parent.parent
 # Step -> the modules it begins in, and those of their imports that are left out because what they
@@ -39,6 +39,10 @@ STEPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "log-probabilities": (("policy.logps", "policy.load", "policy.encoding"), ("data",)),
     "reference samples": (("policy.generation", "policy.load"), ("data", "policy.vllm_engine")),
     "truth pool": (("studies.truth",), ("data", "experiment", "partition", "pocket")),
+    "gradient variance": (
+        ("studies.table1",),
+        ("data", "pocket", "experiment.references", "reporting"),
+    ),
     "reward model": (("judging.reward_training",), ("data",)),
     "verdicts": (
         ("judging.verdicts",),
@@ -57,7 +61,7 @@ STEPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 # by its files, a method's row by what it puts into a recipe; a remedy's words are in no artefact.
 ALWAYS_GIVEN = ("config.settings", "config.names", "config.methods", "data.hub", "remedies")
 # folders of the cache
-CACHES = ("references", "reference_logps", "reference_samples", "pools", "models")
+CACHES = ("references", "reference_logps", "reference_samples", "pools", "gradients", "models")
 # what a model folder is loaded from
 MODEL_FILES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".gguf")
 
@@ -217,7 +221,7 @@ def _code(source: bytes) -> str:
 
 def folder_key(folder: Path | str, *, endings: Sequence[str] = ()) -> str:
     """What names a folder whatever its path: the names and bytes of its files (of these endings),
-    hidden ones left out."""
+    hidden ones left out. Files that it travelled without count as they were."""
     folder = Path(folder)
     files = [
         file
@@ -227,7 +231,13 @@ def folder_key(folder: Path | str, *, endings: Sequence[str] = ()) -> str:
         and not any(part.startswith(".") for part in file.relative_to(folder).parts)
         and (not endings or file.suffix in endings)
     ]
-    return content_key([[file.relative_to(folder).as_posix(), file_digest(file)] for file in files])
+    found = {file.relative_to(folder).as_posix(): file_digest(file) for file in files}
+    found |= {
+        name: digest
+        for name, digest in left_out(folder).items()
+        if not endings or Path(name).suffix in endings
+    }
+    return content_key([[name, found[name]] for name in sorted(found, key=Path)])
 
 
 def model_key(model: str | Path, revision: str = "main") -> str:

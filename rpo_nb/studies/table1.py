@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainerCallback
 
+from rpo_nb import store
+from rpo_nb.config.keys import content_key
 from rpo_nb.config.methods import tau_of
 from rpo_nb.config.schema import Profile
 from rpo_nb.experiment import grid, inputs, runs
@@ -27,6 +30,7 @@ from rpo_nb.experiment.inputs import Prepared
 from rpo_nb.intervals import Interval, bootstrap, jackknife
 from rpo_nb.policy import logps
 from rpo_nb.reporting.published import published_numbers
+from rpo_nb.running.provenance import cache_dir, model_key, step_code
 from rpo_nb.training.losses import PolicyWithValue
 from rpo_nb.training.trainer import PolicyTrainer
 
@@ -328,8 +332,17 @@ def _spread(values: Sequence[float], statistic) -> Interval:
 
 def first_gradient_variance(profile: Profile, run: grid.Run, prepared: Prepared) -> Interval:
     """The variance of a run's mini-batch gradient before its first step, relative to its squared
-    mean, and its interval; see `measure`."""
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = runs.build_trainer(profile, run, _first_rows(prepared, profile), folder)
-        gradients = _gradients(profile, trainer, trainer.train_dataset)
-    return _variance((gradients @ gradients.T).double().numpy())
+    mean, and its interval; see `measure`. Cached by content."""
+    made_from = {"model": model_key(prepared.path), "code": step_code("gradient variance")}
+
+    def make(folder: Path) -> None:
+        with tempfile.TemporaryDirectory() as scratch:
+            trainer = runs.build_trainer(profile, run, _first_rows(prepared, profile), scratch)
+            gradients = _gradients(profile, trainer, trainer.train_dataset)
+        found = _variance((gradients @ gradients.T).double().numpy())
+        store.write_json(folder / "variance.json", [float(number) for number in found])
+
+    rows, batches = inputs.inputs_key(profile, run, prepared), profile.evaluation.table1_batches
+    key = content_key([made_from, run.recipe, rows, batches])
+    folder = store.cached(cache_dir() / "gradients" / key, make, of=made_from)
+    return Interval(*store.read_json(folder / "variance.json"))

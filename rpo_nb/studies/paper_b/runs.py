@@ -25,7 +25,7 @@ from rpo_nb.config.objective import Objective, Setting
 from rpo_nb.config.schema import Profile
 from rpo_nb.config.studies import PaperB
 from rpo_nb.experiment import inputs, runs
-from rpo_nb.store import atomic_write, packed, seal, sealed, unpacked
+from rpo_nb.store import atomic_write, left_out, packed, seal, sealed, unpacked
 from rpo_nb.studies.paper_b.grid import LEARNT, TRUTH, Run, policies
 from rpo_nb.studies.paper_b.world import World
 from rpo_nb.training import alignment
@@ -71,13 +71,18 @@ def _ensure_seed(profile: Profile, out: Path, seed: int, progress: bool) -> int:
     logging.disable_progress_bar()
     inputs.torch_threads(profile)
     world, made = World(profile, seed, out), 0
+    missing = {run.name for run in world.runs if sealed(world.folder(run)) is None}
+    for run in reversed(world.runs):  # one that travelled without its weights, and is gone on from
+        goes_on = any(other.start == run.name for other in world.runs if other.name in missing)
+        if run.setting and goes_on and left_out(world.folder(run)):
+            missing.add(run.name)
     with (
         runs.quick_collections(),
         tqdm(world.runs, desc=f"seed {seed}", disable=not progress) as bar,
     ):
         for run in bar:
             bar.set_postfix_str(run.name)
-            if sealed(world.folder(run)) is None:
+            if run.name in missing:
                 train(world, run)
                 made += run.trained
     return made

@@ -1,0 +1,260 @@
+"""The deep run: a pocket profile with many seeds, made in parts by study and seed.
+
+Each part goes, when it ends, into one small file of <out>/parts/ (see `running.parts`): committed,
+it is there for every later start on any machine. A start takes the parts that fit today's settings
+and code, makes those that are missing until its time is up, and, when all are there, the tables and
+the report. Weights are trained where something is missing that only they can say.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import NamedTuple
+
+from rpo_nb import store
+from rpo_nb.config.keys import content_key
+from rpo_nb.config.schema import Profile
+from rpo_nb.experiment import generations, inputs
+from rpo_nb.judging import verdicts
+from rpo_nb.running import parts
+from rpo_nb.running.jobs import LAB, PAPER_B, TABLES, jobs
+from rpo_nb.running.manifest import JOBS
+from rpo_nb.running.processes import only_one, parallel_jobs
+from rpo_nb.running.provenance import cache_dir, step_code
+from rpo_nb.studies import insight, lab, lab_runs, lab_tables, truth
+from rpo_nb.studies.paper_b import runs as paper_b
+from rpo_nb.studies.paper_b import tables as paper_b_tables
+from rpo_nb.studies.paper_b.world import World
+
+PARTS = "parts"
+TOLD = ("made again", "on this machine")  # ends of the lines that a reader of many parts wants
+# what a study's part does not depend on
+FREE = {"name", "description", "expect", "feedback_overrides"}
+CODE = ("all of the grid", "all of the lab", "reward model", "paper B", "gradient variance")
+ALWAYS = (*TABLES, LAB, PAPER_B)  # the notebooks whose tables are of all seeds
+ONCE = {  # notebooks of the first seed -> a table that tells whether it was made
+    "01_data_prep": "data/summary.csv",
+    "02_rpo_derivation": "tables/table1.csv",
+}
+
+
+class Part(NamedTuple):
+    """A study with one seed. study: "grid" (paper A), a regime of the lab, "lab" (the rest of it),
+    "paper_b"."""
+
+    study: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.study}-seed{self.seed}"
+
+
+def parts_of(profile: Profile) -> list[Part]:
+    """Every part of a profile, the dearest studies first, seed by seed, so that what is there early
+    is whole seeds. Raises ValueError outside the pocket world."""
+    if not profile.pocket_world:
+        raise ValueError(
+            f"profile {profile.name!r} is not of the pocket world: make it with reproduce"
+        )
+    found = []
+    for seed in dict.fromkeys((*profile.seeds, *lab.seeds_of(profile), *profile.paper_b.seeds)):
+        if seed in profile.seeds:
+            found.append(Part("grid", seed))
+        if seed in lab.seeds_of(profile):
+            found += [Part(name, seed) for name in (*profile.lab.regimes, "lab")]
+        if seed in profile.paper_b.seeds and profile.paper_b.reproduce:
+            found.append(Part("paper_b", seed))
+    return found
+
+
+def of_seed(profile: Profile, seed: int) -> Profile:
+    """The profile with one seed, and one process."""
+    return profile.model_copy(
+        update={
+            "seeds": (seed,),
+            "lab": profile.lab.model_copy(update={"seeds": (seed,), "workers": 1}),
+            "paper_b": profile.paper_b.model_copy(update={"seeds": (seed,), "processes": 1}),
+        }
+    )
+
+
+def key_of(profile: Profile, part: Part) -> str:
+    """What a part is made from: its settings, its seed and the code."""
+    others = {"paper_b": {"lab"}, "grid": {"lab", "paper_b"}}.get(part.study, {"paper_b"})
+    settings = of_seed(profile, part.seed).model_dump(mode="json", exclude=FREE | others)
+    first = part.seed == profile.seeds[0]
+    return content_key([part, first, settings, [step_code(step) for step in CODE]])
+
+
+# ---- a part is made ------------------------------------------------------------------------------
+
+
+def _grid(profile: Profile, out: Path, first: bool) -> None:
+    seed = profile.seeds[0]
+    generations.ensure_runs(profile, out, progress=False)
+    for size in profile.sizes:
+        inputs.prepare(profile, size, seed)
+    verdicts.judges_for(profile, out, seed)
+    insight.rewards_and_kl(profile, out)
+    for size in profile.sizes if first else ():
+        insight.frontier(profile, size, seed)
+
+
+def _regime(profile: Profile, out: Path, name: str) -> None:
+    studies = [study for study in lab.map_studies(profile) if study.name == name]
+    lab_runs.measure(studies, out, progress=False)
+    lab_tables.regimes(studies, lab_runs.prepared(studies), out)
+
+
+def _lab(profile: Profile, out: Path, first: bool) -> None:
+    few = lab.low_data_studies(profile)
+    for studies in (lab.ablation_studies(profile), lab.robustness_studies(profile)):
+        lab_runs.measure(studies, out, progress=False)
+    lab_tables.low_data_table(lab_runs.measure(few, out, progress=False), few)
+    b, size = profile.lab, lab.size_of(profile)
+    sizes = {"prompts": b.bias_prompts, "completions": b.bias_completions, "truth": b.truth_samples}
+    for name in ("on_policy", "stronger") if first else ():
+        truth.sampled(profile, size, profile.lab.seeds[0], name, **sizes)
+
+
+def _paper_b(profile: Profile, out: Path) -> None:
+    world = World(profile, profile.paper_b.seeds[0], out)
+    if any(store.sealed(world.folder(run)) is None for run in world.runs):
+        store.whole(world.path)  # first: its bytes are in the names of the policies
+    paper_b.ensure(profile, out, progress=False)
+    results, *_ = paper_b.load(profile, out)
+    paper_b_tables.reward_models(profile, out, results)
+
+
+def make(profile: Profile, part: Part, out: Path) -> Path:
+    """Make a part, from whatever of it is here, and pack it; returns its file."""
+    own, first = of_seed(profile, part.seed), part.seed == profile.seeds[0]
+    with store.recorded() as found, redirect_stdout(StringIO()) as said:
+        if part.study == "grid":
+            _grid(own, out, first)
+        elif part.study == "lab":
+            _lab(own, out, first)
+        elif part.study == "paper_b":
+            _paper_b(own, out)
+        else:
+            _regime(own, out, part.study)
+    print(*(line for line in said.getvalue().splitlines() if line.endswith(TOLD)), sep="\n", end="")
+    # what notebooks show is the first seed's smallest reference, and the judge of Tables III and IV
+    shown = f"cache/references/{lab.size_of(profile)}-seed{profile.seeds[0]}-"
+    return parts.pack(
+        file_of(out, part),
+        {"key": key_of(profile, part)},
+        found,
+        _roots(out),
+        keep=lambda name: part.study == "grid" and name.startswith(("out/runs/judges/", shown)),
+    )
+
+
+def file_of(out: Path, part: Part) -> Path:
+    return out / PARTS / f"{part.name}.tar.xz"
+
+
+def _roots(out: Path) -> dict[str, Path]:
+    return {"out": out.resolve(), "cache": cache_dir().resolve()}
+
+
+def _note(out: Path, part: Part) -> Path:
+    """Tells which file of a part is installed here."""
+    return out / "runs" / PARTS / f"{part.name}.json"
+
+
+def bring(profile: Profile, part: Part, out: Path) -> bool:
+    """Whether a part is here: its file fits today's settings and code and is installed. One that
+    does not fit or is damaged is told in a line."""
+    file, note = file_of(out, part), {"key": key_of(profile, part)}
+    if not file.is_file():
+        return False
+    note["file"] = store.file_digest(file)
+    if store.read_sealed(_note(out, part)) == note:
+        return True
+    try:
+        packed = parts.read(file)
+        if packed.header["key"] != note["key"]:
+            store.again(file, "was made with other settings or other code")
+            return False
+        parts.install(packed, _roots(out))
+    except store.Damaged as error:
+        print(f"{part.name}: {error}: made again", flush=True)
+        return False
+    store.write_sealed(_note(out, part), note)
+    return True
+
+
+def _made(profile: Profile, wanted: Sequence[Part], out: Path, until: float) -> int:
+    """Make parts one after another, none is begun after `until`; returns how many. A line tells of
+    each what it cost."""
+    for done, part in enumerate(wanted):
+        started = time.time()
+        if started > until:
+            return done
+        size = make(profile, part, out).stat().st_size
+        bring(profile, part, out)
+        print(f"{part.name}: {time.time() - started:.0f} s, {size / 1e6:.2f} MB", flush=True)
+    return len(wanted)
+
+
+# ---- the run -------------------------------------------------------------------------------------
+
+
+def run(
+    profile: Profile,
+    out: Path,
+    *,
+    minutes: float | None = None,
+    most: int | None = None,
+    cores: int | None = None,
+) -> bool:
+    """Take the parts that are here and make others, until `minutes` are over (none is begun later)
+    or `most` are made; returns whether all are here. Interrupted, the next start goes on within the
+    part. Some seeds are made at a time; the parts of one share policies, and so come in turn."""
+    from joblib import Parallel, delayed
+
+    until = time.time() + 60 * minutes if minutes else float("inf")
+    wanted = parts_of(profile)
+    with only_one(out):
+        left = [part for part in wanted if not bring(profile, part, out)]
+        print(f"{len(wanted) - len(left)} of {len(wanted)} parts are here", flush=True)
+        chosen = left[:most]
+        seeds = list(dict.fromkeys(part.seed for part in chosen))
+        at_once = max(1, min(cores or parallel_jobs(profile), len(seeds)))
+        made = Parallel(n_jobs=at_once, batch_size=1, pre_dispatch=at_once)(
+            delayed(_made)(profile, [part for part in chosen if part.seed == seed], out, until)
+            for seed in seeds
+        )
+        missing = len(left) - sum(made)
+        if missing:
+            print(f"{missing} parts are missing")
+            return False
+        _mark(profile, out)
+        return True
+
+
+def _mark(profile: Profile, out: Path) -> None:
+    """Write the generations files that are missing, and mark the notebooks that train as done: the
+    parts did their work."""
+    for seed in profile.seeds:
+        own = of_seed(profile, seed)
+        generations.ensure_runs(own, out, progress=False)
+        for size in own.sizes:
+            files = [generations.generations_file(out, p, size, seed) for p in own.presets]
+            store.write_sealed(
+                out / JOBS / f"03_train-{size}-seed{seed}.done",
+                {file.relative_to(out).as_posix(): store.file_digest(file) for file in files},
+            )
+
+
+def notebooks(profile: Profile, out: Path) -> list[str]:
+    """The notebooks to run when all parts are here: those of all seeds, and those of the first that
+    a clone does not have the tables of."""
+    once = [name for name, table in ONCE.items() if not (out / table).is_file()]
+    return [name for name in (*once, *ALWAYS) if name in jobs(profile)]
