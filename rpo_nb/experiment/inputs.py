@@ -296,6 +296,10 @@ def training_groups(
             "mismatched_ref_logps": theirs[objective.reduce],
             "mismatched_real": real,
         }
+    if "prompt_ids" in ROWS[run.method].needs:
+        more["prompt_ids"] = prompt_ids[rows]
+    if "lengths" in ROWS[run.method].needs:
+        more["lengths"] = np.array([len(prepared.encoded[i][1]) for i in rows])
     weights = weights_of(prepared.splits.train)
     if weights is not None:
         more["weights"] = weights[rows]
