@@ -30,7 +30,7 @@ class Method:
     temperature: str | None = None
     symbol: Literal["", "τ", "β"] = ""
     reads: tuple[str, ...] = ()
-    needs: tuple[Literal["mismatched", "reference_rewards", "prompt_ids", "lengths"], ...] = ()
+    needs: tuple[Literal["mismatched", "reference_rewards", "prompt_numbers", "lengths"], ...] = ()
     best_only: bool = False
     swept: bool = False
     released_greedy: bool = False

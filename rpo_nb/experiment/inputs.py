@@ -296,8 +296,8 @@ def training_groups(
             "mismatched_ref_logps": theirs[objective.reduce],
             "mismatched_real": real,
         }
-    if "prompt_ids" in ROWS[run.method].needs:
-        more["prompt_ids"] = prompt_ids[rows]
+    if "prompt_numbers" in ROWS[run.method].needs:
+        more["prompt_numbers"] = prompt_ids[rows]
     if "lengths" in ROWS[run.method].needs:
         more["lengths"] = np.array([len(prepared.encoded[i][1]) for i in rows])
     weights = weights_of(prepared.splits.train)

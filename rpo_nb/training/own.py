@@ -198,7 +198,7 @@ def _try(own: Own, function: Callable[..., Any]) -> None:
     batch = {
         "ref_logps": ref,
         "rewards": rewards,
-        "prompt_ids": torch.arange(2).repeat_interleave(4),
+        "prompt_numbers": torch.arange(2).repeat_interleave(4),
         "lengths": torch.arange(8, 16),
         "rows": torch.arange(8),
     }
@@ -217,7 +217,7 @@ def call(
 ) -> Tensor:
     """Its loss of each row, [n]; of one that returns a mean, the mean for each.
 
-    batch: ref_logps, rewards, prompt_ids, lengths and rows (their numbers), [n] each. Raises
+    batch: ref_logps, rewards, prompt_numbers, lengths and rows (their numbers), [n] each. Raises
     ValueError for another shape and a mean that is not finite; NotFinite, when gradients are
     computed, for a gradient that is not.
     """
@@ -226,12 +226,13 @@ def call(
         # copies: a loss that changes its arguments changes nothing of ours
         "ref_logps": batch["ref_logps"].clone(),
         "rewards": batch["rewards"].clone(),
-        "prompt_ids": batch["prompt_ids"].long(),
+        "prompt_ids": batch["prompt_numbers"].long(),
         "lengths": batch["lengths"].long(),
         "temperature": temperature,
     }
+    wanted = {name: given[name] for name in own.wanted(function)}
     with own._told("fails"):
-        losses = function(**{name: given[name] for name in own.wanted(function)})
+        losses = function(**wanted)
     n = len(policy_logps)
     if not isinstance(losses, Tensor) or losses.shape not in ((), (n,)):
         what = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
@@ -280,7 +281,7 @@ def registered(own: Own) -> Iterator[None]:
         "rpo_tau",
         "τ",
         reads=("reduce", *STEPS),
-        needs=("prompt_ids", "lengths"),
+        needs=("prompt_numbers", "lengths"),
     )
     tables = (ROWS, METHOD_NAMES, LOSSES)
     before = [table.get(NAME) for table in tables]
