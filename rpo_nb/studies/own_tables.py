@@ -1,0 +1,113 @@
+"""Where a researcher's loss stands: the tables of a `own_method.Comparison`.
+
+Every gain, KL and difference is a mean over regimes, seeds and prompts with an interval over other
+seeds and other prompts (`intervals.seeds_and_prompts`); a seed has prompts of its own, which all
+methods and regimes are asked. The probability of improvement is that of Agarwal et al. 2021, Deep
+Reinforcement Learning at the Edge of the Statistical Precipice, section 4.3.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from rpo_nb import intervals
+from rpo_nb.intervals import Estimate, Interval
+from rpo_nb.studies.own_method import Comparison
+
+ALL = "all"  # the mean over regimes
+
+
+def estimate(values: np.ndarray) -> Estimate:
+    """The mean and interval of [seeds, prompts], each seed with prompts of its own."""
+    seeds, prompts = values.shape
+    points = np.full((seeds, seeds, prompts), np.nan)
+    points[range(seeds), range(seeds)] = values
+    return intervals.seeds_and_prompts(points.reshape(seeds, -1))
+
+
+def improvement(first: np.ndarray, second: np.ndarray) -> Interval:
+    """The probability that a run of the first scores higher than one of the second in the same
+    regime, mean over regimes; equal scores count half.
+
+    first, second: [regimes, seeds, prompts], a run's score its mean over prompts. The interval is
+    the percentile bootstrap's, stratified as Agarwal et al. do: each method's seeds are drawn anew
+    in every regime, and the prompts of a seed with them, for both methods alike. NaNs around the
+    value of one seed.
+    """
+
+    def chance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """a, b: [..., regimes, seeds] -> [...]"""
+        ahead = np.sign(a[..., :, None] - b[..., None, :])
+        return 0.5 + ahead.mean((-3, -2, -1)) / 2
+
+    value = float(chance(first.mean(-1), second.mean(-1)))
+    regimes, seeds, prompts = first.shape
+    if seeds < 2:
+        return Interval(value, np.nan, np.nan)
+    rng, draws = np.random.default_rng(0), intervals.RESAMPLES
+    share = rng.multinomial(prompts, np.full(prompts, 1 / prompts), (draws, seeds)) / prompts
+    scores = [np.einsum("rsp,dsp->drs", one, share) for one in (first, second)]
+    drawn = [rng.integers(seeds, size=(draws, regimes, seeds)) for _ in scores]
+    found = chance(*(np.take_along_axis(s, d, -1) for s, d in zip(scores, drawn, strict=True)))
+    return Interval(value, *map(float, np.percentile(found, intervals.TAILS)))
+
+
+def standing(c: Comparison) -> pd.DataFrame:
+    """One row a method and regime, and one a method for all of them: regime, method, setting, gain
+    (points over the reference), kl (nats), lead (points of the researcher's loss over this method),
+    each with _low and _high; improvement, _low and _high (probability that the researcher's loss
+    scores higher; of all regimes only); prompts, seeds."""
+    mine, rows = c.own.words, []
+    for method in c.reward:
+        parts = {
+            "gain": c.reward[method] - c.reward["reference"],
+            "kl": c.log_ratio[method],
+            "lead": c.reward[mine] - c.reward[method],
+        }
+        chance = improvement(c.reward[mine], c.reward[method])
+        for place, regime in enumerate((*c.regimes, ALL)):
+            setting = c.chosen.get((method, regime))
+            row = {"regime": regime, "method": method, "setting": setting and setting.words}
+            for name, values in parts.items():
+                one = estimate(values[place] if regime != ALL else values.mean(0))
+                row |= {name: one.value, f"{name}_low": one.low, f"{name}_high": one.high}
+            found = chance if regime == ALL and method != mine else Interval(*[np.nan] * 3)
+            ends = ("improvement", "improvement_low", "improvement_high")
+            row |= dict(zip(ends, found, strict=True))
+            rows.append(row | {"prompts": c.reward[mine].shape[-1], "seeds": len(c.seeds)})
+    return pd.DataFrame(rows)
+
+
+def tuning(c: Comparison) -> pd.DataFrame:
+    """What was tried: method, setting, a column of mean reward on the tuning seed a regime, and
+    chosen (the regimes that took it)."""
+    rows = []
+    for method, settings in c.settings.items():
+        for setting in settings:
+            took = [r for r in c.regimes if c.chosen[method, r] == setting]
+            row = {"method": method, "setting": setting.words}
+            row |= {regime: c.tuned[method, regime][setting] for regime in c.regimes}
+            rows.append(row | {"chosen": ", ".join(took)})
+    return pd.DataFrame(rows)
+
+
+def timings(c: Comparison) -> pd.DataFrame:
+    """What a step of training costs on this machine: method, seconds with _low and _high (Student's
+    t over policies), policies, over_sft (its seconds over those of SFT)."""
+    rows = []
+    for method, seconds in c.seconds.items():
+        value, low, high = intervals.student(seconds)
+        ends = {"seconds": value, "seconds_low": low, "seconds_high": high}
+        rows.append({"method": method, **ends, "policies": len(seconds)})
+    table = pd.DataFrame(rows)
+    return table.assign(over_sft=table["seconds"] / table.set_index("method")["seconds"]["SFT"])
+
+
+def outcomes(table: pd.DataFrame, mine: str) -> dict[str, list[str]]:
+    """The other methods by where the researcher's loss stands to them over all regimes: ahead of,
+    behind, or not decided, by the interval of its lead."""
+    others = table[table["regime"].eq(ALL) & table["method"].ne(mine)]
+    ahead, behind = others["lead_low"] > 0, others["lead_high"] < 0
+    parts = {"ahead of": ahead, "behind": behind, "not decided against": ~(ahead | behind)}
+    return {words: others.loc[which, "method"].tolist() for words, which in parts.items()}
