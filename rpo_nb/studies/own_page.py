@@ -65,6 +65,21 @@ def write(c: Comparison, profile: Profile, out: Path) -> Path:
     return atomic_write(folder / "page.html", page.rendered("own_method.html.j2", context))
 
 
+def told(c: Comparison) -> list[str]:
+    """The page in a few lines, with what a step costs."""
+    table, times = own_tables.standing(c), own_tables.timings(c).set_index("method")
+    ratio = times.loc[c.own.words, "over_sft"]
+    return [
+        headline(table, c),
+        *(
+            f"{words} {', '.join(methods)}"
+            for words, methods in own_tables.outcomes(table, c.own.words).items()
+            if methods
+        ),
+        f"a step takes {times.loc[c.own.words, 'seconds']:.3g} s here, {ratio:.2f} times SFT's",
+    ]
+
+
 # Sentences and cells ------------------------------------------------------------------------------
 
 
