@@ -16,6 +16,106 @@ def covered(intervals_of, truth, trials=300):
     return np.mean([low <= truth <= high for _, low, high in found])
 
 
+def simulated(seeds, ratio, common, runs=3000, prompts=40):
+    """Points [runs, seeds, prompts] of mean 0. common: share of a prompt's variance that it has in
+    every seed. ratio: the seeds' part of the mean's standard error, in the prompts' part of it."""
+    rng = np.random.default_rng([seeds, ratio, int(10 * common)])
+    own = rng.normal(size=(runs, seeds, prompts)) * np.sqrt(1 - common)
+    same = rng.normal(size=(runs, 1, prompts)) * np.sqrt(common)
+    error = np.sqrt((common + (1 - common) / seeds) / prompts)
+    return own + same + rng.normal(size=(runs, seeds, 1)) * ratio * error * np.sqrt(seeds)
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+@pytest.mark.parametrize("ratio", [0, 1, 3])
+@pytest.mark.parametrize("common", [0, 0.5, 0.9])
+def test_seeds_and_prompts_cover_the_truth_as_often_as_they_say(seeds, ratio, common):
+    points = simulated(seeds, ratio, common)
+    if not common:  # every seed has prompts of its own: no two share a column
+        runs, _, prompts = points.shape
+        wide = np.full((runs, seeds, seeds * prompts), np.nan)
+        for seed in range(seeds):
+            wide[:, seed, seed * prompts : (seed + 1) * prompts] = points[:, seed]
+        points = wide
+    found = intervals.seeds_and_prompts(points)
+    assert 0.93 < np.mean((found.low <= 0) & (found.high >= 0)) < 0.97
+
+
+@pytest.mark.parametrize("ratio", [0, 1, 3])
+def test_two_seeds_cover_at_least_as_often_as_they_say(ratio):
+    found = intervals.seeds_and_prompts(simulated(2, ratio, 0.5))
+    assert np.mean((found.low <= 0) & (found.high >= 0)) > 0.93
+
+
+def test_a_two_level_bootstrap_would_not():
+    """Why `over_seeds` is none: its percentiles of three seeds."""
+    rng, hits = np.random.default_rng(0), []
+    for points in simulated(3, 3, 0.5, runs=300):
+        drawn = rng.integers(0, 3, (300, 3)), rng.integers(0, 40, (300, 40))
+        means = points[drawn[0][:, :, None], drawn[1][:, None, :]].mean((1, 2))
+        low, high = np.percentile(means, [2.5, 97.5])
+        hits.append(low <= 0 <= high)
+    assert np.mean(hits) < 0.88
+
+
+def test_seeds_with_prompts_of_their_own_have_students_interval():
+    points = np.full((4, 40), np.nan)
+    for seed in range(4):
+        points[seed, 10 * seed : 10 * seed + 10] = VALUES[10 * seed : 10 * seed + 10] + seed
+    found, means = intervals.seeds_and_prompts(points), np.nanmean(points, 1)
+    known = stats.ttest_1samp(means, 0)
+    assert found.value == pytest.approx(means.mean()) and found.df == 3
+    assert found.error == pytest.approx(stats.sem(means))
+    interval = known.confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+
+
+def test_the_variance_of_shared_prompts_is_that_of_the_two_way_analysis():
+    """Balanced seeds × prompts: (MS seeds + MS prompts − MS rest) / (S·P), from sums of squares."""
+    points = np.random.default_rng(1).normal(size=(4, 30)) + 2 * np.random.default_rng(2).normal(
+        size=(1, 30)
+    )
+    mean, seeds, prompts = points.mean(), points.mean(1), points.mean(0)
+    rest = points - seeds[:, None] - prompts + mean
+    squares = (
+        30 * ((seeds - mean) ** 2).sum() / 3,
+        4 * ((prompts - mean) ** 2).sum() / 29,
+        (rest**2).sum() / 87,
+    )
+    found = intervals.seeds_and_prompts(points)
+    known = (squares[0] + squares[1] - squares[2]) / 120
+    assert found.error**2 == pytest.approx(known)
+    assert 3 < found.df < np.inf
+
+
+def test_seeds_that_happen_to_agree_do_not_make_a_number_certain():
+    points = np.array([[0.0, 100.0] * 50, [100.0, 0.0] * 50])  # both 50, by other prompts
+    found = intervals.seeds_and_prompts(points, bounds=(0, 100))
+    prompts = np.sqrt(points.var(1, ddof=1).mean() / 100 / 2)
+    assert found.value == 50 and (found.high - found.low) / 2 == pytest.approx(prompts, rel=0.03)
+    assert intervals.over_seeds([50.0, 50.0]).error == 0  # nothing is known of the prompts
+
+
+def test_unanimous_verdicts_are_less_certain_the_fewer_they_are():
+    few, many = (
+        intervals.seeds_and_prompts(np.full((3, n), 100.0), bounds=(0, 100)) for n in (2, 200)
+    )
+    assert few.low < many.low < 100 == few.high == many.high
+
+
+def test_a_prompt_with_several_parts_weighs_as_many():
+    points = np.array([[3.0, 0.0], [1.0, 1.0]])
+    found = intervals.seeds_and_prompts(points, np.array([[3.0, 1.0], [2.0, 2.0]]))
+    assert found.value == pytest.approx((3 / 4 + 2 / 4) / 2)
+
+
+def test_a_seed_without_a_prompt_and_a_lone_number_are_refused():
+    with pytest.raises(ValueError, match="a seed has no prompt"):
+        intervals.seeds_and_prompts(np.array([[1.0, 2.0], [np.nan, np.nan]]))
+    with pytest.raises(ValueError, match="one value a seed"):
+        intervals.over_seeds(np.float64(3.0))
+
+
 def test_student_is_scipys_interval_of_a_mean():
     found = intervals.student(VALUES)
     known = stats.ttest_1samp(VALUES, 0).confidence_interval(0.95)
@@ -94,6 +194,8 @@ def test_the_jackknife_of_a_mean_is_students_on_a_log_scale():
     "found",
     [
         intervals.student([2.0]),
+        intervals.over_seeds([2.0]),
+        intervals.seeds_and_prompts(np.array([[1.0, 3.0]])),
         intervals.bootstrap([2.0]),
         intervals.bootstrap([2.0, 2.0], fewest=8),
         intervals.bootstrap_prompts(np.array([[2.0]]), np.array([[1.0]])),
