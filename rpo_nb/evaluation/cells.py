@@ -13,8 +13,8 @@ from rpo_nb import intervals, pocket
 from rpo_nb.config.schema import Profile
 from rpo_nb.evaluation.suite import MetricSuite
 from rpo_nb.experiment import grid
+from rpo_nb.experiment.grid import KEYS
 
-KEYS = ["preset", "method", "size", "tau", "seed"]
 RESAMPLES = 1000  # of corpus BLEU
 
 
@@ -26,11 +26,11 @@ def measure(generations: pd.DataFrame, suite: MetricSuite, profile: Profile) -> 
     items), n (texts), reason (why there is no value). In the pocket world the ground-truth reward
     is among the metrics.
     """
-    wanted = {(c.preset, c.method, c.size, c.tau, c.seed) for c in grid.cells(profile)}
+    wanted = {run.cell for run in grid.cells(profile)}
     groups = [
         (key, rows)
         for key, rows in generations.groupby(KEYS, dropna=False, sort=True)
-        if _plain(key) in wanted
+        if grid.cell_of(key) in wanted
     ]
     cells = [_texts(rows, profile) for _, rows in groups]
     out = []
@@ -57,11 +57,6 @@ def measure(generations: pd.DataFrame, suite: MetricSuite, profile: Profile) -> 
                 }
             )
     return pd.DataFrame(out)
-
-
-def _plain(key: tuple) -> tuple:
-    """A group's key as `grid.Cell` has it: no temperature is None."""
-    return tuple(None if pd.isna(part) else part for part in key)
 
 
 def _texts(rows: pd.DataFrame, profile: Profile) -> dict[str, list]:

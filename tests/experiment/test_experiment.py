@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -29,14 +30,13 @@ def made(profile, tmp_path_factory):
 
 def test_cells_of_different_presets_share_a_run_only_if_every_field_agrees(profile):
     cells = {(c.preset, c.method, c.tau): c for c in grid.cells(profile)}
-    paper, released, fixed = (cells[preset, "sft", None].run for preset in objective.PRESETS)
-    assert paper == released and paper.key == fixed.key
+    paper, released, fixed = (cells[preset, "sft", None] for preset in objective.PRESETS)
+    assert paper.key == released.key == fixed.key
     keys = [
-        cells[preset, "rpo", profile.presets[preset].rpo_tau].run.key
-        for preset in objective.PRESETS
+        cells[preset, "rpo", profile.presets[preset].rpo_tau].key for preset in objective.PRESETS
     ]
     assert len(set(keys)) == 3
-    assert len({c.run.key for c in cells.values() if c.run}) == len(grid.plan(profile))
+    assert len({run.key for run in cells.values() if run.trained}) == len(grid.plan(profile))
     assert {tau for (preset, method, tau) in cells if (preset, method) == ("paper", "rpo")} == {
         0.1,
         1.0,
@@ -368,3 +368,18 @@ def test_estimators_of_the_presets_exist():
     assert {p.partition for p in loading.load_profile("smoke").presets.values()} <= set(
         partition.ESTIMATORS
     )
+
+
+def test_no_temperature_is_none_in_a_run_and_nan_in_a_frame(profile):
+    runs = grid.cells(profile)
+    frame = pd.DataFrame([run.columns for run in runs])
+    assert frame["tau"].dtype == float and not (frame["tau"] == 0).any()
+    assert [run.tau is None for run in runs] == frame["tau"].isna().tolist()
+    keys = frame[grid.KEYS].itertuples(index=False, name=None)
+    assert [grid.cell_of(key) for key in keys] == [run.cell for run in runs]
+    assert {run.method for run in runs if run.tau is None} == {
+        "reference",
+        "sft",
+        "best_of_k",
+        "kto",
+    }
