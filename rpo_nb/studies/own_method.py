@@ -86,12 +86,12 @@ class Policy:
         rows under this key compare with ours, though another version may have made them."""
         study, spec = self.study, self.setting.spec
         shown = spec if spec.method != "reference" else Spec("sft")
-        recipe = shown.run(study.profile, study.size, study.seed).recipe
+        recipe = study.run(shown).recipe
         return content_key(
             [
                 spec.method,
                 {name: value for name, value in recipe.items() if name != "code"},
-                study.cell(spec).decoding.key(),
+                study.run(spec).decoding.key(),
                 study.profile.decoding.key(),
                 study.profile.lab.prompts,
                 code_key("pocket"),
@@ -385,6 +385,5 @@ def _tune(
 
 def _seconds(policy: Policy, out: Path) -> float | None:
     """A step's seconds, where the policy was trained here."""
-    run = policy.study.cell(policy.setting.spec).run
-    stamp = sealed(run.folder(out), quick=True)
+    stamp = sealed(policy.study.run(policy.setting.spec).folder(out), quick=True)
     return None if stamp is None else stamp["seconds"] / stamp["steps"]

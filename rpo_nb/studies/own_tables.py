@@ -13,9 +13,16 @@ import pandas as pd
 
 from rpo_nb import intervals
 from rpo_nb.intervals import Estimate, Interval
+from rpo_nb.reporting import decisions
 from rpo_nb.studies.own_method import Comparison
 
 ALL = "all"  # the mean over regimes
+OUTCOMES = AHEAD, BEHIND, SAME, OPEN = (
+    "ahead of",
+    "behind",
+    "the same reward for every prompt as",
+    "not decided against",
+)
 
 
 def estimate(values: np.ndarray) -> Estimate:
@@ -56,8 +63,8 @@ def improvement(first: np.ndarray, second: np.ndarray) -> Interval:
 def standing(c: Comparison) -> pd.DataFrame:
     """One row a method and regime, and one a method for all of them: regime, method, setting, gain
     (points over the reference), kl (nats), lead (points of the researcher's loss over this method),
-    each with _low and _high; improvement, _low and _high (probability that the researcher's loss
-    scores higher; of all regimes only); prompts, seeds."""
+    each with _low and _high, the lead with _error and _df; improvement, _low and _high (probability
+    that the researcher's loss scores higher; of all regimes only); prompts, seeds."""
     mine, rows = c.own.words, []
     for method in c.reward:
         parts = {
@@ -72,6 +79,8 @@ def standing(c: Comparison) -> pd.DataFrame:
             for name, values in parts.items():
                 one = estimate(values[place] if regime != ALL else values.mean(0))
                 row |= {name: one.value, f"{name}_low": one.low, f"{name}_high": one.high}
+                if name == "lead":
+                    row |= {"lead_error": one.error, "lead_df": one.df}
             found = chance if regime == ALL and method != mine else Interval(*[np.nan] * 3)
             ends = ("improvement", "improvement_low", "improvement_high")
             row |= dict(zip(ends, found, strict=True))
@@ -104,10 +113,17 @@ def timings(c: Comparison) -> pd.DataFrame:
     return table.assign(over_sft=table["seconds"] / table.set_index("method")["seconds"]["SFT"])
 
 
-def outcomes(table: pd.DataFrame, mine: str) -> dict[str, list[str]]:
-    """The other methods by where the researcher's loss stands to them over all regimes: ahead of,
-    behind, or not decided, by the interval of its lead."""
+def outcomes(table: pd.DataFrame, mine: str) -> pd.DataFrame:
+    """Where the researcher's loss stands to each other method over all regimes: method, outcome
+    (of OUTCOMES), p (Holm's, for all methods together), smallest (points of lead that these seeds
+    would have decided in 80 % of runs; NaN where decided)."""
     others = table[table["regime"].eq(ALL) & table["method"].ne(mine)]
-    ahead, behind = others["lead_low"] > 0, others["lead_high"] < 0
-    parts = {"ahead of": ahead, "behind": behind, "not decided against": ~(ahead | behind)}
-    return {words: others.loc[which, "method"].tolist() for words, which in parts.items()}
+    lead, error, df = (others[name].to_numpy() for name in ("lead", "lead_error", "lead_df"))
+    same = (lead == 0) & (error == 0)  # every text is worth the same: nothing to decide
+    found = decisions.decide(lead, np.where(same, np.nan, error), df)
+    words = {decisions.HOLDS: AHEAD, decisions.FAILS: BEHIND, decisions.OPEN: OPEN}
+    outcome = [SAME if one else words[v] for one, v in zip(same, found.verdict, strict=True)]
+    names = others["method"].to_numpy()
+    return pd.DataFrame(
+        {"method": names, "outcome": outcome, "p": found.p, "smallest": found.smallest}
+    )
