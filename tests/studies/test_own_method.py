@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from rpo_nb import __main__ as command
-from rpo_nb import intervals, pocket
+from rpo_nb import intervals
 from rpo_nb.config import loading
 from rpo_nb.studies import lab, own_method, own_page, own_tables
 from rpo_nb.studies.own_method import OwnSpec, Policy, Setting, Spec, Told
@@ -141,9 +141,9 @@ def test_rows_of_another_world_are_not_ours(made, two_seeds):
 def test_a_loss_that_diverges_names_step_and_row(two_seeds, tmp_path):
     file = tmp_path / "my.py"
     file.write_text(
-        "import torch\n\n\ndef loss(policy_logps, ref_logps, rewards):\n"
-        "    moved = (policy_logps - ref_logps).abs() > 1e-4\n"
-        "    return torch.where(moved, policy_logps * float('inf'), -policy_logps * rewards)\n",
+        "def loss(policy_logps, ref_logps, rewards):\n"
+        "    here = (policy_logps - ref_logps).abs() < 0.01\n"
+        "    return -policy_logps * rewards / here.float()\n",
         encoding="utf-8",
     )
     loss = own.read(f"{file}:loss")
@@ -210,7 +210,7 @@ def test_every_method_has_as_many_settings_and_the_recommended_one_first(name):
     fixed = lab.presets()["fixed"]
     assert first["DRO"].spec.tau == fixed.dro_tau and first["KTO"].spec.tau == fixed.kto_beta
     assert {one.rate for one in first.values()} == {5e-4}
-    assert len({pocket_name for pocket_name in first}) == 7
+    assert len(first) == 7
 
 
 def test_each_regime_takes_what_is_best_on_the_tuning_seed_alone(mine, monkeypatch, tmp_path):
@@ -303,11 +303,6 @@ def test_the_table_is_the_rows_summed_up(made, mine):
         assert row["gain_low"] < gain < row["gain_high"]
     assert table.loc[("reference", "all"), "gain"] == 0
     assert np.isnan(table.loc[(mine.words, "all"), "improvement"])
-    policy = Policy(loading.load_profile("smoke"), "stronger", 0, found.settings["SFT"][0])
-    assert all(
-        pocket.score(prompt, "") <= 10 and isinstance(prompt, str)
-        for prompt in policy.study.prompts
-    )
 
 
 def test_the_page_is_the_same_bytes_and_names_no_place(made, mine, two_seeds, tmp_path):
@@ -320,7 +315,9 @@ def test_the_page_is_the_same_bytes_and_names_no_place(made, mine, two_seeds, tm
     assert files[0] == files[1]
     text = pages[0].read_text(encoding="utf-8")
     assert str(Path(mine.path).parent) not in text and str(tmp_path) not in text
-    assert "def v_free(policy_logps" in text and "The same reward for every prompt as RPO" in text
+    assert "def v_free(policy_logps" in text
+    (same,) = re.findall(r"<li>The same reward for every prompt as (.*?)\.</li>", text)
+    assert "RPO V̂ = 0" in same.split(", ")
     # seconds are beside the page
     slower = replace(found, seconds={name: [9.0] for name in found.seconds})
     assert own_page.write(slower, two_seeds, tmp_path / "a").read_text(encoding="utf-8") == text
@@ -350,7 +347,7 @@ def test_the_readmes_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("RPO_NB_PROFILE", "smoke")
     words = typed.split()
     assert words[:4] == ["python", "-m", "rpo_nb", "lab"]
-    out = ["--output-dir", "out", "--set", "sizes=small"]
+    out = ["--output-dir", "out", "--set", "sizes=small data.prompts=8 lab.prompts=4"]
     assert command.main([*words[3:], *out]) == 0
     printed = capsys.readouterr().out
     assert "reward_weighted.py:reward_weighted changes the mean reward" in printed
