@@ -135,6 +135,45 @@ def seeds_and_prompts(
     )
 
 
+class Share(NamedTuple):
+    """A share from 0 to 1 with its interval, and of how many independent yes or no answers it is
+    as good as."""
+
+    value: float
+    low: float
+    high: float
+    size: float
+
+
+def share_over_seeds(shares: Sequence[float], answers: int) -> Share:
+    """The mean of the seeds' shares and its interval over other seeds, as a probability has it.
+
+    shares: [seeds], each of many yes or no answers that may hang together (as metrics of the same
+    texts do). answers: how many in all. By Korn and Graubard 1998 (Confidence Intervals for
+    Proportions with Small Expected Number of Positive Counts Estimated from Survey Data): Clopper
+    and Pearson's interval of as many independent answers as have this spread over seeds, less for
+    few seeds, and never more than there are. It cannot leave 0 to 1, and seeds that all say the
+    same are no certainty. NaNs around a single seed.
+    """
+    shares = np.asarray(shares, float)
+    n, value = len(shares), float(shares.mean()) if len(shares) else np.nan
+    if n < 2:
+        return Share(value, np.nan, np.nan, np.nan)
+    variance = shares.var(ddof=1) / n
+    if value in (0.0, 1.0):
+        size = n
+    else:
+        size = min(value * (1 - value) / variance, answers) if variance else answers
+    size = size * float(stats.norm.ppf(0.975) / stats.t.ppf(0.975, n - 1)) ** 2
+    yes = value * size
+    return Share(
+        value,
+        float(stats.beta.ppf(0.025, yes, size - yes + 1)) if yes else 0.0,
+        float(stats.beta.ppf(0.975, yes + 1, size - yes)) if yes < size else 1.0,
+        size,
+    )
+
+
 def student(values: Sequence[float]) -> Interval:
     """The mean of the values and its interval by Student's t, with n − 1 degrees of freedom. NaNs
     around a single value."""

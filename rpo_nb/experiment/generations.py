@@ -55,7 +55,8 @@ def completions_file(profile: Profile, run: Run, out: Path, asked: str = "") -> 
     own. asked: "" for the validation prompts, else what names others."""
     # never one engine's texts for another's
     engine = "" if profile.generation == "transformers" else f"{profile.generation}-"
-    file = f"completions-{engine}{asked}{run.decoding.key()}.json"
+    common = "common-" if run.common else ""
+    file = f"completions-{engine}{asked}{common}{run.decoding.key()}.json"
     if run.trained:
         return run.folder(out) / file
     # same data, same reference
@@ -102,7 +103,7 @@ def completions(
             weights,
             model_key(prepared.path),
             run.decoding.key(),
-            run.seed,
+            run.stream,
             limit,
             precision,
             step_code("answers by vllm" if profile.generation == "vllm" else "answers"),
@@ -128,7 +129,7 @@ def completions(
             tokenizer,
             prompts,
             decoding=run.decoding,
-            seed=run.seed,
+            seed=run.stream,
             max_prompt_tokens=limit,
             batch_size=profile.evaluation.generation_batch_size,
             engine=profile.generation,

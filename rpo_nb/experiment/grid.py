@@ -56,6 +56,9 @@ class Run(Columns):
     decoding: DecodingConfig = field(default=DecodingConfig(), compare=False)
     # what is asked where nothing is trained: the reference unless named
     model: str = field(default="", compare=False)
+    # Whether its completions are drawn with the random numbers that all policies of the seed share:
+    # a difference of their means is surer for it, a win rate between them is no win rate.
+    common: bool = field(default=False, compare=False)
 
     @property
     def trained(self) -> bool:
@@ -80,6 +83,21 @@ class Run(Columns):
     def name(self) -> str:
         """Of its folder."""
         return f"{self.method}-{self.size}-seed{self.seed}-{self.key}"
+
+    @property
+    def stream(self) -> int:
+        """The seed of the random numbers that its completions are drawn with: where they are not
+        common, of its seed, its method and what it was told (objective, partition, steps), not of
+        code or data.
+
+        No two methods, readings or temperatures of a seed share it, so a win rate compares
+        independent samples, as of users who each ask one policy. (With the same numbers, policies
+        that are nearly equal write the same texts, which moves the rate.) A policy that several
+        presets share has one stream and one file."""
+        if self.common:
+            return self.seed
+        told = self.recipe and [self.recipe[name] for name in ("objective", "partition", "steps")]
+        return int(content_key([self.method, told, self.seed]), 16)
 
     def folder(self, out: Path) -> Path:
         return Path(out) / "runs" / self.name

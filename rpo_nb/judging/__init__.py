@@ -28,6 +28,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "held_out_comparisons",
             "judge_agreement",
             "quality",
+            "temperature_differences",
             "win_rates",
         ],
         "reward_model": ["RewardModel", "bradley_terry"],

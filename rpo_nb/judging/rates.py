@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import permutations
+from itertools import combinations, permutations
 
 import numpy as np
 import pandas as pd
@@ -12,25 +12,12 @@ from rpo_nb import intervals
 from rpo_nb.judging.judges import Judge
 from rpo_nb.judging.verdicts import AVERAGE, KEYS
 
-QUALITY = [
-    "judge",
-    "verdicts",
-    "nulls",
-    "identical",
-    "first",
-    "flips",
-    "flips_differing",
-    "ties",
-    "flips_to_first",
-    "longer",
-    "agreement",
-    "agreement_low",
-    "agreement_high",
-    "held_out",
-    "held_out_low",
-    "held_out_high",
-    "held_out_n",
-]
+QUALITY = (
+    "judge verdicts nulls identical first flips flips_differing ties flips_to_first longer "
+    "agreement agreement_low agreement_high held_out held_out_low held_out_high held_out_n"
+).split()
+CELL = ["preset", "judge", "size", "baseline", "tau"]  # of Tables III and IV
+ESTIMATE = ["std", "ci_low", "ci_high", "error", "df", "n", "seeds"]  # beside a mean over seeds
 # beside the judges: a judge that does no better has read no more than the length
 RULE = "longer wins"
 # a judge that contradicts itself more often than not says more of the order than of the texts
@@ -46,23 +33,41 @@ GAPS = (0.0, 0.5, 1.0, 2.0, 3.0, np.inf)  # of the true rewards, for the accurac
 # ---- numbers -------------------------------------------------------------------------------------
 
 
-def _rate(rows: pd.DataFrame, points: pd.Series) -> dict[str, float]:
-    """Mean over seeds, std over seeds, interval over prompts and count of non-missing points (rows:
-    seed, prompt_id)."""
+def _sums(rows: pd.DataFrame, points: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """Sums and counts [seeds, prompts] of the points that are not missing (rows: seed,
+    prompt_id)."""
     table = rows[["seed", "prompt_id"]].assign(points=points.astype(float)).dropna()
     sums = table.pivot_table(
         index="seed", columns="prompt_id", values="points", aggfunc=["sum", "count"], fill_value=0
     )
     if sums.empty:
-        return {"rate": np.nan, "std": np.nan, "low": np.nan, "high": np.nan, "n": 0, "seeds": 0}
-    totals, counts = sums["sum"].to_numpy(float), sums["count"].to_numpy(float)
-    by_seed = totals.sum(1) / counts.sum(1)
+        return np.zeros((0, 0)), np.zeros((0, 0))
+    return sums["sum"].to_numpy(float), sums["count"].to_numpy(float)
+
+
+def _rate(rows: pd.DataFrame, points: pd.Series) -> dict[str, float]:
+    """What a judge does: mean over seeds, interval over prompts (this judge, other pairs), and
+    count of the points that are not missing (rows: seed, prompt_id)."""
+    totals, counts = _sums(rows, points)
     rate, low, high = intervals.bootstrap_prompts(totals, counts)
+    return {"rate": rate, "low": low, "high": high, "n": int(counts.sum())}
+
+
+def _estimate(rows: pd.DataFrame, points: pd.Series, bounds: tuple[float, float]) -> dict:
+    """What policies do: mean and std over seeds, interval over other seeds and prompts, its error
+    and df, count of the points that are not missing (rows: seed, prompt_id)."""
+    totals, counts = _sums(rows, points)
+    if not len(totals):
+        return dict.fromkeys(("mean", *ESTIMATE[:-2]), np.nan) | {"n": 0, "seeds": 0}
+    found = intervals.seeds_and_prompts(totals, counts, bounds=bounds)
+    by_seed = totals.sum(1) / counts.sum(1)
     return {
-        "rate": rate,
+        "mean": found.value,
         "std": by_seed.std(ddof=1) if len(by_seed) > 1 else np.nan,
-        "low": low,
-        "high": high,
+        "ci_low": found.low,
+        "ci_high": found.high,
+        "error": found.error,
+        "df": found.df,
         "n": int(counts.sum()),
         "seeds": len(by_seed),
     }
@@ -72,43 +77,54 @@ def win_rates(verdicts: pd.DataFrame) -> pd.DataFrame:
     """Win rate of RPO in % by preset, judge, size, baseline and tau: 100·(wins + ties/2)/verdicts,
     nulls left out.
 
-    Columns: those five, win_rate (mean over seeds), std (over seeds, ddof 1; NaN for one seed),
-    ci_low, ci_high (95 % percentile bootstrap over prompts, see
-    `intervals.bootstrap_prompts`), n (verdicts of all
-    seeds), nulls, ties, flips, seeds.
+    Columns: those five, win_rate (mean over seeds), ESTIMATE (std over seeds, ddof 1; the 95 %
+    interval over other seeds and prompts of `intervals.seeds_and_prompts`, its standard error and
+    degrees of freedom; n, verdicts of all seeds; seeds), nulls, ties, flips. With one seed a rate
+    has neither std nor interval.
     """
-    keys, rows = ["preset", "judge", "size", "baseline", "tau"], []
-    for key, cell in verdicts.groupby(keys, sort=True):
-        rate = _rate(cell, cell["verdict"].map({"method": 100.0, "tie": 50.0, "baseline": 0.0}))
+    rows = []
+    for key, cell in verdicts.groupby(CELL, sort=True):
+        found = _estimate(cell, _points(cell), (0.0, 100.0))
         rows.append(
-            {
-                **dict(zip(keys, key, strict=True)),
-                "win_rate": rate["rate"],
-                "std": rate["std"],
-                "ci_low": rate["low"],
-                "ci_high": rate["high"],
-                "n": rate["n"],
+            dict(zip(CELL, key, strict=True))
+            | {"win_rate": found.pop("mean")}
+            | found
+            | {
                 "nulls": int(cell["verdict"].isna().sum()),
                 "ties": int(cell["verdict"].eq("tie").sum()),
                 "flips": int(_flips(cell).sum()),
-                "seeds": rate["seeds"],
             }
         )
-    return pd.DataFrame(
-        rows,
-        columns=[
-            *keys,
-            "win_rate",
-            "std",
-            "ci_low",
-            "ci_high",
-            "n",
-            "nulls",
-            "ties",
-            "flips",
-            "seeds",
-        ],
-    )
+    return pd.DataFrame(rows, columns=[*CELL, "win_rate", *ESTIMATE, "nulls", "ties", "flips"])
+
+
+def temperature_differences(verdicts: pd.DataFrame) -> pd.DataFrame:
+    """How much the win rate moves from one τ of RPO to another: one row a preset, judge, size,
+    baseline and pair of τ.
+
+    Columns: preset, judge, size, baseline, tau_low, tau_high, difference (win rate at tau_high less
+    that at tau_low, in points, on the prompts where both have a verdict), ESTIMATE as in
+    `win_rates`. Both rates of a seed and prompt are over the same completion of the baseline, so
+    their difference is surer than its two ends.
+    """
+    keys, out = [key for key in CELL if key != "tau"], []
+    for key, cell in verdicts.groupby(keys, sort=True):
+        wide = cell.assign(points=_points(cell)).pivot(
+            index=["seed", "prompt_id"], columns="tau", values="points"
+        )
+        for low, high in combinations(sorted(wide), 2):
+            both = (wide[high] - wide[low]).rename("points").reset_index()
+            found = _estimate(both, both["points"], (-100.0, 100.0))
+            out.append(
+                dict(zip(keys, key, strict=True))
+                | {"tau_low": low, "tau_high": high, "difference": found.pop("mean")}
+                | found
+            )
+    return pd.DataFrame(out, columns=[*keys, "tau_low", "tau_high", "difference", *ESTIMATE])
+
+
+def _points(verdicts: pd.DataFrame) -> pd.Series:
+    return verdicts["verdict"].map({"method": 100.0, "tie": 50.0, "baseline": 0.0})
 
 
 def averaged(verdicts: pd.DataFrame) -> pd.DataFrame:

@@ -1,57 +1,66 @@
 """What a table says: cell by cell against the paper, and claim by claim. Every sentence is made of
 measured numbers.
 
-Rows are those of ``tables.metric_cells``, ``tables.table3`` and ``tables.table4``.
+Rows are those of ``evaluation.measure``, ``tables.table3``, ``tables.table4`` and
+``judging.temperature_differences``. What is counted, as the work of a step, is decided by its
+number; what was drawn only by its interval (`decisions`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
+from rpo_nb import intervals
 from rpo_nb.config.methods import METHOD_NAMES
 from rpo_nb.config.metrics import METRICS
 from rpo_nb.config.schema import Profile
-from rpo_nb.reporting.agreement import AGREES, DIFFERS, NO_NUMBER, NOT_MEASURED, NOTABLE
+from rpo_nb.reporting import decisions
+from rpo_nb.reporting.agreement import AGREES, DIFFERS, MARGIN, NO_NUMBER, NOT_MEASURED, NOTABLE
+from rpo_nb.reporting.decisions import FAILS, HOLDS, OPEN
 from rpo_nb.reporting.rendering import number
+from rpo_nb.reporting.tables import at_main_setting
 
-HOLDS, PARTLY, FAILS = "holds", "holds in part", "does not hold"
+CHANCE, MOST = 1 / 3, 1 / 2  # to be the best of three: by lot, and more often than the other two
+COLUMNS = ["claim", "preset", "verdict", "hold", "fail", "undecided", "sentence"]
+ALONE = " One seed gives no interval, so nothing is decided."
 
 
 # ---- the paper's claims --------------------------------------------------------------------------
 
 
 def claims(tables: Mapping[str, pd.DataFrame], profile: Profile) -> pd.DataFrame:
-    """Columns claim, preset, verdict ("holds" | "holds in part" | "does not hold" | "not
-    measured"), sentence.
+    """Columns claim, preset, verdict, hold, fail, undecided, sentence.
 
-    tables: any of table1, table2 (``metric_cells``), table3, table4.
+    hold, fail, undecided: how many cells hold, do not, and are not decided; all presets' cells of a
+    claim are corrected together. verdict: "holds", "does not hold" or "not decided" where all cells
+    say the same, else the counts; "not measured" where there is no cell. tables: any of table1,
+    metrics (rows of metrics.csv), table3, temperature_differences, table4.
     """
-    presets = list(profile.presets)
-    table3, table4, table2 = (
-        tables.get(name, pd.DataFrame()) for name in ("table3", "table4", "table2")
+    table1, metrics, table3, moves, table4 = (
+        tables.get(name, pd.DataFrame())
+        for name in ("table1", "metrics", "table3", "temperature_differences", "table4")
     )
-    rows = []
-    for baseline, claim in (
-        ("sft", "RPO beats SFT, read as fine-tuned on the completions"),
-        ("reference", "RPO beats SFT, read as the untouched reference"),
-        ("kto", "RPO beats KTO"),
-        ("dro", "RPO beats DRO"),
-    ):
-        rows += [
-            (claim, preset, *beats(_pick(table3, preset=preset, baseline=baseline)))
-            for preset in presets
-        ]
-    claim = "RPO has the best automatic metrics of KTO, DRO and RPO"
-    rows += [(claim, preset, *leads(_pick(table2, preset=preset))) for preset in presets]
-    swept = [preset for preset in presets if preset in profile.table4_presets]
-    rows += [
-        ("RPO is robust to τ", preset, *robust(_pick(table4, preset=preset))) for preset in swept
+    found = {
+        f"RPO beats {what}": beats(_pick(table3, baseline=baseline), profile)
+        for baseline, what in (
+            ("sft", "SFT, read as fine-tuned on the completions"),
+            ("reference", "SFT, read as the untouched reference"),
+            ("kto", "KTO"),
+            ("dro", "DRO"),
+        )
+    }
+    found["RPO has the best automatic metrics of KTO, DRO and RPO"] = leads(metrics, profile)
+    found["RPO is robust to τ"] = robust(_pick(moves, baseline="sft"), profile, table4)
+    found["RPO trains faster"] = {"all": faster(table1)}
+    rows = [
+        [claim, preset, *_counted(cells), sentence]
+        for claim, presets in found.items()
+        for preset, (cells, sentence) in presets.items()
     ]
-    rows.append(("RPO trains faster", "all", *faster(tables.get("table1", pd.DataFrame()))))
-    return pd.DataFrame(rows, columns=["claim", "preset", "verdict", "sentence"])
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def _pick(table: pd.DataFrame, **wanted: str) -> pd.DataFrame:
@@ -60,97 +69,180 @@ def _pick(table: pd.DataFrame, **wanted: str) -> pd.DataFrame:
     return table
 
 
-def _share(good: int, all_: int) -> str:
-    return NOT_MEASURED if all_ == 0 else HOLDS if good == all_ else FAILS if good == 0 else PARTLY
+def _counted(cells: Sequence[str]) -> tuple[str, int, int, int]:
+    """What cells say together: see `claims`."""
+    hold, fail, left = (list(cells).count(one) for one in (HOLDS, FAILS, OPEN))
+    if not len(cells):
+        return NOT_MEASURED, hold, fail, left
+    if len(cells) in (hold, fail, left):
+        return cells[0], hold, fail, left
+    verbs = "holds" if hold == 1 else "hold", "does not" if fail == 1 else "do not"
+    return f"{hold} {verbs[0]}, {fail} {verbs[1]}, {left} not decided", hold, fail, left
 
 
-def beats(cells: pd.DataFrame) -> tuple[str, str]:
-    """Holds only when the interval of every judge and size lies above 50. cells: rows of Table III
-    of one preset and baseline."""
+def _opening(cells: Sequence[str]) -> str:
+    """ "4 of 6 cells hold, 1 does not, 1 is not decided." """
+    _, hold, fail, left = _counted(cells)
+    return (
+        f"{hold} of {len(cells)} cells hold{'s' if hold == 1 else ''}, "
+        f"{fail} do{'es' if fail == 1 else ''} not, {left} {'is' if left == 1 else 'are'} not "
+        "decided."
+    )
+
+
+def beats(cells: pd.DataFrame, profile: Profile) -> dict[str, tuple[list[str], str]]:
+    """preset -> (verdict of each cell, sentence). A judge and size holds where the win rate is
+    above 50 beyond doubt, and does not where it is below. cells: rows of Table III of one
+    baseline."""
     cells = cells.dropna(subset=["win_rate"]) if len(cells) else cells
-    if cells.empty:
-        return NOT_MEASURED, "Table III has no such cell."
-    above = cells["ci_low"] > 50
-    parts = []
-    for judge, rows in cells.groupby("judge", sort=False):
-        rates = [
-            f"{r['size']} {number(r['win_rate'], 1)} [{number(r['ci_low'], 1)}, "
-            f"{number(r['ci_high'], 1)}]"
-            for _, r in rows.iterrows()
-        ]
-        parts.append(f"{judge}: {', '.join(rates)}")
-    return _share(above.sum(), len(cells)), (
-        f"The interval lies above 50 in {above.sum()} of "
-        f"{len(cells)} cells, below in "
-        f"{(cells['ci_high'] < 50).sum()}. Win rate in %: "
-        f"{'; '.join(parts)}."
-    )
-
-
-def leads(cells: pd.DataFrame) -> tuple[str, str]:
-    """In how many (metric, size) cells of Table II RPO has the best mean of KTO, DRO and RPO; in
-    the paper it has it in all."""
-    if cells.empty:
-        return NOT_MEASURED, "Table II has not been made."
-    known = [name for name, row in METRICS.items() if row.published]
-    rows = cells[cells["metric"].isin(known) & cells["method"].isin(["kto", "dro", "rpo"])].dropna(
-        subset=["value"]
-    )
-    wide = rows.pivot_table(
-        index=["metric", "size"], columns="method", values="value", sort=False
-    ).dropna()
-    if wide.shape[1] < 3 or wide.empty:
-        return NOT_MEASURED, "Table II lacks KTO, DRO or RPO."
-    sign = np.where(
-        wide.index.get_level_values("metric").map(lambda m: METRICS[m].lower), -1.0, 1.0
-    )
-    best = wide.mul(sign, axis=0).idxmax(axis=1).eq("rpo")
-    by_metric = best.groupby(level="metric", sort=False).agg(["sum", "size"])
-    detail = ", ".join(
-        f"{METRICS[m].title.split(',')[0]} {r['sum']} of {r['size']}"
-        for m, r in by_metric.iterrows()
-    )
-    return _share(
-        best.sum(), len(best)
-    ), f"RPO's mean is the best in {best.sum()} of {len(best)} cells: {detail}."
-
-
-def robust(cells: pd.DataFrame) -> tuple[str, str]:
-    """Robust where the win rate's spread over τ is no wider than its 95 % interval. cells: rows of
-    Table IV of one preset."""
-    cells = cells.dropna(subset=["win_rate"]) if len(cells) else cells
-    good, parts, papers = 0, [], []
-    for (judge, size), rows in cells.groupby(["judge", "size"], sort=False) if len(cells) else ():
-        if rows["tau"].nunique() < 2:
+    out = {}
+    if len(cells):
+        columns = (cells[name] for name in ("win_rate", "error", "df"))
+        found = decisions.decide(*columns, null=50)
+        cells = cells.assign(verdict=found.verdict, smallest=found.smallest)
+    for preset in profile.presets:
+        mine = _pick(cells, preset=preset)
+        if mine.empty:
+            out[preset] = [], "Table III has no such cell."
             continue
-        spread, width = np.ptp(rows["win_rate"]), (rows["ci_high"] - rows["ci_low"]).max()
-        good += spread <= width
-        ends = f"{number(rows['win_rate'].min(), 1)} to {number(rows['win_rate'].max(), 1)}"
-        parts.append(
-            f"{judge} {size} {ends} (spread {number(spread, 1)}, interval {number(width, 1)} wide)"
+        parts = []
+        for judge, rows in mine.groupby("judge", sort=False):
+            rates = [
+                f"{r['size']} {number(r['win_rate'], 1)}{_interval(r, 1)} {r['verdict']}"
+                + (f" (could see {number(r['smallest'], 1)})" if r["smallest"] > 0 else "")
+                for _, r in rows.iterrows()
+            ]
+            parts.append(f"{judge}: {', '.join(rates)}")
+        verdicts = mine["verdict"].tolist()
+        out[preset] = (
+            verdicts,
+            f"{_opening(verdicts)} Win rate in %: {'; '.join(parts)}.{_why_open(mine, len(cells))}",
         )
-        paper = pd.to_numeric(rows["published"]).dropna()
-        papers += [np.ptp(paper)] if len(paper) > 1 else []
-    if not parts:
-        return NOT_MEASURED, "Table IV has fewer than two temperatures."
-    taus = ", ".join(f"{t:g}" for t in sorted(cells["tau"].unique()))
-    theirs = (
-        f" The paper's own numbers spread by {number(min(papers), 1)} to {number(max(papers), 1)} "
-        "points."
-        if papers
-        else ""
-    )
-    share = f"{good} of {len(parts)} cells"
-    return _share(good, len(parts)), (
-        f"Over τ = {taus} the win rate spreads by no more than its "
-        f"interval's width in {share}; "
-        f"in %: {'; '.join(parts)}.{theirs}"
+    return out
+
+
+def _interval(row: Mapping, digits: int) -> str:
+    low, high = row["ci_low"], row["ci_high"]
+    return "" if pd.isna(low) else f" [{number(low, digits)}, {number(high, digits)}]"
+
+
+def _why_open(cells: pd.DataFrame, corrected: int) -> str:
+    """What stands behind "not decided"."""
+    if not cells["verdict"].eq(OPEN).any():
+        return ""
+    if cells["error"].isna().all():
+        return ALONE
+    return (
+        f" Corrected for {corrected} cells; “could see”: the distance from 50 that 80 % of such "
+        "runs would find."
     )
 
 
-def faster(table1: pd.DataFrame) -> tuple[str, str]:
-    """Whether an optimiser step of RPO takes less counted work (FLOPs) than one of its rivals;
-    seconds are not judged, they vary.
+def leads(metrics: pd.DataFrame, profile: Profile) -> dict[str, tuple[list[str], str]]:
+    """preset -> (its one verdict, sentence): the probability that RPO is the best of KTO, DRO and
+    RPO in a metric of Table II, at a size, with another seed. It holds above ½ and does not below
+    ⅓, which a lot would give; so noise decides nothing.
+
+    metrics: rows of metrics.csv. In the paper RPO is the best in all cells.
+    """
+    known = [name for name, row in METRICS.items() if row.published]
+    three = ["kto", "dro", "rpo"]
+    shares, told = {}, {}
+    for preset in profile.presets if len(metrics) else ():
+        rows = at_main_setting(_pick(metrics, preset=preset), profile)
+        rows = rows[rows["metric"].isin(known) & rows["method"].isin(three)]
+        wide = rows.pivot_table(
+            index=["metric", "size", "seed"], columns="method", values="value", sort=False
+        ).dropna()
+        if not set(three) <= set(wide) or wide.empty:
+            continue
+        lower = wide.index.get_level_values("metric").map(lambda name: METRICS[name].lower)
+        wide = wide.mul(np.where(lower, -1.0, 1.0), axis=0)
+        # equal values share the first place
+        best = wide.eq(wide.max(axis=1), axis=0)
+        first = best["rpo"] / best.sum(axis=1)
+        shares[preset] = intervals.share_over_seeds(first.groupby("seed").mean(), len(first))
+        told[preset] = ", ".join(
+            f"{METRICS[name].title.split(',')[0]} {number(share, 2)}"
+            for name, share in first.groupby("metric", sort=False).mean().items()
+        )
+    found = decisions.decide_shares(list(shares.values()), more=MOST, less=CHANCE)
+    out = {}
+    for (preset, share), verdict, seen in zip(
+        shares.items(), found.verdict, found.smallest, strict=True
+    ):
+        interval = _interval({"ci_low": share.low, "ci_high": share.high}, 2)
+        reach = "" if np.isnan(seen) else f" This run could have seen {number(seen, 2)}."
+        if seen == 1:
+            reach = " So few seeds could not have seen even a probability of 1."
+        out[preset] = (
+            [verdict],
+            f"The probability that RPO is the best of the three is {number(share.value, 2)}"
+            f"{interval} (a lot gives {number(CHANCE, 2)}; it holds above {number(MOST, 2)}): "
+            f"{told[preset]}.{reach if interval else ALONE}",
+        )
+    missing = "Table II lacks KTO, DRO or RPO." if len(metrics) else "Table II has not been made."
+    return {preset: out.get(preset, ([], missing)) for preset in profile.presets}
+
+
+def robust(
+    moves: pd.DataFrame, profile: Profile, table4: pd.DataFrame
+) -> dict[str, tuple[list[str], str]]:
+    """preset -> (verdict of each cell, sentence). A judge and size holds where every two
+    temperatures' win rates are equal but for MARGIN points, and does not where two are not.
+
+    moves: rows of `rates.temperature_differences` over SFT. table4: for the paper's own spread.
+    """
+    presets = [preset for preset in profile.presets if preset in profile.table4_presets]
+    moves = moves.dropna(subset=["difference"]) if len(moves) else moves
+    if len(moves):
+        names = list(zip(moves["preset"], moves["judge"], moves["size"], strict=True))
+        columns = (moves[name] for name in ("difference", "error", "df"))
+        found = decisions.decide_equal(*columns, margin=MARGIN, groups=names)
+        verdicts = dict(zip(dict.fromkeys(names), found.verdict, strict=True))
+        reach = dict(zip(dict.fromkeys(names), found.smallest, strict=True))
+    out = {}
+    for preset in presets:
+        mine = _pick(moves, preset=preset)
+        if mine.empty:
+            out[preset] = [], "Table IV has fewer than two temperatures."
+            continue
+        cells, parts = [], []
+        for (judge, size), rows in mine.groupby(["judge", "size"], sort=False):
+            most = rows.loc[rows["difference"].abs().idxmax()]
+            verdict, wide = verdicts[preset, judge, size], reach[preset, judge, size]
+            cells.append(verdict)
+            parts.append(
+                f"{judge} {size} {number(most['difference'], 1)}{_interval(most, 1)} from τ = "
+                f"{most['tau_low']:g} to {most['tau_high']:g} {verdict}"
+                + (f" (equal but for {number(wide, 1)})" if wide > 0 else "")
+            )
+        ends = f"{ALONE if mine['error'].isna().all() else ''}{_papers_spread(table4, preset)}"
+        out[preset] = (
+            cells,
+            f"{_opening(cells)} A cell holds where no two τ differ by {MARGIN:g} points. The "
+            f"widest move in points: {'; '.join(parts)}.{ends}",
+        )
+    return out
+
+
+def _papers_spread(table4: pd.DataFrame, preset: str) -> str:
+    table4 = _pick(table4, preset=preset)
+    if table4.empty:
+        return ""
+    papers = pd.to_numeric(table4["published"]).groupby([table4["judge"], table4["size"]])
+    spreads = papers.agg(lambda one: np.ptp(one.dropna()) if one.count() > 1 else np.nan).dropna()
+    if spreads.empty:
+        return ""
+    return (
+        f" The paper's own numbers spread by {number(spreads.min(), 1)} to "
+        f"{number(spreads.max(), 1)} points."
+    )
+
+
+def faster(table1: pd.DataFrame) -> tuple[list[str], str]:
+    """(verdict of each rival, sentence): whether an optimiser step of RPO takes less counted work
+    (FLOPs) than one of its rivals; seconds are not judged, they vary.
 
     table1: rows property, method, value (see ``table1.measure``), among them FLOPs of rpo and of
     dro or kto.
@@ -163,7 +255,7 @@ def faster(table1: pd.DataFrame) -> tuple[str, str]:
     )
     rivals = [method for method in ("kto", "dro") if method in work]
     if "rpo" not in work or not rivals:
-        return NOT_MEASURED, "Table I has no count of the work of a step."
+        return [], "Table I has no count of the work of a step."
     ratios = pd.concat([work["rpo"] / work[rival] for rival in rivals], keys=rivals).dropna()
     parts = [
         f"{number(ratio, 3)} times that of {METHOD_NAMES[rival]}"
@@ -174,7 +266,7 @@ def faster(table1: pd.DataFrame) -> tuple[str, str]:
         if "kto" in work
         else ""
     )
-    return _share((ratios < 1 - NOTABLE).sum(), len(ratios)), (
+    return [HOLDS if ratio < 1 - NOTABLE else FAILS for ratio in ratios], (
         f"Counted work of a step of RPO: {' and '.join(parts)}; a difference below {NOTABLE:.0%} "
         f"counts as none.{kto} Seconds are in "
         "tables/timings.csv and Figure 1; they vary from run to run."

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special, stats
 
+from rpo_nb.intervals import Share
+
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not decided"
 LEVEL, POWER = 0.05, 0.8
 Numbers = np.ndarray | Sequence[float]
@@ -95,6 +97,23 @@ def decide_equal(
     reach = size + errors * stats.t.isf(_level(within) / 2, dfs)
     smallest = np.array([reach[i].max() for i in places])
     return Decisions(verdict, np.fmin(within, beyond), np.where(verdict == OPEN, smallest, np.nan))
+
+
+def decide_shares(shares: Sequence[Share], *, more: float, less: float) -> Decisions:
+    """Whether each probability lies above `more` (holds) or below `less` (does not hold); `less` is
+    at most `more`. smallest: of an undecided one, the probability that 80 % of runs of its size
+    would have found to lie above `more` (1: none would)."""
+    yes, size = (np.array([one[i] for one in shares], float) for i in (0, 3))
+    yes = yes * size
+    with np.errstate(invalid="ignore"):  # Clopper and Pearson's tails; a beta of nothing is NaN
+        above = np.where(yes > 0, stats.beta.cdf(more, yes, size - yes + 1), 1.0)
+        below = np.where(yes < size, stats.beta.sf(less, yes + 1, size - yes), 1.0)
+    raw = np.where(np.isfinite(size), np.minimum(1, 2 * np.minimum(above, below)), np.nan)
+    p = holm(raw)
+    verdict = np.where(p < LEVEL, np.where(above < below, HOLDS, FAILS), OPEN)
+    reach = stats.norm.isf(_level(p) / 2) + stats.norm.ppf(POWER)
+    smallest = np.minimum(1.0, more + reach * np.sqrt(more * (1 - more) / size))
+    return Decisions(verdict, p, np.where(p < LEVEL, np.nan, smallest))
 
 
 def _level(p: np.ndarray) -> float:

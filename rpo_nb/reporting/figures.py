@@ -39,8 +39,8 @@ from rpo_nb.reporting.style import (
 
 @styled
 def win_rates(table: pd.DataFrame) -> Figure:
-    """Table III: win rate (%) of RPO with its 95 % interval over prompts; a panel a judge and
-    preset."""
+    """Table III: win rate (%) of RPO with its 95 % interval over seeds and prompts; a panel a
+    judge and preset."""
     judges, presets, sizes = (
         method_order(table["judge"]),
         method_order(table["preset"], PRESETS),

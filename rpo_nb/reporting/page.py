@@ -20,7 +20,7 @@ from rpo_nb import __version__
 from rpo_nb.config.methods import METHOD_NAMES, METHODS
 from rpo_nb.config.metrics import metric
 from rpo_nb.config.schema import Profile
-from rpo_nb.reporting import agreement, claims
+from rpo_nb.reporting import agreement, claims, decisions
 from rpo_nb.reporting.rendering import (
     COLUMNS,
     line_name,
@@ -59,9 +59,9 @@ WALL_CLOCK_FIGURES = {
 # figure file -> caption, in the order of the page; any other figure follows with its file's name
 CAPTIONS = {
     "overview": "The result in one picture: bars are means over sizes, dots the sizes with 95 % "
-    "intervals, diamonds the paper.",
+    "intervals over seeds and prompts, diamonds the paper.",
     "win_rates": "Table III as a picture: win rate of RPO over each baseline with its 95 % "
-    "interval; diamonds are the paper's.",
+    "interval over seeds and prompts; diamonds are the paper's.",
     "table2": "Table II as a picture: bars are means over sizes, dots the sizes with 95 % "
     "intervals, diamonds the paper.",
     "temperature": "Table IV as a picture: win rate of RPO over SFT by temperature; dashed with "
@@ -80,6 +80,10 @@ CAPTIONS = {
     "lab_ablation": "How often the normalised loss is preferred over V̂ = 0, with 95 % intervals.",
     "lab_map": "Gain in mean reward over the reference by regime and policy; framed: the best of a "
     "regime and those level with it.",
+    "lab_standing": "All regimes together: interquartile mean of each policy's gain (left), and "
+    "the share of runs that gain more than so much (right).",
+    "lab_tuned": "The same with every method tuned alike, on seeds that are not shown.",
+    "lab_data": "Gain over the reference by training prompts.",
     "lab_duels": "RPO in three readings against its rivals in the same reading, regime by regime.",
     "lab_log_k": "Where training as released takes the rows' log-probability a token: towards −log "
     "K, whatever the reward.",
@@ -238,6 +242,7 @@ def sections(cells: pd.DataFrame, profile: Profile) -> list[dict]:
             for kind in (
                 agreement.AGREES,
                 agreement.DIFFERS,
+                decisions.OPEN,
                 agreement.NOT_MEASURED,
                 agreement.NO_NUMBER,
             )
@@ -308,6 +313,7 @@ def report(out: Path | str, profile: Profile) -> Path:
         "resolved": _resolved(profile),
         "claims": claims.claims(tables, profile),
         "differences": agreement.differences(profile),
+        "margin": agreement.MARGIN,
         "presets": plain(presets_table(profile)),
         "sections": {name: sections(table, profile) for name, table in cells.items()},
         "footnotes": {name: footnotes(out, name) for name in tables},

@@ -24,7 +24,10 @@ COLUMNS = {
         "std",
         "ci_low",
         "ci_high",
+        "error",
+        "df",
         "n",
+        "seeds",
         "published",
         "published_std",
     ],
@@ -37,7 +40,10 @@ COLUMNS = {
         "std",
         "ci_low",
         "ci_high",
+        "error",
+        "df",
         "n",
+        "seeds",
         "published",
         "published_std",
     ],
@@ -81,6 +87,15 @@ def number(value: float, digits: int) -> str:
         return ""
     text = f"{float(value):.{digits}f}"
     return text[1:] if text.startswith("-") and float(text) == 0 else text
+
+
+def with_interval(value: float, low: float, high: float, digits: int, *, sign: bool = False) -> str:
+    """ "1.23 [0.80, 1.70]"; the value alone where there is no interval. sign: "+1.23", of a
+    difference."""
+    text = number(value, digits)
+    if sign and text and not text.startswith("-"):
+        text = f"+{text}"
+    return text if pd.isna(low) else f"{text} [{number(low, digits)}, {number(high, digits)}]"
 
 
 def cell_text(row: pd.Series) -> str:

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
+from rpo_nb import intervals
 from rpo_nb.config.methods import METHODS
 from rpo_nb.config.metrics import METRICS
 from rpo_nb.config.objective import Preset
@@ -83,10 +85,12 @@ def at_main_setting(frame: pd.DataFrame, profile: Profile) -> pd.DataFrame:
 def metric_cells(metrics: pd.DataFrame, profile: Profile) -> pd.DataFrame:
     """Table II's cells with everything known of them.
 
-    metrics: rows preset, method, size, tau, seed, metric, value, ci_low, ci_high, n, reason.
+    metrics: rows preset, method, size, tau, seed, metric, value, ci_low, ci_high, n, reason, and
+    shared where seeds share prompts (`evaluation.measure`).
     Returns preset, metric, method, size, value (mean over seeds), std (over seeds, ddof 1), ci_low,
-    ci_high (mean over seeds of the seeds' own intervals over prompts), n (texts of all seeds),
-    seeds (measured), published, reason. Raises ValueError on a repeated (cell, seed).
+    ci_high, error, df (of the mean, over other seeds and prompts: `intervals.over_seeds`; NaN with
+    one seed), n (texts of all seeds), seeds (measured), published, reason. Raises ValueError on a
+    repeated (cell, seed).
     """
     keys = ["preset", "metric", "method", "size"]
     rows = at_main_setting(metrics, profile)
@@ -95,19 +99,28 @@ def metric_cells(metrics: pd.DataFrame, profile: Profile) -> pd.DataFrame:
         first = repeated.iloc[0]
         cell = " ".join(str(first[k]) for k in [*keys, "seed"])
         raise ValueError(f"metrics: the cell {cell} appears twice; write each cell once")
-    cells = (
-        rows.groupby(keys, sort=False)
-        .agg(
-            value=("value", "mean"),
-            std=("value", "std"),
-            ci_low=("ci_low", "mean"),
-            ci_high=("ci_high", "mean"),
-            n=("n", "sum"),
-            seeds=("value", "count"),
-            reason=("reason", lambda r: next((x for x in r if isinstance(x, str) and x), "")),
+    found = []
+    for key, cell in rows.groupby(keys, sort=False):
+        seeds = cell.dropna(subset=["value"])
+        prompts = (seeds["ci_high"] - seeds["ci_low"]) / 2 / stats.norm.ppf(0.975)
+        shared = seeds["shared"].mean() if "shared" in seeds and len(seeds) else 0.0
+        mean = intervals.over_seeds(seeds["value"], prompts=prompts, shared=shared)
+        found.append(
+            dict(zip(keys, key, strict=True))
+            | {
+                "value": mean.value,
+                "std": seeds["value"].std(),
+                "ci_low": mean.low,
+                "ci_high": mean.high,
+                "error": mean.error,
+                "df": mean.df,
+                "n": cell["n"].sum(),
+                "seeds": len(seeds),
+                "reason": next((r for r in cell["reason"] if isinstance(r, str) and r), ""),
+            }
         )
-        .reset_index()
-    )
+    measured = ["value", "std", "ci_low", "ci_high", "error", "df", "n", "seeds", "reason"]
+    cells = pd.DataFrame(found, columns=[*keys, *measured])
     cells["published"] = [
         published_metric(m, k, s)
         for m, k, s in zip(cells.metric, cells.method, cells["size"], strict=True)
@@ -124,8 +137,7 @@ def table2(metrics: pd.DataFrame, profile: Profile) -> pd.DataFrame:
 def table3(rates: pd.DataFrame, profile: Profile) -> pd.DataFrame:
     """Table III: win rate (%) of RPO at its preset's own temperature over each baseline.
 
-    rates: rows of ``rates.win_rates`` (preset, judge, size, baseline, tau, win_rate, std, ci_low,
-    ci_high, n, ...).
+    rates: rows of ``rates.win_rates``.
     """
     return _with_published(at_main_setting(rates, profile), profile, "baseline")
 
@@ -173,6 +185,55 @@ def presets_table(profile: Profile) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+# ---- what stands under a table ----
+
+
+def sampling_notes(profile: Profile) -> list[str]:
+    """How the completions were drawn and what ± and [ ] are, for this profile's seeds."""
+    spread = (
+        "±: standard deviation over seeds; [ ]: 95 % interval of the mean over other seeds and "
+        "other prompts (t, rpo_nb/intervals.py)."
+        if len(profile.seeds) > 1
+        else "One seed: a number has neither ± nor interval, and decides nothing."
+    )
+    return [
+        spread,
+        "Every policy draws its completions with random numbers of its own, so a win rate compares "
+        "independent samples.",
+        *objective_notes(profile),
+    ]
+
+
+def objective_notes(profile: Profile) -> list[str]:
+    """One sentence for each preset in which RPO has the objective of DRO without its value network:
+    on made-up rows the gradients are one multiple of each other."""
+    import torch
+
+    from rpo_nb import objectives, partition
+
+    rng = torch.Generator().manual_seed(0)
+    policy, ref, rewards = torch.randn(3, 8, generator=rng, dtype=torch.float64)
+    prompts, out = torch.arange(8) // 4, []
+    for name, preset in profile.presets.items() if {"rpo", "dro"} <= set(profile.methods) else ():
+        log_z = partition.log_partition(
+            ref, rewards, prompts, tau=preset.rpo_tau, estimator=preset.partition
+        )
+        policy = policy.detach().requires_grad_()
+        losses = (
+            objectives.rpo(policy, ref, rewards, log_z, tau=preset.rpo_tau),
+            objectives.dro(policy, ref, rewards, torch.zeros(8).double(), tau=preset.dro_tau),
+        )
+        mine, theirs = (torch.autograd.grad(loss.sum(), policy)[0] for loss in losses)
+        factor = mine[0] / theirs[0]
+        if factor > 0 and torch.allclose(mine, factor * theirs):
+            out.append(
+                f"Preset {name}: RPO is the objective of DRO without its value network (gradients "
+                f"are {factor:.3g} times as large, row by row), so RPO over DRO asks what that "
+                "network adds."
+            )
+    return out
+
+
 # ---- long format ---------------------------------------------------------------------------------
 
 
@@ -197,7 +258,6 @@ def long_format(
                 rows = rows.assign(
                     value=frame["win_rate"],
                     metric="win_rate/" + frame["judge"],
-                    seeds=len(profile.seeds),
                 )
         else:
             frame = frame.rename(columns={"mean": "value"})  # paper B's tables are long already

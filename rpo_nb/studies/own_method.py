@@ -1,8 +1,8 @@
 """A researcher's own loss in the lab: trained in every regime beside the kit's methods.
 
 All are tuned alike: every method has the same number of settings (temperature and learning rate),
-and in each regime the one with the best mean reward on `TUNING_SEED` is taken; what is reported
-comes from other seeds. `compare` makes what is missing; `own_page` makes tables and a page of it.
+and in each regime the one with the best mean reward on lab.tuning_seeds is taken; what is reported
+comes from other seeds (`tuning`). `compare` makes what is missing, `own_page` the tables and page.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,15 +25,14 @@ from rpo_nb.config.schema import Profile
 from rpo_nb.experiment.grid import Run
 from rpo_nb.running.provenance import code_key, step_code
 from rpo_nb.store import atomic_write, packed, read_sealed, sealed, unpacked
-from rpo_nb.studies import lab, lab_runs
-from rpo_nb.studies.lab import Spec, Study
+from rpo_nb.studies import lab, lab_runs, tuning
+from rpo_nb.studies.lab import REFERENCE, Spec, Study
+from rpo_nb.studies.tuning import Setting
 from rpo_nb.training import own as training_own
 from rpo_nb.training.own import Own
 
-TUNING_SEED = 7  # of no table; presets.yaml was chosen on it, too
-MOST_SETTINGS = 9  # of a method: all of the kit's have as many to try
+MOST_SETTINGS = len(tuning.SCHEDULES)  # of a method: so many all of the kit's have to try
 ROWS_FILE = "lab/rivals.jsonl.gz"  # what the kit's methods did, prompt by prompt
-RATES = [1.0, 2.0, 0.5, 4.0, 0.25, 8.0, 0.125, 16.0, 0.0625]  # times the profile's, in this order
 
 
 @dataclass(frozen=True)
@@ -51,17 +51,6 @@ class OwnSpec(Spec):
         return replace(found, recipe=found.recipe | {"own": self.own.key()})
 
 
-class Setting(NamedTuple):
-    """What is chosen of a method on the tuning seed."""
-
-    spec: Spec
-    rate: float  # of learning
-
-    @property
-    def words(self) -> str:
-        return f"{self.spec.words}, rate {self.rate:g}"
-
-
 @dataclass(frozen=True)
 class Policy:
     """A setting in a regime, with a seed."""
@@ -73,10 +62,8 @@ class Policy:
 
     @cached_property
     def study(self) -> Study:
-        """The lab's study of its regime, seed and learning rate, with this policy alone."""
-        profile = lab.in_regime(self.profile, self.regime)
-        training = profile.training.model_copy(update={"learning_rate": self.setting.rate})
-        profile = profile.model_copy(update={"training": training})
+        """The lab's study of its regime, seed and schedule, with this policy alone."""
+        profile = tuning.trained_as(lab.in_regime(self.profile, self.regime), *self.setting[1:])
         size = lab.size_of(profile)
         return Study(self.regime, profile, size, self.seed, (self.setting.spec,))
 
@@ -148,36 +135,21 @@ def settings_of(
             "since every other method is given as many"
         )
     return tuple(
-        Setting(OwnSpec(training_own.NAME, tau, own=own, has_tau=takes), rate)
+        Setting(
+            OwnSpec(training_own.NAME, tau, own=own, has_tau=takes),
+            rate / profile.training.learning_rate,
+            1,
+        )
         for rate in wanted
         for tau in taus
     )
 
 
 def rivals(profile: Profile, count: int) -> dict[str, tuple[Setting, ...]]:
-    """The kit's methods by name, with so many settings each: the lab's temperatures (the
-    recommended one first) with the profile's learning rate, then with twice and half of it."""
-    fixed = lab.presets()["fixed"]
-
-    def ordered(values: Sequence[float], first: float) -> list[float]:
-        return sorted(values, key=lambda value: value != first)
-
-    specs = {
-        "SFT": [Spec("sft")],
-        "best-of-K SFT": [Spec("best_of_k")],
-        "KTO": [Spec("kto", beta) for beta in ordered(profile.lab.betas, fixed.kto_beta)],
-        "DRO": [Spec("dro", tau) for tau in ordered(profile.lab.taus, fixed.dro_tau)],
-        "QRPO": [Spec("qrpo", beta) for beta in ordered(profile.lab.betas, fixed.qrpo_beta)],
-    }
-    for estimator in ("empirical", "none"):
-        taus = ordered(profile.lab.taus, fixed.rpo_tau)
-        name = f"RPO {lab.WORDS[estimator]}"
-        specs[name] = [Spec("rpo", tau, "sum", estimator) for tau in taus]
-    base = profile.training.learning_rate
-    return {
-        name: tuple(Setting(spec, base * times) for times in RATES for spec in found)[:count]
-        for name, found in specs.items()
-    }
+    """The kit's methods by name, with so many settings each, as `tuning` tries them."""
+    lab_config = profile.lab.model_copy(update={"tuning": count})
+    found = tuning.settings(profile.model_copy(update={"lab": lab_config}))
+    return {method.words: tried for method, tried in found.items()}
 
 
 # Rows ---------------------------------------------------------------------------------------------
@@ -218,7 +190,7 @@ def rows_of(
     for policy in left:
         # a researcher's policies stand alone: their module is made anew for each
         alone = policy.setting.spec if isinstance(policy.setting.spec, OwnSpec) else None
-        name = (policy.regime, policy.seed, policy.setting.rate, alone)
+        name = (policy.regime, policy.seed, policy.setting[1:], alone)
         groups.setdefault(name, []).append(policy)
     tasks = joblib.Parallel(
         n_jobs=max(1, min(workers, len(groups))), return_as="generator_unordered", batch_size=1
@@ -282,6 +254,7 @@ class Comparison:
     own: Own
     regimes: tuple[str, ...]
     seeds: tuple[int, ...]
+    prompts: list[list[str]]  # of each seed
     settings: dict[str, tuple[Setting, ...]]  # tried of each method
     tuned: dict[tuple[str, str], dict[Setting, float]]  # (method, regime): mean reward by setting
     chosen: dict[tuple[str, str], Setting]  # (method, regime)
@@ -309,14 +282,15 @@ def compare(
             "leave --feedback and data.source out"
         )
     seeds, regimes = lab.seeds_of(profile), profile.lab.regimes
-    if TUNING_SEED in seeds:
-        raise ValueError(f"seed {TUNING_SEED} chooses the settings; report others: lab.seeds")
+    both = set(profile.lab.tuning_seeds) & set(seeds)
+    if both:
+        raise ValueError(f"seed {min(both)} chooses the settings; report others: lab.seeds")
     methods = {own.words: settings} | rivals(profile, len(settings))
     options = {"workers": workers, "progress": progress}
     with training_own.registered(own):
         tuned, stored = _tune(profile, own, methods, out, options)
         chosen = {of: max(means, key=means.__getitem__) for of, means in tuned.items()}
-        reference = Setting(Spec("reference"), profile.training.learning_rate)
+        reference = Setting(REFERENCE, *tuning.SCHEDULES[0])
         every = {
             (name, regime, seed): Policy(
                 profile, regime, seed, chosen[name, regime] if name in methods else reference
@@ -348,6 +322,7 @@ def compare(
         own,
         regimes,
         seeds,
+        [every["reference", regimes[0], seed].study.prompts for seed in seeds],
         methods,
         tuned,
         chosen,
@@ -366,19 +341,21 @@ def _tune(
     out: Path,
     options: dict,
 ) -> tuple[dict[tuple[str, str], dict[Setting, float]], list[Told]]:
-    """Mean reward of every setting on the tuning seed, by method and regime; nan where there is
+    """Mean reward of every setting on the tuning seeds, by method and regime; nan where there is
     nothing to choose. And what was read from a file."""
     every = {
-        (name, regime, setting): Policy(profile, regime, TUNING_SEED, setting)
+        (name, regime, setting): [Policy(profile, regime, s, setting) for s in seeds]
+        for seeds in (profile.lab.tuning_seeds,)
         for name, found in methods.items()
         for regime in profile.lab.regimes
         for setting in found
     }
     one = len(next(iter(methods.values()))) == 1
-    told = {} if one else rows_of(every.values(), own, out, **options)
+    told = {} if one else rows_of(chain(*every.values()), own, out, **options)
     tuned: dict[tuple[str, str], dict[Setting, float]] = {}
-    for (name, regime, setting), policy in every.items():
-        mean = np.nan if one else float(told[policy].reward.mean())
+    for (name, regime, setting), policies in every.items():
+        means = [np.nan if one else told[policy].reward.mean() for policy in policies]
+        mean = float(np.mean(means))
         tuned.setdefault((name, regime), {})[setting] = mean
     return tuned, [one for one in told.values() if not one.here]
 

@@ -14,7 +14,7 @@ from rpo_nb.reporting import page, style
 from rpo_nb.reporting.rendering import number, write_csv, write_table
 from rpo_nb.store import atomic_write
 from rpo_nb.studies import lab, own_tables
-from rpo_nb.studies.own_method import TUNING_SEED, Comparison
+from rpo_nb.studies.own_method import Comparison
 from rpo_nb.studies.own_tables import ALL
 from rpo_nb.training.own import COLOUR
 
@@ -51,7 +51,7 @@ def write(c: Comparison, profile: Profile, out: Path) -> Path:
         "overall": page.plain(overall(table)),
         "regimes": page.plain(by_regime(table, c)),
         "described": {regime: lab.REGIMES[regime].words for regime in c.regimes},
-        "tuned": tuned(c),
+        "tuned": tuned(c, profile),
         "tuning": page.plain(tuning),
         "batch": profile.training.batch_size,
         "version": __version__,
@@ -126,15 +126,16 @@ def undecided(table: pd.DataFrame, c: Comparison) -> str:
     )
 
 
-def tuned(c: Comparison) -> str:
+def tuned(c: Comparison, profile: Profile) -> str:
     """How the settings were chosen."""
-    count = len(c.settings[c.own.words])
+    count, seeds = len(c.settings[c.own.words]), profile.lab.tuning_seeds
     if count == 1:
         return "Every method has one setting, so that nothing was chosen."
     return (
-        f"Every method has {count} settings of temperature and learning rate. In each regime the "
-        f"one with the best mean reward on seed {TUNING_SEED}, which is reported nowhere else, was "
-        "taken."
+        f"Every method has {count} settings of temperature, learning rate (× 1 is "
+        f"{profile.training.learning_rate:g}) and epochs (× 1 is {profile.training.epochs}). In "
+        "each regime the one with the best mean reward was taken, on seed "
+        f"{', '.join(map(str, seeds))} alone, which is reported nowhere else."
     )
 
 

@@ -1,19 +1,21 @@
 """Where a researcher's loss stands: the tables of a `own_method.Comparison`.
 
-Every gain, KL and difference is a mean over regimes, seeds and prompts with an interval over other
-seeds and other prompts (`intervals.seeds_and_prompts`); a seed has prompts of its own, which all
-methods and regimes are asked. The probability of improvement is that of Agarwal et al. 2021, Deep
-Reinforcement Learning at the Edge of the Statistical Precipice, section 4.3.
+Every gain, KL and lead is a mean over regimes, seeds and prompts with an interval over other seeds
+and other prompts (`intervals.seeds_and_prompts`). The probability of improvement is that of Agarwal
+et al. 2021, with an interval over seeds that regimes share (`aggregates`).
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from rpo_nb import intervals
-from rpo_nb.intervals import Estimate, Interval
+from rpo_nb.intervals import Estimate
 from rpo_nb.reporting import decisions
+from rpo_nb.studies import aggregates
 from rpo_nb.studies.own_method import Comparison
 
 ALL = "all"  # the mean over regimes
@@ -25,39 +27,18 @@ OUTCOMES = AHEAD, BEHIND, SAME, OPEN = (
 )
 
 
-def estimate(values: np.ndarray) -> Estimate:
-    """The mean and interval of [seeds, prompts], each seed with prompts of its own."""
-    seeds, prompts = values.shape
-    points = np.full((seeds, seeds, prompts), np.nan)
-    points[range(seeds), range(seeds)] = values
-    return intervals.seeds_and_prompts(points.reshape(seeds, -1))
+def estimate(values: np.ndarray, prompts: Sequence[Sequence[str]]) -> Estimate:
+    """The mean and interval of [seeds, prompts]; prompts: what each seed asked, so that prompts
+    which seeds share count as shared."""
+    rows = [pd.Series(mine, asked) for mine, asked in zip(values, prompts, strict=True)]
+    return intervals.seeds_and_prompts(pd.DataFrame(rows).to_numpy())
 
 
-def improvement(first: np.ndarray, second: np.ndarray) -> Interval:
-    """The probability that a run of the first scores higher than one of the second in the same
-    regime, mean over regimes; equal scores count half.
-
-    first, second: [regimes, seeds, prompts], a run's score its mean over prompts. The interval is
-    the percentile bootstrap's, stratified as Agarwal et al. do: each method's seeds are drawn anew
-    in every regime, and the prompts of a seed with them, for both methods alike. NaNs around the
-    value of one seed.
-    """
-
-    def chance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """a, b: [..., regimes, seeds] -> [...]"""
-        ahead = np.sign(a[..., :, None] - b[..., None, :])
-        return 0.5 + ahead.mean((-3, -2, -1)) / 2
-
-    value = float(chance(first.mean(-1), second.mean(-1)))
-    regimes, seeds, prompts = first.shape
-    if seeds < 2:
-        return Interval(value, np.nan, np.nan)
-    rng, draws = np.random.default_rng(0), intervals.RESAMPLES
-    share = rng.multinomial(prompts, np.full(prompts, 1 / prompts), (draws, seeds)) / prompts
-    scores = [np.einsum("rsp,dsp->drs", one, share) for one in (first, second)]
-    drawn = [rng.integers(seeds, size=(draws, regimes, seeds)) for _ in scores]
-    found = chance(*(np.take_along_axis(s, d, -1) for s, d in zip(scores, drawn, strict=True)))
-    return Interval(value, *map(float, np.percentile(found, intervals.TAILS)))
+def improvement(first: np.ndarray, second: np.ndarray) -> Estimate:
+    """`aggregates.improvement` of runs whose scores are their means, with its interval over other
+    seeds. [regimes, seeds, prompts] each."""
+    scores = first.mean(-1), second.mean(-1)
+    return aggregates.over_seeds(aggregates.improvement, *scores, bounds=(0, 1))
 
 
 def standing(c: Comparison) -> pd.DataFrame:
@@ -77,11 +58,11 @@ def standing(c: Comparison) -> pd.DataFrame:
             setting = c.chosen.get((method, regime))
             row = {"regime": regime, "method": method, "setting": setting and setting.words}
             for name, values in parts.items():
-                one = estimate(values[place] if regime != ALL else values.mean(0))
+                one = estimate(values[place] if regime != ALL else values.mean(0), c.prompts)
                 row |= {name: one.value, f"{name}_low": one.low, f"{name}_high": one.high}
                 if name == "lead":
                     row |= {"lead_error": one.error, "lead_df": one.df}
-            found = chance if regime == ALL and method != mine else Interval(*[np.nan] * 3)
+            found = chance[:3] if regime == ALL and method != mine else [np.nan] * 3
             ends = ("improvement", "improvement_low", "improvement_high")
             row |= dict(zip(ends, found, strict=True))
             rows.append(row | {"prompts": c.reward[mine].shape[-1], "seeds": len(c.seeds)})

@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
@@ -368,18 +367,3 @@ def test_estimators_of_the_presets_exist():
     assert {p.partition for p in loading.load_profile("smoke").presets.values()} <= set(
         partition.ESTIMATORS
     )
-
-
-def test_no_temperature_is_none_in_a_run_and_nan_in_a_frame(profile):
-    runs = grid.cells(profile)
-    frame = pd.DataFrame([run.columns for run in runs])
-    assert frame["tau"].dtype == float and not (frame["tau"] == 0).any()
-    assert [run.tau is None for run in runs] == frame["tau"].isna().tolist()
-    keys = frame[grid.KEYS].itertuples(index=False, name=None)
-    assert [grid.cell_of(key) for key in keys] == [run.cell for run in runs]
-    assert {run.method for run in runs if run.tau is None} == {
-        "reference",
-        "sft",
-        "best_of_k",
-        "kto",
-    }
