@@ -1,5 +1,5 @@
 """The command line: python -m rpo_nb reproduce | deep | verify | plan | train | report | judge |
-publish | data | advise | clean | bench.
+publish | data | advise | lab | clean | bench.
 
 Heavy imports wait until a command needs them.
 """
@@ -315,6 +315,28 @@ def advise(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def lab(arguments: argparse.Namespace) -> int:
+    """The user's own loss in every regime of the lab, as a page and tables. The only command that
+    runs code of the user's, which it is named for."""
+    from rpo_nb.running import processes
+    from rpo_nb.studies import own_method, own_page
+    from rpo_nb.training import own as training_own
+
+    profile = _profile(arguments)
+    out = results_dir(profile, arguments.output_dir)
+    own = training_own.read(arguments.method)
+    wanted = own_method.settings_of(own, profile, arguments.temperatures, arguments.learning_rates)
+    with processes.only_one(out):
+        found = own_method.compare(
+            profile, own, wanted, out, workers=arguments.cores or profile.lab.workers
+        )
+        written = own_page.write(found, profile, out)
+    for line in own_page.told(found):
+        print(line)
+    print(f"{processes.shown(written)} has it all, tables/ beside it the numbers")
+    return 0
+
+
 COMMANDS = {
     "reproduce": reproduce,
     "deep": deep,
@@ -326,6 +348,7 @@ COMMANDS = {
     "publish": publish,
     "data": data,
     "advise": advise,
+    "lab": lab,
     "clean": clean,
     "bench": bench,
 }

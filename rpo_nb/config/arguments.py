@@ -50,6 +50,14 @@ def _items(text: str) -> list[str]:
     return items
 
 
+def _numbers(text: str) -> tuple[float, ...]:
+    """ "0.1,0.3" as numbers. Raises ArgumentTypeError."""
+    try:
+        return tuple(float(item) for item in text.split(",") if item.strip())
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: give numbers, as 0.1,0.3") from None
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     main = argparse.ArgumentParser(
@@ -60,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
         dest="command",
         required=True,
         metavar="reproduce | deep | verify | plan | train | report | judge | publish | "
-        "data | advise | clean | bench",
+        "data | advise | lab | clean | bench",
     )
 
     profile = argparse.ArgumentParser(add_help=False)
@@ -212,5 +220,30 @@ def parser() -> argparse.ArgumentParser:
         "advise",
         parents=[profile, change],
         help="which method, estimator and τ for this feedback, and why",
+    )
+    command = commands.add_parser(
+        "lab",
+        parents=[profile, place, change],
+        help="your own loss in every regime of the lab, beside the kit's methods",
+        description="Runs the Python file that --method names: name no file that you do not trust. "
+        "docs/own_objective.md says what the function is given.",
+    )
+    command.add_argument(
+        "--method", required=True, metavar="FILE.py:FUNCTION", help="the loss, e.g. my.py:loss"
+    )
+    command.add_argument(
+        "--temperatures",
+        type=_numbers,
+        default=(),
+        metavar="T,T",
+        help="to try; default the function's temperatures, its file's TEMPERATURES, or the lab's",
+    )
+    command.add_argument(
+        "--learning-rates",
+        type=_numbers,
+        default=(),
+        metavar="R,R",
+        help="to try; default the function's learning_rates, its file's LEARNING_RATES, or the "
+        "profile's",
     )
     return main

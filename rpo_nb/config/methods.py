@@ -32,7 +32,7 @@ class Method:
     temperature: str | None = None
     symbol: Literal["", "τ", "β"] = ""
     reads: tuple[str, ...] = ()
-    needs: tuple[Literal["mismatched", "reference_rewards"], ...] = ()
+    needs: tuple[Literal["mismatched", "reference_rewards", "prompt_numbers", "lengths"], ...] = ()
     best_only: bool = False
     swept: bool = False
     presets: bool = False

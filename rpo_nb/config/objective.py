@@ -54,7 +54,8 @@ class Setting:
 class Objective(Config):
     """What a policy is trained on, with everything about it that a preset may choose."""
 
-    method: Literal["sft", "kto", "dro", "rpo", "qrpo", "reward_aware"]
+    # own: a user's loss, which only `training.own` knows
+    method: Literal["sft", "kto", "dro", "rpo", "qrpo", "reward_aware", "own"]
     # log-probability of a completion: over its tokens or per token
     reduce: Literal["sum", "mean"] = "sum"
     tau: float = Field(1.0, gt=0)  # RPO and DRO

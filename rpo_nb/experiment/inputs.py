@@ -270,6 +270,10 @@ def training_groups(
             prepared.path, prepared.reference, prepared.tokenizer, pairs, bf16=profile.training.bf16
         )[objective.reduce]
 
+    if "prompt_numbers" in needs:
+        fields["prompt_numbers"] = np.asarray(prepared.splits.train["prompt_id"])
+    if "lengths" in needs:
+        fields["lengths"] = np.array([len(completion) for _, completion in prepared.encoded])
     return batches.method_groups(
         objective,
         prepared.encoded,

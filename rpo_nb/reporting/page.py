@@ -328,6 +328,11 @@ def report(out: Path | str, profile: Profile) -> Path:
         "packages": {"python": ".".join(platform.python_version_tuple()[:2])}
         | {name: installed(name) for name in PACKAGES},
     }
+    return atomic_write(out / "report.html", rendered("report.html.j2", context))
+
+
+def rendered(template: str, context: dict) -> str:
+    """A page of `templates`; text from outside is escaped, a name that is not given an error."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -335,6 +340,4 @@ def report(out: Path | str, profile: Profile) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return atomic_write(
-        out / "report.html", environment.get_template("report.html.j2").render(context)
-    )
+    return environment.get_template(template).render(context)

@@ -146,7 +146,12 @@ def notebook_modules(path: Path, *, package: Path = PACKAGE) -> set[str]:
         else line
         for line in source.split("\n")
     )
-    return set(_modules(_imported(plain.encode(), (), package.name), package))
+    return source_modules(plain, package=package)
+
+
+def source_modules(source: str, *, package: Path = PACKAGE) -> set[str]:
+    """The package's modules that a Python text imports by their full names."""
+    return set(_modules(_imported(source.encode(), (), package.name), package))
 
 
 def _file(package: Path, name: str) -> Path | None:

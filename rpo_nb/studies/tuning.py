@@ -45,6 +45,16 @@ class Setting(NamedTuple):
         return f"{self.spec.words}, rate × {self.rate:g}, epochs × {self.epochs}"
 
 
+def trained_as(profile: Profile, rate: float, epochs: int) -> Profile:
+    """The profile with a schedule's learning rate and epochs."""
+    training = profile.training
+    changed = {
+        "learning_rate": training.learning_rate * rate,
+        "epochs": training.epochs * epochs,
+    }
+    return profile.model_copy(update={"training": training.model_copy(update=changed)})
+
+
 Chosen = dict[tuple[str, Spec], Setting]  # by regime and method
 
 
@@ -84,12 +94,7 @@ def _studies(
         specs = tuple(sorted(specs, key=lambda spec: spec.words))
         specs = (REFERENCE, RIVAL, *specs) if (rate, epochs) == SCHEDULES[0] else specs
         if specs:
-            own, training = lab.in_regime(profile, regime), profile.training
-            changed = {
-                "learning_rate": training.learning_rate * rate,
-                "epochs": training.epochs * epochs,
-            }
-            own = own.model_copy(update={"training": training.model_copy(update=changed)})
+            own = trained_as(lab.in_regime(profile, regime), rate, epochs)
             name = _name(regime, rate, epochs)
             out.append(Study(name, own, lab.size_of(profile), seed, specs))
     return out

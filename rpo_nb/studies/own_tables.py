@@ -1,0 +1,110 @@
+"""Where a researcher's loss stands: the tables of a `own_method.Comparison`.
+
+Every gain, KL and lead is a mean over regimes, seeds and prompts with an interval over other seeds
+and other prompts (`intervals.seeds_and_prompts`). The probability of improvement is that of Agarwal
+et al. 2021, with an interval over seeds that regimes share (`aggregates`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from rpo_nb import intervals
+from rpo_nb.intervals import Estimate
+from rpo_nb.reporting import decisions
+from rpo_nb.studies import aggregates
+from rpo_nb.studies.own_method import Comparison
+
+ALL = "all"  # the mean over regimes
+OUTCOMES = AHEAD, BEHIND, SAME, OPEN = (
+    "ahead of",
+    "behind",
+    "the same reward for every prompt as",
+    "not decided against",
+)
+
+
+def estimate(values: np.ndarray, prompts: Sequence[Sequence[str]]) -> Estimate:
+    """The mean and interval of [seeds, prompts]; prompts: what each seed asked, so that prompts
+    which seeds share count as shared."""
+    rows = [pd.Series(mine, asked) for mine, asked in zip(values, prompts, strict=True)]
+    return intervals.seeds_and_prompts(pd.DataFrame(rows).to_numpy())
+
+
+def improvement(first: np.ndarray, second: np.ndarray) -> Estimate:
+    """`aggregates.improvement` of runs whose scores are their means, with its interval over other
+    seeds. [regimes, seeds, prompts] each."""
+    scores = first.mean(-1), second.mean(-1)
+    return aggregates.over_seeds(aggregates.improvement, *scores, bounds=(0, 1))
+
+
+def standing(c: Comparison) -> pd.DataFrame:
+    """One row a method and regime, and one a method for all of them: regime, method, setting, gain
+    (points over the reference), kl (nats), lead (points of the researcher's loss over this method),
+    each with _low and _high, the lead with _error and _df; improvement, _low and _high (probability
+    that the researcher's loss scores higher; of all regimes only); prompts, seeds."""
+    mine, rows = c.own.words, []
+    for method in c.reward:
+        parts = {
+            "gain": c.reward[method] - c.reward["reference"],
+            "kl": c.log_ratio[method],
+            "lead": c.reward[mine] - c.reward[method],
+        }
+        chance = improvement(c.reward[mine], c.reward[method])
+        for place, regime in enumerate((*c.regimes, ALL)):
+            setting = c.chosen.get((method, regime))
+            row = {"regime": regime, "method": method, "setting": setting and setting.words}
+            for name, values in parts.items():
+                one = estimate(values[place] if regime != ALL else values.mean(0), c.prompts)
+                row |= {name: one.value, f"{name}_low": one.low, f"{name}_high": one.high}
+                if name == "lead":
+                    row |= {"lead_error": one.error, "lead_df": one.df}
+            found = chance[:3] if regime == ALL and method != mine else [np.nan] * 3
+            ends = ("improvement", "improvement_low", "improvement_high")
+            row |= dict(zip(ends, found, strict=True))
+            rows.append(row | {"prompts": c.reward[mine].shape[-1], "seeds": len(c.seeds)})
+    return pd.DataFrame(rows)
+
+
+def tuning(c: Comparison) -> pd.DataFrame:
+    """What was tried: method, setting, a column of mean reward on the tuning seed a regime, and
+    chosen (the regimes that took it)."""
+    rows = []
+    for method, settings in c.settings.items():
+        for setting in settings:
+            took = [r for r in c.regimes if c.chosen[method, r] == setting]
+            row = {"method": method, "setting": setting.words}
+            row |= {regime: c.tuned[method, regime][setting] for regime in c.regimes}
+            rows.append(row | {"chosen": ", ".join(took)})
+    return pd.DataFrame(rows)
+
+
+def timings(c: Comparison) -> pd.DataFrame:
+    """What a step of training costs on this machine: method, seconds with _low and _high (Student's
+    t over policies), policies, over_sft (its seconds over those of SFT)."""
+    rows = []
+    for method, seconds in c.seconds.items():
+        value, low, high = intervals.student(seconds)
+        ends = {"seconds": value, "seconds_low": low, "seconds_high": high}
+        rows.append({"method": method, **ends, "policies": len(seconds)})
+    table = pd.DataFrame(rows)
+    return table.assign(over_sft=table["seconds"] / table.set_index("method")["seconds"]["SFT"])
+
+
+def outcomes(table: pd.DataFrame, mine: str) -> pd.DataFrame:
+    """Where the researcher's loss stands to each other method over all regimes: method, outcome
+    (of OUTCOMES), p (Holm's, for all methods together), smallest (points of lead that these seeds
+    would have decided in 80 % of runs; NaN where decided)."""
+    others = table[table["regime"].eq(ALL) & table["method"].ne(mine)]
+    lead, error, df = (others[name].to_numpy() for name in ("lead", "lead_error", "lead_df"))
+    same = (lead == 0) & (error == 0)  # every text is worth the same: nothing to decide
+    found = decisions.decide(lead, np.where(same, np.nan, error), df)
+    words = {decisions.HOLDS: AHEAD, decisions.FAILS: BEHIND, decisions.OPEN: OPEN}
+    outcome = [SAME if one else words[v] for one, v in zip(same, found.verdict, strict=True)]
+    names = others["method"].to_numpy()
+    return pd.DataFrame(
+        {"method": names, "outcome": outcome, "p": found.p, "smallest": found.smallest}
+    )
