@@ -26,12 +26,11 @@ if __name__ == "__main__" and HEARD:
 
 import argparse
 import contextlib
-import locale
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from rpo_nb.config.arguments import parser, settings
+from rpo_nb.config.arguments import in_utf8, parser, settings
 from rpo_nb.config.loading import default_profile, load_profile, repository_root, results_dir
 from rpo_nb.config.names import readable
 from rpo_nb.config.schema import Profile
@@ -352,18 +351,6 @@ COMMANDS = {
     "clean": clean,
     "bench": bench,
 }
-
-
-def in_utf8() -> None:
-    """Start again with PYTHONUTF8 where this machine speaks another encoding: τ and V̂ in
-    arguments, output and every file that a library opens would be garbled. Returns where nothing is
-    to be done."""
-    names = {locale.getpreferredencoding(False), sys.getfilesystemencoding()}
-    if {name.lower().replace("-", "") for name in names} != {"utf8"} and os.environ.get(
-        "PYTHONUTF8"
-    ) != "1":
-        os.environ |= {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,10 +1,13 @@
-"""What the command line takes: python -m rpo_nb COMMAND ..., and what its --set means. No command
-is run here."""
+"""What the command line takes: python -m rpo_nb COMMAND ..., what its --set means, and in which
+encoding. No command is run here."""
 
 from __future__ import annotations
 
 import argparse
+import locale
+import os
 import shlex
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +19,18 @@ PARAMETERS = ("feedback", "sizes", "methods", "taus", "seeds", "preset", "lora")
 SET_HELP = """a notebook parameter (sizes, methods, taus, seeds, preset, lora, feedback) or a dotted
  key of the profile, e.g. --set sizes=small,xl --set training.epochs=2; several may stand in one
  string; values are YAML"""
+
+
+def in_utf8() -> None:
+    """Start again with PYTHONUTF8 where this machine speaks another encoding: τ and V̂ in
+    arguments, output and every file that a library opens would be garbled. Returns where nothing is
+    to be done."""
+    names = {locale.getpreferredencoding(False), sys.getfilesystemencoding()}
+    if {name.lower().replace("-", "") for name in names} != {"utf8"} and os.environ.get(
+        "PYTHONUTF8"
+    ) != "1":
+        os.environ |= {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def settings(texts: Sequence[str]) -> dict[str, Any]:
