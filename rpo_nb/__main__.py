@@ -136,10 +136,10 @@ def _reproduced(arguments: argparse.Namespace) -> Path:
 def again(arguments: argparse.Namespace) -> int:
     """The tables (report) or the verdicts (judge) once more, from what is stored in the output
     folder."""
-    from rpo_nb.running import batch
+    from rpo_nb.running import batch, jobs
 
     out = _reproduced(arguments)
-    only = tuple(batch.TABLES)[slice(None) if arguments.command == "report" else slice(1, 3)]
+    only = tuple(jobs.TABLES)[slice(None) if arguments.command == "report" else slice(1, 3)]
     return batch.run(
         load_profile(str(out / "profile.yaml")),
         out,

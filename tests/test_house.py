@@ -89,6 +89,8 @@ def test_a_module_says_what_it_is_and_names_what_there_is(module):
     assert said and "TODO" not in said
     folder = PACKAGE.joinpath(*module.split(".")[:-1])
     for named, name in re.findall(r"`(\w+)\.(\w+)`", said):
+        if (PACKAGE / named / f"{name}.py").is_file():
+            continue
         files = [f for f in (folder / f"{named}.py", *PACKAGE.rglob(f"{named}.py")) if f.is_file()]
         if files and name not in ("py", "csv", "json"):
             assert any(re.search(rf"\b{name}\b", f.read_text(encoding="utf-8")) for f in files), (

@@ -264,13 +264,7 @@ def shape(model: ModelConfig, words: int, tokenizer: Any = None) -> Any:
     """The T5Config of a size that is trained from nothing, for a vocabulary of so many words."""
     from transformers import T5Config
 
-    ends = {}
-    if tokenizer is not None:
-        ends = {
-            "pad_token_id": tokenizer.pad_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-            "decoder_start_token_id": tokenizer.pad_token_id,
-        }
+    pad, end = (tokenizer.pad_token_id, tokenizer.eos_token_id) if tokenizer else (0, 1)
     return T5Config(
         vocab_size=words,
         d_model=model.d_model,
@@ -280,7 +274,9 @@ def shape(model: ModelConfig, words: int, tokenizer: Any = None) -> Any:
         num_decoder_layers=model.layers,
         num_heads=model.heads,
         dropout_rate=0.0,
-        **ends,
+        pad_token_id=pad,
+        eos_token_id=end,
+        decoder_start_token_id=pad,
     )
 
 

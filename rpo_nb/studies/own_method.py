@@ -18,11 +18,12 @@ import joblib
 import numpy as np
 import pandas as pd
 
-from rpo_nb import checks, pocket
+from rpo_nb import checks
 from rpo_nb.config.keys import content_key
 from rpo_nb.config.loading import repository_root
 from rpo_nb.config.schema import Profile
 from rpo_nb.experiment.grid import Run
+from rpo_nb.pocket import checker
 from rpo_nb.running.provenance import code_key, step_code
 from rpo_nb.store import atomic_write, packed, read_sealed, sealed, unpacked
 from rpo_nb.studies import lab, lab_runs, tuning
@@ -81,7 +82,7 @@ class Policy:
                 study.run(spec).decoding.key(),
                 study.profile.decoding.key(),
                 study.profile.lab.prompts,
-                code_key("pocket"),
+                code_key("pocket.checker", "pocket.prompts"),
             ]
         )
 
@@ -207,7 +208,7 @@ def rows_of(
         if stored is not None and stored["world"] == policy.study.world:
             pairs = zip(policy.study.prompts, stored["completions"], strict=True)
             found[policy] = Told(
-                np.array([pocket.score(prompt, text) for prompt, text in pairs]),
+                np.array([checker.score(prompt, text) for prompt, text in pairs]),
                 np.subtract(stored["policy_logps"], stored["ref_logps"]),
                 code,
                 True,

@@ -9,7 +9,7 @@ import pytest
 from rpo_nb import partition
 from rpo_nb.__main__ import main
 from rpo_nb.config import loading, objective, settings, studies
-from rpo_nb.running import batch, staging
+from rpo_nb.running import batch, jobs, staging
 from rpo_nb.running.manifest import write_manifest
 from rpo_nb.studies import lab
 from tests.running.workflows import stand_in
@@ -165,7 +165,7 @@ def test_report_and_judge_keep_the_manifest_of_a_clone(tmp_path, monkeypatch):
     write_manifest(profile, tmp_path, seconds=100.0, peak_memory_mb=900.0)
     before = (tmp_path / "manifest.json").read_text()
     stand_in(monkeypatch, "")
-    assert batch.run(profile, tmp_path, only=batch.TABLES) == 0
+    assert batch.run(profile, tmp_path, only=jobs.TABLES) == 0
     assert (tmp_path / "manifest.json").read_text() == before
     batch.run(profile, tmp_path)  # a start from nothing begins its count anew
     assert json.loads((tmp_path / "manifest.json").read_text())["seconds"]["wall"] == 0
