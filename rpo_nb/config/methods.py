@@ -22,7 +22,9 @@ class Method:
     it, printed as `symbol`; None where there is none. reads: the other fields of a preset that
     change its policies. needs: what is computed for its rows before it is trained. best_only: it is
     trained on the best completion of each prompt. swept: Table IV trains it at other temperatures
-    as well. released_greedy: the authors' code decodes it greedily."""
+    as well. presets: the paper has it and leaves it
+    open, so that each preset is a reading of it. released_greedy: the authors' code decodes it
+    greedily."""
 
     title: str
     colour: str
@@ -33,6 +35,7 @@ class Method:
     needs: tuple[Literal["mismatched", "reference_rewards"], ...] = ()
     best_only: bool = False
     swept: bool = False
+    presets: bool = False
     released_greedy: bool = False
 
 
@@ -50,6 +53,7 @@ ROWS = {
         "β",
         reads=("reduce", "kto_kl", *STEPS),
         needs=("mismatched",),
+        presets=True,
         released_greedy=True,
     ),
     "dro": Method(
@@ -59,6 +63,7 @@ ROWS = {
         "dro_tau",
         "τ",
         reads=("reduce", "value_pooling", "value_detach", *STEPS),
+        presets=True,
     ),
     "rpo": Method(
         "RPO",
@@ -68,6 +73,7 @@ ROWS = {
         "τ",
         reads=("reduce", "partition", *STEPS),
         swept=True,
+        presets=True,
     ),
     "qrpo": Method(
         "QRPO",

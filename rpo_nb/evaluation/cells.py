@@ -14,8 +14,8 @@ from rpo_nb import intervals, pocket
 from rpo_nb.config.schema import Profile
 from rpo_nb.evaluation.suite import MetricSuite, MetricValue
 from rpo_nb.experiment import grid
+from rpo_nb.experiment.grid import KEYS
 
-KEYS = ["preset", "method", "size", "tau", "seed"]
 RESAMPLES = 1000  # of corpus BLEU
 
 
@@ -28,15 +28,15 @@ def measure(generations: pd.DataFrame, suite: MetricSuite, profile: Profile) -> 
     have because they were asked the same prompts; 0 where they were not), n (texts), reason (why
     there is no value). In the pocket world the ground-truth reward is among the metrics.
     """
-    wanted = {(c.preset, c.method, c.size, c.tau, c.seed) for c in grid.cells(profile)}
+    wanted = {run.cell for run in grid.cells(profile)}
     groups = [
         (key, rows)
         for key, rows in generations.groupby(KEYS, dropna=False, sort=True)
-        if _plain(key) in wanted
+        if grid.cell_of(key) in wanted
     ]
     cells = [_texts(rows, profile) for _, rows in groups]
     out, measured = [], suite.score_many(cells)
-    shared = _shared([_plain(key)[:-1] for key, _ in groups], cells, measured)
+    shared = _shared([grid.cell_of(key)[:-1] for key, _ in groups], cells, measured)
     for (key, rows), cell, values in zip(groups, cells, measured, strict=True):
         bleus = bleu_intervals(cell["completions"], cell["references"])
         bleus = dict(zip(("bleu", "sacrebleu"), bleus, strict=True))
@@ -50,7 +50,7 @@ def measure(generations: pd.DataFrame, suite: MetricSuite, profile: Profile) -> 
                     "value": value,
                     "ci_low": low,
                     "ci_high": high,
-                    "shared": shared.get((*_plain(key)[:-1], metric), 0.0),
+                    "shared": shared.get((*grid.cell_of(key)[:-1], metric), 0.0),
                     "n": len(rows),
                     "reason": found.reason,
                 }
@@ -94,11 +94,6 @@ def _parts(cell: dict[str, list], values: dict[str, MetricValue]) -> dict[str, n
     without = np.array([_bleu(row) for row in counts.sum(0) - counts])
     influence = (n - 1) / n * (without.mean(0) - without)
     return out | {"bleu": influence[:, 0], "sacrebleu": influence[:, 1]}
-
-
-def _plain(key: tuple) -> tuple:
-    """A group's key as `grid.Cell` has it: no temperature is None."""
-    return tuple(None if pd.isna(part) else part for part in key)
 
 
 def _texts(rows: pd.DataFrame, profile: Profile) -> dict[str, list]:

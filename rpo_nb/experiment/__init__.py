@@ -13,7 +13,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "ensure_runs",
             "load_generations",
         ],
-        "grid": ["Cell", "Run", "cells", "plan", "recipe"],
+        "grid": ["Columns", "Run", "cells", "plan", "recipe"],
         "inputs": [
             "Prepared",
             "feedback",

@@ -1,13 +1,14 @@
-"""TODO: experiment.generations."""
+"""What the policies say: completions of the validation prompts, kept beside each policy, and the
+generations files that all tables are made from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from rpo_nb import store
@@ -17,11 +18,20 @@ from rpo_nb.config.schema import Profile
 from rpo_nb.data.feedback import conversations
 from rpo_nb.data.splits import Splits
 from rpo_nb.experiment import inputs, references
-from rpo_nb.experiment.grid import Cell, cell_world, cells, plan, recipe, world_key
+from rpo_nb.experiment.grid import (
+    KEYS,
+    Run,
+    cell_of,
+    cell_world,
+    cells,
+    plan,
+    recipe,
+    world_key,
+)
 from rpo_nb.experiment.inputs import Prepared, fetch, half, torch_threads
 from rpo_nb.experiment.runs import holds, quick_collections, train_runs
 from rpo_nb.policy import load, logps
-from rpo_nb.policy.generation import ready, released_decoding, samples
+from rpo_nb.policy.generation import ready, samples
 from rpo_nb.remedies import memory_advice
 from rpo_nb.running.provenance import folder_key, model_key, step_code
 from rpo_nb.store import (
@@ -34,82 +44,54 @@ from rpo_nb.store import (
     write_sealed,
 )
 
-COLUMNS = [
-    "preset",
-    "method",
-    "size",
-    "tau",
-    "seed",
-    "prompt_id",
-    "prompt",
-    "reference",
-    "completion",
-]
+COLUMNS = [*KEYS, "prompt_id", "prompt", "reference", "completion"]
 
 
 # Generation ---------------------------------------------------------------------------------------
 
 
-def completions_file(profile: Profile, cell: Cell, out: Path, asked: str = "") -> Path:
-    """Where a cell's completions are kept: beside its policy, or in a folder of the reference's
+def completions_file(profile: Profile, run: Run, out: Path, asked: str = "") -> Path:
+    """Where a run's completions are kept: beside its policy, or in a folder of the reference's
     own. asked: "" for the validation prompts, else what names others."""
     # never one engine's texts for another's
     engine = "" if profile.generation == "transformers" else f"{profile.generation}-"
-    file = f"completions-{engine}{asked}{cell.decoding.key()}.json"
-    if cell.run is not None:
-        return cell.run.folder(out) / file
+    draw = f"{content_key(run.draw)[:8]}-" if run.draw else ""
+    file = f"completions-{engine}{asked}{draw}{run.decoding.key()}.json"
+    if run.trained:
+        return run.folder(out) / file
     # same data, same reference
-    key = recipe(
-        profile, next(iter(profile.presets.values())), "sft", cell.size, None, cell.seed
-    ).key
-    name = content_key([key, cell.model]) if cell.model else key
-    return Path(out) / "runs" / f"{cell.method}-{cell.size}-seed{cell.seed}-{name}" / file
-
-
-def own_stream(method: str, told: Mapping[str, Any] | None, seed: int) -> int:
-    """The seed of the random numbers that one policy's completions are drawn with: of its seed, its
-    method and what it was told (a run's recipe: objective, partition, steps), not of code or data.
-
-    No two methods, readings or temperatures of a seed share it, so a win rate compares independent
-    samples, as of users who each ask one policy. (With the same numbers, policies that are nearly
-    equal write the same texts, which moves the rate.) A policy that several presets share has one
-    stream and one file.
-    """
-    parts = told and [told[name] for name in ("objective", "partition", "steps")]
-    return int(content_key([method, parts, seed]), 16)
+    first = next(iter(profile.presets.values()))
+    made_from = recipe(profile, first, "sft", run.size, None, run.seed).recipe
+    if run.model:
+        made_from = made_from | {"asked": run.model}
+    return replace(run, recipe=made_from).folder(out) / file
 
 
 def completions(
     profile: Profile,
-    cell: Cell,
+    run: Run,
     prepared: Prepared,
     out: Path,
     *,
     asked: str = "",
     prompts: Sequence[str] = (),
     world: str = "",
-    common: bool = False,
 ) -> list[str]:
-    """The cell's completions of the validation prompts (or of `prompts`, which `asked` names);
+    """The run's completions of the validation prompts (or of `prompts`, which `asked` names);
     generated once a (policy, decoding) and kept beside the policy, with both log-probabilities,
-    from which KL(policy ‖ reference) is estimated. world: see `train_runs`. common: drawn with the
-    numbers that all policies of the seed share, for differences of means, which they make surer;
-    not for win rates, see `own_stream`."""
-    file, world = completions_file(profile, cell, out, asked), world or cell_world(profile, cell)
+    from which KL(policy ‖ reference) is estimated. world: see `train_runs`."""
+    file, world = completions_file(profile, run, out, asked), world or cell_world(profile, run)
     stored = read_sealed(file)
     if stored is not None and stored["world"] == world:
         return stored["completions"]
-    stream = (
-        cell.seed if common else own_stream(cell.method, cell.run and cell.run.recipe, cell.seed)
-    )
     prompts = list(prompts) or conversations(prepared.splits.validation)
-    training, limit = profile.training, profile.limits(cell.size)["max_prompt_tokens"]
+    training, limit = profile.training, profile.limits(run.size)["max_prompt_tokens"]
     path = (
-        references.fetched(cell.model, profile.sizes[cell.size].authors_revision)
-        if cell.model
+        references.fetched(run.model, profile.sizes[run.size].authors_revision)
+        if run.model
         else prepared.path
     )
-    weights = folder_key(file.parent / "policy") if cell.run is not None else model_key(path)
+    weights = folder_key(file.parent / "policy") if run.trained else model_key(path)
     precision = [
         training.bf16,
         training.quantize,
@@ -120,8 +102,8 @@ def completions(
             prompts,
             weights,
             model_key(prepared.path),
-            cell.decoding.key(),
-            stream,
+            run.decoding.key(),
+            run.sampling_seed,
             limit,
             precision,
             step_code("answers by vllm" if profile.generation == "vllm" else "answers"),
@@ -131,23 +113,23 @@ def completions(
         write_sealed(file, stored | {"world": world})
         return stored["completions"]
     model, tokenizer = prepared.reference, prepared.tokenizer
-    if cell.run is not None or cell.model:
-        path = file.parent / "policy" if cell.run is not None else path
+    if run.trained or run.model:
+        path = file.parent / "policy" if run.trained else path
         model, tokenizer = load.load_policy(
             path, bf16=half(training), quantize=training.quantize, base=prepared.path
         )
     with (
         logps.autocast(training.bf16),
         memory_advice(
-            f"generating with {cell.method} {cell.size}", "lower evaluation.generation_batch_size"
+            f"generating with {run.method} {run.size}", "lower evaluation.generation_batch_size"
         ),
     ):
         drawn = samples(
             model,
             tokenizer,
             prompts,
-            decoding=cell.decoding,
-            seed=stream,
+            decoding=run.decoding,
+            seed=run.sampling_seed,
             max_prompt_tokens=limit,
             batch_size=profile.evaluation.generation_batch_size,
             engine=profile.generation,
@@ -177,16 +159,12 @@ def completions(
     return texts
 
 
-def generation_rows(cell: Cell, parts: Splits, texts: Sequence[str]) -> pd.DataFrame:
-    """The cell's rows of a generations file."""
+def generation_rows(run: Run, parts: Splits, texts: Sequence[str]) -> pd.DataFrame:
+    """The run's rows of a generations file."""
     validation = parts.validation
     return pd.DataFrame(
         {
-            "preset": cell.preset,
-            "method": cell.method,
-            "size": cell.size,
-            "tau": np.nan if cell.tau is None else cell.tau,
-            "seed": cell.seed,
+            **{name: run.columns[name] for name in KEYS},
             "prompt_id": validation["prompt_id"],
             "prompt": validation["prompt"],
             "reference": validation["completion"],
@@ -205,7 +183,7 @@ def ensure_runs(profile: Profile, out: Path, *, progress: bool = True) -> None:
     fetch(profile)
     wanted = cells(profile)
     total = len(plan(profile)) + len(
-        {(c.run.key if c.run else (c.size, c.seed, c.model), c.decoding.key()) for c in wanted}
+        {(run.size, run.seed, run.key, run.decoding.key()) for run in wanted}
     )
     made = 0
     with tqdm(
@@ -213,7 +191,7 @@ def ensure_runs(profile: Profile, out: Path, *, progress: bool = True) -> None:
     ) as bar:
         for size in profile.sizes:
             for seed in profile.seeds:
-                mine = [c for c in wanted if (c.size, c.seed) == (size, seed)]
+                mine = [run for run in wanted if (run.size, run.seed) == (size, seed)]
                 made += _ensure_size(profile, mine, out, bar)
     print(
         f"{made} policies trained, {len(plan(profile)) - made} were done already; generations "
@@ -226,17 +204,13 @@ def ensure_generations(profile: Profile, out: Path) -> None:
     taken as it is, and said so."""
     out = Path(out)
     if not any((out / "runs").glob("*/done.json")) and (out / "generations").is_dir():
-        columns, stored = ["preset", "method", "size", "tau", "seed"], set()
+        stored = set()
         try:
-            stored = set(
-                load_generations(out)[columns]
-                .fillna({"tau": 0.0})
-                .drop_duplicates()
-                .itertuples(index=False, name=None)
-            )
+            found = load_generations(out)[KEYS].drop_duplicates()
+            stored = {cell_of(key) for key in found.itertuples(index=False, name=None)}
         except store.Damaged as error:
             print(error)
-        if {(c.preset, c.method, c.size, c.tau or 0.0, c.seed) for c in cells(profile)} <= stored:
+        if {run.cell for run in cells(profile)} <= stored:
             print(
                 "the stored generations are complete and are used as they are; the policies that "
                 "wrote them are not here"
@@ -245,29 +219,27 @@ def ensure_generations(profile: Profile, out: Path) -> None:
     ensure_runs(profile, out)
 
 
-def _ensure_size(profile: Profile, mine: list[Cell], out: Path, bar: Any) -> int:
-    """The cells of one size and seed; returns how many policies had to be trained."""
+def _ensure_size(profile: Profile, mine: list[Run], out: Path, bar: Any) -> int:
+    """The runs of one size and seed; returns how many policies had to be trained."""
     size, seed = mine[0].size, mine[0].seed
     presets = {
-        preset: [c for c in mine if c.preset == preset]
-        for preset in dict.fromkeys(c.preset for c in mine)
+        preset: [run for run in mine if run.preset == preset]
+        for preset in dict.fromkeys(run.preset for run in mine)
     }
     written = [_is_written(profile, group, out) for group in presets.values()]  # tells of each
     if all(written):
-        bar.update(
-            len({c.run.key for c in mine if c.run})
-            + len({(c.run.key if c.run else c.model, c.decoding.key()) for c in mine})
-        )
+        trained = {run.key for run in mine if run.trained}
+        bar.update(len(trained) + len({(run.key, run.decoding.key()) for run in mine}))
         return 0
     prepared = inputs.prepare(profile, size, seed)
     ready(profile.generation, prepared.reference)
     with quick_collections():
-        made = train_runs(profile, [c.run for c in mine if c.run is not None], prepared, out, bar)
+        made = train_runs(profile, [run for run in mine if run.trained], prepared, out, bar)
         seen = set()
-        for cell in mine:
-            bar.set_postfix_str(f"{cell.method} {size} seed {seed} answers")
-            completions(profile, cell, prepared, out)
-            unit = (cell.run.key if cell.run else cell.model, cell.decoding.key())
+        for run in mine:
+            bar.set_postfix_str(f"{run.words} answers")
+            completions(profile, run, prepared, out)
+            unit = (run.key, run.decoding.key())
             bar.update(unit not in seen)
             seen.add(unit)
         for group in presets.values():
@@ -279,18 +251,17 @@ def generations_file(out: Path, preset: str, size: str, seed: int) -> Path:
     return Path(out) / "generations" / f"{preset}-{size}-seed{seed}.jsonl.gz"
 
 
-def _stamp(profile: Profile, mine: list[Cell], out: Path) -> tuple[Path, dict[str, str]]:
-    """Where it is noted which cells a generations file holds, and the note of each of these
-    cells."""
+def _stamp(profile: Profile, mine: list[Run], out: Path) -> tuple[Path, dict[str, str]]:
+    """Where it is noted which runs a generations file holds, and the note of each of these."""
     file = generations_file(out, mine[0].preset, mine[0].size, mine[0].seed)
     return out / "runs" / "generations" / f"{file.name}.json", {
-        f"{c.method} {c.tau}": completions_file(profile, c, out).relative_to(out).as_posix()
-        for c in mine
+        f"{run.method} {run.tau}": completions_file(profile, run, out).relative_to(out).as_posix()
+        for run in mine
     }
 
 
-def _is_written(profile: Profile, mine: list[Cell], out: Path) -> bool:
-    """Whether the generations file holds these cells, from policies that are here, and all is made
+def _is_written(profile: Profile, mine: list[Run], out: Path) -> bool:
+    """Whether the generations file holds these runs, from policies that are here, and all is made
     from what is here now."""
     stamp, notes = _stamp(profile, mine, out)
     file = generations_file(out, mine[0].preset, mine[0].size, mine[0].seed)
@@ -301,48 +272,36 @@ def _is_written(profile: Profile, mine: list[Cell], out: Path) -> bool:
         store.again(file, "is not as it was written")
         return False
     return all(
-        (read_sealed(completions_file(profile, c, out)) or {}).get("world")
-        == cell_world(profile, c)
-        and (c.run is None or sealed(c.run.folder(out), quick=True) is not None)
-        for c in mine
+        (read_sealed(completions_file(profile, run, out)) or {}).get("world")
+        == cell_world(profile, run)
+        and (not run.trained or sealed(run.folder(out), quick=True) is not None)
+        for run in mine
     )
 
 
-def _write_generations(profile: Profile, mine: list[Cell], prepared: Prepared, out: Path) -> None:
-    """Write the cells' rows, beside those of other methods and temperatures that an earlier call
+def _write_generations(profile: Profile, mine: list[Run], prepared: Prepared, out: Path) -> None:
+    """Write the runs' rows, beside those of other methods and temperatures that an earlier call
     made and that still hold."""
     first = mine[0]
     file = generations_file(out, first.preset, first.size, first.seed)
-    known = {(c.method, c.tau): c for c in mine}
-    world = world_key(profile, first.size, first.seed)
+    known = {(run.method, run.tau): run for run in mine}
+    world, preset = world_key(profile, first.size, first.seed), profile.presets[first.preset]
     for method, tau in _written_cells(file):
         if (method, tau) not in known and method in METHODS and method != AUTHORS:
-            run = (
-                None
-                if method == "reference"
-                else recipe(
-                    profile, profile.presets[first.preset], method, first.size, tau, first.seed
-                )
-            )
-            preset = profile.presets[first.preset]
-            decoding = (
-                released_decoding(method, profile.decoding)
-                if preset.decoding == "released"
-                else profile.decoding
-            )
+            run = recipe(profile, preset, method, first.size, tau, first.seed)
             if (
-                run is None
+                not run.trained
                 or run.done_file(out).is_file()
                 and holds(profile, run, prepared, out, world) is None
             ):
-                known[method, tau] = Cell(
-                    first.preset, method, first.size, tau, first.seed, decoding, run
-                )
-    ordered = sorted(known.values(), key=lambda c: (METHODS.index(c.method), c.tau or 0.0))
+                known[method, tau] = replace(run.alone(), preset=first.preset)
+    ordered = sorted(
+        known.values(), key=lambda run: (METHODS.index(run.method), run.tau is not None, run.tau)
+    )
     frame = pd.concat(
         [
-            generation_rows(c, prepared.splits, completions(profile, c, prepared, out))
-            for c in ordered
+            generation_rows(run, prepared.splits, completions(profile, run, prepared, out))
+            for run in ordered
         ],
         ignore_index=True,
     )
@@ -360,7 +319,7 @@ def _written_cells(file: Path) -> set[tuple[str, float | None]]:
         rows = read_rows(file)[["method", "tau"]].itertuples(index=False) if file.is_file() else ()
     except store.Damaged:
         return set()
-    return {(method, None if np.isnan(tau) else tau) for method, tau in rows}
+    return {cell_of(row) for row in rows}
 
 
 def load_generations(out: Path) -> pd.DataFrame:

@@ -3,11 +3,14 @@ here."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from rpo_nb.config.keys import content_key
+import numpy as np
+import pandas as pd
+
+from rpo_nb.config.keys import content_key, hash_seed
 from rpo_nb.config.methods import AUTHORS, ROWS, tau_of
 from rpo_nb.config.objective import Objective, Preset
 from rpo_nb.config.schema import DecodingConfig, Profile
@@ -23,46 +26,104 @@ SHARED_STEPS = {"dropout": 0.0, "max_grad_norm": 1.0, "weight_decay": 0.01}
 
 
 @dataclass(frozen=True)
-class Run:
-    """One policy to train: its recipe says everything that makes it what it is, and names its
-    folder."""
+class Columns:
+    """What tells a policy from others in every study; a study's own kind of run adds its columns.
+
+    tau: its temperature, None where it has none. A field that is not compared is no column."""
 
     method: str
-    size: str
-    seed: int
-    recipe: dict[str, Any] = field(compare=False)
+    tau: float | None = None
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Its row of a frame, where no temperature is NaN."""
+        values = {one.name: getattr(self, one.name) for one in fields(self) if one.compare}
+        return values | {"tau": np.nan if self.tau is None else self.tau}
+
+
+KEYS = ["preset", "method", "size", "tau", "seed"]  # what a policy is found by in tables
+
+
+@dataclass(frozen=True)
+class Run(Columns):
+    """A policy of a reading of paper A: its columns, what it is made from, how it is asked."""
+
+    size: str = ""
+    seed: int = 0
+    preset: str = ""  # "" where it is of no preset of the profile
+    # everything that makes it what it is, and names its folder; None: nothing is trained
+    recipe: dict[str, Any] | None = field(default=None, compare=False)
+    decoding: DecodingConfig = field(default=DecodingConfig(), compare=False)
+    # what is asked where nothing is trained: the reference unless named
+    model: str = field(default="", compare=False)
+    # Names the random numbers of its samples beside the seed. Runs of one draw have them in common:
+    # a difference of their means is surer for it, a win rate between them is no win rate.
+    draw: str = field(default="", compare=False)
+
+    @property
+    def trained(self) -> bool:
+        return self.recipe is not None
 
     @property
     def key(self) -> str:
-        return content_key(self.recipe)
+        """The same for runs of several presets that are one policy."""
+        return content_key(self.recipe if self.trained else self.model)
+
+    @property
+    def cell(self) -> tuple:
+        """KEYS, None where there is no temperature."""
+        return tuple(getattr(self, name) for name in KEYS)
+
+    @property
+    def words(self) -> str:
+        """For messages."""
+        return f"{self.method} {self.size} seed {self.seed}"
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.method}-{self.size}-seed{self.seed}-{self.key}"
+
+    @property
+    def sampling_seed(self) -> int:
+        return hash_seed(self.seed, *self.draw.encode()) if self.draw else self.seed
+
+    def alone(self) -> Run:
+        """This run with random numbers that no other method, reading or temperature of its seed
+        has, whatever the code and the data.
+
+        A win rate then compares independent samples, as of users who each ask one policy. (With the
+        same numbers, policies that are nearly equal write the same texts, which moves the rate.) A
+        policy that several presets share has one draw and one file.
+        """
+        told = self.recipe and [self.recipe[name] for name in ("objective", "partition", "steps")]
+        return replace(self, draw=content_key([self.method, told]))
 
     def folder(self, out: Path) -> Path:
-        return Path(out) / "runs" / f"{self.method}-{self.size}-seed{self.seed}-{self.key}"
+        return Path(out) / "runs" / self.name
 
     def done_file(self, out: Path) -> Path:
         """Exists when the policy is trained."""
         return self.folder(out) / "done.json"
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One column of generations: a policy under a preset. tau is None where the method has none."""
-
-    preset: str
-    method: str
-    size: str
-    tau: float | None
-    seed: int
-    decoding: DecodingConfig
-    run: Run | None  # None: nothing is trained
-    model: str = ""  # then: the model to ask, the reference unless named
+def cell_of(key: tuple) -> tuple:
+    """A key of a frame, by KEYS, as `Run.cell` has it: no temperature is None."""
+    return tuple(None if pd.isna(part) else part for part in key)
 
 
 def recipe(
     profile: Profile, preset: Preset, method: str, size: str, tau: float | None, seed: int
 ) -> Run:
     """The run of a method under a preset at a temperature."""
-    row = ROWS[method]
+    decoding = (
+        released_decoding(method, profile.decoding)
+        if preset.decoding == "released"
+        else profile.decoding
+    )
+    run, row = Run(method, tau, size, seed, decoding=decoding), ROWS[method]
+    if row.objective is None:
+        return run
     if not row.reads:
         objective, steps = Objective(method=row.objective, reduce="mean"), SHARED_STEPS
     else:
@@ -76,25 +137,21 @@ def recipe(
             value_detach=preset.value_detach,
         )
         steps = {name: getattr(preset, name) for name in SHARED_STEPS}
-    return Run(
-        method,
-        size,
-        seed,
-        {
-            "method": method,
-            "objective": objective.read_fields(),
-            "partition": preset.partition if "partition" in row.reads else None,
-            "steps": steps,
-            "training": profile.training.model_dump(
-                mode="json",
-                exclude={"report_to", "logging_steps", "save_steps", "micro_batch_tokens"},
-            ),
-            "seed": seed,
-            "model": model_recipe(profile, size),
-            "data": data_recipe(profile),
-            "code": step_code("training"),
-        },
-    )
+    made_from = {
+        "method": method,
+        "objective": objective.read_fields(),
+        "partition": preset.partition if "partition" in row.reads else None,
+        "steps": steps,
+        "training": profile.training.model_dump(
+            mode="json",
+            exclude={"report_to", "logging_steps", "save_steps", "micro_batch_tokens"},
+        ),
+        "seed": seed,
+        "model": model_recipe(profile, size),
+        "data": data_recipe(profile),
+        "code": step_code("training"),
+    }
+    return replace(run, recipe=made_from)
 
 
 def model_recipe(profile: Profile, size: str) -> dict[str, Any]:
@@ -129,13 +186,13 @@ def world_key(profile: Profile, size: str, seed: int, code: str = "all of the gr
     )
 
 
-def cell_world(profile: Profile, cell: Cell) -> str:
-    """`world_key` of a cell, with the weights that are asked where they are not the reference's."""
-    world = world_key(profile, cell.size, cell.seed)
-    if not cell.model:
+def cell_world(profile: Profile, run: Run) -> str:
+    """`world_key` of a run, with the weights that are asked where they are not the reference's."""
+    world = world_key(profile, run.size, run.seed)
+    if not run.model:
         return world
-    revision = profile.sizes[cell.size].authors_revision
-    return content_key([world, model_key(references.resolve(cell.model), revision)])
+    revision = profile.sizes[run.size].authors_revision
+    return content_key([world, model_key(references.resolve(run.model), revision)])
 
 
 def taus_of(profile: Profile, preset_name: str, method: str) -> list[float | None]:
@@ -146,47 +203,21 @@ def taus_of(profile: Profile, preset_name: str, method: str) -> list[float | Non
     return [tau_of(profile.presets[preset_name], method)]
 
 
-def cells(profile: Profile) -> list[Cell]:
-    """Every column of generations the profile asks for."""
+def cells(profile: Profile) -> list[Run]:
+    """Every column of generations the profile asks for: the runs of each of its presets."""
     out = []
-    for preset_name, preset in profile.presets.items():
+    for name, preset in profile.presets.items():
         for size in profile.sizes:
             for seed in profile.seeds:
-                for method in profile.methods:
-                    decoding = (
-                        released_decoding(method, profile.decoding)
-                        if preset.decoding == "released"
-                        else profile.decoding
-                    )
-                    for tau in taus_of(profile, preset_name, method):
-                        run = (
-                            None
-                            if method == "reference"
-                            else recipe(profile, preset, method, size, tau, seed)
-                        )
-                        out.append(Cell(preset_name, method, size, tau, seed, decoding, run))
-                if (
-                    profile.evaluation.authors
-                    and profile.sizes[size].authors
-                    and preset_name == _authors_preset(profile)
-                ):
-                    decoding = (
-                        released_decoding(AUTHORS, profile.decoding)
-                        if preset.decoding == "released"
-                        else profile.decoding
-                    )
-                    out.append(
-                        Cell(
-                            preset_name,
-                            AUTHORS,
-                            size,
-                            None,
-                            seed,
-                            decoding,
-                            None,
-                            profile.sizes[size].authors,
-                        )
-                    )
+                out += [
+                    replace(recipe(profile, preset, method, size, tau, seed).alone(), preset=name)
+                    for method in profile.methods
+                    for tau in taus_of(profile, name, method)
+                ]
+                authors = profile.sizes[size].authors if profile.evaluation.authors else ""
+                if authors and name == _authors_preset(profile):
+                    theirs = recipe(profile, preset, AUTHORS, size, None, seed)
+                    out.append(replace(theirs.alone(), preset=name, model=authors))
     return out
 
 
@@ -201,6 +232,4 @@ def _authors_preset(profile: Profile) -> str:
 
 def plan(profile: Profile) -> list[Run]:
     """The policies to train, each once."""
-    return list(
-        {cell.run.key: cell.run for cell in cells(profile) if cell.run is not None}.values()
-    )
+    return list({run.key: run for run in cells(profile) if run.trained}.values())

@@ -120,15 +120,12 @@ def train(
     if main:
         write_json(folder / "recipe.json", run.recipe | {"inputs": inputs})
         if run.recipe["partition"] is not None:
-            print(f"{run.method} {run.size} seed {run.seed}, {diagnosis(run, prepared)}")
+            print(f"{run.words}, {diagnosis(run, prepared)}")
     trainer.accelerator.wait_for_everyone()
     checkpoint = last_checkpoint(folder / "trainer")
     clock = Elapsed(checkpoint)
     trainer.add_callback(clock)
-    where = (
-        f"training {run.method} {run.size} seed {run.seed}, at most "
-        f"{trainer.micro_batch_tokens} tokens a pass"
-    )
+    where = f"training {run.words}, at most {trainer.micro_batch_tokens} tokens a pass"
     with (
         room_for(folder),
         memory_advice(
@@ -246,7 +243,7 @@ def train_runs(
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         processes().wait_for_everyone()  # all have looked before the first changes anything
     for run in runs:
-        bar.set_postfix_str(f"{run.method} {run.size} seed {run.seed}")
+        bar.set_postfix_str(run.words)
         if left[run.key] is not None:
             train(profile, run, prepared, out, inputs=left[run.key], world=world)
         bar.update()

@@ -16,7 +16,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from rpo_nb.config.schema import Profile, TrainingConfig
@@ -41,17 +40,7 @@ def verdicts(profile: Profile, validation: int) -> dict[str, int]:
     """Questions (pairs in both orders) that every judge is asked for Tables III and IV."""
     one = {"prompt_id": 0, "prompt": "", "reference": "", "completion": ""}
     frame = pd.DataFrame(
-        [
-            {
-                "preset": cell.preset,
-                "method": cell.method,
-                "size": cell.size,
-                "seed": cell.seed,
-                "tau": np.nan if cell.tau is None else cell.tau,
-                **one,
-            }
-            for cell in grid.cells(profile)
-        ]
+        [{name: run.columns[name] for name in grid.KEYS} | one for run in grid.cells(profile)]
     )
     return {
         table: 2 * validation * len(make_pairs(frame, profile, table=table))

@@ -138,7 +138,7 @@ def _runs(profile: Profile, out: Path) -> set[Path] | None:
     """The folders in <out>/runs that a rerun would use; None where a reference is not here, so that
     its names are not known."""
     folders = {
-        generations.completions_file(profile, cell, out).parent for cell in grid.cells(profile)
+        generations.completions_file(profile, run, out).parent for run in grid.cells(profile)
     }
     folders |= {study.file(spec, out).parent for study in _studies(profile) for spec in study.specs}
     if not all(folder.is_dir() for folder in _references(profile)):

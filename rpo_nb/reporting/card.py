@@ -6,13 +6,17 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import yaml
 
 from rpo_nb.config.loading import REPOSITORY
+from rpo_nb.config.methods import tau_of
 from rpo_nb.config.schema import Profile
+
+if TYPE_CHECKING:
+    from rpo_nb.experiment.grid import Run
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.j2"
 PARTS = (
@@ -36,26 +40,19 @@ PARTS = (
 
 @dataclass(frozen=True)
 class Chosen:
-    """A finished policy and where it comes from."""
+    """A finished run, with the recipe that is stored with it, and where it lies."""
 
     profile: Profile
     out: Path
-    preset: str
-    method: str
-    size: str
-    tau: float | None
-    seed: int
-    folder: Path  # <out>/runs/<run>/
-    recipe: dict[str, Any]  # everything that made it what it is
+    run: Run
+    folder: Path  # in <out>/runs; of an earlier version of the code it is not the run's own
 
     @property
     def name(self) -> str:
-        tau = (
-            ""
-            if self.method != "rpo" or self.tau == self.profile.presets[self.preset].rpo_tau
-            else f"-tau{self.tau:g}"
-        )
-        return f"{self.profile.name}-{self.size}-{self.method}-{self.preset}{tau}-seed{self.seed}"
+        """To publish it under; a temperature is named where it is not the preset's."""
+        run, own = self.run, tau_of(self.profile.presets[self.run.preset], self.run.method)
+        tau = "" if run.tau == own else f"-tau{run.tau:g}"
+        return f"{self.profile.name}-{run.size}-{run.method}-{run.preset}{tau}-seed{run.seed}"
 
     @property
     def lora(self) -> bool:
@@ -70,7 +67,7 @@ def card(chosen: Chosen, repo: str, *, base: str, licence: str) -> str:
     stored files."""
     from huggingface_hub import ModelCard, ModelCardData
 
-    profile, recipe = chosen.profile, _placeless(chosen.recipe, base)
+    profile, recipe = chosen.profile, _placeless(chosen.run.recipe, base)
     data, metrics = _data(chosen), _metrics(chosen)
     metadata = ModelCardData(
         language="en",
@@ -84,8 +81,8 @@ def card(chosen: Chosen, repo: str, *, base: str, licence: str) -> str:
             "rpo_nb",
             "alignment",
             "preference-optimization",
-            chosen.method,
-            *(["reward-partitioning-optimization"] if chosen.method == "rpo" else []),
+            chosen.run.method,
+            *(["reward-partitioning-optimization"] if chosen.run.method == "rpo" else []),
             *(["lora"] if chosen.lora else []),
             *([] if base else ["trained-from-scratch"]),
         ],
@@ -97,18 +94,19 @@ def card(chosen: Chosen, repo: str, *, base: str, licence: str) -> str:
             metadata,
             template_path=str(TEMPLATE),
             chosen=chosen,
+            run=chosen.run,
             repo=repo,
             base=base,
             data=data,
             metrics=metrics,
             done=done,
             repository=REPOSITORY,
-            preset=profile.presets[chosen.preset].model_dump(),
+            preset=profile.presets[chosen.run.preset].model_dump(),
             training=recipe["training"],
             steps=recipe["steps"],
-            micro=profile.training_of(chosen.size).micro_batch_tokens,
+            micro=profile.training_of(chosen.run.size).micro_batch_tokens,
             manifest=manifest,
-            hardware=_hardware(manifest, f"03_train-{chosen.size}-seed{chosen.seed}"),
+            hardware=_hardware(manifest, f"03_train-{chosen.run.size}-seed{chosen.run.seed}"),
             recipe=yaml.safe_dump(recipe, sort_keys=True, allow_unicode=True),
             other_code=_trained_by_other_code(chosen),
             wins=_rows(chosen, "table3"),
@@ -156,7 +154,7 @@ def _data(chosen: Chosen) -> dict[str, Any]:
         "id": config.source if hub else "",
         "split": config.split if hub else "",
         "name": name,
-        "key": chosen.recipe["data"]["source"],
+        "key": chosen.run.recipe["data"]["source"],
     }
 
 
@@ -175,24 +173,19 @@ def _metrics(chosen: Chosen) -> list[dict[str, Any]]:
 def _rows(chosen: Chosen, table: str) -> list[dict[str, Any]]:
     """The rows of <out>/tables/<table>.csv about this policy, or its preset and size; win rates
     (Tables III, IV) are RPO's."""
-    path = chosen.out / "tables" / f"{table}.csv"
-    if not path.is_file() or (table in ("table3", "table4") and chosen.method != "rpo"):
+    run, path = chosen.run, chosen.out / "tables" / f"{table}.csv"
+    if not path.is_file() or (table in ("table3", "table4") and run.method != "rpo"):
         return []
-    if table == "table3" and chosen.tau != chosen.profile.presets[chosen.preset].rpo_tau:
+    if table == "table3" and run.tau != chosen.profile.presets[run.preset].rpo_tau:
         return []  # Table III is measured at the preset's own temperature
     frame = pd.read_csv(path)
-    wanted = {
-        "preset": chosen.preset,
-        "size": chosen.size,
-        "method": chosen.method,
-        "seed": chosen.seed,
-    }
-    for column in sorted(wanted.keys() & set(frame.columns)):
-        frame = frame[frame[column] == wanted[column]]
+    for column in ("preset", "size", "method", "seed"):
+        if column in frame:
+            frame = frame[frame[column] == getattr(run, column)]
     # Table IV is there to show other temperatures beside this one
     if "tau" in frame and table != "table4":
         frame = frame[
-            frame["tau"].isna() if chosen.tau is None else (frame["tau"] - chosen.tau).abs() < 1e-9
+            frame["tau"].isna() if run.tau is None else (frame["tau"] - run.tau).abs() < 1e-9
         ]
     return frame.astype(object).where(frame.notna(), None).to_dict("records")
 
@@ -246,7 +239,7 @@ def _interval(row: dict, name: str, digits: int) -> str:
 def _trained_by_other_code(chosen: Chosen) -> bool:
     from rpo_nb.running.provenance import step_code
 
-    return chosen.recipe["code"] != step_code("training")
+    return chosen.run.recipe["code"] != step_code("training")
 
 
 def _is_causal(chosen: Chosen) -> bool:

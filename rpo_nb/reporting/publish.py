@@ -13,6 +13,7 @@ import math
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from rpo_nb.config.loading import repository_root
@@ -62,8 +63,11 @@ def choose(
     size = _one_of("size", size or next(iter(profile.sizes)), list(profile.sizes))
     seed = profile.seeds[0] if seed is None else seed
     tau = _tau(profile.presets[preset], method, tau)
-    run = experiment_grid.recipe(
-        placed(profile, out), profile.presets[preset], method, size, tau, seed
+    run = replace(
+        experiment_grid.recipe(
+            placed(profile, out), profile.presets[preset], method, size, tau, seed
+        ),
+        preset=preset,
     )
     done = {
         file.parent: read_json(file.parent / "recipe.json")
@@ -82,11 +86,10 @@ def choose(
         )
     if folder is None:
         there = ", ".join(folder.name for folder in done) or "none"
-        asked = (
-            f"{method} {size} preset {preset}{'' if tau is None else f' tau {tau:g}'} seed {seed}"
-        )
+        slope = "" if tau is None else f" tau {tau:g}"
+        asked = f"{method} {size} preset {preset}{slope} seed {seed}"
         raise ValueError(f"{out.name} has no finished policy {asked}; finished are: {there}")
-    return Chosen(profile, out, preset, method, size, tau, seed, folder, done[folder])
+    return Chosen(profile, out, replace(run, recipe=done[folder]), folder)
 
 
 def _one_of(what: str, value: str, choices: list[str]) -> str:
@@ -153,7 +156,7 @@ def write(
 def _base_model(chosen: Chosen) -> str:
     """The hub's name of what the policy started from; "" when the hub has none (trained from
     nothing, a local folder)."""
-    model = chosen.profile.sizes[chosen.size].id
+    model = chosen.profile.sizes[chosen.run.size].id
     here = Path(model).expanduser().exists() or (chosen.out / model).exists()
     return PACKAGED.get(model) or (model if re.fullmatch(HUB_NAME, model) and not here else "")
 

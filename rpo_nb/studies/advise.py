@@ -18,7 +18,7 @@ from datasets import Dataset
 
 from rpo_nb import partition
 from rpo_nb.config.keys import hash_seed
-from rpo_nb.config.methods import METHOD_NAMES
+from rpo_nb.config.methods import METHOD_NAMES, ROWS
 from rpo_nb.config.schema import Profile
 from rpo_nb.data import feedback
 from rpo_nb.experiment import grid, inputs
@@ -68,7 +68,7 @@ class Advice:
 
     def settings(self) -> str:
         """As a user would set it."""
-        slope = {"kto": "β", "qrpo": "β"}.get(self.method, "τ")
+        slope = ROWS[self.method].symbol
         parts = [
             METHOD_NAMES[self.method],
             f"estimator {self.estimator}" if self.estimator else "",

@@ -38,11 +38,9 @@ def histories(profile: Profile, out: Path) -> pd.DataFrame:
 
 def _of_runs(profile: Profile, out: Path, read) -> pd.DataFrame:
     frames = [
-        read(c.run.folder(out)).assign(
-            preset=c.preset, method=c.method, size=c.size, tau=c.tau, seed=c.seed
-        )
-        for c in grid.cells(profile)
-        if c.run is not None and sealed(c.run.folder(out), quick=True) is not None
+        read(run.folder(out)).assign(**{name: run.columns[name] for name in grid.KEYS})
+        for run in grid.cells(profile)
+        if run.trained and sealed(run.folder(out), quick=True) is not None
     ]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
@@ -65,13 +63,13 @@ def rewards_and_kl(profile: Profile, out: Path) -> pd.DataFrame:
         "no_repeat_ngram_size": 0,
     }
     pools: dict[tuple, list[pd.DataFrame]] = {}
-    for cell in grid.cells(profile):
-        stored = read_sealed(generations.completions_file(profile, cell, out))
-        made_now = stored is not None and stored["world"] == grid.cell_world(profile, cell)
-        if not made_now or any(getattr(cell.decoding, k) != v for k, v in plain.items()):
+    for run in grid.cells(profile):
+        stored = read_sealed(generations.completions_file(profile, run, out))
+        made_now = stored is not None and stored["world"] == grid.cell_world(profile, run)
+        if not made_now or any(getattr(run.decoding, k) != v for k, v in plain.items()):
             continue
-        prompts = inputs.splits(profile, cell.seed, cell.size).validation["prompt"]
-        pools.setdefault((cell.preset, cell.method, cell.size, cell.tau), []).append(
+        prompts = inputs.splits(profile, run.seed, run.size).validation["prompt"]
+        pools.setdefault((run.preset, run.method, run.size, run.tau), []).append(
             pd.DataFrame(
                 {
                     "reward": [
@@ -103,7 +101,7 @@ def rewards_and_kl(profile: Profile, out: Path) -> pd.DataFrame:
         )
     return pd.DataFrame(
         rows, columns=["preset", "method", "size", "tau", "reward", "kl", "kl_low", "kl_high", "n"]
-    )
+    ).astype({"tau": float})
 
 
 def frontier(profile: Profile, size: str, seed: int) -> pd.DataFrame:

@@ -10,7 +10,8 @@ returns one row a policy, seed and prompt; the tables below are summaries of tho
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -25,7 +26,7 @@ from rpo_nb.config.methods import METHOD_NAMES, ROWS, tau_of
 from rpo_nb.config.objective import Preset
 from rpo_nb.config.schema import Profile
 from rpo_nb.experiment import generations, grid
-from rpo_nb.experiment.grid import Cell, Run
+from rpo_nb.experiment.grid import Columns, Run
 from rpo_nb.store import read_sealed
 from rpo_nb.studies.truth import PLAIN
 
@@ -63,16 +64,19 @@ WORDS = {
     "none": "V̂ = 0",
     "pooled": "pooled",
 }
+# The temperatures that the regime map trains: of KTO no β below, of RPO with means these τ of an
+# estimator, from and to, and of others none.
+LEAST_KTO = 0.3
+MEANS = {"empirical": (1.0, 1.0), "monte_carlo": (0.3, 1.0)}
+NONE = (math.inf, -math.inf)
 MAP_KEYS = ["method", "preset", "estimator", "reduce", "tau", "policy"]
 
 
 @dataclass(frozen=True)
-class Spec:
-    """A policy of the lab: method, convention and temperature. tau: of RPO and DRO τ, of KTO and
-    QRPO β, None for imitation."""
+class Spec(Columns):
+    """A policy of the lab, of no size or seed yet: method, temperature (of RPO and DRO τ, of KTO
+    and QRPO β) and convention."""
 
-    method: str
-    tau: float | None = None
     reduce: str = "sum"
     estimator: str = ""  # of RPO
     released: bool = False  # trained as the authors' code does, dropout and all
@@ -95,19 +99,15 @@ class Spec:
             update=given | ({field: self.tau} if field else {})
         )
 
-    def run(self, profile: Profile, size: str, seed: int) -> Run | None:
-        """Its run; None for the reference."""
+    def run(self, profile: Profile, size: str, seed: int) -> Run:
+        """Its run, of no preset of the profile."""
         tau = self.tau if ROWS[self.method].symbol == "τ" else None
-        return (
-            None
-            if self.method == "reference"
-            else grid.recipe(profile, self.preset(), self.method, size, tau, seed)
-        )
+        return grid.recipe(profile, self.preset(), self.method, size, tau, seed)
 
     def presets(self, profile: Profile, size: str) -> str:
         """The presets that mean just this policy, e.g. "paper", "paper/fixed"; "" where none
         does."""
-        if self.method not in ("kto", "dro", "rpo"):
+        if not ROWS[self.method].presets:
             return ""
         key, names = self.run(profile, size, 0).key, []
         for name, preset in presets().items():
@@ -117,16 +117,11 @@ class Spec:
             )
         return "/".join(names)
 
-    def columns(self, profile: Profile, size: str) -> dict[str, Any]:
+    def row(self, profile: Profile, size: str) -> dict[str, Any]:
         """MAP_KEYS."""
-        return {
-            "method": self.method,
-            "preset": self.presets(profile, size),
-            "estimator": self.estimator,
-            "reduce": self.reduce if ROWS[self.method].reads else "",
-            "tau": np.nan if self.tau is None else self.tau,
-            "policy": self.words,
-        }
+        values = self.columns | {"preset": self.presets(profile, size), "policy": self.words}
+        values["reduce"] = self.reduce if ROWS[self.method].reads else ""
+        return {name: values[name] for name in MAP_KEYS}
 
 
 @cache
@@ -161,20 +156,20 @@ class Study:
             self.profile.lab.prompts, rng=np.random.default_rng([self.seed, 9])
         )
 
-    def cell(self, spec: Spec) -> Cell:
-        """The policy's column of completions, sampled at temperature 1."""
+    def run(self, spec: Spec) -> Run:
+        """The policy's run, asked at sampling temperature 1."""
         run = spec.run(self.profile, self.size, self.seed)
-        if run is not None and self.disturbance:
+        if run.trained and self.disturbance:
             source = inspect.getsource(DISTURBANCES[self.disturbance])
-            run = replace(
-                run, recipe=run.recipe | {"disturbance": self.disturbance, "source": source}
-            )
+            changed = {"disturbance": self.disturbance, "source": source}
+            run = replace(run, recipe=run.recipe | changed)
         decoding = PLAIN.model_copy(update={"max_new_tokens": self.profile.decoding.max_new_tokens})
-        return Cell("lab", spec.method, self.size, spec.tau, self.seed, decoding, run)
+        run = replace(run, decoding=decoding)
+        return run if self.common else run.alone()
 
     def file(self, spec: Spec, out: Path) -> Path:
         """Where its completions are kept."""
-        return generations.completions_file(self.profile, self.cell(spec), out, self.asked)
+        return generations.completions_file(self.profile, self.run(spec), out, self.asked)
 
     @cached_property
     def world(self) -> str:
@@ -194,7 +189,7 @@ class Study:
     @cached_property
     def asked(self) -> str:
         """What names these prompts beside a policy."""
-        return f"lab{content_key(self.prompts)[:8]}-{'' if self.common else 'own-'}"
+        return f"lab{content_key(self.prompts)[:8]}-"
 
 
 def size_of(profile: Profile) -> str:
@@ -233,16 +228,12 @@ def map_specs(profile: Profile) -> tuple[Spec, ...]:
     """The policies of the regime map."""
     lab = profile.lab
     out = [Spec("reference"), Spec("sft"), Spec("best_of_k")]
-    out += [Spec("kto", beta) for beta in lab.betas if beta >= 0.3]
+    out += [Spec("kto", beta) for beta in lab.betas if beta >= LEAST_KTO]
     out += [Spec("dro", tau) for tau in lab.taus]
     out += [Spec("rpo", tau, "sum", estimator) for estimator in lab.estimators for tau in lab.taus]
-    out += [
-        Spec("rpo", tau, "mean", estimator)
-        for estimator in lab.estimators
-        if estimator in ("empirical", "monte_carlo")
-        for tau in lab.taus
-        if tau == 1 or estimator == "monte_carlo" and 0.3 <= tau < 1
-    ]
+    for estimator in lab.estimators:
+        least, most = MEANS.get(estimator, NONE)
+        out += [Spec("rpo", tau, "mean", estimator) for tau in lab.taus if least <= tau <= most]
     out += [Spec("qrpo", beta) for beta in lab.betas]
     released = presets()["released"]
     out += [
@@ -350,13 +341,13 @@ def policies(profile: Profile) -> int:
         *low_data_studies(profile),
         *robustness_studies(profile),
     ]
-    wanted = {
-        study.cell(spec).run.key
-        for study in studies
-        for spec in study.specs
-        if spec.method != "reference"
-    }
-    return len(wanted - {run.key for run in grid.plan(profile)})
+    return len(trained(studies) - {run.key for run in grid.plan(profile)})
+
+
+def trained(studies: Iterable[Study]) -> set[str]:
+    """The keys of the policies that studies train."""
+    runs = [study.run(spec) for study in studies for spec in study.specs]
+    return {run.key for run in runs if run.trained}
 
 
 def _noise(rewards: np.ndarray, g: np.random.Generator) -> np.ndarray:

@@ -16,7 +16,7 @@ from rpo_nb import pocket
 from rpo_nb.experiment import generations, inputs, runs
 from rpo_nb.experiment.inputs import Prepared
 from rpo_nb.store import read_sealed
-from rpo_nb.studies.lab import DISTURBANCES, Spec, Study
+from rpo_nb.studies.lab import DISTURBANCES, Spec, Study, trained
 
 
 def disturbed(study: Study, prepared: Prepared) -> Prepared:
@@ -51,21 +51,20 @@ def make(study: Study, out: Path) -> int:
     made = 0
     # the notebook prints the diagnostics, regime by regime
     with runs.quick_collections(), redirect_stdout(StringIO()):
-        for cell in map(study.cell, missing):
-            if cell.run is not None:
+        for run in map(study.run, missing):
+            if run.trained:
                 made += runs.train_runs(
-                    study.profile, [cell.run], prepared, out, tqdm(disable=True), world=study.world
+                    study.profile, [run], prepared, out, tqdm(disable=True), world=study.world
                 )
             prepared.__dict__["reference"] = reference  # small here; training lets it go
             generations.completions(
                 study.profile,
-                cell,
+                run,
                 prepared,
                 out,
                 asked=study.asked,
                 prompts=study.prompts,
                 world=study.world,
-                common=study.common,
             )
     return made
 
@@ -89,14 +88,7 @@ def measure(
     # once for all studies of this process
     with runs.quick_collections() if left and processes == 1 else nullcontext():
         made = sum(tqdm(tasks, total=len(left), desc="studies", disable=not progress or not left))
-    policies = len(
-        {
-            study.cell(spec).run.key
-            for study in studies
-            for spec in study.specs
-            if spec.method != "reference"
-        }
-    )
+    policies = len(trained(studies))
     print(f"{made} policies trained, {policies - made} were done already")
     return pd.concat(
         [_rows(study, i, spec, out) for study in studies for i, spec in enumerate(study.specs)],

@@ -48,7 +48,7 @@ def summarise(rows: pd.DataFrame, studies: Sequence[Study]) -> pd.DataFrame:
             "kl": paired["log_ratio"],
             "broken": paired["broken"],
         }
-        row = {"study": name, **study.specs[place].columns(study.profile, study.size)}
+        row = {"study": name, **study.specs[place].row(study.profile, study.size)}
         for key, column in values.items():
             row |= dict(
                 zip(
@@ -178,7 +178,7 @@ def low_data_table(rows: pd.DataFrame, studies: Sequence[Study]) -> pd.DataFrame
                 found.append(
                     {
                         "study": study.name,
-                        **spec.columns(study.profile, study.size),
+                        **spec.row(study.profile, study.size),
                         **dict(
                             zip(
                                 (f"gradient_variance{end}" for end in ("", "_low", "_high")),
@@ -237,7 +237,7 @@ def pulls(
     rows = []
     for study in studies:
         if spec in study.specs:
-            history = pd.read_csv(study.cell(spec).run.folder(Path(out)) / "history.csv").iloc[-1]
+            history = pd.read_csv(study.run(spec).folder(Path(out)) / "history.csv").iloc[-1]
             prepared = held[study.name, study.seed]
             logps, good = prepared.ref_logps["mean"], prepared.rewards >= prepared.rewards.mean()
             k = len(logps) / len(set(prepared.splits.train["prompt_id"]))

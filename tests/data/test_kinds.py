@@ -130,7 +130,7 @@ def test_paper_bs_losses_train_on_pairs(profile, tmp_path, monkeypatch, tiny_t5,
         },
     )
     world = World(mine, 0, tmp_path / "out")
-    responses, _ = world.offline(Run("bwd-k2", "bwd", 2))
+    responses, _ = world.offline(Run("bwd"))
     rows = tuples(responses.prompt_ids, responses.rewards, k=2)
     assert (
         rows.shape == (4, 2)
@@ -143,7 +143,7 @@ def test_paper_bs_losses_train_on_pairs(profile, tmp_path, monkeypatch, tiny_t5,
     from rpo_nb.training.trainer import make_trainer
 
     trainer = make_trainer(
-        world.load("", trained=True),
+        world.load(trained=True),
         tiny_t5[1],
         groups,
         objective,

@@ -1,6 +1,5 @@
 """The grid: what is planned, what is shared, what is skipped, what is refused."""
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -30,14 +29,13 @@ def made(profile, tmp_path_factory):
 
 def test_cells_of_different_presets_share_a_run_only_if_every_field_agrees(profile):
     cells = {(c.preset, c.method, c.tau): c for c in grid.cells(profile)}
-    paper, released, fixed = (cells[preset, "sft", None].run for preset in objective.PRESETS)
-    assert paper == released and paper.key == fixed.key
+    paper, released, fixed = (cells[preset, "sft", None] for preset in objective.PRESETS)
+    assert paper.key == released.key == fixed.key
     keys = [
-        cells[preset, "rpo", profile.presets[preset].rpo_tau].run.key
-        for preset in objective.PRESETS
+        cells[preset, "rpo", profile.presets[preset].rpo_tau].key for preset in objective.PRESETS
     ]
     assert len(set(keys)) == 3
-    assert len({c.run.key for c in cells.values() if c.run}) == len(grid.plan(profile))
+    assert len({run.key for run in cells.values() if run.trained}) == len(grid.plan(profile))
     assert {tau for (preset, method, tau) in cells if (preset, method) == ("paper", "rpo")} == {
         0.1,
         1.0,
@@ -74,38 +72,6 @@ def test_generations_have_the_columns_and_one_row_a_cell_and_prompt(profile, mad
     assert not any(
         str(made) in f.read_text() for f in made.rglob("*.json") if "trainer" not in f.parts
     )
-
-
-def test_two_policies_share_a_stream_of_random_numbers_only_if_they_are_one(profile):
-    by_policy, by_stream = {}, {}
-    for cell in grid.cells(profile):
-        if cell.size == "small":
-            told = None if cell.run is None else cell.run.recipe
-            stream = generations.own_stream(cell.method, told, cell.seed)
-            policy = "reference", cell.seed if cell.run is None else cell.run.key
-            by_policy.setdefault(policy, set()).add(stream)
-            by_stream.setdefault(stream, set()).add(policy)
-    assert len(by_policy) > 10
-    assert all(len(streams) == 1 for streams in by_policy.values())
-    assert all(len(policies) == 1 for policies in by_stream.values())
-    assert generations.own_stream("sft", None, 0) != generations.own_stream("sft", None, 1)
-
-
-def test_equal_policies_write_independent_texts_unless_their_numbers_are_common(profile, tmp_path):
-    prepared = inputs.prepare(profile, "small", 0)
-    one = next(cell for cell in grid.cells(profile) if cell.run is None)
-    other = dataclasses.replace(one, method="sft")  # the reference by another name
-    texts = [
-        [
-            generations.completions(
-                profile, cell, prepared, tmp_path, asked=f"{common}-", common=common
-            )
-            for cell in (one, other)
-        ]
-        for common in (False, True)
-    ]
-    assert texts[1][0] == texts[1][1]
-    assert np.mean(np.array(texts[0][0]) != np.array(texts[0][1])) > 0.9
 
 
 def test_done_work_is_skipped_and_the_files_keep_their_bytes(profile, made, capsys):

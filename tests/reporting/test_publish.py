@@ -36,13 +36,7 @@ def published(reproduction, tmp_path_factory):
 
 def test_by_default_the_recommended_rpo_is_chosen_and_all_of_it_is_written(published):
     chosen, folder = published
-    assert (chosen.method, chosen.preset, chosen.size, chosen.tau, chosen.seed) == (
-        "rpo",
-        "fixed",
-        "small",
-        0.3,
-        0,
-    )
+    assert chosen.run.cell == ("fixed", "rpo", "small", 0.3, 0)
     assert folder.name == "smoke-small-rpo-fixed-seed0"
     assert {name for name, _ in publish.listing(folder)} == {
         "README.md",
@@ -114,7 +108,7 @@ def test_the_card_says_how_it_was_made(published):
     assert (
         "arXiv:2506.13702" in text and "Faye, Bilal and Azzag, Hanane and Lebbah, Mustapha" in text
     )
-    assert f"code: {chosen.recipe['code']}" in text and "another version" not in text
+    assert f"code: {chosen.run.recipe['code']}" in text and "another version" not in text
 
 
 def test_the_metadata_is_what_the_hub_asks_for(published):
@@ -219,7 +213,7 @@ def test_feedback_of_the_users_own_is_named_by_file_name_and_hash_only(
         publish.write(chosen, REPO, base_model="google/flan-t5-small") / "README.md"
     ).read_text()
     assert (
-        f"a local file, mine.jsonl (content hash {chosen.recipe['data']['source']})" in text
+        f"a local file, mine.jsonl (content hash {chosen.run.recipe['data']['source']})" in text
         and "inputs/" not in text
     )
     assert ModelCard(text).data.datasets is None

@@ -75,7 +75,7 @@ def test_low_data_keeps_the_budget_and_disturbed_rewards_are_another_run(profile
         assert len(set(parts.train["prompt_id"])) == profile.lab.rows // k
     spec = Spec("kto", 1.0)
     runs = [
-        Study("x", profile, "small", 0, (spec,), name).cell(spec).run.key
+        Study("x", profile, "small", 0, (spec,), name).run(spec).key
         for name in ("", *lab.DISTURBANCES)
     ]
     assert len(set(runs)) == 4 and runs[0] == spec.run(profile, "small", 0).key
@@ -138,7 +138,7 @@ def test_qrpo_and_the_reference_are_made_and_measured_once(profile, tmp_path, ca
 
 def test_qrpo_is_a_method_of_the_grid():
     grid = loading.load_profile("smoke", sizes="small", seeds="0", methods="qrpo,rpo")
-    runs = {cell.preset: cell.run for cell in cells(grid) if cell.method == "qrpo"}
+    runs = {run.preset: run for run in cells(grid) if run.method == "qrpo"}
     assert runs["paper"].key == runs["fixed"].key != runs["released"].key
     assert runs["paper"].recipe["objective"] == {"method": "qrpo", "reduce": "sum", "beta": 0.3}
     assert "qrpo" not in loading.load_profile("smoke").methods

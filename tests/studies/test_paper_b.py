@@ -10,7 +10,7 @@ from rpo_nb import pocket
 from rpo_nb.config.studies import PaperB
 from rpo_nb.studies.paper_b import grid as paper_b_grid
 from rpo_nb.studies.paper_b import learnings, tables
-from rpo_nb.studies.paper_b.grid import UNSEEN, is_synthetic, prompts_of
+from rpo_nb.studies.paper_b.grid import UNSEEN, Run, is_synthetic, prompts_of, rows_of
 
 # The pocket experiments ---------------------------------------------------------------------------
 
@@ -50,7 +50,7 @@ def test_the_grid_names_what_the_tables_need_and_runs_follow_those_they_start_fr
     grid = paper_b_grid.grid(PaperB())
     names = [run.name for run in grid]
     assert len(set(names)) == len(names) == 26 and names[0] == "sft"
-    assert all(names.index(run.start) < names.index(run.name) for run in grid if run.start)
+    assert all(grid.index(run.start) < grid.index(run) for run in grid if run.start)
     some = paper_b_grid.grid(PaperB(runs=("dpo-iteration3",)))
     assert [run.name for run in some] == [
         "sft",
@@ -58,15 +58,22 @@ def test_the_grid_names_what_the_tables_need_and_runs_follow_those_they_start_fr
         "dpo-iteration2",
         "dpo-iteration3",
     ] and some[-1].prompts == "train_3"
+    assert names[4:9] == ["bwd-k2", "bwd-k4", "sqloo-k2", "sqloo-k4", "online-bwd-truth"]
+    assert {"dpo-synthetic", "bwd-k4-eta0.3", "online-bwd-truth-iteration2"} <= set(names)
+    assert {"rpo-empirical", "online-bwd-gated", "online-sqloo-learnt"} <= set(names)
     with pytest.raises(ValueError, match="'ppo' is unknown"):
         paper_b_grid.grid(PaperB(runs=("ppo",)))
 
 
+RUNS = {run.name: run for run in paper_b_grid.grid(PaperB())}
+
+
 def frame(values, seeds=(0, 1, 2)):
-    """results of runs whose rewards are given, plus a little a seed."""
+    """results of runs whose rewards are given by name, plus a little a seed."""
     rows = [
         {
-            "run": run,
+            "run": name,
+            **RUNS[name].columns,
             "seed": seed,
             "split": split,
             "truth": value + 0.1 * seed,
@@ -74,11 +81,22 @@ def frame(values, seeds=(0, 1, 2)):
             "win_rate": 0.5 + value / 100,
             "kl": 1.0,
         }
-        for run, value in values.items()
+        for name, value in values.items()
         for seed in seeds
         for split in paper_b_grid.SPLITS[:4]
     ]
     return pd.DataFrame(rows)
+
+
+def test_rows_are_selected_by_columns_whatever_they_are_called():
+    results = frame(dict.fromkeys(RUNS, 5.0)).assign(run="unnamed")
+    for run in RUNS.values():
+        mine = rows_of(results, run)
+        assert len(mine) == 3 * 4 and (mine[list(run.columns)].nunique() <= 1).all()
+    assert len(rows_of(results, Run("dpo"), Run("kto"))) == 2 * 3 * 4
+    assert rows_of(results, Run("bwd", k=3)).empty
+    with pytest.raises(KeyError, match="iteration"):
+        rows_of(results.drop(columns="iteration"), Run("dpo"))
 
 
 def test_tables_have_the_papers_columns_and_numbers_beside():
@@ -124,7 +142,7 @@ def test_tables_have_the_papers_columns_and_numbers_beside():
 def test_verdicts_follow_the_differences_and_their_intervals():
     curves = pd.DataFrame(
         {"run": "dpo", "seed": 0, "step": [0, 1], "truth": [1.0, 2.0], "learnt": 0.0, "kl": 0.0}
-    )
+    ).assign(**RUNS["dpo"].columns)
     flat = {run.name: 5.0 for run in paper_b_grid.grid(PaperB())}
     results = frame(flat | {"online-bwd-truth": 8.0, "online-sqloo-truth": 9.0})
     found = learnings.verdicts(results, curves, PaperB()).set_index("learning")["verdict"]
@@ -150,6 +168,7 @@ def test_hacking_is_a_learnt_reward_that_rises_while_the_truth_falls():
                 pd.DataFrame(
                     {
                         "run": "online-bwd-learnt",
+                        **RUNS["online-bwd-learnt"].columns,
                         "seed": seed,
                         "step": [0, 10, 20],
                         "truth": np.array(truths) + seed * np.array(apart),

@@ -17,6 +17,7 @@ from rpo_nb.experiment import inputs
 from rpo_nb.policy import encoding
 from rpo_nb.studies.paper_b import figures, tables
 from rpo_nb.studies.paper_b import grid as paper_b_grid
+from rpo_nb.studies.paper_b.grid import Run
 from rpo_nb.studies.paper_b.runs import _groups, _objective, ensure, load
 from rpo_nb.studies.paper_b.world import World
 from rpo_nb.training.alignment import (
@@ -111,7 +112,7 @@ def test_a_users_feedback_makes_paper_bs_tables_with_a_judge_in_the_truths_place
     for figure in (
         figures.figure1(curves, profile.paper_b),
         figures.figure3(results, profile.paper_b),
-        figures.figure4(curves),
+        figures.figure4(curves, profile.paper_b),
     ):
         assert figure.axes
     assert (costs["steps"] == 2).all()
@@ -120,7 +121,7 @@ def test_a_users_feedback_makes_paper_bs_tables_with_a_judge_in_the_truths_place
 def test_the_feedbacks_own_scores_are_what_the_first_policies_learn_from(users_world):
     profile, out, _ = users_world
     world = World(profile, 0, out)
-    data = world.responses("train_1", "")
+    data = world.responses("train_1")
     rows = map(json.loads, Path(profile.data.source).read_text().splitlines())
     own = {
         (row["prompt"], item["text"]): item["reward"] for row in rows for item in row["responses"]
@@ -149,13 +150,13 @@ def test_an_iteration_goes_on_with_the_adapter_of_the_one_before(users_world):
     assert first.keys() == second.keys() and any(
         (first[name] != second[name]).any() for name in first
     )
-    going = world.load("dpo", trained=True)
+    going = world.load(Run("dpo"), trained=True)
     trained = {name for name, weight in going.named_parameters() if weight.requires_grad}
     assert trained and all("lora_" in name for name in trained)
     rows = world.reader.encode(world.prompts["valid"], ["the red lamp"] * 6)
     torch.testing.assert_close(
         world.reader.logps(going, None, rows)[0],
-        world.reader.logps(world.load("dpo"), None, rows)[0],
+        world.reader.logps(world.load(Run("dpo")), None, rows)[0],
     )
     curve = pd.read_csv(world.folder(runs["dpo-iteration2"]) / "curve.csv")
     before = pd.read_csv(world.folder(runs["dpo"]) / "curve.csv")
@@ -175,7 +176,7 @@ def test_checkpoints_of_an_adapter_hold_the_adapter_alone_and_strange_ones_are_r
     objective = _objective(profile.paper_b, run, eta)
     probe = world.probe("valid", "truth", within=True)
     trainer = make_alignment_trainer(
-        world.load("", trained=True),
+        world.load(trained=True),
         world.reader,
         objective,
         SCHEDULE,

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from rpo_nb import objectives
 from rpo_nb.config.studies import PaperB
 from rpo_nb.reporting.style import STYLE
-from rpo_nb.studies.paper_b.grid import GATED, LEARNT, TRUTH
+from rpo_nb.studies.paper_b.grid import GATED, LEARNT, TRUTH, Run, rows_of
 from rpo_nb.studies.paper_b.tables import BESIDE, table4
 from rpo_nb.training.reward_aware import SURE
 
@@ -23,12 +23,10 @@ COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6
 # ---- figures -------------------------------------------------------------------------------------
 
 
-def _lines(
-    axis: object, curves: pd.DataFrame, runs: dict[str, str], y: str, style: str = "-"
-) -> None:
-    """Mean over seeds by step, the band from the least to the most."""
-    for colour, (run, label) in zip(COLOURS, runs.items(), strict=False):
-        rows = curves[curves["run"].eq(run)].groupby("step")[y].agg(["mean", "min", "max"])
+def _lines(axis: object, lines: dict[str, pd.DataFrame], y: str, style: str = "-") -> None:
+    """Of each label's rows the mean over seeds by step, the band from the least to the most."""
+    for colour, (label, curve) in zip(COLOURS, lines.items(), strict=False):
+        rows = curve.groupby("step")[y].agg(["mean", "min", "max"])
         if len(rows):
             axis.plot(
                 rows.index, rows["mean"], style, color=colour, label=label, marker="o", markersize=3
@@ -39,14 +37,14 @@ def _lines(
 
 
 def _panels(
-    draw: Sequence[tuple[dict[str, str], str, str]], curves: pd.DataFrame, width: float = 5.6
+    draw: Sequence[tuple[dict[str, Run], str, str]], curves: pd.DataFrame, width: float = 5.6
 ) -> Figure:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width * len(draw), 3.4), layout="constrained")
         for axis, (runs, y, label) in zip(
             figure.subplots(1, len(draw), squeeze=False)[0], draw, strict=True
         ):
-            _lines(axis, curves, runs, y)
+            _lines(axis, {name: rows_of(curves, run) for name, run in runs.items()}, y)
             axis.set(xlabel="optimiser step", ylabel=label)
             if axis.lines:
                 axis.legend(**BESIDE)
@@ -92,26 +90,21 @@ REWARD = "mean ground-truth reward, validation"
 
 def figure1(curves: pd.DataFrame, config: PaperB) -> Figure:
     """Learning curves of the offline losses, and of the online ones."""
-    offline = {
-        "dpo": "DPO",
-        "simpo": "SimPO",
-        "kto": "KTO",
-        "bwd-k2": "bwd, K = 2",
-        f"bwd-k{config.k}": f"bwd, K = {config.k}",
-        "sqloo-k2": "sqloo, K = 2",
-        f"sqloo-k{config.k}": f"sqloo, K = {config.k}",
+    offline = {"DPO": Run("dpo"), "SimPO": Run("simpo"), "KTO": Run("kto")}
+    offline |= {
+        f"{loss}, K = {k}": Run(loss, k=k) for loss in ("bwd", "sqloo") for k in (2, config.k)
     }
     online = {
-        f"online-{loss}-{judge}": f"online {loss}, {judge}"
+        f"online {loss}, {judge}": Run(loss, k=config.k, online=True, judge=judge)
         for judge in (TRUTH, LEARNT)
         for loss in ("bwd", "sqloo")
     }
     return _panels([(offline, TRUTH, REWARD), (online, TRUTH, REWARD)], curves)
 
 
-def figure2(curves: pd.DataFrame) -> Figure:
+def figure2(curves: pd.DataFrame, config: PaperB) -> Figure:
     """Reward and KL(πθ ‖ πref) of online bwd against online sqloo, with the true judge."""
-    runs = {f"online-{loss}-{TRUTH}": f"online {loss}" for loss in ("bwd", "sqloo")}
+    runs = {f"online {loss}": Run(loss, k=config.k, online=True) for loss in ("bwd", "sqloo")}
     return _panels([(runs, TRUTH, REWARD), (runs, "kl", "KL(πθ ‖ πref), nats")], curves)
 
 
@@ -153,15 +146,18 @@ def figure3(results: pd.DataFrame, config: PaperB) -> Figure:
         return figure
 
 
-def figure4(curves: pd.DataFrame) -> Figure:
+def figure4(curves: pd.DataFrame, config: PaperB) -> Figure:
     """Reward hacking: the learnt reward the policy is trained on, and the ground truth, each in
     standard deviations of itself from the first evaluation, by step; bands from the least to the
     most over seeds."""
-    runs = [*(f"online-{loss}-{LEARNT}" for loss in ("bwd", "sqloo")), f"online-bwd-{GATED}"]
+    runs = [
+        Run(loss, k=config.k, online=True, judge=judge)
+        for loss, judge in (("bwd", LEARNT), ("sqloo", LEARNT), ("bwd", GATED))
+    ]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(12, 3.4), layout="constrained")
         for axis, run in zip(figure.subplots(1, 3, sharey=True), runs, strict=False):
-            rows = curves[curves["run"].eq(run)]
+            rows = rows_of(curves, run)
             for colour, name, label in (
                 (COLOURS[1], LEARNT, "learnt reward"),
                 (COLOURS[0], TRUTH, "ground truth"),
@@ -170,12 +166,12 @@ def figure4(curves: pd.DataFrame) -> Figure:
                 moved = rows.assign(
                     y=rows[name].sub(rows.groupby("seed")[name].transform("first")) / scale
                 )
-                _lines(axis, moved.assign(run=label), {label: label}, "y")
+                _lines(axis, {label: moved}, "y")
                 for line in axis.lines[-1:]:
                     line.set_color(colour)
                 for band in axis.collections[-1:]:
                     band.set_color(colour)
-            axis.set(title=run, xlabel="optimiser step")
+            axis.set(title=run.name, xlabel="optimiser step")
             if axis.lines:
                 axis.legend()
         figure.axes[0].set_ylabel("change, standard deviations over the run")

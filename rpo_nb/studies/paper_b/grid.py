@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from rpo_nb import pocket
 from rpo_nb.config.schema import Profile
@@ -14,6 +15,7 @@ from rpo_nb.config.studies import PaperB
 from rpo_nb.data.feedback import load_feedback
 from rpo_nb.data.splits import group_key
 from rpo_nb.experiment import inputs
+from rpo_nb.experiment.grid import Columns
 
 TRUTH, LEARNT, GATED = "truth", "learnt", "gated"  # the judges a run may be trained on
 # those a world has; "ood" is of a user's feedback
@@ -124,61 +126,108 @@ def feedback_prompts(profile: Profile, seed: int) -> dict[str, list[str]]:
 
 
 @dataclass(frozen=True)
-class Run:
-    """One policy: how it is trained, on which prompts, from which start."""
+class Run(Columns):
+    """One policy: how it is trained, on which prompts, from which start.
 
-    name: str
-    # of config.settings; "kto"; "rpo-<estimator>", paper A's loss; "": nothing is trained
-    setting: str
-    k: int
+    method: of config.settings; "kto"; "rpo", paper A's loss, with an estimator; "sft", the
+    reference, which is not trained. No temperature is a column: a setting has its own."""
+
+    k: int = 2
     online: bool = False
     judge: str = TRUTH  # whose rewards it is trained on
-    prompts: str = "train_1"
+    synthetic: bool = False  # on prompts of the narrow writer
     eta: float = 1.0  # times the suggested η
-    # the run it goes on from, whose policy is also its reference; "": the reference
-    start: str = ""
+    # The second goes on from the first, whose policy is also its reference, and so on.
+    iteration: int = 1
+    estimator: str = ""
+
+    @property
+    def name(self) -> str:
+        """Of its folder, in stored rows and in print; nothing is selected by it."""
+        kind = self.method
+        if self.online:
+            kind = f"online-{self.method}-{self.judge}"
+        elif self.estimator:
+            kind = f"{self.method}-{self.estimator}"
+        elif self.method not in OF_PAIRS:
+            kind = f"{self.method}-k{self.k}"
+        return (
+            kind
+            + ("-synthetic" if self.synthetic else "")
+            + ("" if self.eta == 1 else f"-eta{self.eta:g}")
+            + ("" if self.iteration == 1 else f"-iteration{self.iteration}")
+        )
+
+    @property
+    def trained(self) -> bool:
+        return self.method != REFERENCE.method
+
+    @property
+    def prompts(self) -> str:
+        """The prompts it is trained on, a key of `prompts_of`."""
+        return "synthetic" if self.synthetic else f"train_{self.iteration}"
+
+    @property
+    def start(self) -> Run | None:
+        """The run it goes on from; None: the reference."""
+        return replace(self, iteration=self.iteration - 1) if self.iteration > 1 else None
+
+
+OF_PAIRS = ("sft", "dpo", "simpo", "kto")  # their K is 2 and in no name
+REFERENCE = Run("sft")
+
+
+def iterated(config: PaperB) -> dict[str, Run]:
+    """The first iterations of Table 4, by what the paper calls them."""
+    return {
+        "Offline DPO": Run("dpo"),
+        "Offline RPO-bwd": Run("bwd", k=config.k),
+        "Online RPO-bwd": Run("bwd", k=config.k, online=True),
+    }
+
+
+def bridge_runs(config: PaperB) -> list[Run]:
+    """Paper A's loss with each estimate of log Z, on the tuples of sqloo."""
+    return [Run("rpo", k=config.k, estimator=estimator) for estimator in BRIDGE]
 
 
 def grid(config: PaperB, *, synthetic: bool = True) -> list[Run]:
     """Every policy of Tables 2 to 4, of η's sweep and of the bridge to paper A, or config.runs and
     those they start from; a run comes after the one it starts from. The first is the reference,
-    "sft", which is not trained. synthetic: whether there are synthetic prompts."""
-    runs = [Run("sft", "", 2), Run("dpo", "dpo", 2), Run("simpo", "simpo", 2), Run("kto", "kto", 2)]
+    which is not trained. synthetic: whether there are synthetic prompts."""
+    k = config.k
+    runs = [REFERENCE, Run("dpo"), Run("simpo"), Run("kto")]
+    runs += [Run(loss, k=n) for loss in ("bwd", "sqloo") for n in (2, k)]
     runs += [
-        Run(f"{loss}-k{k}", loss, k)
-        for loss in ("bwd", "sqloo")
-        for k in dict.fromkeys((2, config.k))
-    ]
-    runs += [
-        Run(f"online-{loss}-{judge}", loss, config.k, online=True, judge=judge)
+        Run(loss, k=k, online=True, judge=judge)
         for judge in (TRUTH, LEARNT)
         for loss in ("bwd", "sqloo")
     ]
-    runs += [Run(f"online-bwd-{GATED}", "bwd", config.k, online=True, judge=GATED)]
-    runs += [Run("dpo-synthetic", "dpo", 2, prompts="synthetic")] if synthetic else []
-    runs += [Run(f"bwd-k{config.k}-eta{eta:g}", "bwd", config.k, eta=eta) for eta in config.etas]
-    for first, setting, k, online in (
-        ("dpo", "dpo", 2, False),
-        (f"bwd-k{config.k}", "bwd", config.k, False),
-        (f"online-bwd-{TRUTH}", "bwd", config.k, True),
-    ):
-        start = first
-        for i in range(2, config.iterations + 1):
-            runs.append(
-                Run(f"{first}-iteration{i}", setting, k, online, prompts=f"train_{i}", start=start)
-            )
-            start = runs[-1].name
-    runs += [Run(f"rpo-{estimator}", f"rpo-{estimator}", config.k) for estimator in BRIDGE]
+    runs += [Run("bwd", k=k, online=True, judge=GATED)]
+    runs += [Run("dpo", synthetic=True)] if synthetic else []
+    runs += [Run("bwd", k=k, eta=eta) for eta in config.etas]
+    runs += [
+        replace(first, iteration=i)
+        for first in iterated(config).values()
+        for i in range(2, config.iterations + 1)
+    ]
+    runs = list(dict.fromkeys([*runs, *bridge_runs(config)]))
     unknown = set(config.runs) - {run.name for run in runs}
     if unknown:
         raise ValueError(
             f"paper_b.runs: {min(unknown)!r} is unknown; the runs are "
             f"{', '.join(run.name for run in runs)}"
         )
-    wanted = set(config.runs) or {run.name for run in runs}
+    wanted = {run for run in runs if not config.runs or run.name in config.runs} | {REFERENCE}
     for run in reversed(runs):
-        wanted |= {run.start} if run.name in wanted else set()
-    return [run for run in runs if run.name in wanted or run.name == "sft"]
+        wanted |= {run.start} if run in wanted else set()
+    return [run for run in runs if run in wanted]
+
+
+def rows_of(frame: pd.DataFrame, *runs: Run) -> pd.DataFrame:
+    """The rows of a frame of `runs.load` that are of these runs, by their columns."""
+    wanted = pd.DataFrame([run.columns for run in runs])
+    return frame.merge(wanted, on=list(wanted))
 
 
 def policies(profile: Profile) -> int:

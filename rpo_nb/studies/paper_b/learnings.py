@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 
 from rpo_nb import intervals
 from rpo_nb.config.studies import PaperB
-from rpo_nb.studies.paper_b.grid import LEARNT, TRUTH
+from rpo_nb.studies.paper_b.grid import LEARNT, TRUTH, Run
 from rpo_nb.studies.paper_b.tables import FEWEST, difference, present
 
 
@@ -18,57 +20,45 @@ def verdicts(results: pd.DataFrame, curves: pd.DataFrame, config: PaperB) -> pd.
     (with few seeds it is wide, and says so). A learning whose runs are not there is left out.
     """
     k = config.k
-    online = {
-        f"{loss}-{judge}": f"online-{loss}-{judge}"
-        for loss in ("bwd", "sqloo")
-        for judge in (TRUTH, LEARNT)
-    }
-    last = f"-iteration{config.iterations}" if config.iterations > 1 else ""
+    dpo, simpo, kto = Run("dpo"), Run("simpo"), Run("kto")
+    bwd, sqloo = Run("bwd"), Run("sqloo")
+    wide = {loss: replace(loss, k=k) for loss in (bwd, sqloo)}
+    online = {loss: replace(wide[loss], online=True) for loss in (bwd, sqloo)}
+    alike = "offline, DPO, SimPO and RPO-bwd do alike"
     claims = [
-        ("offline, DPO, SimPO and RPO-bwd do alike", "same", ["dpo"], ["simpo"]),
-        ("offline, DPO, SimPO and RPO-bwd do alike", "same", ["dpo"], ["bwd-k2"]),
-        ("offline, they do better than KTO", "more", ["dpo", "simpo", "bwd-k2"], ["kto"]),
-        (
-            "offline, they do better than RPO-sqloo",
-            "more",
-            ["dpo", "simpo", "bwd-k2"],
-            ["sqloo-k2"],
-        ),
-        (f"offline, K = {k} does as K = 2 (bwd)", "same", [f"bwd-k{k}"], ["bwd-k2"]),
-        (f"offline, K = {k} does as K = 2 (sqloo)", "same", [f"sqloo-k{k}"], ["sqloo-k2"]),
-        (
-            "online, bwd does better than sqloo",
-            "more",
-            [online[f"bwd-{TRUTH}"]],
-            [online[f"sqloo-{TRUTH}"]],
-        ),
+        (alike, "same", [dpo], [simpo]),
+        (alike, "same", [dpo], [bwd]),
+        ("offline, they do better than KTO", "more", [dpo, simpo, bwd], [kto]),
+        ("offline, they do better than RPO-sqloo", "more", [dpo, simpo, bwd], [sqloo]),
+        (f"offline, K = {k} does as K = 2 (bwd)", "same", [wide[bwd]], [bwd]),
+        (f"offline, K = {k} does as K = 2 (sqloo)", "same", [wide[sqloo]], [sqloo]),
+        ("online, bwd does better than sqloo", "more", [online[bwd]], [online[sqloo]]),
         (
             "online does better than offline with the true judge (bwd)",
             "more",
-            [online[f"bwd-{TRUTH}"]],
-            [f"bwd-k{k}"],
+            [online[bwd]],
+            [wide[bwd]],
         ),
-        ("iterations help (offline DPO)", "more", [f"dpo{last}"], ["dpo"]),
-        ("iterations help (offline bwd)", "more", [f"bwd-k{k}{last}"], [f"bwd-k{k}"]),
-        (
-            "iterations help (online bwd)",
-            "more",
-            [f"online-bwd-{TRUTH}{last}"],
-            [f"online-bwd-{TRUTH}"],
-        ),
+    ]
+    iterated = {"offline DPO": dpo, "offline bwd": wide[bwd], "online bwd": online[bwd]}
+    for words, run in iterated.items():
+        last = replace(run, iteration=config.iterations)
+        claims.append((f"iterations help ({words})", "more", [last], [run]))
+    claims.append(
         (
             "with a learnt reward model, online gains over offline vanish (bwd)",
             "more",
-            [f"bwd-k{k}"],
-            [online[f"bwd-{LEARNT}"]],
-        ),
-    ]
+            [wide[bwd]],
+            [replace(online[bwd], judge=LEARNT)],
+        )
+    )
     rows = []
     for learning, kind, ahead, behind in claims:
         if ahead == behind or not all(present(results, run) for run in (*ahead, *behind)):
             continue
         mean, low, high = difference(results, ahead, behind)
-        told = f"{', '.join(ahead)} less {', '.join(behind)}: {mean:+.2f}"
+        first, second = (", ".join(run.name for run in runs) for runs in (ahead, behind))
+        told = f"{first} less {second}: {mean:+.2f}"
         seeds = results["seed"].nunique()
         if seeds < FEWEST:
             rows.append((learning, "one seed: not decided", told))
@@ -93,7 +83,7 @@ def hacking(curves: pd.DataFrame) -> pd.DataFrame:
     validation rewards from the reference to the last step; truth_late, that of the truth from the
     middle of the training to its end."""
     rows = []
-    for (run, seed), curve in curves[curves["run"].str.endswith(LEARNT)].groupby(
+    for (run, seed), curve in curves[curves["judge"].eq(LEARNT)].groupby(
         ["run", "seed"], sort=False
     ):
         curve = curve.sort_values("step").reset_index(drop=True)

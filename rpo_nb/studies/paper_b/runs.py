@@ -79,7 +79,7 @@ def _ensure_seed(profile: Profile, out: Path, seed: int, progress: bool) -> int:
             bar.set_postfix_str(run.name)
             if sealed(world.folder(run)) is None:
                 train(world, run)
-                made += bool(run.setting)
+                made += run.trained
     return made
 
 
@@ -91,7 +91,7 @@ def train(world: World, run: Run) -> None:
     config, folder = world.config, world.folder(run)
     shutil.rmtree(folder, ignore_errors=True)  # what an interrupted training left
     folder.mkdir(parents=True)
-    if not run.setting:
+    if not run.trained:
         _write_answers(world, run, world.reference, world.probe("final", run.judge), folder)
         seal(folder)
         return
@@ -99,13 +99,15 @@ def train(world: World, run: Run) -> None:
     # the reference is within the policy
     training, within = (
         world.profile.training_of(world.size),
-        world.profile.training.lora and not run.start,
+        world.profile.training.lora and run.start is None,
     )
     groups, sampler, judge = None, None, None
     if run.online:
         judge, eta = world.scale(run.judge)
         objective = _objective(config, run, eta)
-        reference = None if within else world.load(run.start) if run.start else world.reference
+        reference = None
+        if not within:
+            reference = world.reference if run.start is None else world.load(run.start)
         sampler = Sampler(
             world.prompts[run.prompts], judge, world.reader, reference, run.k, world.seed
         )
@@ -160,13 +162,13 @@ def _write_answers(world: World, run: Run, model: Any, probe: Probe, folder: Pat
 
 def _objective(config: PaperB, run: Run, eta: float) -> Objective:
     """What a run is trained on; eta: the suggested η, which a setting of bwd or fwd multiplies."""
-    if run.setting == "kto":
+    if run.method == "kto":
         return Objective(method="kto", beta=config.kto_beta, kto_kl="mismatched")
-    if run.setting.startswith("rpo-"):
+    if run.method == "rpo":
         return Objective(
             method="rpo", tau=config.settings["sqloo"].beta / config.settings["sqloo"].eta
         )
-    setting: Setting = config.settings[run.setting]
+    setting: Setting = config.settings[run.method]
     if setting.distance in ("bwd", "fwd") and setting.gap is None:
         setting = replace(setting, eta=setting.eta * run.eta * eta)
     return Objective(
@@ -189,7 +191,7 @@ def _groups(world: World, data: Responses, objective: Objective, run: Run) -> li
             torch.from_numpy(data.rewards),
             torch.from_numpy(data.prompt_ids),
             tau=objective.tau,
-            estimator=run.setting.removeprefix("rpo-"),
+            estimator=run.estimator,
         ).numpy()
         for group, tuple_rows in zip(groups, rows, strict=True):
             group["log_partition"] = log_z[tuple_rows].tolist()
@@ -200,10 +202,10 @@ def _groups(world: World, data: Responses, objective: Objective, run: Run) -> li
 
 
 def load(profile: Profile, out: str | Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """(results, curves, costs) of the policies. results: run, seed, split and the measures; run
-    "sft" is the reference.
-    curves: run, seed, step and the measures on the validation prompts. costs: run, seed, steps,
-    best_step, reason, seconds of each part a step. Raises ValueError when a policy is missing."""
+    """(results, curves, costs) of the policies, each with the columns of `Run` and run, its name.
+    results: seed, split and the measures. curves: seed, step and the measures on the validation
+    prompts. costs: seed, steps, best_step, reason, seconds of each part a step. Raises ValueError
+    when a policy is missing."""
     results, curves, costs = [], [], []
     for seed in profile.paper_b.seeds:
         world = World(profile, seed, Path(out))
@@ -215,23 +217,16 @@ def load(profile: Profile, out: str | Path) -> tuple[pd.DataFrame, pd.DataFrame,
                     f"paper B's policy {run.name}, seed {seed}, is not trained; run "
                     "paper_b.ensure first"
                 )
+            of = {"run": run.name, **run.columns, "seed": seed}
             answers = pd.DataFrame(unpacked(folder / "answers.jsonl.gz"))
             for split, rows in answers.groupby("split", sort=False):
-                results.append(
-                    {
-                        "run": run.name,
-                        "seed": seed,
-                        "split": split,
-                        **measures(rows, [TRUTH, LEARNT]),
-                    }
-                )
-            if not run.setting:
+                results.append(of | {"split": split, **measures(rows, [TRUTH, LEARNT])})
+            if not run.trained:
                 continue
-            curves.append(pd.read_csv(folder / "curve.csv").assign(run=run.name, seed=seed))
+            curves.append(pd.read_csv(folder / "curve.csv").assign(**of))
             costs.append(
-                {
-                    "run": run.name,
-                    "seed": seed,
+                of
+                | {
                     "steps": done["steps"],
                     "best_step": done["best_step"],
                     "reason": done["reason"],

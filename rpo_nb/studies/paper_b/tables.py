@@ -8,6 +8,7 @@ references, data and samples.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,17 @@ from rpo_nb import intervals
 from rpo_nb.config.schema import Profile
 from rpo_nb.config.studies import PaperB
 from rpo_nb.reporting.published import published_numbers
-from rpo_nb.studies.paper_b.grid import BRIDGE, GATED, LEARNT, SPLITS, TRUTH
+from rpo_nb.studies.paper_b.grid import (
+    GATED,
+    LEARNT,
+    REFERENCE,
+    SPLITS,
+    TRUTH,
+    Run,
+    bridge_runs,
+    iterated,
+    rows_of,
+)
 from rpo_nb.studies.paper_b.world import World
 
 METRICS = {"avg_reward": TRUTH, "win_rate": "win_rate"}  # the paper's -> the measure
@@ -32,11 +43,11 @@ BESIDE = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
 
 
 def _cell(
-    results: pd.DataFrame, run: str, split: str, metric: str, published: object = None
+    results: pd.DataFrame, run: Run, split: str, metric: str, published: object = None
 ) -> dict:
     """mean, ci_low, ci_high, seeds of a measure over seeds, and the paper's number with the half
     width of its interval."""
-    values = results.query("run == @run and split == @split").sort_values("seed")[METRICS[metric]]
+    values = rows_of(results[results["split"].eq(split)], run).sort_values("seed")[METRICS[metric]]
     scale = 100.0 if metric == "win_rate" else 1.0
     mean, low, high = intervals.student(scale * values.to_numpy())
     number, half = published if isinstance(published, list) else (published, None)
@@ -53,8 +64,8 @@ def _cell(
     }
 
 
-def present(results: pd.DataFrame, run: str) -> bool:
-    return bool(results["run"].eq(run).any())
+def present(frame: pd.DataFrame, run: Run) -> bool:
+    return len(rows_of(frame, run)) > 0
 
 
 def _splits(results: pd.DataFrame) -> list[str]:
@@ -71,14 +82,10 @@ def table2(results: pd.DataFrame, config: PaperB) -> pd.DataFrame:
         if line["base"] != "8b":
             continue
         k = config.k if line["k"] == "4" else line["k"]
-        run = {"sft": "sft", "dpo": "dpo", "simpo": "simpo", "kto": "kto"}.get(line["loss"])
-        if run is None:
-            loss = line["loss"].removeprefix("rpo-")
-            run = (
-                f"online-{loss}-{TRUTH if line['rm'] == 'GT' else LEARNT}"
-                if line["responses"] == "Online"
-                else f"{loss}-k{k}"
-            )
+        run = Run(line["loss"].removeprefix("rpo-"), k=2 if k == "null" else int(k))
+        if line["responses"] == "Online":
+            judge = TRUTH if line["rm"] == "GT" else LEARNT
+            run = replace(run, k=config.k, online=True, judge=judge)
         if present(results, run):
             named = {
                 name: "" if line[name] == "null" else line[name] for name in ("responses", "rm")
@@ -101,11 +108,11 @@ def table3(results: pd.DataFrame) -> pd.DataFrame:
     where it is evaluated."""
     rows = []
     for line in published_numbers()["paper_b"]["table3"]:
-        run = {"lmsys": "dpo", "synthetic": "dpo-synthetic"}[line["prompts"]]
+        run = Run("dpo", synthetic=line["prompts"] == "synthetic")
         if present(results, run):
             rows += [
                 {
-                    "training_prompts": "in distribution" if run == "dpo" else "synthetic",
+                    "training_prompts": "synthetic" if run.synthetic else "in distribution",
                     **_cell(results, run, split, metric, line[metric].get(PAPER_PROMPTS[split])),
                 }
                 for metric in METRICS
@@ -117,11 +124,6 @@ def table3(results: pd.DataFrame) -> pd.DataFrame:
 def table4(results: pd.DataFrame, config: PaperB) -> pd.DataFrame:
     """Iterations (0 is the reference) of offline DPO, offline bwd and online bwd; the paper's
     numbers: 8B for DPO, 70B for the others."""
-    first = {
-        "Offline DPO": "dpo",
-        "Offline RPO-bwd": f"bwd-k{config.k}",
-        "Online RPO-bwd": f"online-bwd-{TRUTH}",
-    }
     printed = {
         line["prompts"]: line
         for line in published_numbers()["paper_b"]["table4"]
@@ -133,9 +135,9 @@ def table4(results: pd.DataFrame, config: PaperB) -> pd.DataFrame:
         if line["prompts"] == "SFT"
     }
     rows = []
-    for name, run in first.items():
+    for name, run in iterated(config).items():
         for i in range(config.iterations + 1):
-            this = "sft" if i == 0 else run if i == 1 else f"{run}-iteration{i}"
+            this = replace(run, iteration=i) if i else REFERENCE
             line = (
                 printed.get(f"{name}-Iter-{i}", {})
                 if i
@@ -165,7 +167,7 @@ def reward_models(profile: Profile, out: str | Path, results: pd.DataFrame) -> p
     bwd trained on each, and on the truth."""
     rows = []
     for judge in (TRUTH, LEARNT, GATED):
-        run = f"online-bwd-{judge}"
+        run = Run("bwd", k=profile.paper_b.k, online=True, judge=judge)
         if not present(results, run):
             continue
         held_out = (
@@ -198,9 +200,10 @@ def eta_sweep(results: pd.DataFrame, config: PaperB) -> pd.DataFrame:
     """Offline bwd at multiples of the suggested η: mean test reward, KL, entropy."""
     rows = []
     for eta in sorted({1.0, *config.etas}):
-        run = f"bwd-k{config.k}" + ("" if eta == 1 else f"-eta{eta:g}")
+        run = Run("bwd", k=config.k, eta=eta)
         if present(results, run):
-            mean = results.query("run == @run and split == 'test'")[["kl", "entropy"]].mean()
+            tested = rows_of(results[results["split"].eq("test")], run)
+            mean = tested[["kl", "entropy"]].mean()
             rows.append(
                 {
                     "eta": f"{eta:g} × suggested",
@@ -215,17 +218,14 @@ def bridge(results: pd.DataFrame, config: PaperB) -> pd.DataFrame:
     """Paper A's RPO against sqloo on the same tuples, steps and strength of the KL term: the
     squared distance with log Z estimated (each Ẑ) or cancelled. gain: sqloo's mean reward less the
     estimate's, seed by seed."""
-    own = f"sqloo-k{config.k}"
-    rows = []
-    for run in (own, *(f"rpo-{estimator}" for estimator in BRIDGE)):
+    own, rows = Run("sqloo", k=config.k), []
+    for run in (own, *bridge_runs(config)):
         if present(results, run) and present(results, own):
             gain, low, high = difference(results, [own], [run])
-            kl = results.query("run == @run and split == 'test'")["kl"]
+            kl = rows_of(results[results["split"].eq("test")], run)["kl"]
             rows.append(
                 {
-                    "log_z": "cancelled (sqloo)"
-                    if run == own
-                    else f"estimated, {run.removeprefix('rpo-')}",
+                    "log_z": "cancelled (sqloo)" if run == own else f"estimated, {run.estimator}",
                     **_cell(results, run, "test", "avg_reward"),
                     "kl": float(kl.mean()),
                     **({} if run == own else {"gain": gain, "gain_low": low, "gain_high": high}),
@@ -276,14 +276,10 @@ def wide(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def difference(
-    results: pd.DataFrame, ahead: Sequence[str], behind: Sequence[str]
+    results: pd.DataFrame, ahead: Sequence[Run], behind: Sequence[Run]
 ) -> intervals.Interval:
     """Mean test reward of some runs less that of others, paired by seed, with its interval over
     seeds."""
-    means = [
-        results[results["run"].isin(runs) & results["split"].eq("test")]
-        .groupby("seed")[TRUTH]
-        .mean()
-        for runs in (ahead, behind)
-    ]
+    tested = results[results["split"].eq("test")]
+    means = [rows_of(tested, *runs).groupby("seed")[TRUTH].mean() for runs in (ahead, behind)]
     return intervals.student((means[0] - means[1]).dropna().to_numpy())

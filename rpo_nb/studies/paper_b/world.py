@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,30 @@ from rpo_nb.training.alignment import Standardised
 from rpo_nb.training.reward_aware import suggested_eta, tuples
 from rpo_nb.training.samples import Probe, Reader, Responses
 
+# fields of paper_b that choose which policies there are and where they lie, or are in their inputs
+NO_POLICY = {
+    "seeds",
+    "processes",
+    "runs",
+    "etas",
+    "reproduce",
+    "size",
+    "ood",
+    "ood_revision",
+}
+# fields of training: paper B has a schedule of its own
+TRAINING = {
+    "threads",
+    "bf16",
+    "lora",
+    "lora_rank",
+    "quantize",
+    "gradient_checkpointing",
+    "liger",
+}
+# fields of evaluation: how reward models learn
+JUDGES = {"judge_comparisons", "judge_epochs", "judge_loss", "judge_lora_rank", "judge_size"}
+
 # ---- what the runs of a seed share ---------------------------------------------------------------
 
 
@@ -49,7 +73,7 @@ class World:
     seed: int
     out: Path
     # (prompts, start) -> responses, truth's rewards, raw
-    data: dict[tuple[str, str], Responses] = field(default_factory=dict)
+    data: dict[tuple[str, Run | None], Responses] = field(default_factory=dict)
     learnt: dict[str, Any] = field(default_factory=dict)  # reward models that are loaded
     # the reference's answers to the prompts of each probe
     baselines: dict[str, list[str]] = field(default_factory=dict)
@@ -72,19 +96,19 @@ class World:
 
     @cached_property
     def reference(self) -> Any:
-        return self.load("")
+        return self.load()
 
     def release(self) -> None:
         """Let the reference go from memory."""
         self.__dict__.pop("reference", None)
 
-    def load(self, name: str, *, trained: bool = False) -> Any:
-        """The policy of a run, "" the reference. trained: as a training starts from it; with LoRA
-        an adapter on the reference, which goes on from one run to the next."""
+    def load(self, run: Run | None = None, *, trained: bool = False) -> Any:
+        """The policy of a run, None: the reference. trained: as a training starts from it; with
+        LoRA an adapter on the reference, which goes on from one run to the next."""
         training = self.profile.training_of(self.size)
-        lora = training.lora_rank if training.lora and trained and not name else 0
+        lora = training.lora_rank if training.lora and trained and run is None else 0
         model, _ = load_policy(
-            self.start(name),
+            self.path if run is None else self.folder(run) / "policy",
             bf16=experiment_inputs.half(training),
             quantize=training.quantize,
             base=self.path,
@@ -94,7 +118,7 @@ class World:
         )
         if not trained:
             return model.eval().requires_grad_(False)
-        if training.lora and name:
+        if training.lora and run is not None:
             for weight_name, weight in model.named_parameters():
                 weight.requires_grad_("lora_" in weight_name)
         return model
@@ -154,7 +178,7 @@ class World:
 
         def make(folder: Path) -> None:
             data, epochs = (
-                self.responses("train_1", ""),
+                self.responses("train_1"),
                 self.config.judge_epochs
                 if judge == LEARNT
                 else self.profile.evaluation.judge_epochs,
@@ -220,7 +244,7 @@ class World:
         """A judge in standard deviations of its rewards of the reference's responses, and the η
         that the gaps of their pairs suggest: the same for every run, so that an iteration goes on
         with the reward it began with."""
-        data = self.responses("train_1", "")
+        data = self.responses("train_1")
         raw = self.judge(judge)(data.prompts, data.completions)
         mean, std = float(np.mean(raw)), float(np.std(raw))
         return Standardised(self.judge(judge), mean, std), self._eta(data, (raw - mean) / std)
@@ -230,7 +254,7 @@ class World:
         suggested η. The first iteration's rewards are those the data came with: the truth's, or a
         user's own scores."""
         data = self.responses(run.prompts, run.start)
-        if run.start or run.prompts != "train_1":
+        if run.start is not None or run.prompts != "train_1":
             judge, eta = self.scale(run.judge)
             return replace(data, rewards=judge(data.prompts, data.completions)), eta
         mean, std = mean_and_std(data.rewards, data.weights)
@@ -244,20 +268,13 @@ class World:
     def folder(self, run: Run) -> Path:
         return self.out / "runs" / "paper_b" / f"{run.name}-seed{self.seed}-{self.key(run)}"
 
-    def start(self, name: str) -> str | Path:
-        """The folder of a run's policy, "" the reference's."""
-        return (
-            self.folder(next(r for r in self.runs if r.name == name)) / "policy"
-            if name
-            else self.path
-        )
-
-    def responses(self, prompts: str, start: str) -> Responses:
+    def responses(self, prompts: str, start: Run | None = None) -> Responses:
         """k responses of the start policy to each prompt, with the truth's rewards; or the
         feedback's own rows of the first prompts."""
         if (prompts, start) not in self.data:
-            own = self.config.responses == "feedback" and prompts == "train_1" and not start
-            model = self.load(start) if start else self.reference
+            first = prompts == "train_1" and start is None
+            own = self.config.responses == "feedback" and first
+            model = self.reference if start is None else self.load(start)
             self.data[prompts, start] = (
                 self._feedback(model)
                 if own
@@ -306,50 +323,23 @@ class World:
 
     def key(self, run: Run | None = None) -> str:
         """What names a policy: everything it depends on, those it starts from included."""
-        profile, config, judges = (
-            self.profile,
-            self.config,
-            {"judge_comparisons", "judge_epochs", "judge_loss", "judge_lora_rank", "judge_size"},
-        )
-        shared = [
-            config.model_dump(
-                mode="json",
-                exclude={
-                    "seeds",
-                    "processes",
-                    "runs",
-                    "etas",
-                    "reproduce",
-                    "size",
-                    "ood",
-                    "ood_revision",
-                },
-            ),
-            config.ood and source_key(config.ood, config.ood_revision),
-            self.inputs,
-            data_recipe(profile),
-            profile.decoding.model_dump(mode="json"),
-            profile.training.model_dump(
-                mode="json",
-                include={
-                    "threads",
-                    "bf16",
-                    "lora",
-                    "lora_rank",
-                    "quantize",
-                    "gradient_checkpointing",
-                    "liger",
-                },
-            ),
-            profile.limits(self.size),
-            profile.evaluation.model_dump(mode="json", include=judges),
-            step_code("paper B"),
-        ]
-        # as of the grid's answers
+        profile, config = self.profile, self.config
+        # in bfloat16 the batch that is generated at once moves what is sampled
         batch = profile.evaluation.generation_batch_size if profile.training.bf16 else None
-        return content_key(
-            [*shared, batch, profile.generation, self.seed, *([vars(run)] if run else [])]
-        )
+        made_from = {
+            "inputs": self.inputs,
+            "data": data_recipe(profile),
+            "other prompts": config.ood and source_key(config.ood, config.ood_revision),
+            "paper B": config.model_dump(mode="json", exclude=NO_POLICY),
+            "training": profile.training.model_dump(mode="json", include=TRAINING),
+            "judges": profile.evaluation.model_dump(mode="json", include=JUDGES),
+            "decoding": profile.decoding.model_dump(mode="json"),
+            "generation": [profile.generation, batch],
+            "limits": profile.limits(self.size),
+            "seed": self.seed,
+            "code": step_code("paper B"),
+        }
+        return content_key(made_from | ({"run": asdict(run)} if run else {}))
 
     @cached_property
     def inputs(self) -> list[str]:
