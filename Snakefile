@@ -44,8 +44,8 @@ def done(job):
     return f"runs/jobs/{job}.done"
 
 
-LAB_TABLES = [file for name in ("partition_bias", "partition_ablation", "regime_map", "low_data") for file in table(name)[:1]] \
-    if profile.pocket_world else []
+LAB_NAMES = ("partition_bias", "partition_ablation", "regime_map", "low_data", "lab_seeds", "lab_summary")
+LAB_TABLES = [file for name in LAB_NAMES for file in table(name)[:1]] if profile.pocket_world else []
 
 PAPER_B_TABLES = expand("tables/paper_b_table{i}.csv", i=[1, 2, 3, 4]) if batch.PAPER_B in batch.jobs(profile) else []
 

@@ -36,6 +36,10 @@ class LabConfig(Config):
     completions: tuple[int, ...] = (1, 2, 4, 8)  # K of the low-data study
     rows: int = Field(800, gt=0)  # its budget, whatever K is
     disturbances: tuple[str, ...] = DISTURBANCES  # of the rewards, see lab.DISTURBANCES
+    # settings that each method is given (temperature, learning rate, epochs), 0: none are tried
+    tuning: int = Field(0, ge=0, le=9)
+    tuning_seeds: tuple[Seed, ...] = Field((7,), min_length=1)  # which choose; others are reported
+    more_prompts: tuple[int, ...] = ()  # training prompts of the curve over data, e.g. 50 to 1,600
     bias_ks: tuple[int, ...] = (1, 2, 4, 8, 16, 64)
     bias_taus: tuple[Positive, ...] = (0.1, 0.5, 1.0, 2.0, 5.0)
     bias_prompts: int = Field(24, gt=1)

@@ -55,8 +55,8 @@ def completions_file(profile: Profile, run: Run, out: Path, asked: str = "") -> 
     own. asked: "" for the validation prompts, else what names others."""
     # never one engine's texts for another's
     engine = "" if profile.generation == "transformers" else f"{profile.generation}-"
-    draw = f"{content_key(run.draw)[:8]}-" if run.draw else ""
-    file = f"completions-{engine}{asked}{draw}{run.decoding.key()}.json"
+    common = "common-" if run.common else ""
+    file = f"completions-{engine}{asked}{common}{run.decoding.key()}.json"
     if run.trained:
         return run.folder(out) / file
     # same data, same reference
@@ -103,7 +103,7 @@ def completions(
             weights,
             model_key(prepared.path),
             run.decoding.key(),
-            run.sampling_seed,
+            run.stream,
             limit,
             precision,
             step_code("answers by vllm" if profile.generation == "vllm" else "answers"),
@@ -129,7 +129,7 @@ def completions(
             tokenizer,
             prompts,
             decoding=run.decoding,
-            seed=run.sampling_seed,
+            seed=run.stream,
             max_prompt_tokens=limit,
             batch_size=profile.evaluation.generation_batch_size,
             engine=profile.generation,
@@ -294,7 +294,7 @@ def _write_generations(profile: Profile, mine: list[Run], prepared: Prepared, ou
                 or run.done_file(out).is_file()
                 and holds(profile, run, prepared, out, world) is None
             ):
-                known[method, tau] = replace(run.alone(), preset=first.preset)
+                known[method, tau] = replace(run, preset=first.preset)
     ordered = sorted(
         known.values(), key=lambda run: (METHODS.index(run.method), run.tau is not None, run.tau)
     )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rpo_nb.config.keys import content_key, hash_seed
+from rpo_nb.config.keys import content_key
 from rpo_nb.config.methods import AUTHORS, ROWS, tau_of
 from rpo_nb.config.objective import Objective, Preset
 from rpo_nb.config.schema import DecodingConfig, Profile
@@ -56,9 +56,9 @@ class Run(Columns):
     decoding: DecodingConfig = field(default=DecodingConfig(), compare=False)
     # what is asked where nothing is trained: the reference unless named
     model: str = field(default="", compare=False)
-    # Names the random numbers of its samples beside the seed. Runs of one draw have them in common:
+    # Whether its completions are drawn with the random numbers that all policies of the seed share:
     # a difference of their means is surer for it, a win rate between them is no win rate.
-    draw: str = field(default="", compare=False)
+    common: bool = field(default=False, compare=False)
 
     @property
     def trained(self) -> bool:
@@ -85,19 +85,19 @@ class Run(Columns):
         return f"{self.method}-{self.size}-seed{self.seed}-{self.key}"
 
     @property
-    def sampling_seed(self) -> int:
-        return hash_seed(self.seed, *self.draw.encode()) if self.draw else self.seed
+    def stream(self) -> int:
+        """The seed of the random numbers that its completions are drawn with: where they are not
+        common, of its seed, its method and what it was told (objective, partition, steps), not of
+        code or data.
 
-    def alone(self) -> Run:
-        """This run with random numbers that no other method, reading or temperature of its seed
-        has, whatever the code and the data.
-
-        A win rate then compares independent samples, as of users who each ask one policy. (With the
-        same numbers, policies that are nearly equal write the same texts, which moves the rate.) A
-        policy that several presets share has one draw and one file.
-        """
+        No two methods, readings or temperatures of a seed share it, so a win rate compares
+        independent samples, as of users who each ask one policy. (With the same numbers, policies
+        that are nearly equal write the same texts, which moves the rate.) A policy that several
+        presets share has one stream and one file."""
+        if self.common:
+            return self.seed
         told = self.recipe and [self.recipe[name] for name in ("objective", "partition", "steps")]
-        return replace(self, draw=content_key([self.method, told]))
+        return int(content_key([self.method, told, self.seed]), 16)
 
     def folder(self, out: Path) -> Path:
         return Path(out) / "runs" / self.name
@@ -210,14 +210,14 @@ def cells(profile: Profile) -> list[Run]:
         for size in profile.sizes:
             for seed in profile.seeds:
                 out += [
-                    replace(recipe(profile, preset, method, size, tau, seed).alone(), preset=name)
+                    replace(recipe(profile, preset, method, size, tau, seed), preset=name)
                     for method in profile.methods
                     for tau in taus_of(profile, name, method)
                 ]
                 authors = profile.sizes[size].authors if profile.evaluation.authors else ""
                 if authors and name == _authors_preset(profile):
                     theirs = recipe(profile, preset, AUTHORS, size, None, seed)
-                    out.append(replace(theirs.alone(), preset=name, model=authors))
+                    out.append(replace(theirs, preset=name, model=authors))
     return out
 
 

@@ -17,7 +17,7 @@ from rpo_nb.judging import verdicts
 from rpo_nb.running.provenance import STEPS, cache_dir, model_key, step_code
 from rpo_nb.running.staging import placed
 from rpo_nb.store import LEFT_OVER, STAMP, Damaged, read_json
-from rpo_nb.studies import lab
+from rpo_nb.studies import lab, tuning
 from rpo_nb.studies.paper_b.grid import GATED, LEARNT
 from rpo_nb.studies.paper_b.world import World
 
@@ -71,12 +71,7 @@ def size_of(path: Path) -> int:
 def _studies(profile: Profile) -> list[lab.Study]:
     if not profile.pocket_world:
         return []
-    return [
-        *lab.map_studies(profile),
-        *lab.ablation_studies(profile),
-        *lab.low_data_studies(profile),
-        *lab.robustness_studies(profile),
-    ]
+    return [*lab.studies_of(profile), *tuning.possible_studies(profile)]
 
 
 def _references(profile: Profile) -> Iterator[Path]:

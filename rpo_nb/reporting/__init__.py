@@ -26,6 +26,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "plain_text",
             "read_table",
             "wide_table",
+            "with_interval",
             "write_csv",
             "write_table",
         ],

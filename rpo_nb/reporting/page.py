@@ -80,6 +80,10 @@ CAPTIONS = {
     "lab_ablation": "How often the normalised loss is preferred over V̂ = 0, with 95 % intervals.",
     "lab_map": "Gain in mean reward over the reference by regime and policy; framed: the best of a "
     "regime and those level with it.",
+    "lab_standing": "All regimes together: interquartile mean of each policy's gain (left), and "
+    "the share of runs that gain more than so much (right).",
+    "lab_tuned": "The same with every method tuned alike, on seeds that are not shown.",
+    "lab_data": "Gain over the reference by training prompts.",
     "lab_duels": "RPO in three readings against its rivals in the same reading, regime by regime.",
     "lab_log_k": "Where training as released takes the rows' log-probability a token: towards −log "
     "K, whatever the reward.",

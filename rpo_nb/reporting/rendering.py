@@ -89,6 +89,15 @@ def number(value: float, digits: int) -> str:
     return text[1:] if text.startswith("-") and float(text) == 0 else text
 
 
+def with_interval(value: float, low: float, high: float, digits: int, *, sign: bool = False) -> str:
+    """ "1.23 [0.80, 1.70]"; the value alone where there is no interval. sign: "+1.23", of a
+    difference."""
+    text = number(value, digits)
+    if sign and text and not text.startswith("-"):
+        text = f"+{text}"
+    return text if pd.isna(low) else f"{text} [{number(low, digits)}, {number(high, digits)}]"
+
+
 def cell_text(row: pd.Series) -> str:
     """ "61.2 ± 1.3 [57.0, 65.1]": mean, std over seeds, interval; "not measured" when there is no
     value."""

@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=[
         "advise",
+        "aggregates",
         "aspects",
         "derivation_figures",
         "insight",
@@ -15,6 +16,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "lab_tables",
         "table1",
         "truth",
+        "tuning",
         "paper_b",
     ],
     submod_attrs={},

@@ -9,8 +9,10 @@ assumption, and the advice says so.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,12 +25,14 @@ from rpo_nb.config.schema import Profile
 from rpo_nb.data import feedback
 from rpo_nb.experiment import grid, inputs
 from rpo_nb.experiment.runs import diagnosis
+from rpo_nb.intervals import Share
 from rpo_nb.judging import verdicts
 from rpo_nb.judging.judges import Judge
 from rpo_nb.policy import logps
 from rpo_nb.policy.generation import generate
-from rpo_nb.reporting.rendering import number, read_table
+from rpo_nb.reporting.rendering import number, read_table, with_interval
 from rpo_nb.running.provenance import PACKAGE
+from rpo_nb.studies.aggregates import MATTERS, improvement, share_over_seeds
 from rpo_nb.studies.lab import REGIMES
 
 TABLES = PACKAGE.resolve().parent / "results" / "pocket" / "tables"
@@ -118,8 +122,18 @@ def look(profile: Profile, size: str, seed: int, judge: Judge | None) -> tuple[D
     return Data(k, single_share(train), logp, float(np.nanmean(answers))), lines
 
 
-def evidence(folder: Path | str = TABLES) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The lab's regime map and low-data study. Raises ValueError where they are not."""
+class Evidence(NamedTuple):
+    """The lab's tables (see `lab_tables`): the regime map, the low-data study, and both seed by
+    seed; without lines where a folder of an earlier version has none."""
+
+    regimes: pd.DataFrame
+    low: pd.DataFrame
+    seeds: pd.DataFrame
+
+
+def evidence(folder: Path | str = TABLES) -> Evidence:
+    """What the lab measured. Raises ValueError where the regime map or the low-data study is not
+    there."""
     folder = Path(folder)
     missing = next(
         (name for name in ("regime_map", "low_data") if not (folder / f"{name}.csv").is_file()),
@@ -131,7 +145,22 @@ def evidence(folder: Path | str = TABLES) -> tuple[pd.DataFrame, pd.DataFrame]:
             "there is no evidence to advise from; "
             "run notebook 07_partition_lab first, in a clone"
         )
-    return read_table(folder / "regime_map.csv"), read_table(folder / "low_data.csv")
+    seeds = pd.DataFrame(columns=["study", "policy", "seed", "gain"])
+    if (folder / "lab_seeds.csv").is_file():
+        seeds = read_table(folder / "lab_seeds.csv")
+    return Evidence(*(read_table(folder / f"{n}.csv") for n in ("regime_map", "low_data")), seeds)
+
+
+def chance(seeds: pd.DataFrame, first: str, second: str) -> Share:
+    """The probability that a run of the first policy gains more than one of the second, by one
+    study's lines of lab_seeds; NaNs where one has none."""
+    gains = [
+        seeds[seeds["policy"].eq(policy)].sort_values("seed")["gain"].to_numpy(float)[None]
+        for policy in (first, second)
+    ]
+    if not all(one.size for one in gains):
+        return Share(*[math.nan] * 4)
+    return share_over_seeds(improvement, *gains)
 
 
 def nearest(table: pd.DataFrame, mine: Data) -> tuple[str, float]:
@@ -155,24 +184,26 @@ def _lie(wins: float, above: float) -> str:
     )
 
 
-def recommend(table: pd.DataFrame, low: pd.DataFrame, mine: Data) -> Advice:
+def recommend(known: Evidence, mine: Data) -> Advice:
     """The policy of the nearest regime (with mostly one completion a prompt, of the low-data study
-    at K = 1) that has the best reward; of those whose interval reaches the best one's, the nearest
-    to the reference. Only what a user can train counts: QRPO needs rewards of the reference's own
-    texts, and the authors' code has settings of its own.
+    at K = 1) that has the best reward; of those level with it the nearest to the reference: a run
+    of the best gains more than one of theirs in less than three of four cases
+    (`aggregates.MATTERS`). Only what a user can train counts: QRPO needs rewards of the reference's
+    own texts, and the authors' code has settings of its own.
     """
     if mine.single_share > SPARSE:
-        k = int(low["k"].min())
-        cells, where = low[low["k"].eq(k)], f"the low-data study at K = {k}"
+        k = int(known.low["k"].min())
+        study, cells = f"K = {k}", known.low[known.low["k"].eq(k)]
+        where = f"the low-data study at {study}"
         reasons = [f"{mine.single_share:.0%} of the prompts have one completion."]
     else:
-        regime, distance = nearest(table, mine)
-        cells, where = table[table["regime"].eq(regime)], f"the regime {regime}"
+        study, distance = nearest(known.regimes, mine)
+        cells, where = known.regimes[known.regimes["regime"].eq(study)], f"the regime {study}"
         theirs = cells.iloc[0]
         reasons = [
             f"Your data {_lie(mine.wins, mine.above_log_k)} under the reference. The "
-            f"nearest of the lab's regimes is {regime} "
-            f"({REGIMES[regime].words}), whose data "
+            f"nearest of the lab's regimes is {study} "
+            f"({REGIMES[study].words}), whose data "
             f"{_lie(theirs['data_wins'], theirs['logp'] + math.log(theirs['k']))}."
         ]
         reasons[0] += (
@@ -184,13 +215,17 @@ def recommend(table: pd.DataFrame, low: pd.DataFrame, mine: Data) -> Advice:
             if mine.logp < partition.LOST
             else ""
         )
+    seeds = known.seeds[known.seeds["study"].eq(study)]
     reference = cells[cells["method"].eq("reference")].iloc[0]
-    open_to_all = cells[
-        ~cells["method"].isin(["reference", "qrpo"]) & ~cells["policy"].str.endswith("as released")
+    trainable = [
+        name
+        for name, row in ROWS.items()
+        if row.objective is not None and "reference_rewards" not in row.needs
     ]
+    open_to_all = cells[cells["method"].isin(trainable) & cells["preset"].ne("released")]
     sound = open_to_all[open_to_all["broken"] <= reference["broken"] + MOST_BROKEN]
     best = sound.loc[sound["reward"].idxmax()]
-    chosen = _nearest_of_the_level(sound, best)
+    chosen = _nearest_of_the_level(sound, best, seeds)
     reasons.append(
         f"In {where} the reference has a mean reward of "
         f"{number(reference['reward'], 2)}; best there: {_cell(best)}"
@@ -201,12 +236,11 @@ def recommend(table: pd.DataFrame, low: pd.DataFrame, mine: Data) -> Advice:
             f"those that are: {_cell(chosen)}."
         )
     )
+    rivals = [] if chosen.name == best.name else [best]
     rpo = sound[sound["method"].eq("rpo")]
     if chosen["method"] != "rpo" and len(rpo):
-        reasons.append(
-            "RPO, chosen alike: "
-            f"{_cell(_nearest_of_the_level(rpo, rpo.loc[rpo['reward'].idxmax()]))}."
-        )
+        rivals.append(_nearest_of_the_level(rpo, rpo.loc[rpo["reward"].idxmax()], seeds))
+        reasons.append(f"RPO, chosen alike: {_cell(rivals[-1])}.")
     imitation = cells[cells["method"].isin(["sft", "best_of_k"])]
     if len(imitation):
         reasons.append(
@@ -219,9 +253,11 @@ def recommend(table: pd.DataFrame, low: pd.DataFrame, mine: Data) -> Advice:
             "RPO as published, as written or as its code does: "
             f"{'; '.join(_cell(row) for _, row in literal.iterrows())}."
         )
+    rivals += [row for _, row in pd.concat([imitation, literal]).iterrows()] + [reference]
+    reasons += _chances(seeds, chosen["policy"], [row["policy"] for row in rivals])
     reasons.append(
         f"Each number is of {chosen['n']} texts over {chosen['seeds']} seeds, [95 % "
-        "interval], of a small T5 in the pocket world, rewards "
+        "interval] over other seeds and prompts, of a small T5 in the pocket world, rewards "
         "from 1 to 10; check a recommendation on held-out prompts of your own."
     )
     return Advice(
@@ -233,9 +269,23 @@ def recommend(table: pd.DataFrame, low: pd.DataFrame, mine: Data) -> Advice:
     )
 
 
-def _nearest_of_the_level(cells: pd.DataFrame, best: pd.Series) -> pd.Series:
-    level = cells[cells["reward_high"] >= best["reward"]]
+def _nearest_of_the_level(cells: pd.DataFrame, best: pd.Series, seeds: pd.DataFrame) -> pd.Series:
+    behind = cells["policy"].map(lambda one: chance(seeds, best["policy"], one).value)
+    level = cells[behind.lt(MATTERS) | cells["policy"].eq(best["policy"])]
     return level.loc[level["kl"].idxmin()]
+
+
+def _chances(seeds: pd.DataFrame, chosen: str, others: Sequence[str]) -> list[str]:
+    """How surely the chosen policy gains more than others, in a sentence; none without seeds."""
+    told = []
+    for other in dict.fromkeys(others):
+        found = chance(seeds, chosen, other)
+        if other != chosen and not math.isnan(found.value):
+            share = with_interval(*(100 * part for part in found[:3]), 0)
+            told.append(f"{other}: {share}")
+    if not told:
+        return []
+    return [f"In how many of 100 cases a run of {chosen} gains more than one of {', '.join(told)}."]
 
 
 def _text(value: object) -> str:
@@ -244,10 +294,10 @@ def _text(value: object) -> str:
 
 def _cell(row: pd.Series) -> str:
     """One policy of the lab in words and numbers."""
+    reward = with_interval(row["reward"], row["reward_low"], row["reward_high"], 2)
     return (
-        f"{row['policy']}: reward {number(row['reward'], 2)} [{number(row['reward_low'], 2)}, "
-        f"{number(row['reward_high'], 2)}], wins "
-        f"{number(row['win_rate'], 0)} % over the reference, KL {number(row['kl'], 1)}"
+        f"{row['policy']}: reward {reward}, wins {number(row['win_rate'], 0)} % over the "
+        f"reference, KL {number(row['kl'], 1)}"
     )
 
 
@@ -258,12 +308,12 @@ def advise(profile: Profile, size: str, seed: int, out: Path, tables: Path | str
 
     logging.disable_progress_bar()  # of every model that is read or written
     logging.set_verbosity_error()  # a tokenizer warns of texts that are cut afterwards
-    table, low = evidence(tables)
+    known = evidence(tables)
     sparse = single_share(inputs.splits(profile, seed, size).train) > SPARSE
     # one completion a prompt teaches no judge, and none is asked
     judge = None if sparse else verdicts.judges_for(profile, out, seed)[0]
     found, lines = look(profile, size, seed, judge)
-    advice = recommend(table, low, found)
+    advice = recommend(known, found)
     if judge is not None:
         lines.append(
             f"Judge of the data against the reference's own texts: {judge.name}."

@@ -80,6 +80,9 @@ class Spec(Columns):
     reduce: str = "sum"
     estimator: str = ""  # of RPO
     released: bool = False  # trained as the authors' code does, dropout and all
+    # Whether it is asked with the random numbers that all policies of a seed share: for differences
+    # of means, which they make surer. Win rates want independent samples.
+    common: bool = True
 
     @property
     def words(self) -> str:
@@ -124,6 +127,10 @@ class Spec(Columns):
         return {name: values[name] for name in MAP_KEYS}
 
 
+# What policies are compared with: by differences of means, and by win rates.
+REFERENCE, RIVAL = Spec("reference"), Spec("reference", common=False)
+
+
 @cache
 def presets() -> dict[str, Preset]:
     """The three readings of the paper as presets.yaml has them, whatever a profile chose of
@@ -144,9 +151,6 @@ class Study:
     seed: int
     specs: tuple[Spec, ...]
     disturbance: str = ""  # of the rewards, a key of DISTURBANCES
-    # its policies are sampled with the same random numbers, which makes differences of their mean
-    # rewards surer; a study of win rates wants independent samples
-    common: bool = True
 
     @cached_property
     def prompts(self) -> list[str]:
@@ -164,8 +168,7 @@ class Study:
             changed = {"disturbance": self.disturbance, "source": source}
             run = replace(run, recipe=run.recipe | changed)
         decoding = PLAIN.model_copy(update={"max_new_tokens": self.profile.decoding.max_new_tokens})
-        run = replace(run, decoding=decoding)
-        return run if self.common else run.alone()
+        return replace(run, decoding=decoding, common=spec.common)
 
     def file(self, spec: Spec, out: Path) -> Path:
         """Where its completions are kept."""
@@ -227,7 +230,7 @@ def in_regime(profile: Profile, name: str) -> Profile:
 def map_specs(profile: Profile) -> tuple[Spec, ...]:
     """The policies of the regime map."""
     lab = profile.lab
-    out = [Spec("reference"), Spec("sft"), Spec("best_of_k")]
+    out = [REFERENCE, RIVAL, Spec("sft"), Spec("best_of_k")]
     out += [Spec("kto", beta) for beta in lab.betas if beta >= LEAST_KTO]
     out += [Spec("dro", tau) for tau in lab.taus]
     out += [Spec("rpo", tau, "sum", estimator) for estimator in lab.estimators for tau in lab.taus]
@@ -254,9 +257,9 @@ def map_studies(profile: Profile) -> list[Study]:
 
 def ablation_specs() -> tuple[Spec, ...]:
     """With both conventions at τ = 1: no normalisation, the paper's, and the one that leaves the
-    row out."""
+    row out. Win rates are between them."""
     return tuple(
-        Spec("rpo", 1.0, reduce, name)
+        Spec("rpo", 1.0, reduce, name, common=False)
         for reduce in ("sum", "mean")
         for name in ("none", "empirical", "leave_one_out")
     )
@@ -264,7 +267,7 @@ def ablation_specs() -> tuple[Spec, ...]:
 
 def ablation_studies(profile: Profile) -> list[Study]:
     return [
-        Study("ablation", profile, size, seed, ablation_specs(), common=False)
+        Study("ablation", profile, size, seed, ablation_specs())
         for size in profile.lab.ablation_sizes or profile.sizes
         for seed in seeds_of(profile)
     ]
@@ -278,7 +281,8 @@ def low_data_specs(profile: Profile) -> tuple[Spec, ...]:
         name for name in dict.fromkeys((*profile.lab.estimators, "pooled")) if name != "empirical"
     ]
     return (
-        Spec("reference"),
+        REFERENCE,
+        RIVAL,
         Spec("rpo", presets()["paper"].rpo_tau, "sum", "empirical"),
         *(Spec("rpo", fixed.rpo_tau, "sum", name) for name in others),
         Spec("dro", fixed.dro_tau),
@@ -315,7 +319,8 @@ def robustness_specs() -> tuple[Spec, ...]:
     """One policy of each kind, as the presets have it."""
     paper, released, fixed = presets().values()
     return (
-        Spec("reference"),
+        REFERENCE,
+        RIVAL,
         Spec("rpo", paper.rpo_tau, "sum", "empirical"),
         Spec("rpo", released.rpo_tau, "mean", "empirical", True),
         Spec("rpo", fixed.rpo_tau, "sum", fixed.partition),
@@ -333,14 +338,36 @@ def robustness_studies(profile: Profile) -> list[Study]:
     ]
 
 
-def policies(profile: Profile) -> int:
-    """How many policies notebook 07 trains beside those of the grid."""
-    studies = [
+def data_studies(profile: Profile) -> list[Study]:
+    """More or fewer training prompts, all else being equal; none where none are asked for."""
+    return [
+        Study(
+            f"{n} prompts",
+            profile.model_copy(update={"data": profile.data.model_copy(update={"prompts": n})}),
+            size_of(profile),
+            seed,
+            (*robustness_specs(), Spec("sft")),
+        )
+        for n in profile.lab.more_prompts
+        for seed in seeds_of(profile)
+    ]
+
+
+def studies_of(profile: Profile) -> list[Study]:
+    """All of a profile, but those of `tuning`."""
+    return [
         *map_studies(profile),
         *ablation_studies(profile),
         *low_data_studies(profile),
         *robustness_studies(profile),
+        *data_studies(profile),
     ]
+
+
+def policies(profile: Profile) -> int:
+    """How many policies notebook 07 trains beside those of the grid, without what tuning will
+    choose."""
+    studies = studies_of(profile)
     return len(trained(studies) - {run.key for run in grid.plan(profile)})
 
 

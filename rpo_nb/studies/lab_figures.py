@@ -11,8 +11,9 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from rpo_nb import partition
+from rpo_nb.config.methods import ROWS
 from rpo_nb.reporting.style import styled
-from rpo_nb.studies import lab
+from rpo_nb.studies import aggregates, lab
 
 BIAS_LINES = {
     ("empirical", "sum"): ("eq. 19, sums", "#D55E00", "-"),
@@ -140,11 +141,31 @@ def ablation(table: pd.DataFrame) -> Figure:
     return fig
 
 
-def with_gain(table: pd.DataFrame) -> pd.DataFrame:
-    """The regime map without its references, with `gain`, the mean reward above the reference's."""
-    own = table[table["method"].eq("reference")].set_index("regime")["reward"]
-    shown = table[table["method"].ne("reference")]
-    return shown.assign(gain=shown["reward"] - shown["regime"].map(own))
+@styled
+def standing(table: pd.DataFrame, profiles: pd.DataFrame) -> Figure:
+    """`lab_tables.summary` and `profiles`: the interquartile mean of every policy's gain, and of
+    each method's best policy the share of runs that gain more than so much."""
+    fig, axes = plt.subplots(1, 2, figsize=(12, 0.8 + 0.24 * len(table)), layout="constrained")
+    for y, row in enumerate(table.itertuples()):
+        colour = ROWS[row.method].colour
+        axes[0].plot([row.iqm_low, row.iqm_high], [y, y], color=colour, lw=1.5)
+        axes[0].plot(row.iqm, y, "o", color=colour, ms=5)
+    axes[0].axvline(0, color="black", lw=1)
+    axes[0].set(
+        yticks=range(len(table)),
+        ylim=(len(table) - 0.5, -0.5),
+        xlabel="interquartile mean of the gain over the reference",
+    )
+    axes[0].set_yticklabels(table["policy"], fontsize=8)
+    for policy, line in profiles.groupby("policy", sort=False):
+        colour = ROWS[line["method"].iloc[0]].colour
+        axes[1].plot(line["gain"], line["share"], color=colour, label=policy)
+        axes[1].fill_between(
+            line["gain"], line["low"], line["high"], color=colour, alpha=0.12, lw=0
+        )
+    axes[1].set(xlabel="gain", ylabel="share of runs that gain more", ylim=(0, 1))
+    axes[1].legend(loc="upper right", fontsize=8)
+    return fig
 
 
 def by_regime(shown: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -158,11 +179,10 @@ def by_regime(shown: pd.DataFrame, column: str) -> pd.DataFrame:
 
 @styled
 def gains(shown: pd.DataFrame) -> Figure:
-    """Gain over the reference by policy and regime; a frame marks what reaches the best mean."""
-    gain = by_regime(shown, "gain")
-    reach = by_regime(shown, "reward_high")
+    """Gain over the reference by policy and regime; a frame marks the best of a regime and those
+    than which it gains more in less than three of four cases (`aggregates.MATTERS`)."""
+    gain, behind = by_regime(shown, "gain"), by_regime(shown, "behind")
     gaps = shown.drop_duplicates("regime").set_index("regime")["gap"]
-    best = shown.groupby("regime")["reward"].max()[gain.columns]
     fig, axis = plt.subplots(figsize=(8.5, 0.8 + 0.27 * len(gain)), layout="constrained")
     limit = np.abs(gain.to_numpy()).max()
     sns.heatmap(
@@ -177,7 +197,7 @@ def gains(shown: pd.DataFrame) -> Figure:
         annot_kws={"size": 8},
         cbar_kws={"label": "gain in mean reward over the reference"},
     )
-    for (i, j), level in np.ndenumerate(reach.to_numpy() >= best.to_numpy()):
+    for (i, j), level in np.ndenumerate(behind.to_numpy() < aggregates.MATTERS):
         if level:
             axis.add_patch(
                 plt.Rectangle(
@@ -316,4 +336,25 @@ def low_data(table: pd.DataFrame, ks: Sequence[int]) -> Figure:
         axis.minorticks_off()
     axes[1].set_yscale("log" if shown["gradient_variance"].gt(0).any() else "linear")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return fig
+
+
+@styled
+def data_curve(table: pd.DataFrame) -> Figure:
+    """Gain over the reference by training prompts, a line a policy."""
+    fig, axis = plt.subplots(figsize=(7.5, 3.9), layout="constrained")
+    shown = table[table["method"].ne("reference")]
+    palette = sns.color_palette("colorblind", shown["policy"].nunique())
+    for i, (colour, (policy, line)) in enumerate(
+        zip(palette, shown.groupby("policy", sort=False), strict=True)
+    ):
+        errors = [line["gain"] - line["gain_low"], line["gain_high"] - line["gain"]]
+        x = line["prompts"] * 1.02 ** (i - 3)
+        axis.errorbar(x, line["gain"], yerr=errors, marker="o", ms=4, color=colour, label=policy)
+    ticks = sorted(set(shown["prompts"]))
+    axis.axhline(0, color="black", lw=1, ls=":")
+    axis.set(xscale="log", xticks=ticks, xticklabels=ticks)
+    axis.set(xlabel="training prompts", ylabel="gain over the reference")
+    axis.minorticks_off()
+    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return fig

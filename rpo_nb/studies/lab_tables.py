@@ -3,63 +3,98 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
-from rpo_nb import intervals, partition
+from rpo_nb import partition
 from rpo_nb.config.methods import ROWS
 from rpo_nb.config.schema import Profile
 from rpo_nb.experiment import inputs
 from rpo_nb.experiment.inputs import Prepared
+from rpo_nb.intervals import Share, seeds_and_prompts
 from rpo_nb.judging import verdicts
 from rpo_nb.judging.rates import win_rates
+from rpo_nb.reporting import decisions
 from rpo_nb.studies import table1
-from rpo_nb.studies.lab import MAP_KEYS, Spec, Study
+from rpo_nb.studies.aggregates import improvement, iqm, over_seeds, profile, share_over_seeds
+from rpo_nb.studies.lab import MAP_KEYS, REFERENCE, RIVAL, Spec, Study
 
 # paper A, version 4: preference in % for the normalised loss, over models and judges
 PUBLISHED_ABLATION = ">90"
+UNDECIDED = "not decided"
+PROFILE_POINTS = 41
+
+
+def _wide(rows: pd.DataFrame, column: str) -> dict[int, pd.DataFrame]:
+    """Of one study's rows, by policy (its place): a line a seed, a column a prompt."""
+    table = rows.set_index(["spec", "seed", "prompt"])[column].unstack()
+    return {place: table.loc[place] for place in dict.fromkeys(rows["spec"])}
+
+
+def _measures(
+    rows: pd.DataFrame, studies: Sequence[Study]
+) -> Iterator[tuple[Study, Spec, dict[str, pd.DataFrame]]]:
+    """Of every study and policy reward, gain, win_rate, kl and broken: a line a seed, a column a
+    prompt."""
+    first = {study.name: study for study in reversed(studies)}
+    for name, mine in rows.groupby("study", sort=False):
+        study = first[name]
+        reward, kl, broken = (_wide(mine, one) for one in ("reward", "log_ratio", "broken"))
+        own, rival = (reward[study.specs.index(spec)] for spec in (REFERENCE, RIVAL))
+        for place, spec in enumerate(study.specs):
+            if spec != RIVAL:
+                yield (
+                    study,
+                    spec,
+                    {
+                        "reward": reward[place],
+                        "gain": reward[place] - own,
+                        "win_rate": 50.0 * (1 + np.sign(reward[place] - rival)),
+                        "kl": kl[place],
+                        "broken": broken[place],
+                    },
+                )
 
 
 def summarise(rows: pd.DataFrame, studies: Sequence[Study]) -> pd.DataFrame:
-    """One row a study and policy: study, MAP_KEYS, reward, std (over seeds), win_rate (% over the
-    study's reference, ties half), kl (nats a completion), broken (share), each with _low and _high
-    (95 % bootstrap over the prompts of all seeds), n, seeds."""
-    first = {study.name: study for study in reversed(studies)}
-    out = []
-    for (name, place), mine in rows.groupby(["study", "spec"], sort=False):
-        study = first[name]
-        base = rows[
-            rows["study"].eq(name)
-            & rows["spec"].eq([s.method for s in study.specs].index("reference"))
-        ]
-        paired = mine.merge(
-            base[["seed", "prompt_id", "reward"]],
-            on=["seed", "prompt_id"],
-            suffixes=("", "_reference"),
-            validate="one_to_one",
-        )
-        gap = paired["reward"] - paired["reward_reference"]
-        values = {
-            "reward": paired["reward"],
-            "win_rate": 50.0 * (1 + np.sign(gap)),
-            "kl": paired["log_ratio"],
-            "broken": paired["broken"],
-        }
-        row = {"study": name, **study.specs[place].row(study.profile, study.size)}
-        for key, column in values.items():
-            row |= dict(
-                zip(
-                    (key, f"{key}_low", f"{key}_high"),
-                    intervals.bootstrap(column),
-                    strict=True,
-                )
-            )
-        row["std"] = paired.groupby("seed")["reward"].mean().std(ddof=1)
-        out.append(row | {"n": len(paired), "seeds": paired["seed"].nunique()})
+    """One row a study and policy: study, MAP_KEYS, reward, gain (over the study's reference),
+    win_rate (% over the reference's other completions, ties half), kl (nats a completion), broken
+    (share), each with _low and _high (95 %, over other seeds and prompts; NaN for one seed), std
+    (of the reward over seeds), n (texts), seeds.
+
+    gain is between completions of common random numbers, which cancel; win_rate between
+    independent ones: common ones would make it the share of prompts where training moved a text.
+    """
+    bounds, out = {"win_rate": (0, 100), "broken": (0, 1)}, []
+    for study, spec, values in _measures(rows, studies):
+        row = {"study": study.name, **spec.row(study.profile, study.size)}
+        for key, table in values.items():
+            found = seeds_and_prompts(table, bounds=bounds.get(key))
+            row |= {key: found.value, f"{key}_low": found.low, f"{key}_high": found.high}
+        reward = values["reward"]
+        row["std"] = reward.mean(axis=1).std()
+        out.append(row | {"n": int(reward.notna().to_numpy().sum()), "seeds": len(reward)})
     return pd.DataFrame(out)
+
+
+def by_seed(rows: pd.DataFrame, studies: Sequence[Study]) -> pd.DataFrame:
+    """lab_seeds.csv, what the tables' rows are means of and comparisons are made of: study, policy,
+    seed, and reward, gain, win_rate, kl and broken as in `summarise`, means over the seed's
+    prompts."""
+    found = []
+    for study, spec, values in _measures(rows, studies):
+        means = {name: table.mean(axis=1) for name, table in values.items()}
+        frame = pd.DataFrame(means).rename_axis("seed").reset_index()
+        frame.insert(0, "policy", spec.words)
+        frame.insert(0, "study", study.name)
+        found.append(frame)
+    return pd.concat(found, ignore_index=True)
 
 
 def regimes(
@@ -76,7 +111,7 @@ def regimes(
         found = partition.diagnostics(
             prepared.ref_logps["mean"], prepared.rewards, ids, tau=1.0, reduce="mean"
         )
-        own = json.loads(study.file(Spec("reference"), Path(out)).read_text(encoding="utf-8"))
+        own = json.loads(study.file(REFERENCE, Path(out)).read_text(encoding="utf-8"))
         ahead = np.sign(
             prepared.rewards[:, None]
             - inputs.reference_rewards(study.profile, prepared, study.seed)
@@ -99,17 +134,79 @@ def regime_map(
     rows: pd.DataFrame, studies: Sequence[Study], described: pd.DataFrame
 ) -> pd.DataFrame:
     """regime_map.csv: `summarise` with, of each regime, gap (mean reward of the data minus that of
-    the reference's own texts), data_wins, k, logp, own_logp and above_log_k of `regimes`."""
+    the reference's own texts), data_wins, k, logp, own_logp and above_log_k of `regimes`, and
+    behind: the probability that a run of the regime's best policy gains more than one of this."""
     table = summarise(rows, studies).rename(columns={"study": "regime"})
     own = table[table["method"].eq("reference")].set_index("regime")["reward"]
     about = described.set_index("regime")
     table.insert(1, "gap", table["regime"].map(about["data"] - own))
+    gains = by_seed(rows, studies).set_index(["study", "policy", "seed"])["gain"].unstack()
+    best = table.loc[table.groupby("regime")["gain"].idxmax()].set_index("regime")["policy"]
+    behind = [
+        improvement(*(gains.loc[(regime, one)].to_numpy()[None] for one in (best[regime], policy)))
+        for regime, policy in zip(table["regime"], table["policy"], strict=True)
+    ]
     return table.assign(
+        behind=behind,
         **{
             name: table["regime"].map(about[name])
             for name in ("data_wins", "k", "logp", "own_logp", "above_log_k")
-        }
+        },
     )
+
+
+def _gains(rows: pd.DataFrame, studies: Sequence[Study]) -> dict[Spec, np.ndarray]:
+    """Of every trained policy the gain over the reference, [regimes, seeds, prompts]."""
+    specs, found = studies[0].specs, {}
+    shape = len(set(rows["study"])), len(set(rows["seed"])), -1
+    for place, spec in enumerate(specs):
+        if spec.method != "reference":
+            both = (rows[rows["spec"].eq(i)] for i in (place, specs.index(REFERENCE)))
+            order = ["study", "seed", "prompt_id"]
+            mine, own = (one.sort_values(order)["reward"].to_numpy() for one in both)
+            found[spec] = (mine - own).reshape(shape)
+    return found
+
+
+def summary(rows: pd.DataFrame, studies: Sequence[Study]) -> pd.DataFrame:
+    """lab_summary.csv, the policies over all regimes: method, policy; mean and iqm of the gain over
+    the reference (points; `aggregates`) and over_sft and over_best, the probability that a run
+    gains more than one of SFT and than one of the policy with the best iqm, each with _low and
+    _high (NaN for one seed); worst, the mean gain of its worst regime; regimes, seeds. The best
+    first."""
+    gains = _gains(rows, studies)
+    runs = {spec: gain.mean(-1) for spec, gain in gains.items()}
+    best, out = max(runs, key=lambda spec: iqm(runs[spec])), []
+    for spec, scores in runs.items():
+        prompts = stats.sem(gains[spec].mean(0), axis=-1)
+        found = {
+            "mean": over_seeds(np.mean, scores, prompts=prompts),
+            "iqm": over_seeds(iqm, scores, prompts=prompts),
+        }
+        for name, other in (("over_sft", Spec("sft")), ("over_best", best)):
+            found[name] = Share(*[np.nan] * 4)
+            if spec != other and other in runs:
+                found[name] = share_over_seeds(improvement, scores, runs[other])
+        row = {"method": spec.method, "policy": spec.words}
+        for key, one in found.items():
+            row |= {key: one.value, f"{key}_low": one.low, f"{key}_high": one.high}
+        row["worst"] = scores.mean(1).min()
+        out.append(row | dict(zip(("regimes", "seeds"), scores.shape, strict=True)))
+    return pd.DataFrame(out).sort_values("iqm", ascending=False, ignore_index=True)
+
+
+def profiles(rows: pd.DataFrame, studies: Sequence[Study], table: pd.DataFrame) -> pd.DataFrame:
+    """lab_profiles.csv, of each method's best policy by `summary`: method, policy, gain, and share,
+    of its runs over all regimes and seeds those that gain more, with low and high."""
+    shown = dict.fromkeys(table.drop_duplicates("method")["policy"])
+    runs = {spec.words: gain.mean(-1) for spec, gain in _gains(rows, studies).items()}
+    every = np.concatenate([runs[policy].ravel() for policy in shown])
+    out = []
+    for policy, gain in product(shown, np.linspace(every.min(), every.max(), PROFILE_POINTS)):
+        found = share_over_seeds(partial(profile, at=gain), runs[policy])
+        row = {"policy": policy, "gain": gain, "share": found.value}
+        out.append(row | {"low": found.low, "high": found.high})
+    return pd.DataFrame(out).merge(table[["policy", "method"]], on="policy")
 
 
 def ablation(
@@ -197,34 +294,46 @@ def low_data_table(rows: pd.DataFrame, studies: Sequence[Study]) -> pd.DataFrame
     return table
 
 
+def data_curve(rows: pd.DataFrame, studies: Sequence[Study]) -> pd.DataFrame:
+    """data_curve.csv: `summarise` by the number of training prompts."""
+    table = summarise(rows, studies)
+    prompts = table.pop("study").str.removesuffix(" prompts").astype(int)
+    table.insert(0, "prompts", prompts)
+    return table
+
+
 def duels(
-    rows: pd.DataFrame, studies: Sequence[Study], pairs: Sequence[tuple[Spec, Spec]]
+    rows: pd.DataFrame,
+    studies: Sequence[Study],
+    readings: Mapping[str, Sequence[tuple[Spec, Spec]]],
 ) -> pd.DataFrame:
-    """Pairs of policies on the same prompts: study, first, second (in words), difference of their
-    mean rewards with its 95 % bootstrap interval over prompts (low, high), and outcome: "first" or
-    "second" where the interval excludes 0, else "level"."""
+    """Pairs of policies asked the same prompts with common random numbers, all duels that are shown
+    together: reading, study, first, second (in words), difference of their mean rewards with low
+    and high (95 %, over other seeds and prompts), seeds, ahead (of these, in how many the first has
+    the higher mean), p (after Holm's correction for all duels) and outcome: "first" or "second"
+    where p is below 0.05, else "not decided"; then smallest is the difference that this run would
+    have seen."""
     specs, out = {study.name: study.specs for study in studies}, []
-    for name, mine in rows.groupby("study", sort=False):
-        wide = mine.pivot_table(index=["seed", "prompt_id"], columns="spec", values="reward")
-        for pair in pairs:
-            if not set(pair) <= set(specs[name]):
-                continue
-            first, second = (wide[specs[name].index(spec)] for spec in pair)
-            difference = (first - second).to_numpy()
-            mean, low, high = intervals.bootstrap(difference)
-            out.append(
-                {
-                    "study": name,
-                    "first": pair[0].words,
-                    "second": pair[1].words,
-                    "difference": mean,
-                    "low": low,
-                    "high": high,
-                    "outcome": "first" if low > 0 else "second" if high < 0 else "level",
-                }
-            )
-    return pd.DataFrame(
-        out, columns=["study", "first", "second", "difference", "low", "high", "outcome"]
+    wide = {name: _wide(mine, "reward") for name, mine in rows.groupby("study", sort=False)}
+    wanted = [(reading, *pair) for reading, pairs in readings.items() for pair in pairs]
+    for name, (reading, *pair) in product(wide, wanted):
+        if set(pair) <= set(specs[name]):
+            first, second = (wide[name][specs[name].index(spec)] for spec in pair)
+            found = seeds_and_prompts(first - second)
+            row = {"reading": reading, "study": name}
+            row |= {"first": pair[0].words, "second": pair[1].words}
+            row |= {"difference": found.value, "low": found.low, "high": found.high}
+            row |= {"seeds": len(first), "error": found.error, "df": found.df}
+            row["ahead"] = int((first.mean(axis=1) > second.mean(axis=1)).sum())
+            out.append(row)
+    columns = ["reading", "study", "first", "second", "difference", "low", "high", "seeds", "ahead"]
+    table = pd.DataFrame(out, columns=[*columns, "error", "df"])
+    decided = decisions.decide(table["difference"], table["error"], table["df"])
+    words = {decisions.HOLDS: "first", decisions.FAILS: "second", decisions.OPEN: UNDECIDED}
+    return table[columns].assign(
+        p=decided.p,
+        outcome=[words[verdict] for verdict in decided.verdict],
+        smallest=decided.smallest,
     )
 
 

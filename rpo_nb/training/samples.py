@@ -121,23 +121,26 @@ class Probe:
         return rows
 
 
-def measures(answers: pd.DataFrame, scores: Sequence[str]) -> dict[str, float]:
-    """Of a probe's answers: mean of each score; win_rate (share of prompts where the first score is
-    above the baseline's, ties half); kl = E[log πθ − log πref] over the policy's own samples with
-    its 95 % interval; entropy = −E[log πθ], nats a text; tokens a text; n."""
-    ratio = answers["policy_logp"] - answers["ref_logp"]
-    kl, low, high = intervals.student(ratio)
+def by_prompt(answers: pd.DataFrame, scores: Sequence[str]) -> pd.DataFrame:
+    """Of a probe's answers, one row a prompt: each score; win_rate (1 where the first score is
+    above the baseline's, a tie half); kl, the log-ratio log πθ − log πref of the policy's own
+    sample; entropy, −log πθ, nats a text; tokens."""
     ahead = answers[scores[0]] - answers[f"{scores[0]}_baseline"]
-    return {
-        **{name: float(answers[name].mean()) for name in scores},
-        "win_rate": float((np.sign(ahead) + 1).mean() / 2),
-        "kl": kl,
-        "kl_low": low,
-        "kl_high": high,
-        "entropy": float(-answers["policy_logp"].mean()),
-        "tokens": float(answers["tokens"].mean()),
-        "n": len(answers),
-    }
+    return answers[list(scores)].assign(
+        win_rate=(np.sign(ahead) + 1) / 2,
+        kl=answers["policy_logp"] - answers["ref_logp"],
+        entropy=-answers["policy_logp"],
+        tokens=answers["tokens"],
+    )
+
+
+def measures(answers: pd.DataFrame, scores: Sequence[str]) -> dict[str, float]:
+    """The means of `by_prompt`, that of kl with its 95 % interval over prompts (kl_low, kl_high),
+    and n."""
+    rows = by_prompt(answers, scores)
+    _, low, high = intervals.student(rows["kl"])
+    means = {name: float(column.mean()) for name, column in rows.items()}
+    return means | {"kl_low": low, "kl_high": high, "n": len(rows)}
 
 
 # ---- data ----------------------------------------------------------------------------------------

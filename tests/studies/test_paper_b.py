@@ -5,9 +5,11 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from rpo_nb import pocket
 from rpo_nb.config.studies import PaperB
+from rpo_nb.reporting.decisions import FAILS, HOLDS, OPEN
 from rpo_nb.studies.paper_b import grid as paper_b_grid
 from rpo_nb.studies.paper_b import learnings, tables
 from rpo_nb.studies.paper_b.grid import UNSEEN, Run, is_synthetic, prompts_of, rows_of
@@ -76,6 +78,7 @@ def frame(values, seeds=(0, 1, 2)):
             **RUNS[name].columns,
             "seed": seed,
             "split": split,
+            "prompt": f"{split} {seed}",
             "truth": value + 0.1 * seed,
             "learnt": 0.0,
             "win_rate": 0.5 + value / 100,
@@ -146,8 +149,14 @@ def test_verdicts_follow_the_differences_and_their_intervals():
     flat = {run.name: 5.0 for run in paper_b_grid.grid(PaperB())}
     results = frame(flat | {"online-bwd-truth": 8.0, "online-sqloo-truth": 9.0})
     found = learnings.verdicts(results, curves, PaperB()).set_index("learning")["verdict"]
-    assert found["online, bwd does better than sqloo"] == "is reversed"
-    assert found["online does better than offline with the true judge (bwd)"] == "holds"
+    assert found["online, bwd does better than sqloo"] == FAILS
+    assert found["online does better than offline with the true judge (bwd)"] == HOLDS
+    assert set(found["offline, DPO, SimPO and RPO-bwd do alike"]) == {HOLDS}
+    vanish = "with a learnt reward model, online gains over offline vanish (bwd)"
+    assert found[vanish] == HOLDS and found["iterations help (offline DPO)"] == OPEN
+    kept = frame(flat | {"online-bwd-learnt": 7.0})
+    found = learnings.verdicts(kept, curves, PaperB()).set_index("learning")["verdict"]
+    assert found[vanish] == FAILS
     noisy = frame(flat)
     noisy.loc[(noisy["run"] == "kto") & (noisy["seed"] == 0), "truth"] -= 3
     told = (
@@ -155,9 +164,42 @@ def test_verdicts_follow_the_differences_and_their_intervals():
         .set_index("learning")
         .loc["offline, they do better than KTO"]
     )
-    assert told["verdict"] == "not decided" and "+1.00 [" in told["sentence"]
+    assert told["verdict"] == OPEN and "+1.00 [" in told["sentence"]
+    assert told["smallest"] > 1 and "would have been seen" in told["sentence"]
+    known = stats.ttest_1samp([3.0, 0, 0], 0).confidence_interval(0.95)
+    assert (told["low"], told["high"]) == pytest.approx((known.low, known.high))
     alone = learnings.verdicts(frame(flat, seeds=(0,)), curves, PaperB())
-    assert set(alone["verdict"]) == {"one seed: not decided"}
+    assert set(alone["verdict"]) == {OPEN} and alone["low"].isna().all()
+    assert alone["sentence"].str.contains("with one seed").all()
+    assert not alone["sentence"].str.contains("[", regex=False).any()
+
+
+def test_seeds_that_agree_by_luck_are_no_surer_than_their_prompts():
+    rng, rows = np.random.default_rng(0), []
+    for name in ("dpo", "dpo-iteration3"):
+        for seed in range(2):
+            noise = rng.normal(size=20)
+            found = pd.DataFrame({"truth": 5 + noise - noise.mean(), "prompt": range(20)})
+            found["prompt"] += 20 * seed
+            rows.append(found.assign(run=name, **RUNS[name].columns, seed=seed, split="test"))
+    curves = pd.DataFrame(columns=["run", "judge", "seed", "step", "truth", "learnt"])
+    results = pd.concat(rows)
+    found = learnings.verdicts(results, curves, PaperB()).iloc[0]
+    assert abs(found["difference"]) < 1e-9 and found["verdict"] == OPEN
+    pairs = results.pivot(index=["seed", "prompt"], columns="run", values="truth")
+    error = (pairs["dpo-iteration3"] - pairs["dpo"]).groupby("seed").sem()
+    assert found["high"] >= 0.99 * np.sqrt((error**2).mean() / 2)
+
+
+def test_pure_noise_decides_no_learning():
+    rng, decided = np.random.default_rng(0), []
+    curves = pd.DataFrame(columns=["run", "judge", "seed", "step", "truth", "learnt"])
+    flat = frame(dict.fromkeys(RUNS, 5.0))
+    for _ in range(60):
+        noisy = flat.assign(truth=rng.normal(size=len(flat)))
+        found = learnings.verdicts(noisy, curves, PaperB())
+        decided.append(found["verdict"].ne(OPEN).any())
+    assert np.mean(decided) <= 0.1
 
 
 def test_hacking_is_a_learnt_reward_that_rises_while_the_truth_falls():
@@ -185,13 +227,13 @@ def test_hacking_is_a_learnt_reward_that_rises_while_the_truth_falls():
         return found["verdict"].item()
 
     for truths, expected in (
-        ([5, 7, 6], "seen"),
-        ([5, 4, 4.5], "seen"),
-        ([5, 6, 7], "not seen"),
-        ([5, 5, 5.0], "gains vanish"),
+        ([5, 7, 6], HOLDS),
+        ([5, 4, 4.5], HOLDS),
+        ([5, 6, 7], FAILS),
+        ([5, 5, 5.0], OPEN),
     ):
         assert verdict(curves(truths)) == expected
     assert learnings.hacking(curves([5, 7, 6])).iloc[0].tolist()[2:] == [2.0, 1.0, -1.0]
     # the truth's gains over the seeds are -1, 0 and 1
-    assert verdict(curves([5, 5, 4.0], apart=(0, 0, 1))) == "gains vanish"
-    assert verdict(curves([5, 5, 4.0], seeds=[0])) == "one seed: not decided"
+    assert verdict(curves([5, 5, 4.0], apart=(0, 0, 1))) == OPEN
+    assert verdict(curves([5, 5, 4.0], seeds=[0])) == OPEN

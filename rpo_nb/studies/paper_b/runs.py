@@ -32,7 +32,7 @@ from rpo_nb.training import alignment
 from rpo_nb.training.alignment import Sampler
 from rpo_nb.training.checkpoints import save_policy
 from rpo_nb.training.reward_aware import tuples
-from rpo_nb.training.samples import Probe, Responses, measures
+from rpo_nb.training.samples import Probe, Responses, by_prompt, measures
 
 # ---- training ------------------------------------------------------------------------------------
 
@@ -203,9 +203,10 @@ def _groups(world: World, data: Responses, objective: Objective, run: Run) -> li
 
 def load(profile: Profile, out: str | Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """(results, curves, costs) of the policies, each with the columns of `Run` and run, its name.
-    results: seed, split and the measures. curves: seed, step and the measures on the validation
-    prompts. costs: seed, steps, best_step, reason, seconds of each part a step. Raises ValueError
-    when a policy is missing."""
+
+    results, one row a prompt: seed, split, prompt and `samples.by_prompt`. curves: seed, step and
+    the measures on the validation prompts. costs: seed, steps, best_step, reason, seconds of each
+    part a step. Raises ValueError when a policy is missing."""
     results, curves, costs = [], [], []
     for seed in profile.paper_b.seeds:
         world = World(profile, seed, Path(out))
@@ -219,8 +220,8 @@ def load(profile: Profile, out: str | Path) -> tuple[pd.DataFrame, pd.DataFrame,
                 )
             of = {"run": run.name, **run.columns, "seed": seed}
             answers = pd.DataFrame(unpacked(folder / "answers.jsonl.gz"))
-            for split, rows in answers.groupby("split", sort=False):
-                results.append(of | {"split": split, **measures(rows, [TRUTH, LEARNT])})
+            found = by_prompt(answers, [TRUTH, LEARNT])
+            results.append(found.assign(**of, split=answers["split"], prompt=answers["prompt"]))
             if not run.trained:
                 continue
             curves.append(pd.read_csv(folder / "curve.csv").assign(**of))
@@ -233,7 +234,8 @@ def load(profile: Profile, out: str | Path) -> tuple[pd.DataFrame, pd.DataFrame,
                     **{part: s / done["steps"] for part, s in done["seconds"].items()},
                 }
             )
-    return pd.DataFrame(results), pd.concat(curves, ignore_index=True), pd.DataFrame(costs)
+    results, curves = (pd.concat(frames, ignore_index=True) for frames in (results, curves))
+    return results, curves, pd.DataFrame(costs)
 
 
 def write_generations(profile: Profile, out: str | Path) -> None:

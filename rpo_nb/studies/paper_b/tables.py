@@ -1,8 +1,8 @@
 """Paper B's Tables 2 to 4, the bridge to paper A, the verdict on each of its learnings, and Figures
 1 to 4: frames in, frames out.
 
-results and curves are those of `runs.load`. Intervals are Student's t over seeds, 95 %: other
-references, data and samples.
+results and curves are those of `runs.load`. Intervals are 95 %, over other seeds (references, data
+and samples) and other prompts; one seed has none.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ import pandas as pd
 from rpo_nb import intervals
 from rpo_nb.config.schema import Profile
 from rpo_nb.config.studies import PaperB
+from rpo_nb.intervals import seeds_and_prompts
 from rpo_nb.reporting.published import published_numbers
+from rpo_nb.reporting.rendering import with_interval
 from rpo_nb.studies.paper_b.grid import (
     GATED,
     LEARNT,
@@ -37,27 +39,33 @@ PAPER_PROMPTS = {
     "test": "lmsys_test",
     **dict.fromkeys(("ood_values", "ood_combinations", "ood"), "alpacaeval"),
 }
-FEWEST = 2  # seeds that an interval needs
 # of a legend: "best" still covers bands and error bars
 BESIDE = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+
+
+def points(results: pd.DataFrame, measure: str, *runs: Run, split: str = "test") -> pd.DataFrame:
+    """A measure's mean over some runs: a line a seed, a column a prompt."""
+    rows = rows_of(results[results["split"].eq(split)], *runs)
+    return rows.pivot_table(index="seed", columns="prompt", values=measure)
 
 
 def _cell(
     results: pd.DataFrame, run: Run, split: str, metric: str, published: object = None
 ) -> dict:
-    """mean, ci_low, ci_high, seeds of a measure over seeds, and the paper's number with the half
-    width of its interval."""
-    values = rows_of(results[results["split"].eq(split)], run).sort_values("seed")[METRICS[metric]]
-    scale = 100.0 if metric == "win_rate" else 1.0
-    mean, low, high = intervals.student(scale * values.to_numpy())
+    """mean, ci_low, ci_high, seeds of a measure, and the paper's number with the half width of its
+    interval."""
+    values, bounds = points(results, METRICS[metric], run, split=split), None
+    if metric == "win_rate":
+        values, bounds = 100 * values, (0, 100)
+    found = seeds_and_prompts(values, bounds=bounds)
     number, half = published if isinstance(published, list) else (published, None)
     missing = {None, "null"}
     return {
         "metric": metric,
         "prompts": split,
-        "mean": mean,
-        "ci_low": low,
-        "ci_high": high,
+        "mean": found.value,
+        "ci_low": found.low,
+        "ci_high": found.high,
         "seeds": len(values),
         "published": np.nan if number in missing else number,
         "published_ci": np.nan if half in missing else half,
@@ -221,7 +229,7 @@ def bridge(results: pd.DataFrame, config: PaperB) -> pd.DataFrame:
     own, rows = Run("sqloo", k=config.k), []
     for run in (own, *bridge_runs(config)):
         if present(results, run) and present(results, own):
-            gain, low, high = difference(results, [own], [run])
+            gain, low, high = difference(results, [own], [run])[:3]
             kl = rows_of(results[results["split"].eq("test")], run)["kl"]
             rows.append(
                 {
@@ -256,7 +264,7 @@ def wide(table: pd.DataFrame) -> pd.DataFrame:
     ]
     digits = np.where(table["metric"].eq("win_rate"), 1, 2)
     ours = [
-        f"{m:.{d}f}" + ("" if np.isnan(low) else f" [{low:.{d}f}, {high:.{d}f}]")
+        with_interval(m, low, high, d)
         for m, low, high, d in zip(
             table["mean"], table["ci_low"], table["ci_high"], digits, strict=True
         )
@@ -277,9 +285,8 @@ def wide(table: pd.DataFrame) -> pd.DataFrame:
 
 def difference(
     results: pd.DataFrame, ahead: Sequence[Run], behind: Sequence[Run]
-) -> intervals.Interval:
-    """Mean test reward of some runs less that of others, paired by seed, with its interval over
-    seeds."""
-    tested = results[results["split"].eq("test")]
-    means = [rows_of(tested, *runs).groupby("seed")[TRUTH].mean() for runs in (ahead, behind)]
-    return intervals.student((means[0] - means[1]).dropna().to_numpy())
+) -> intervals.Estimate:
+    """Mean test reward of some runs less that of others, on the same prompts with common random
+    numbers, with its interval over other seeds and other prompts."""
+    first, second = (points(results, TRUTH, *runs) for runs in (ahead, behind))
+    return seeds_and_prompts(first - second)

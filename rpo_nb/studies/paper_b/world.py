@@ -230,7 +230,10 @@ class World:
         ]
         seed = self.draw("test" if purpose == "final" else "valid")
         if purpose not in self.baselines:
-            self.baselines[purpose] = self.reader.sample(self.reference, prompts, 1, seed)
+            # Policies have the random numbers of their seed in common, for differences of means;
+            # win rates are over a reference that has its own.
+            own = keys.hash_seed(seed, 2)
+            self.baselines[purpose] = self.reader.sample(self.reference, prompts, 1, own)
         return Probe(
             prompts,
             {TRUTH: self.judge(TRUTH), LEARNT: self.judge(LEARNT if judge == TRUTH else judge)},
