@@ -222,7 +222,7 @@ def robust(
             parts.append(
                 f"{judge} {size} {number(most['difference'], 1)}{_interval(most, 1)} from τ = "
                 f"{most['tau_low']:g} to {most['tau_high']:g} {verdict}"
-                + (f" (equal but for {number(wide, 1)})" if wide > 0 else "")
+                + (f" (equal but for {number(min(wide, 100), 1)})" if wide > 0 else "")
             )
         ends = f"{ALONE if mine['error'].isna().all() else ''}{_papers_spread(table4, preset)}"
         out[preset] = (

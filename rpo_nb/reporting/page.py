@@ -109,12 +109,20 @@ CAPTIONS = {
 
 def gather(out: Path | str, profile: Profile) -> dict[str, pd.DataFrame]:
     """Every table of ``<out>/tables`` by name; ``table2`` comes from metrics.csv with its intervals
-    (``metric_cells``), and Table I without its seconds."""
+    (``metric_cells``), and Table I without its seconds. ValueError: an earlier version's table that
+    lacks what verdicts are made of."""
     tables = {
         path.stem: read_table(path)
         for path in sorted((Path(out) / "tables").glob("*.csv"))
         if path.stat().st_size > 1
     }
+    for name in ("table3", "table4"):
+        lost = [c for c in COLUMNS[name] if name in tables and c not in tables[name]]
+        if lost:
+            raise ValueError(
+                f"tables/{name}.csv has no column {lost[0]!r}: an earlier version made it; run "
+                f"notebooks/{NOTEBOOKS[name]}.ipynb again with the same profile"
+            )
     if "table1" in tables:  # seconds are wall-clock: they have a file of their own
         tables["table1"] = tables["table1"][~tables["table1"]["property"].str.startswith("seconds")]
     if "metrics" in tables:

@@ -25,14 +25,14 @@ from rpo_nb.config.schema import Profile
 from rpo_nb.data import feedback
 from rpo_nb.experiment import grid, inputs
 from rpo_nb.experiment.runs import diagnosis
-from rpo_nb.intervals import Estimate
+from rpo_nb.intervals import Share
 from rpo_nb.judging import verdicts
 from rpo_nb.judging.judges import Judge
 from rpo_nb.policy import logps
 from rpo_nb.policy.generation import generate
 from rpo_nb.reporting.rendering import number, read_table, with_interval
 from rpo_nb.running.provenance import PACKAGE
-from rpo_nb.studies.aggregates import MATTERS, improvement, over_seeds
+from rpo_nb.studies.aggregates import MATTERS, improvement, share_over_seeds
 from rpo_nb.studies.lab import REGIMES
 
 TABLES = PACKAGE.resolve().parent / "results" / "pocket" / "tables"
@@ -151,7 +151,7 @@ def evidence(folder: Path | str = TABLES) -> Evidence:
     return Evidence(*(read_table(folder / f"{n}.csv") for n in ("regime_map", "low_data")), seeds)
 
 
-def chance(seeds: pd.DataFrame, first: str, second: str) -> Estimate:
+def chance(seeds: pd.DataFrame, first: str, second: str) -> Share:
     """The probability that a run of the first policy gains more than one of the second, by one
     study's lines of lab_seeds; NaNs where one has none."""
     gains = [
@@ -159,8 +159,8 @@ def chance(seeds: pd.DataFrame, first: str, second: str) -> Estimate:
         for policy in (first, second)
     ]
     if not all(one.size for one in gains):
-        return Estimate(*[math.nan] * 5)
-    return over_seeds(improvement, *gains, bounds=(0, 1))
+        return Share(*[math.nan] * 4)
+    return share_over_seeds(improvement, *gains)
 
 
 def nearest(table: pd.DataFrame, mine: Data) -> tuple[str, float]:

@@ -17,12 +17,12 @@ from rpo_nb.config.methods import ROWS
 from rpo_nb.config.schema import Profile
 from rpo_nb.experiment import inputs
 from rpo_nb.experiment.inputs import Prepared
-from rpo_nb.intervals import Estimate, seeds_and_prompts
+from rpo_nb.intervals import Share, seeds_and_prompts
 from rpo_nb.judging import verdicts
 from rpo_nb.judging.rates import win_rates
 from rpo_nb.reporting import decisions
 from rpo_nb.studies import table1
-from rpo_nb.studies.aggregates import improvement, iqm, over_seeds, profile
+from rpo_nb.studies.aggregates import improvement, iqm, over_seeds, profile, share_over_seeds
 from rpo_nb.studies.lab import MAP_KEYS, REFERENCE, RIVAL, Spec, Study
 
 # paper A, version 4: preference in % for the normalised loss, over models and judges
@@ -184,9 +184,9 @@ def summary(rows: pd.DataFrame, studies: Sequence[Study]) -> pd.DataFrame:
             "iqm": over_seeds(iqm, scores, prompts=prompts),
         }
         for name, other in (("over_sft", Spec("sft")), ("over_best", best)):
-            found[name] = Estimate(*[np.nan] * 5)
+            found[name] = Share(*[np.nan] * 4)
             if spec != other and other in runs:
-                found[name] = over_seeds(improvement, scores, runs[other], bounds=(0, 1))
+                found[name] = share_over_seeds(improvement, scores, runs[other])
         row = {"method": spec.method, "policy": spec.words}
         for key, one in found.items():
             row |= {key: one.value, f"{key}_low": one.low, f"{key}_high": one.high}
@@ -203,7 +203,7 @@ def profiles(rows: pd.DataFrame, studies: Sequence[Study], table: pd.DataFrame) 
     every = np.concatenate([runs[policy].ravel() for policy in shown])
     out = []
     for policy, gain in product(shown, np.linspace(every.min(), every.max(), PROFILE_POINTS)):
-        found = over_seeds(partial(profile, at=gain), runs[policy], bounds=(0, 1))
+        found = share_over_seeds(partial(profile, at=gain), runs[policy])
         row = {"policy": policy, "gain": gain, "share": found.value}
         out.append(row | {"low": found.low, "high": found.high})
     return pd.DataFrame(out).merge(table[["policy", "method"]], on="policy")

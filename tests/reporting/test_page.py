@@ -207,6 +207,13 @@ def test_page_shows_every_cell_with_both_numbers_and_the_claims(results, page, r
         assert row["claim"] in page
 
 
+def test_an_earlier_versions_table_is_refused_and_not_called_one_seeds(tmp_path, rates):
+    old = tables.table3(rates, PROFILE).drop(columns=["error", "df", "seeds"])
+    rendering.write_csv(old, tmp_path, "table3")
+    with pytest.raises(ValueError, match="no column 'error'.*run notebooks/05_table3_judges"):
+        gather(tmp_path, PROFILE)
+
+
 def test_page_of_an_empty_folder_says_what_to_run(tmp_path):
     text = report(tmp_path, PROFILE).read_text(encoding="utf-8")
     for notebook in (

@@ -42,15 +42,30 @@ def test_the_interval_of_a_mean_is_students_t_of_the_seeds_means():
 
 def test_few_runs_that_agree_are_not_sure():
     ahead, behind = np.ones((6, 10)), np.zeros((6, 10))
-    for seeds, least in ((2, 0.0), (10, 0.75)):
-        found = aggregates.over_seeds(
-            aggregates.improvement, ahead[:, :seeds], behind[:, :seeds], bounds=(0, 1)
+    for seeds in (2, 10):
+        found = aggregates.share_over_seeds(
+            aggregates.improvement, ahead[:, :seeds], behind[:, :seeds]
         )
-        assert found.value == found.high == 1 and least <= found.low < 0.9
-    one = aggregates.over_seeds(aggregates.improvement, ahead[:, :1], behind[:, :1], bounds=(0, 1))
+        known = stats.binomtest(seeds, seeds).proportion_ci(0.95, method="exact")
+        assert found.value == found.high == 1 and found.low == pytest.approx(known.low)
+    one = aggregates.share_over_seeds(aggregates.improvement, ahead[:, :1], behind[:, :1])
     assert one.value == 1 and np.isnan(one[1:]).all()
     with pytest.raises(ValueError, match="scores differ in shape"):
-        aggregates.over_seeds(aggregates.improvement, ahead, behind[:, :3])
+        aggregates.share_over_seeds(aggregates.improvement, ahead, behind[:, :3])
+
+
+@pytest.mark.parametrize("seeds", [3, 10])
+def test_a_probability_of_improvement_covers_the_true_one(seeds):
+    """First over second with a lead of one standard deviation of a run, seeds shared by regimes."""
+    rng, lead = np.random.default_rng(0), 1.0
+    # a run's score varies by its own noise and its seed's, with variance 1 each
+    truth = stats.norm.cdf(lead / np.sqrt(4))
+    covered = []
+    for _ in range(300):
+        both = rng.normal(size=(2, 6, seeds)) + rng.normal(size=(2, 1, seeds))
+        found = aggregates.share_over_seeds(aggregates.improvement, both[0] + lead, both[1])
+        covered.append(found.low <= truth <= found.high)
+    assert np.mean(covered) >= 0.92, np.mean(covered)
 
 
 def drawn_anew(values, rng, draws=200):
@@ -75,4 +90,3 @@ def test_intervals_cover_whether_or_not_regimes_share_their_seeds(seeds, common)
     assert 0.92 <= np.mean(covered) <= 0.985, np.mean(covered)
     if common:
         assert np.mean(of_the_paper) < 0.8, np.mean(of_the_paper)
-    print(seeds, common, np.mean(covered), np.mean(of_the_paper))

@@ -243,7 +243,7 @@ def test_the_lab_in_one_table_and_seed_by_seed(profile):
     kto, sft = (table.iloc[i] for i in (0, 1))
     assert kto["iqm"] == pytest.approx(3.25 + 1.5) and kto["worst"] == 4.25 and sft["mean"] == 1.0
     assert kto["over_sft"] == 1 and sft["over_best"] == 0 and np.isnan(sft["over_sft"])
-    assert 0.5 < kto["over_sft_low"] < 1 == kto["over_sft_high"]
+    assert 0.4 < kto["over_sft_low"] < 1 == kto["over_sft_high"]
     # the seeds agree, so their prompts alone say how sure the mean is
     error = stats.sem(np.subtract(REWARDS[2], 5)) / math.sqrt(5)
     assert sft["mean_high"] - sft["mean"] >= 0.999 * error
