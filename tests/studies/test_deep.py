@@ -118,17 +118,18 @@ def test_tables_come_from_the_parts_alone_byte_by_byte(profile, first, cloned, r
     for part in deep.parts_of(profile):
         deep.make(profile, part, cloned)
         ours, theirs = (parts.read(deep.file_of(out, part)).files for out in (cloned, first))
-        assert {name: theirs.get(name) for name in ours} == ours, part
-        print(part, set(theirs) - set(ours))
+        # what only a training looks up is not looked up again
+        assert len(ours) > 5 and {name: theirs.get(name) for name in ours} == ours, part
 
 
 def test_a_damaged_part_is_told_and_made_again(profile, first, capsys):
     file = first / "parts" / "paper_b-seed0.tar.xz"
-    content = file.read_bytes()
+    content, were = file.read_bytes(), parts.read(file).files
     file.write_bytes(content[: len(content) // 2])
     assert deep.run(profile, first, cores=1)
     assert "paper_b-seed0.tar.xz is damaged" in capsys.readouterr().out
-    assert file.read_bytes() == content
+    files = parts.read(file).files
+    assert {name: were.get(name) for name in files} == files
 
 
 def test_a_stale_part_is_told_and_not_taken(profile, cloned, capsys):
