@@ -26,6 +26,8 @@ from rpo_nb.store import atomic_write
 
 # files that differ from run to run: never in results.parquet or the page
 WALL_CLOCK = ("timings", "table1_timings", "paper_b_timings")
+NUMBERED = ("tau", "tau_low", "tau_high", "seed", "step", "beta", "k")  # columns that name a row
+TOLD = ("verdict", "sentence")  # columns of text that do not
 PRESET_FIELDS = {  # one sentence a field of config.Preset
     "reduce": "A completion's log-probability: over its tokens, the sum (the paper's formula) or "
     "the mean (the authors' code).",
@@ -299,14 +301,15 @@ def _stacked(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _melt(frame: pd.DataFrame) -> pd.DataFrame:
-    """Any table to row, column, metric, value: key columns (text, tau, seed, k) make the row."""
+    """Any table to row, column, metric, value: key columns (text but for TOLD, and NUMBERED) make
+    the row."""
     numeric = [
         c
         for c in frame.columns
         if pd.api.types.is_numeric_dtype(frame[c]) and not pd.api.types.is_bool_dtype(frame[c])
     ]
-    values = [c for c in numeric if c not in ("tau", "seed", "step", "beta", "k")]
-    keys = [c for c in frame.columns if c not in values and c != "preset"]
+    values = [c for c in numeric if c not in NUMBERED]
+    keys = [c for c in frame.columns if c not in (*values, *TOLD, "preset")]
     wide = frame[values].assign(row=_joined(frame, keys), preset=frame.get("preset", ""))
     return wide.melt(["row", "preset"], var_name="column").assign(metric=lambda d: d["column"])
 

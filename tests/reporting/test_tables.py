@@ -236,6 +236,12 @@ def test_long_format_has_every_number_once(metrics, rates):
         {"metrics": metrics, "table1": table1(("FLOPs a step", "dro", 2e9, 1e9, 3e9))}, PROFILE
     )
     assert len(more) == len(metrics) + 1
+    moves = pd.DataFrame(
+        {"judge": "checker", "size": "xl", "tau_low": [0.1, 1.0], "tau_high": 5.0, "error": 1.0}
+    )
+    told = pd.DataFrame({"claim": ["RPO wins"], "verdict": "holds", "sentence": "…", "hold": [6]})
+    rows = tables.long_format({"temperature_differences": moves, "claims": told}, PROFILE)["row"]
+    assert rows.tolist() == ["checker xl 0.1 5", "checker xl 1 5", "RPO wins"]
     assert more[["table", "row", "column", "metric", "value", "ci_low"]].iloc[-1].tolist() == [
         "table1",
         "",
