@@ -39,7 +39,6 @@ WORDS_ONLY = (  # tables, figures and words: no policy may be trained again for 
     "studies.advise",
     "studies.lab_tables",
     "studies.paper_b.tables",
-    "studies.table1",
 )
 
 
