@@ -150,14 +150,15 @@ def make(profile: Profile, part: Part, out: Path) -> Path:
         else:
             _regime(own, out, part.study)
     print(*(line for line in said.getvalue().splitlines() if line.endswith(TOLD)), sep="\n", end="")
-    # what notebooks show is the first seed's smallest reference, and the judge of Tables III and IV
-    shown = f"cache/references/{lab.size_of(profile)}-seed{profile.seeds[0]}-"
+    sizes = {lab.size_of(profile), profile.paper_b.size or next(iter(profile.sizes))}
+    # notebooks show things with the first seed's references of these sizes
+    shown = tuple(f"cache/references/{size}-seed{profile.seeds[0]}-" for size in sorted(sizes))
     return parts.pack(
         file_of(out, part),
         {"key": key_of(profile, part)},
         found,
         _roots(out),
-        keep=lambda name: part.study == "grid" and name.startswith(("out/runs/judges/", shown)),
+        keep=lambda name: part.study == "grid" and name.startswith(shown),
     )
 
 
