@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from rpo_nb import store
@@ -158,8 +159,9 @@ def completions(
             "made_from": made_from,
             "world": world,
             "completions": texts,
-            "policy_logps": mine,
-            "ref_logps": theirs,
+            # of float32 sums: what is beyond is noise, and half of a file's size
+            "policy_logps": np.round(mine, 5).tolist(),
+            "ref_logps": np.round(theirs, 5).tolist(),
             "tokens": [len(ids) for _, ids in encoded],
         },
     )

@@ -48,6 +48,7 @@ class Judge(ABC):
         """Which completion answers each prompt better, in the order shown; None where the judge
         gave none."""
 
+    here: bool = True  # whether it can be asked, or has first to be made again
     by_log_odds: bool = False  # whether its replies carry log-odds
     most_prompts: int | None = None  # that it is asked about; None for all
     held_out: pd.DataFrame | None = None  # comparisons that it was not trained on: see `rates`

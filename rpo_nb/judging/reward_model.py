@@ -112,9 +112,11 @@ class RewardModel(Pointwise):
         tokenizer: Any,
         settings: dict[str, Any],
         held_out: pd.DataFrame | None = None,
+        identity: str = "",
     ) -> None:
-        """net: or how it is loaded, when it is first asked for."""
+        """net: or how it is loaded, when it is first asked for. identity: where it is known."""
         super().__init__()
+        self._identity = identity
         self._net, self.tokenizer, self.settings, self.held_out = net, tokenizer, settings, held_out
 
     @cached_property
@@ -122,8 +124,16 @@ class RewardModel(Pointwise):
         return (self._net if isinstance(self._net, nn.Module) else self._net()).eval()
 
     @property
+    def here(self) -> bool:
+        """Whether its weights are: a judge that travelled without them was asked elsewhere, and
+        has them made again when it is asked something new."""
+        return isinstance(self._net, nn.Module)
+
+    @property
     def identity(self) -> str:
         """A hash of weights and settings."""
+        if self._identity:
+            return self._identity
         digest = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode())
         for name, tensor in self.net.state_dict().items():
             digest.update(
@@ -172,7 +182,8 @@ class RewardModel(Pointwise):
             )
             self.tokenizer.save_pretrained(temporary)
             save_file(self.net.heads.state_dict(), temporary / "heads.safetensors")
-            text = json.dumps(self.settings, indent=1, sort_keys=True)
+            known = self.settings | {"identity": self.identity}
+            text = json.dumps(known, indent=1, sort_keys=True)
             (temporary / "reward_model.json").write_text(text + "\n", encoding="utf-8")
             if self.held_out is not None:
                 self.held_out.to_csv(temporary / "held_out.csv", index=False, lineterminator="\n")
@@ -190,6 +201,7 @@ class RewardModel(Pointwise):
                 "judges.train_reward_model and save it there"
             )
         settings = json.loads((folder / "reward_model.json").read_text(encoding="utf-8"))
+        identity = settings.pop("identity", "")
 
         def load() -> tuple[RewardNet, Any]:
             policy, tokenizer = load_policy(folder, bf16=settings.get("half", False), base=base)
@@ -198,7 +210,7 @@ class RewardModel(Pointwise):
             net.heads.load_state_dict(load_file(folder / "heads.safetensors"))
             return net.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
-        # one that travelled without its weights is asked for its held-out comparisons only
+        # one that travelled without its weights has said what it was asked
         bare = left_out(folder)
         net, tokenizer = (lambda: load()[0], load_tokenizer(folder)) if bare else load()
         table = folder / "held_out.csv"
@@ -207,6 +219,7 @@ class RewardModel(Pointwise):
             tokenizer,
             settings,
             pd.read_csv(table) if table.is_file() else None,
+            identity if bare else "",
         )
 
 

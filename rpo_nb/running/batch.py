@@ -21,7 +21,7 @@ from rpo_nb.config.keys import content_key
 from rpo_nb.config.loading import write_profile
 from rpo_nb.config.schema import Profile
 from rpo_nb.running import cluster
-from rpo_nb.running.jobs import LAB, PAPER_B, RULES, done_units, finished, jobs, units
+from rpo_nb.running.jobs import LAB, OTHERS, PAPER_B, TABLES, done_units, finished, jobs, units
 from rpo_nb.running.manifest import JOBS, write_manifest
 from rpo_nb.running.processes import (
     ON_SLURM,
@@ -125,7 +125,7 @@ def run(
     ]
     targets = [f"{JOBS}/{job}.done" for job in only]
     if only:
-        options += ["--allowed-rules", *map(RULES.get, only), "--forcerun", *targets]
+        options += ["--allowed-rules", *map((TABLES | OTHERS).get, only), "--forcerun", *targets]
     with only_one(out):
         profile = stage(profile, out)
         stop_everything(out)

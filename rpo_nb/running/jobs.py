@@ -21,12 +21,12 @@ TABLES = {
     "06_table4_temperature": "temperature",
     "09_report": "report",
 }  # job -> its rule in the Snakefile
-RULES = TABLES | {
+OTHERS = {
     LAB: "lab",
     PAPER_B: "paper_b",
     "01_data_prep": "data",
     "02_rpo_derivation": "derivation",
-}  # the same of all that do not train the grid
+}  # the same of the others that do not train the grid
 
 
 def jobs(profile: Profile) -> list[str]:

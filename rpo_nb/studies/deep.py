@@ -34,7 +34,12 @@ PARTS = "parts"
 TOLD = ("made again", "on this machine")  # ends of the lines that a reader of many parts wants
 # what a study's part does not depend on
 FREE = {"name", "description", "expect", "feedback_overrides"}
-CODE = ("all of the grid", "all of the lab", "reward model", "paper B", "gradient variance")
+CODE = {  # study -> the steps whose code a part depends on, keys of provenance.STEPS
+    "grid": ("all of the grid", "reward model"),
+    "lab": ("all of the lab", "gradient variance", "truth pool"),
+    "paper_b": ("paper B",),
+}
+REGIME = ("all of the lab",)
 ALWAYS = (*TABLES, LAB, PAPER_B)  # the notebooks whose tables are of all seeds
 ONCE = {  # notebooks of the first seed -> a table that tells whether it was made
     "01_data_prep": "data/summary.csv",
@@ -88,7 +93,8 @@ def key_of(profile: Profile, part: Part) -> str:
     others = {"paper_b": {"lab"}, "grid": {"lab", "paper_b"}}.get(part.study, {"paper_b"})
     settings = of_seed(profile, part.seed).model_dump(mode="json", exclude=FREE | others)
     first = part.seed == profile.seeds[0]
-    return content_key([part, first, settings, [step_code(step) for step in CODE]])
+    code = [step_code(step) for step in CODE.get(part.study, REGIME)]
+    return content_key([part, first, settings, code])
 
 
 # ---- a part is made ------------------------------------------------------------------------------
@@ -144,14 +150,15 @@ def make(profile: Profile, part: Part, out: Path) -> Path:
         else:
             _regime(own, out, part.study)
     print(*(line for line in said.getvalue().splitlines() if line.endswith(TOLD)), sep="\n", end="")
-    # what notebooks show is the first seed's smallest reference, and the judge of Tables III and IV
-    shown = f"cache/references/{lab.size_of(profile)}-seed{profile.seeds[0]}-"
+    sizes = {lab.size_of(profile), profile.paper_b.size or next(iter(profile.sizes))}
+    # notebooks show things with the first seed's references of these sizes
+    shown = tuple(f"cache/references/{size}-seed{profile.seeds[0]}-" for size in sorted(sizes))
     return parts.pack(
         file_of(out, part),
         {"key": key_of(profile, part)},
         found,
         _roots(out),
-        keep=lambda name: part.study == "grid" and name.startswith(("out/runs/judges/", shown)),
+        keep=lambda name: part.study == "grid" and name.startswith(shown),
     )
 
 
