@@ -73,8 +73,8 @@ def _ensure_seed(profile: Profile, out: Path, seed: int, progress: bool) -> int:
     world, made = World(profile, seed, out), 0
     missing = {run.name for run in world.runs if sealed(world.folder(run)) is None}
     for run in reversed(world.runs):  # one that travelled without its weights, and is gone on from
-        goes_on = any(other.start == run.name for other in world.runs if other.name in missing)
-        if run.setting and goes_on and left_out(world.folder(run)):
+        goes_on = any(other.start == run for other in world.runs if other.name in missing)
+        if run.trained and goes_on and left_out(world.folder(run)):
             missing.add(run.name)
     with (
         runs.quick_collections(),
