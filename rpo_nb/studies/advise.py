@@ -277,6 +277,8 @@ def _nearest_of_the_level(cells: pd.DataFrame, best: pd.Series, seeds: pd.DataFr
 
 def _chances(seeds: pd.DataFrame, chosen: str, others: Sequence[str]) -> list[str]:
     """How surely the chosen policy gains more than others, in a sentence; none without seeds."""
+    if seeds["seed"].nunique() == 1:
+        return ["One seed cannot tell how surely it gains more than others."]
     told = []
     for other in dict.fromkeys(others):
         found = chance(seeds, chosen, other)

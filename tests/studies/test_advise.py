@@ -80,6 +80,8 @@ def test_advice_is_the_nearest_to_the_reference_of_those_level_with_the_best_and
     assert "sft: 100 [" in told and "reference: 100 [" in told
     surely = SEEDS.assign(gain=SEEDS["gain"] - SEEDS["policy"].eq("rpo"))
     assert advise.recommend(KNOWN._replace(seeds=surely), DATA).method == "kto"
+    alone = advise.recommend(KNOWN._replace(seeds=SEEDS[SEEDS["seed"].eq(0)]), DATA)
+    assert "One seed cannot tell how surely it gains more than others." in alone.reasons
     # of an earlier version: nothing is known of seeds, so the best mean it is
     without = advise.recommend(KNOWN._replace(seeds=SEEDS.iloc[:0]), DATA)
     assert without.method == "kto" and not any("gains more" in one for one in without.reasons)
