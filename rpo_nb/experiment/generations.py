@@ -160,8 +160,8 @@ def completions(
             "world": world,
             "completions": texts,
             # of float32 sums: what is beyond is noise, and half of a file's size
-            "policy_logps": np.round(mine, 5).tolist(),
-            "ref_logps": np.round(theirs, 5).tolist(),
+            "policy_logps": [round(logp, 5) for logp in mine],
+            "ref_logps": [round(logp, 5) for logp in theirs],
             "tokens": [len(ids) for _, ids in encoded],
         },
     )
