@@ -123,8 +123,9 @@ def _regime(profile: Profile, out: Path, name: str) -> None:
 
 def _lab(profile: Profile, out: Path, first: bool) -> None:
     few = lab.low_data_studies(profile)
-    for studies in (lab.ablation_studies(profile), lab.robustness_studies(profile)):
-        lab_runs.measure(studies, out, progress=False)
+    for find in (lab.ablation_studies, lab.robustness_studies, lab.data_studies):
+        if studies := find(profile):
+            lab_runs.measure(studies, out, progress=False)
     lab_tables.low_data_table(lab_runs.measure(few, out, progress=False), few)
     b, size = profile.lab, lab.size_of(profile)
     sizes = {"prompts": b.bias_prompts, "completions": b.bias_completions, "truth": b.truth_samples}
