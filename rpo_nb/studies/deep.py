@@ -166,7 +166,7 @@ def make(profile: Profile, part: Part, out: Path) -> Path:
         elif part.study == "lab":
             _lab(own, out, first)
         elif part.study == "tuning":
-            _tuning(own, out, part.seed)
+            _tuning(profile, out, part.seed)
         elif part.study == "tuned":
             _tuned(own, out)
         elif part.study == "paper_b":
