@@ -159,12 +159,12 @@ def standing(table: pd.DataFrame, profiles: pd.DataFrame) -> Figure:
     axes[0].set_yticklabels(table["policy"], fontsize=8)
     for policy, line in profiles.groupby("policy", sort=False):
         colour = ROWS[line["method"].iloc[0]].colour
-        axes[1].plot(line["gain"], line["share"], color=colour, label=policy)
-        axes[1].fill_between(
-            line["gain"], line["low"], line["high"], color=colour, alpha=0.12, lw=0
-        )
-    axes[1].set(xlabel="gain", ylabel="share of runs that gain more", ylim=(0, 1))
-    axes[1].legend(loc="upper right", fontsize=8)
+        axes[1].step(line["gain"], line["share"], where="post", color=colour, label=policy)
+        told = line["low"].gt(0) | line["high"].lt(1)  # with two seeds a share may be anything
+        band = (line["gain"], line["low"].where(told), line["high"].where(told))
+        axes[1].fill_between(*band, step="post", color=colour, alpha=0.12, lw=0)
+    axes[1].set(xlabel="gain", ylabel="share of runs that gain more", ylim=(0, 1.02))
+    axes[1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
     return fig
 
 

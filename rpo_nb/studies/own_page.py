@@ -204,7 +204,7 @@ def standing(table: pd.DataFrame, mine: str) -> Figure:
             )
     axes[0, 0].set(xlabel="gain over the reference, points", yticks=places, yticklabels=rows.index)
     axes[0, 0].axvline(0, color="black", lw=1)
-    axes[0, 1].set(xlabel=f"probability that {mine} scores higher", xlim=(-0.04, 1.04))
+    axes[0, 1].set(xlabel="probability of improvement over it", xlim=(-0.04, 1.04))
     axes[0, 1].axvline(0.5, color="black", lw=1)
     return figure
 

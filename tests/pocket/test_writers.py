@@ -5,7 +5,7 @@ import numpy as np
 from rpo_nb import pocket
 
 
-def test_systems_differ_in_quality_as_they_claim_and_are_better_than_the_demonstrator():
+def test_systems_differ_in_quality_as_they_claim_and_the_teacher_limits_no_size():
     rng = np.random.default_rng(0)
     prompts = pocket.make_prompts(300, rng=rng)
     mean = {
@@ -13,7 +13,9 @@ def test_systems_differ_in_quality_as_they_claim_and_are_better_than_the_demonst
         for s in (*pocket.SYSTEMS, pocket.DEMONSTRATOR)
     }
     assert mean["scholar-large"] > mean["scholar-small"] > mean["house-small"]
-    assert np.mean([mean[s.name] for s in pocket.SYSTEMS]) > mean["house"] > mean["house-small"]
+    # references learn from a careful teacher; the best of them, of size xl, is at 6.7
+    # (benchmarks/ladder.csv)
+    assert mean["house"] > np.mean([mean[s.name] for s in pocket.SYSTEMS]) > 8
 
 
 def test_completions_have_the_promised_length():
@@ -42,9 +44,9 @@ def test_regimes_differ_in_who_writes_and_references_in_whom_they_learn_from():
     score = {
         name: np.mean([pocket.score(*pair) for pair in pairs]) for name, pairs in taught.items()
     }
-    assert (
-        quality["much_stronger"] > quality["stronger"] + 1 > score["house"] + 1 > score["weak"] + 2
-    )
+    assert quality["much_stronger"] > quality["stronger"] + 0.5
+    # how much better than the references: benchmarks/regimes.csv, tests/studies/test_regimes.py
+    assert score["house"] > score["weak"] + 1
     assert taught["house"] == pocket.demonstrations(900, seed=0)
     others = {
         name: sum(not text.startswith(("The ", "Here ", "You ")) for _, text in pairs)

@@ -275,3 +275,31 @@ def test_figures_stand_with_one_seed_or_many(profile, seeds):
     ):
         figure.canvas.draw()
         assert figure.axes
+
+
+def test_what_normalisation_is_worth_is_decided_for_all_lines_together():
+    rates = pd.DataFrame(
+        {
+            "win_rate": [95.0, 60.0, 40.0, 52.0, 80.0],
+            "error": [1.0, 1.0, 1.0, 1.0, np.nan],
+            "df": [9.0, 9.0, 9.0, 9.0, np.nan],
+        }
+    )
+    found = lab_tables.worth(rates)
+    assert found["preferred"].tolist() == [
+        "holds",
+        "holds",
+        "does not hold",
+        "not decided",
+        "not decided",
+    ]
+    assert found["above_published"].tolist() == [
+        "holds",
+        "does not hold",
+        "does not hold",
+        "does not hold",
+        "not decided",
+    ]
+    # 52 alone would be decided at 10 %, and is the last step of Holm's method
+    assert found["p"][3] == pytest.approx(2 * stats.t.sf(2.0, 9))
+    assert found["smallest"].notna().tolist() == [False, False, False, True, False]

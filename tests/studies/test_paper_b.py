@@ -195,7 +195,7 @@ def test_pure_noise_decides_no_learning():
     rng, decided = np.random.default_rng(0), []
     curves = pd.DataFrame(columns=["run", "judge", "seed", "step", "truth", "learnt"])
     flat = frame(dict.fromkeys(RUNS, 5.0))
-    for _ in range(60):
+    for _ in range(20):
         noisy = flat.assign(truth=rng.normal(size=len(flat)))
         found = learnings.verdicts(noisy, curves, PaperB())
         decided.append(found["verdict"].ne(OPEN).any())

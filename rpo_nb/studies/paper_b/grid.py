@@ -224,8 +224,13 @@ def grid(config: PaperB, *, synthetic: bool = True) -> list[Run]:
 
 def rows_of(frame: pd.DataFrame, *runs: Run) -> pd.DataFrame:
     """The rows of a frame of `runs.load` that are of these runs, by their columns."""
-    wanted = pd.DataFrame([run.columns for run in runs])
-    return frame.merge(wanted, on=list(wanted))
+    parts = []
+    for run in runs:
+        mine = frame
+        for name, value in run.columns.items():
+            mine = mine[mine[name].isna() if pd.isna(value) else mine[name].eq(value)]
+        parts.append(mine)
+    return pd.concat(parts)
 
 
 def policies(profile: Profile) -> int:
