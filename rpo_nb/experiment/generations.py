@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from rpo_nb import store
@@ -160,8 +159,8 @@ def completions(
             "world": world,
             "completions": texts,
             # of float32 sums: what is beyond is noise, and half of a file's size
-            "policy_logps": np.round(mine, 5).tolist(),
-            "ref_logps": np.round(theirs, 5).tolist(),
+            "policy_logps": [round(logp, 5) for logp in mine],
+            "ref_logps": [round(logp, 5) for logp in theirs],
             "tokens": [len(ids) for _, ids in encoded],
         },
     )

@@ -25,7 +25,7 @@ from rpo_nb.running.jobs import LAB, PAPER_B, TABLES, jobs
 from rpo_nb.running.manifest import JOBS
 from rpo_nb.running.processes import only_one, parallel_jobs
 from rpo_nb.running.provenance import cache_dir, step_code
-from rpo_nb.studies import insight, lab, lab_runs, lab_tables, truth
+from rpo_nb.studies import insight, lab, lab_runs, lab_tables, truth, tuning
 from rpo_nb.studies.paper_b import runs as paper_b
 from rpo_nb.studies.paper_b import tables as paper_b_tables
 from rpo_nb.studies.paper_b.world import World
@@ -48,7 +48,8 @@ ONCE = {  # notebooks of the first seed -> a table that tells whether it was mad
 
 
 class Part(NamedTuple):
-    """A study with one seed. study: "grid" (paper A), a regime of the lab, "lab" (the rest of it),
+    """A study with one seed. study: "tuning" (of a tuning seed), "grid" (paper A), a regime of the
+    lab, "lab" (the rest of it), "tuned" (every method at the settings that tuning chose),
     "paper_b"."""
 
     study: str
@@ -60,18 +61,21 @@ class Part(NamedTuple):
 
 
 def parts_of(profile: Profile) -> list[Part]:
-    """Every part of a profile, the dearest studies first, seed by seed, so that what is there early
-    is whole seeds. Raises ValueError outside the pocket world."""
+    """Every part of a profile: those that choose settings, then seed by seed, so that what is there
+    early is whole seeds. Raises ValueError outside the pocket world."""
     if not profile.pocket_world:
         raise ValueError(
             f"profile {profile.name!r} is not of the pocket world: make it with reproduce"
         )
-    found = []
+    tuned = profile.lab.tuning > 0
+    found = [Part("tuning", seed) for seed in profile.lab.tuning_seeds if tuned]
     for seed in dict.fromkeys((*profile.seeds, *lab.seeds_of(profile), *profile.paper_b.seeds)):
         if seed in profile.seeds:
             found.append(Part("grid", seed))
         if seed in lab.seeds_of(profile):
-            found += [Part(name, seed) for name in (*profile.lab.regimes, "lab")]
+            found += [
+                Part(name, seed) for name in (*profile.lab.regimes, "lab", *["tuned"] * tuned)
+            ]
         if seed in profile.paper_b.seeds and profile.paper_b.reproduce:
             found.append(Part("paper_b", seed))
     return found
@@ -119,13 +123,29 @@ def _regime(profile: Profile, out: Path, name: str) -> None:
 
 def _lab(profile: Profile, out: Path, first: bool) -> None:
     few = lab.low_data_studies(profile)
-    for studies in (lab.ablation_studies(profile), lab.robustness_studies(profile)):
-        lab_runs.measure(studies, out, progress=False)
+    for find in (lab.ablation_studies, lab.robustness_studies, lab.data_studies):
+        if studies := find(profile):
+            lab_runs.measure(studies, out, progress=False)
     lab_tables.low_data_table(lab_runs.measure(few, out, progress=False), few)
     b, size = profile.lab, lab.size_of(profile)
     sizes = {"prompts": b.bias_prompts, "completions": b.bias_completions, "truth": b.truth_samples}
     for name in ("on_policy", "stronger") if first else ():
         truth.sampled(profile, size, profile.lab.seeds[0], name, **sizes)
+
+
+def _tuning(profile: Profile, out: Path, seed: int) -> None:
+    lab_runs.measure(
+        [study for study in tuning.tuning_studies(profile) if study.seed == seed],
+        out,
+        progress=False,
+    )
+
+
+def _tuned(profile: Profile, out: Path) -> None:
+    trials = tuning.tuning_studies(profile)
+    tried = tuning.tried(lab_runs.measure(trials, out, progress=False), trials, profile)
+    finals = tuning.reported_studies(profile, tuning.choose(tried, profile))
+    lab_runs.measure(finals, out, progress=False)
 
 
 def _paper_b(profile: Profile, out: Path) -> None:
@@ -145,6 +165,10 @@ def make(profile: Profile, part: Part, out: Path) -> Path:
             _grid(own, out, first)
         elif part.study == "lab":
             _lab(own, out, first)
+        elif part.study == "tuning":
+            _tuning(profile, out, part.seed)
+        elif part.study == "tuned":
+            _tuned(own, out)
         elif part.study == "paper_b":
             _paper_b(own, out)
         else:
@@ -231,14 +255,19 @@ def run(
     with only_one(out):
         left = [part for part in wanted if not bring(profile, part, out)]
         print(f"{len(wanted) - len(left)} of {len(wanted)} parts are here", flush=True)
-        chosen = left[:most]
-        seeds = list(dict.fromkeys(part.seed for part in chosen))
-        at_once = max(1, min(cores or parallel_jobs(profile), len(seeds)))
-        made = Parallel(n_jobs=at_once, batch_size=1, pre_dispatch=at_once)(
-            delayed(_made)(profile, [part for part in chosen if part.seed == seed], out, until)
-            for seed in seeds
-        )
-        missing = len(left) - sum(made)
+        chosen, made = left[:most], 0
+        # what tuning chooses is trained after it
+        for phase in (True, False):
+            now = [part for part in chosen if (part.study == "tuning") is phase]
+            seeds = list(dict.fromkeys(part.seed for part in now))
+            at_once = max(1, min(cores or parallel_jobs(profile), len(seeds)))
+            made += sum(
+                Parallel(n_jobs=at_once, batch_size=1, pre_dispatch=at_once)(
+                    delayed(_made)(profile, [part for part in now if part.seed == seed], out, until)
+                    for seed in seeds
+                )
+            )
+        missing = len(left) - made
         if missing:
             print(f"{missing} parts are missing")
             return False

@@ -108,6 +108,19 @@ def test_the_parts_are_by_study_and_seed(profile):
         assert deep.key_of(more, part) == deep.key_of(same, part)
 
 
+def test_what_tuning_chooses_comes_after_it():
+    chosen = {"lab.tuning": 1, "lab.tuning_seeds": [5], "paper_b.reproduce": False}
+    tuned = loading.load_profile("smoke", seeds="0", sizes="small", **chosen)
+    assert [part.name for part in deep.parts_of(tuned)] == [
+        "tuning-seed5",
+        "grid-seed0",
+        "stronger-seed0",
+        "lab-seed0",
+        "tuned-seed0",
+    ]
+    assert len({deep.key_of(tuned, part) for part in deep.parts_of(tuned)}) == 5
+
+
 def test_tables_come_from_the_parts_alone_byte_by_byte(profile, first, cloned, request):
     before = tables_of(profile, first)
     assert len([name for name in before if name.endswith(".gz")]) == 2
@@ -170,7 +183,8 @@ def test_a_run_that_another_one_starts_from_is_trained_with_it(profile, first, c
     shutil.rmtree(gone)
     runs.ensure(deep.of_seed(profile, 0), cloned, progress=False)
     there = first / "runs" / "paper_b" / gone.name
-    assert (gone / "answers.jsonl.gz").read_bytes() == (there / "answers.jsonl.gz").read_bytes()
+    (said,) = gone.glob("*.jsonl.gz")
+    assert said.read_bytes() == (there / said.name).read_bytes()
 
 
 def test_other_worlds_are_refused(profile):

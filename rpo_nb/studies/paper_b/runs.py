@@ -71,18 +71,18 @@ def _ensure_seed(profile: Profile, out: Path, seed: int, progress: bool) -> int:
     logging.disable_progress_bar()
     inputs.torch_threads(profile)
     world, made = World(profile, seed, out), 0
-    missing = {run.name for run in world.runs if sealed(world.folder(run)) is None}
+    missing = {run for run in world.runs if sealed(world.folder(run)) is None}
     for run in reversed(world.runs):  # one that travelled without its weights, and is gone on from
-        goes_on = any(other.start == run for other in world.runs if other.name in missing)
+        goes_on = any(other.start == run for other in missing)
         if run.trained and goes_on and left_out(world.folder(run)):
-            missing.add(run.name)
+            missing.add(run)
     with (
         runs.quick_collections(),
         tqdm(world.runs, desc=f"seed {seed}", disable=not progress) as bar,
     ):
         for run in bar:
             bar.set_postfix_str(run.name)
-            if run.name in missing:
+            if run in missing:
                 train(world, run)
                 made += run.trained
     return made
