@@ -1,9 +1,9 @@
 """What to train on a user's feedback, and why: its diagnostics, and what the partition lab measured
 on data like these.
 
-The evidence is read from the tables of notebook 07 (results/pocket/tables), never typed. It comes
-from a small model in a world whose reward is known; that it carries over to other models is an
-assumption, and the advice says so.
+The evidence is read from the tables of notebook 07, never typed: the deep run's where there are
+any, else those in results/pocket. It comes from a small model in a world whose reward is known;
+that it carries over to other models is an assumption, and the advice says so.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ from rpo_nb.running.provenance import PACKAGE
 from rpo_nb.studies.aggregates import MATTERS, improvement, share_over_seeds
 from rpo_nb.studies.lab import REGIMES
 
-TABLES = PACKAGE.resolve().parent / "results" / "pocket" / "tables"
+RESULTS = PACKAGE.resolve().parent / "results"
+_DEEP = RESULTS / "pocket-deep" / "tables"
+TABLES = _DEEP if (_DEEP / "regime_map.csv").is_file() else RESULTS / "pocket" / "tables"
 COMPARED = 100  # rows that are compared with the reference's own texts
 ALIKE = 2.0  # distance, see `nearest`, beyond which no regime of the lab is like a user's data
 SPARSE = 0.5  # share of prompts with one completion from which the low-data study decides
