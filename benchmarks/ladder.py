@@ -64,7 +64,7 @@ def main(*wanted: str) -> None:
     unknown = set(wanted) - {"sizes", "regimes"}
     if unknown:
         raise SystemExit(f"{min(unknown)!r} is unknown; give sizes, regimes, or nothing for both")
-    profile = load_profile("pocket")
+    profile = load_profile("pocket-deep", seeds="0,1")  # all regimes
     if "sizes" in (wanted or ("sizes",)):
         _write(pd.DataFrame([ladder(profile, size) for size in profile.sizes]), "ladder")
     if "regimes" in (wanted or ("regimes",)):

@@ -57,7 +57,7 @@ WRITERS = {
     "stronger": SYSTEMS,
     "much_stronger": tuple(s for s in SYSTEMS if s.name.endswith("large")),
 }
-# Whom a reference learns from, by ModelConfig.demonstrator: a writer, and the share of texts that it
+# Whom a reference learns from, by ModelConfig.demonstrator: a writer, and the share of texts it
 # wrote in the other styles. Two fifths: their words are known to the reference, its own style is
 # likelier. With a tenth, every training on others' texts, imitation too, ended below its reference:
 # it mixed styles into sentences that are none.

@@ -21,8 +21,6 @@ def test_a_regime_is_measured_as_what_it_is(profile, tmp_path):
     data, k = profile.data, profile.data.completions_per_prompt
     assert list(table.index) == ["on_policy", "stronger"] and set(table["seeds"]) == {1}
     assert table["minus_log_k"].tolist() == pytest.approx([-np.log(k)] * 2, abs=0.05)
-    # the reference's own texts are less of a surprise than the others'
-    assert (table["own_logp"] > table["logp"]["stronger"]).all()
     assert table["data_wins"]["stronger"] > table["data_wins"]["on_policy"]
     assert table["data_wins_low"].isna().all()  # one seed has no spread
     rows = pocket.make_feedback(
@@ -58,6 +56,9 @@ def test_the_regimes_of_the_pocket_profile_are_what_their_names_say():
     table = pd.read_csv(BENCHMARKS / "regimes.csv")
     assert tuple(table["regime"]) == REGIMES
     assert regimes.misnamed(table) == []
+    narrow = table[table["regime"].str.startswith("narrow")]
+    # the reference's own texts are less of a surprise to it than those of styles it hardly knows
+    assert (narrow["own_logp"] > narrow["logp"] + 1).all()
     flan = table.set_index("regime").loc[regimes.FLAN_T5]
     assert flan["logp"] < flan["minus_log_k"] and flan["data_wins"] > 60
 
