@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from rpo_nb.config.arguments import parser
@@ -77,3 +78,23 @@ def test_links_lead_to_what_is_there(page):
     for target in re.findall(r"\]\(([^)#\s]+)", text):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def rates() -> str:
+    """RPO's win rates in results/pocket by the checker, as the README shows them."""
+    table = pd.read_csv(ROOT / "results" / "pocket" / "tables" / "table3.csv")
+    rows = table[table["judge"].eq("checker") & table["baseline"].ne("best_of_k")]
+    wide = rows.pivot_table(
+        index="preset", columns="baseline", values="win_rate", aggfunc=list, sort=False
+    )
+    names = {"reference": "the reference", "sft": "SFT", "kto": "KTO", "dro": "DRO"}
+    head = f"| RPO as | {' | '.join(f'over {names[b]}, %' for b in wide)} |"
+    lines = [head, "| --- " * (len(wide.columns) + 1) + "|"]
+    for preset, cells in wide.iterrows():
+        shown = [", ".join(f"{rate:.0f}" for rate in cell) for cell in cells]
+        lines.append(f"| `{preset}` | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+def test_the_win_rates_it_shows_are_those_of_results_pocket():
+    assert rates() in README
