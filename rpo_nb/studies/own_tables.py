@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from rpo_nb import intervals
-from rpo_nb.intervals import Estimate
+from rpo_nb.intervals import Estimate, Share
 from rpo_nb.reporting import decisions
 from rpo_nb.studies import aggregates
 from rpo_nb.studies.own_method import Comparison
@@ -34,11 +34,11 @@ def estimate(values: np.ndarray, prompts: Sequence[Sequence[str]]) -> Estimate:
     return intervals.seeds_and_prompts(pd.DataFrame(rows).to_numpy())
 
 
-def improvement(first: np.ndarray, second: np.ndarray) -> Estimate:
+def improvement(first: np.ndarray, second: np.ndarray) -> Share:
     """`aggregates.improvement` of runs whose scores are their means, with its interval over other
     seeds. [regimes, seeds, prompts] each."""
     scores = first.mean(-1), second.mean(-1)
-    return aggregates.over_seeds(aggregates.improvement, *scores, bounds=(0, 1))
+    return aggregates.share_over_seeds(aggregates.improvement, *scores)
 
 
 def standing(c: Comparison) -> pd.DataFrame:
