@@ -5,7 +5,7 @@
 ladder.csv: the reference of every size of the `pocket` profile, with ten seeds on equal
 demonstrations, and what it says to questions that nobody taught: mean reward with `low` and `high`,
 the 95 % interval over seeds by Student's t, and fluency; `taught` is the mean reward of the
-demonstrations. regimes.csv: `studies.regimes.measured` of the profile. Ten minutes on a core.
+demonstrations. regimes.csv: `studies.regimes.measured` of the profile. Six minutes on a core.
 """
 
 from __future__ import annotations

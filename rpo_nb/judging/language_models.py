@@ -54,12 +54,15 @@ NOTES = ("", FAILED, NEITHER, LONG, CONTROL, OFF)
 
 # of the chat templates in use, for judges whose tokenizer we do not see
 TEMPLATE_TOKEN = re.compile(
-    r"<[|｜][^<>\n]{1,40}[|｜]>|</?s>|<<?/?SYS>>?|<(?:start|end)_of_\w+>|<(?:bos|eos|pad)>|\[/?[A-Z][A-Z_]{2,20}\]"
+    r"<[|｜][^<>\n]{1,40}[|｜]>|</?s>|<<?/?SYS>>?|<(?:start|end)_of_\w+>|<(?:bos|eos|pad)>"
+    r"|\[/?[A-Z][A-Z_]{2,20}\]"
 )
 MARKS = r"(?:[^\w\n]|_)*"  # spaces and markdown within a line
 HEADING = re.compile(
-    rf"^(?={MARKS}(?:(?:instruction|response\s+[ab]|(?:your|final|my)\s+answer(?:\s*\(a\s+or\s+b\))?){MARKS}:"
-    rf"|(?:the\s+)?(?:your\s+|final\s+|my\s+|correct\s+)?answer\s*(?:is\b|:)?{MARKS}\b[ab]\b{MARKS}$))",
+    rf"^(?={MARKS}(?:"
+    rf"(?:instruction|response\s+[ab]|(?:your|final|my)\s+answer(?:\s*\(a\s+or\s+b\))?){MARKS}:"
+    rf"|(?:the\s+)?(?:your\s+|final\s+|my\s+|correct\s+)?answer\s*(?:is\b|:)?"
+    rf"{MARKS}\b[ab]\b{MARKS}$))",
     re.IGNORECASE | re.MULTILINE,
 )
 FILLED_IN = re.compile(

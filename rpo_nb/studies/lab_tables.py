@@ -28,7 +28,6 @@ from rpo_nb.studies.lab import MAP_KEYS, REFERENCE, RIVAL, Spec, Study
 # paper A, version 4: preference in % for the normalised loss, over models and judges
 ABOVE = 90.0
 PUBLISHED_ABLATION = f">{ABOVE:g}"
-UNDECIDED = "not decided"
 PROFILE_POINTS = 41
 
 
@@ -348,7 +347,7 @@ def duels(
     columns = ["reading", "study", "first", "second", "difference", "low", "high", "seeds", "ahead"]
     table = pd.DataFrame(out, columns=[*columns, "error", "df"])
     decided = decisions.decide(table["difference"], table["error"], table["df"])
-    words = {decisions.HOLDS: "first", decisions.FAILS: "second", decisions.OPEN: UNDECIDED}
+    words = {decisions.HOLDS: "first", decisions.FAILS: "second", decisions.OPEN: decisions.OPEN}
     return table[columns].assign(
         p=decided.p,
         outcome=[words[verdict] for verdict in decided.verdict],

@@ -16,7 +16,6 @@ import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from rpo_nb.data.feedback import conversations, load_feedback
 from rpo_nb.data.splits import weights_of
 from rpo_nb.policy import encoding, load
 from rpo_nb.policy.logps import score_completions
-from rpo_nb.store import atomic_write
+from rpo_nb.store import atomic_write, read_sealed, write_sealed
 from rpo_nb.training import batches
 from rpo_nb.training.checkpoints import save_policy
 from rpo_nb.training.losses import PolicyWithValue
@@ -41,7 +40,6 @@ from rpo_nb.training.steps import Step
 from rpo_nb.training.trainer import PolicyTrainer
 
 METHODS = ("rpo", "dro", "kto", "sft", "best_of_k")
-VERIFIED_ROWS = 8  # of kept reference log-probabilities, computed again before they are used
 logger = logging.getLogger(__name__)
 
 
@@ -123,7 +121,7 @@ class FeedbackTrainer(PolicyTrainer):
         policy, self.tokenizer = _policy(model, processing_class, peft_config, args)
         policy.to(args.device)
         self.reference_scores = 0  # rows that the reference read; none where they were kept
-        rows, self.report = load_feedback(train_dataset, return_report=True)
+        rows, self.report = _read(train_dataset, "train_dataset")
         rewards = np.asarray(rows["reward"], float)
         self.reward_mean, self.reward_std = 0.0, 1.0
         if args.standardise:
@@ -131,7 +129,9 @@ class FeedbackTrainer(PolicyTrainer):
         self.diagnosis, held_out = "", None
         groups = self._groups(policy, rows, args, objective, "train")
         if eval_dataset is not None:
-            held_out = self._groups(policy, load_feedback(eval_dataset), args, objective, "eval")
+            others, report = _read(eval_dataset, "eval_dataset")
+            self.report += report
+            held_out = self._groups(policy, others, args, objective, "eval")
         super().__init__(
             model=PolicyWithValue(policy, objective),
             args=args,
@@ -193,24 +193,17 @@ class FeedbackTrainer(PolicyTrainer):
         self, policy: nn.Module, encoded: list[batches.Pair], args: FeedbackConfig, part: str
     ) -> np.ndarray:
         """log πref(y|x) of rows [n], kept in the output folder: a training that goes on does not
-        compute them again. A few are, and must be what was kept."""
-        file = Path(args.output_dir) / f"reference_{part}.npz"
+        compute them again."""
+        file = Path(args.output_dir) / f"reference_{part}.json"
         with args.main_process_first(desc="the reference's log-probabilities"):
             key = content_key([encoded, _weights_key(policy), args.bf16])
-            sums = _kept(file, key)
-            if sums is None:
-                sums = _scored(policy, self.tokenizer, encoded, args)
+            kept = read_sealed(file)
+            if kept is None or kept.get("key") != key:
+                kept = {"key": key, "sum": _scored(policy, self.tokenizer, encoded, args).tolist()}
                 self.reference_scores += len(encoded)
                 if args.process_index == 0:
-                    _keep(file, key, sums)
-            else:
-                few = np.unique(np.linspace(0, len(encoded) - 1, VERIFIED_ROWS).astype(int))
-                again = _scored(policy, self.tokenizer, [encoded[i] for i in few], args)
-                if not np.allclose(sums[few], again, rtol=1e-3, atol=1.0 if args.bf16 else 1e-2):
-                    raise ValueError(
-                        f"{file.name} in {file.parent.name} does not hold this model's "
-                        "log-probabilities; delete it and start again"
-                    )
+                    write_sealed(file, kept)
+        sums = np.array(kept["sum"], np.float32)
         lengths = np.array([len(completion) for _, completion in encoded])
         return sums if args.reduce == "sum" else (sums / lengths).astype(np.float32)
 
@@ -280,6 +273,15 @@ class FeedbackTrainer(PolicyTrainer):
         )
 
 
+def _read(source: Any, name: str) -> tuple[Any, list[dict]]:
+    """Feedback, and the report of what was set aside or repaired; a warning says that there is
+    one."""
+    rows, report = load_feedback(source, return_report=True)
+    if report:
+        logger.warning("%s: %d entries were set aside or mended; see report", name, len(report))
+    return rows, [entry | {"part": name} for entry in report]
+
+
 def _policy(
     model: str | nn.Module, tokenizer: Any, peft_config: Any, args: FeedbackConfig
 ) -> tuple[nn.Module, Any]:
@@ -330,21 +332,6 @@ def _weights_key(policy: nn.Module) -> list[Any]:
             values = weight.detach().double()
             found.append([name, list(weight.shape), float(values.sum()), float((values**2).sum())])
     return found
-
-
-def _kept(file: Path, key: str) -> np.ndarray | None:
-    """Log-probabilities that were kept under this key; None where there are none."""
-    try:
-        with np.load(file) as kept:
-            return kept["sum"] if str(kept["key"]) == key else None
-    except (FileNotFoundError, KeyError, ValueError, OSError):
-        return None  # absent or damaged: they are computed again
-
-
-def _keep(file: Path, key: str, sums: np.ndarray) -> None:
-    packed = BytesIO()
-    np.savez(packed, sum=sums, key=np.array(key))
-    atomic_write(file, packed.getvalue())
 
 
 # The methods by name ------------------------------------------------------------------------------

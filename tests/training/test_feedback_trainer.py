@@ -144,16 +144,16 @@ def test_other_weights_are_another_reference(folder, tmp_path):
     assert other.reference_scores == 18
 
 
-def test_a_damaged_file_of_log_probabilities_is_not_served(folder, tmp_path):
+def test_a_damaged_file_of_log_probabilities_is_not_served(folder, tmp_path, capsys):
     RPOTrainer(model=str(folder), args=config(tmp_path), train_dataset=rows())
-    file = tmp_path / "out" / "reference_train.npz"
-    with np.load(file) as kept:
-        np.savez(file, sum=kept["sum"] + 1, key=kept["key"])
-    with pytest.raises(ValueError, match="does not hold this model's log-probabilities; delete it"):
-        RPOTrainer(model=str(folder), args=config(tmp_path), train_dataset=rows())
-    file.write_bytes(b"half a file")
-    trainer = RPOTrainer(model=str(folder), args=config(tmp_path), train_dataset=rows())
-    assert trainer.reference_scores == 18
+    file = tmp_path / "out" / "reference_train.json"
+    kept = json.loads(file.read_text())
+    for damaged in (json.dumps(kept | {"sum": [0.0] * 18}), "half a fi"):
+        file.write_text(damaged)
+        trainer = RPOTrainer(model=str(folder), args=config(tmp_path), train_dataset=rows())
+        assert trainer.reference_scores == 18
+        assert "reference_train.json" in capsys.readouterr().out
+    assert json.loads(file.read_text()) == kept
 
 
 def test_a_training_goes_on_from_its_checkpoint_to_the_same_policy(folder, tmp_path):
@@ -253,12 +253,17 @@ def test_a_wrong_setting_is_one_sentence(more, message, folder, tmp_path):
         RPOTrainer(model=str(folder), args=config(tmp_path, **more), train_dataset=rows())
 
 
-def test_no_data_and_bad_rows_are_told(folder, tmp_path):
+def test_no_data_and_bad_rows_are_told(folder, tmp_path, caplog):
     with pytest.raises(ValueError, match="there is no train_dataset; give prompt, completion"):
         RPOTrainer(model=str(folder), args=config(tmp_path))
     bad = [*rows(), {"prompt": "red", "completion": "", "reward": 1.0}]
-    trainer = RPOTrainer(model=str(folder), args=config(tmp_path), train_dataset=bad)
-    assert [entry["line"] for entry in trainer.report] == [19]
+    with caplog.at_level("WARNING"):
+        trainer = RPOTrainer(
+            model=str(folder), args=config(tmp_path), train_dataset=bad, eval_dataset=bad
+        )
+    told = [(entry["part"], entry["line"]) for entry in trainer.report]
+    assert told == [("train_dataset", 19), ("eval_dataset", 19)]
+    assert "eval_dataset: 1 entries were set aside or mended; see report" in caplog.text
     assert json.dumps(trainer.report)
 
 
