@@ -31,8 +31,7 @@ TOLD = ("verdict", "sentence")  # columns of text that do not
 PRESET_FIELDS = {  # one sentence a field of config.Preset
     "reduce": "A completion's log-probability: over its tokens, the sum (the paper's formula) or "
     "the mean (the authors' code).",
-    "partition": "Estimator of the log-partition: eq. 19, or none, V̂ = 0, which did better in the "
-    "lab.",
+    "partition": "Estimator of the log-partition: eq. 19, or none, V̂ = 0.",
     "rpo_tau": "Temperature of RPO outside Table IV.",
     "dro_tau": "Temperature of DRO.",
     "kto_beta": "Slope of KTO's sigmoid in the log-ratio.",
