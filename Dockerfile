@@ -1,10 +1,14 @@
 # The kit in a container, by the same make targets as everywhere.
-#   docker build -t rpo_nb .                                                             on a CPU
-#   docker build -t rpo_nb --build-arg BASE=nvidia/cuda:13.0.1-runtime-ubuntu24.04 .     on a CUDA GPU
+#   docker build -t rpo_nb .                                        on a CPU, with torch's own CPU wheels
+#   docker build -t rpo_nb --build-arg BASE=nvidia/cuda:13.0.1-runtime-ubuntu24.04 --build-arg TORCH= .    on a CUDA GPU
 #   docker run --rm -v "$PWD/results:/kit/results" rpo_nb make reproduce PROFILE=smoke
 #   docker run --rm -p 8888:8888 rpo_nb make lab ARGS="--ip=0.0.0.0 --no-browser"
+#   docker run --rm -v "$PWD/build:/kit/build" rpo_nb make site
 ARG BASE=debian:13-slim
 FROM ${BASE}
+# An index beside the usual one; empty: the usual one's torch, which brings CUDA's libraries.
+ARG TORCH=https://download.pytorch.org/whl/cpu
+ENV PIP_EXTRA_INDEX_URL=${TORCH}
 RUN apt-get update \
   && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
      ca-certificates git make python3 python3-venv \

@@ -8,7 +8,7 @@ An executed notebook is a log, so that a failed one stays where it is, with its 
 import sys
 
 from rpo_nb.config.loading import load_profile
-from rpo_nb.running import batch, cluster
+from rpo_nb.running import batch, cluster, jobs
 
 PROFILE = config.get("profile", "profile.yaml")
 profile = load_profile(PROFILE)
@@ -18,9 +18,11 @@ FEEDBACK = batch.local_files(profile)  # the user's own, else nothing
 PYTHON = sys.executable
 # The notebook comes through stdin and the rest is relative: no path of this machine gets into the executed copy.
 NODE = '[ -z "${{SLURM_JOB_ID:-}}" ] || {PYTHON:q} -m rpo_nb.running.manifest {log:q}; '  # what the manifest tells of it
-RUN = NODE + "{PYTHON:q} -m papermill - {log:q} -k python3 --no-progress-bar -p profile {PROFILE:q} -p output_dir . "
+# By its name a job tells which policies it has (running/progress.py), first that it has none; and that it failed.
+JOB = "export RPO_NB_JOB=runs/jobs/$(basename {log:q} .ipynb); : > $RPO_NB_JOB.policies; "
+RUN = NODE + JOB + "{PYTHON:q} -m papermill - {log:q} -k python3 --no-progress-bar -p profile {PROFILE:q} -p output_dir . "
 # The marker is the job's last word: the hashes of what it wrote, which the next start compares.
-SOURCE = " < {params.notebook:q} && {PYTHON:q} -m rpo_nb.store {output:q}"
+SOURCE = " < {params.notebook:q} && {PYTHON:q} -m rpo_nb.store {output:q} || {{ : > $RPO_NB_JOB.failed; exit 1; }}"
 
 
 def generations(sizes=SIZES, seeds=SEEDS):
@@ -44,8 +46,13 @@ def done(job):
     return f"runs/jobs/{job}.done"
 
 
-LAB_NAMES = ("partition_bias", "partition_ablation", "regime_map", "low_data", "lab_seeds", "lab_summary")
+LAB_NAMES = (
+    "partition_bias", "partition_ablation", "regime_map", "low_data", "lab_seeds", "lab_summary", "regime_shares"
+)
 LAB_TABLES = [file for name in LAB_NAMES for file in table(name)[:1]] if profile.pocket_world else []
+
+# Two jobs are as long as all others together: with both begun early, no core waits for the other at the end.
+FIRST = set(jobs.lab_sizes(profile)) | {profile.paper_b.size or SMALLEST}
 
 PAPER_B_TABLES = expand("tables/paper_b_table{i}.csv", i=[1, 2, 3, 4]) if batch.PAPER_B in batch.jobs(profile) else []
 
@@ -70,6 +77,7 @@ rule data:
         "notebooks/01_data_prep.ipynb",
     benchmark:
         "runs/jobs/01_data_prep.tsv"
+    priority: 90  # something to look at in half a minute
     shell:
         RUN + SOURCE
 
@@ -93,7 +101,8 @@ for place, size in enumerate(SIZES):
             f"notebooks/03_train-{size}-seed{{seed}}.ipynb",
         benchmark:
             f"runs/jobs/03_train-{size}-seed{{seed}}.tsv"
-        priority: 1 + place  # the largest first: the last to finish decides
+        # what the lab and paper B wait for; then what Table I does; then the largest
+        priority: 80 if size in FIRST else 70 if size == SMALLEST else 40 + place
         shell:
             RUN + "-r sizes {params.size:q} -p seeds {wildcards.seed:q}" + SOURCE  # -r: a size may be called 1e3
 
@@ -104,6 +113,7 @@ rule derivation:
     output:
         table("table1"),
         table("table1_timings"),
+        "tables/target_shares.csv",
         done("02_rpo_derivation"),
     params:
         **batch.params("02_rpo_derivation", profile),
@@ -113,7 +123,7 @@ rule derivation:
         "notebooks/02_rpo_derivation.ipynb",
     benchmark:
         "runs/jobs/02_rpo_derivation.tsv"
-    priority: 1  # beside another job of one core, not alone at the end
+    priority: 60  # the first table
     shell:
         RUN + SOURCE
 
@@ -133,12 +143,12 @@ rule metrics:
         "notebooks/04_table2_metrics.ipynb",
     benchmark:
         "runs/jobs/04_table2_metrics.tsv"
-    priority: 2  # the longest of those that wait for the training
+    priority: 10
     shell:
         RUN + SOURCE
 
 
-rule judges:  # before temperature: of the two, the first trains the reward model
+rule judges:
     input:
         generations(),
     output:
@@ -154,14 +164,15 @@ rule judges:  # before temperature: of the two, the first trains the reward mode
         "notebooks/05_table3_judges.ipynb",
     benchmark:
         "runs/jobs/05_table3_judges.tsv"
-    priority: 1
+    priority: 30  # the table that most came for
     shell:
         RUN + SOURCE
 
 
-rule temperature:
+rule temperature:  # after judges, which train the reward model
     input:
         generations(),
+        table("table3"),
     output:
         table("table4"),
         "tables/temperature_differences.csv",
@@ -175,16 +186,16 @@ rule temperature:
         "notebooks/06_table4_temperature.ipynb",
     benchmark:
         "runs/jobs/06_table4_temperature.tsv"
+    priority: 10
     shell:
         RUN + SOURCE
 
 
 if profile.pocket_world:
 
-    rule lab:  # after judges: it asks the reward model that they trained
+    rule lab:  # the longest, so as soon as the policies are there that it shares with the grid
         input:
-            generations(),
-            table("table3"),
+            generations(jobs.lab_sizes(profile)),
         output:
             LAB_TABLES,
             "seeds/regime_map.csv",
@@ -199,6 +210,7 @@ if profile.pocket_world:
             f"notebooks/{batch.LAB}.ipynb",
         benchmark:
             f"runs/jobs/{batch.LAB}.tsv"
+        priority: 50
         shell:
             RUN + SOURCE
 
@@ -221,6 +233,7 @@ if PAPER_B_TABLES:
             f"notebooks/{batch.PAPER_B}.ipynb",
         benchmark:
             f"runs/jobs/{batch.PAPER_B}.tsv"
+        priority: 20
         shell:
             RUN + SOURCE
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -132,6 +133,12 @@ def exponent(x: Sequence[float], y: Sequence[float]) -> Exponent:
     fit = stats.linregress(np.log(x), np.log(y))
     half = float(stats.t.ppf(0.975, len(x) - 2) * fit.stderr)
     return Exponent(float(fit.slope), float(fit.slope) - half, float(fit.slope) + half)
+
+
+def first_sentence(told: str) -> str:
+    """The first sentence of a docstring on one line; docstrings are wrapped."""
+    paragraph = " ".join(told.split("\n\n")[0].split())
+    return re.split(r"(?<=\w{2}\.)\s", paragraph)[0].rstrip(".:")
 
 
 # Memory -------------------------------------------------------------------------------------------

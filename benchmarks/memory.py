@@ -1,6 +1,6 @@
 """Peak memory of one thing, in a process of its own since a peak never falls; prints JSON.
 
-    python -m benchmarks.memory training SHAPE SIDE            one training of workloads.SIDES
+    python -m benchmarks.memory training SHAPE SIDE            one training of sides.SIDES
     python -m benchmarks.memory projection SHAPE WAY ROWS   forward and backward, one layer as wide
 
 training: from before the model is made, so weights, gradients and optimiser count. projection: what
@@ -20,7 +20,8 @@ import psutil
 import torch
 
 from benchmarks.measuring import peak_mib
-from benchmarks.workloads import SIDES, Case, configuration, fresh
+from benchmarks.sides import SIDES
+from benchmarks.workloads import Case, configuration, fresh
 from rpo_nb.policy import forward
 from rpo_nb.policy.logps import sequence_logps
 

@@ -23,11 +23,11 @@ def machine(quick: bool = False) -> str:
     """CPU, threads and GPU, as results.csv names a machine."""
     import torch
 
-    from rpo_nb.running.manifest import _cpu
+    from rpo_nb.running.manifest import cpu_name
 
     threads = torch.get_num_threads()
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{_cpu()}, {threads} thread{'s' * (threads > 1)}{gpu}{' (quick)' * quick}"
+    return f"{cpu_name()}, {threads} thread{'s' * (threads > 1)}{gpu}{' (quick)' * quick}"
 
 
 def merge(file: Path, rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:

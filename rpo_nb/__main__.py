@@ -1,5 +1,5 @@
 """The command line: python -m rpo_nb reproduce | deep | verify | plan | train | report | judge |
-publish | data | advise | lab | clean | bench.
+ask | publish | data | advise | predict | lab | generations | trace | chat | clean | bench.
 
 Heavy imports wait until a command needs them.
 """
@@ -120,11 +120,8 @@ def _reproduced(arguments: argparse.Namespace) -> Path:
     """The output folder of an earlier `reproduce`."""
     from rpo_nb.running import processes
 
-    out = (
-        Path(arguments.output_dir or f"results/{arguments.profile or default_profile()}")
-        .expanduser()
-        .resolve()
-    )
+    named = arguments.output_dir or f"results/{arguments.profile or default_profile()}"
+    out = Path(named).expanduser().resolve()
     if not (out / "profile.yaml").is_file():
         raise ValueError(
             f"{processes.shown(out)} has no profile.yaml, so nothing was reproduced "
@@ -135,19 +132,36 @@ def _reproduced(arguments: argparse.Namespace) -> Path:
 
 def again(arguments: argparse.Namespace) -> int:
     """The tables (report) or the verdicts (judge) once more, from what is stored in the output
-    folder."""
-    from rpo_nb.running import batch, jobs
+    folder; or a judge's audit, or its batch file."""
+    from rpo_nb.running import batch, jobs, processes
 
+    if arguments.command == "judge" and (arguments.audit is not None or arguments.batch):
+        from rpo_nb.judging import commands
+
+        return commands.run(arguments)
     out = _reproduced(arguments)
-    only = tuple(jobs.TABLES)[slice(None) if arguments.command == "report" else slice(1, 3)]
+    profile, all_of_it = load_profile(str(out / "profile.yaml")), arguments.command == "report"
+    if all_of_it and (missing := jobs.unmade(profile, out)):
+        raise ValueError(
+            f"{processes.shown(out)} has no {missing[0]}, which the report needs; let reproduce "
+            "end first, with the same output folder"
+        )
+    only = tuple(jobs.TABLES)[slice(None) if all_of_it else slice(1, 3)]
     return batch.run(
-        load_profile(str(out / "profile.yaml")),
+        profile,
         out,
         cores=arguments.cores,
         only=only,
         executor=arguments.executor,
         more=shlex.split(arguments.snakemake),
     )
+
+
+def ask(arguments: argparse.Namespace) -> int:
+    """Finished policies asked other prompts than the validation rows."""
+    from rpo_nb.evaluation import asking
+
+    return asking.run(arguments, _reproduced(arguments))
 
 
 def publish(arguments: argparse.Namespace) -> int:
@@ -157,29 +171,18 @@ def publish(arguments: argparse.Namespace) -> int:
 
     reporting_publish.check_repo(arguments.repo)
     out = _reproduced(arguments)
-    chosen = reporting_publish.choose(
-        load_profile(str(out / "profile.yaml")),
-        out,
-        size=arguments.size,
-        method=arguments.method,
-        preset=arguments.preset,
-        tau=arguments.tau,
-        seed=arguments.seed,
-    )
+    cell = {key: getattr(arguments, key) for key in ("size", "method", "preset", "tau", "seed")}
+    chosen = reporting_publish.choose(load_profile(str(out / "profile.yaml")), out, **cell)
     folder = reporting_publish.write(
         chosen, arguments.repo, base_model=arguments.base_model, licence=arguments.license
     )
     print(f"{chosen.folder.name} as {shown(folder)}:")
     for name, size in reporting_publish.listing(folder):
         print(f"  {name:32} {reporting_publish.megabytes(size):>12}")
-    if arguments.push:
-        print(
-            f"pushed to {reporting_publish.push(folder, arguments.repo, private=arguments.private)}"
-        )
-    else:
-        print(
-            f"Nothing left this machine: --push makes this https://huggingface.co/{arguments.repo}."
-        )
+    if not arguments.push:
+        print(f"Nothing left this machine: --push makes it https://huggingface.co/{arguments.repo}")
+        return 0
+    print("pushed to", reporting_publish.push(folder, arguments.repo, private=arguments.private))
     return 0
 
 
@@ -188,15 +191,13 @@ def data(arguments: argparse.Namespace) -> int:
     --output."""
     from rpo_nb.data import defects, kinds, raters, summary
     from rpo_nb.data import feedback as data_feedback
+    from rpo_nb.reporting.rendering import readable as number
 
-    config = _profile(arguments).data
-    config = config.model_copy(update={"strict": arguments.strict})
+    config = _profile(arguments).data.model_copy(update={"strict": arguments.strict})
     feedback, report = data_feedback.load_feedback(
         readable(arguments.source), config=config, return_report=True
     )
-    facts = summary.summarise(feedback).assign(
-        value=lambda frame: [f"{value:,.4g}" for value in frame["value"]]
-    )
+    facts = summary.summarise(feedback).assign(value=lambda frame: frame["value"].map(number))
     print(facts.to_string(index=False, header=False))
     print(summary.histogram(feedback).round(3).to_string(index=False))
     for sentence in kinds.kind_notes(feedback, report):
@@ -290,12 +291,8 @@ def bench(arguments: argparse.Namespace) -> int:
     sys.path.insert(0, str(clone))
     from benchmarks.suite import bench as run
 
-    run(
-        arguments.only,
-        repetitions=arguments.repetitions,
-        quick=arguments.quick,
-        output=arguments.output,
-    )
+    options = ("repetitions", "quick", "output")
+    run(arguments.only, **{name: getattr(arguments, name) for name in options})
     return 0
 
 
@@ -305,35 +302,42 @@ def advise(arguments: argparse.Namespace) -> int:
 
     profile = _profile(arguments)
     size, seed = next(iter(profile.sizes)), profile.seeds[0]
-    print(
-        f"{Path(profile.data.source).name}, reference {size} of profile {profile.name}, seed "
-        f"{seed}",
-        flush=True,
-    )
+    name = Path(profile.data.source).name
+    print(f"{name}, reference {size} of profile {profile.name}, seed {seed}", flush=True)
     print(adviser.advise(profile, size, seed, results_dir(profile)))
     return 0
+
+
+def predict(arguments: argparse.Namespace) -> int:
+    """What the lab says of a study before it begins; with --score, how that came true."""
+    from rpo_nb.studies import prediction, prediction_scores
+
+    if arguments.score:
+        return prediction_scores.run(_reproduced(arguments))
+    return prediction.run(_profile(arguments), arguments.output_dir)
 
 
 def lab(arguments: argparse.Namespace) -> int:
     """The user's own loss in every regime of the lab, as a page and tables. The only command that
     runs code of the user's, which it is named for."""
-    from rpo_nb.running import processes
-    from rpo_nb.studies import own_method, own_page
+    from rpo_nb.studies import own_page
     from rpo_nb.training import own as training_own
 
     profile = _profile(arguments)
     out = results_dir(profile, arguments.output_dir)
-    own = training_own.read(arguments.method)
-    wanted = own_method.settings_of(own, profile, arguments.temperatures, arguments.learning_rates)
-    with processes.only_one(out):
-        found = own_method.compare(
-            profile, own, wanted, out, workers=arguments.cores or profile.lab.workers
-        )
-        written = own_page.write(found, profile, out)
-    for line in own_page.told(found):
-        print(line)
-    print(f"{processes.shown(written)} has it all, tables/ beside it the numbers")
+    losses = [training_own.read(one) for one in dict.fromkeys(arguments.method)]
+    options = (arguments.temperatures, arguments.learning_rates)
+    workers = arguments.cores or profile.lab.workers
+    for line in own_page.make(losses, profile, out, *options, workers=workers):
+        print(line, flush=True)
     return 0
+
+
+def look(arguments: argparse.Namespace) -> int:
+    """generations, trace, chat: at what a reproduction left."""
+    from rpo_nb.studies.browse import commands
+
+    return commands.COMMANDS[arguments.command](arguments)
 
 
 COMMANDS = {
@@ -344,10 +348,13 @@ COMMANDS = {
     "train": train,
     "report": again,
     "judge": again,
+    "ask": ask,
     "publish": publish,
     "data": data,
     "advise": advise,
+    "predict": predict,
     "lab": lab,
+    **dict.fromkeys(("generations", "trace", "chat"), look),
     "clean": clean,
     "bench": bench,
 }

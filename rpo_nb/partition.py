@@ -264,7 +264,7 @@ def _mean_and_std(x: Tensor) -> tuple[float, float]:
 
 
 def recommended() -> str:
-    """The estimator that we recommend: preset `fixed`'s, wherever it is asked for."""
+    """What a warning names as the remedy where an estimate fails: preset `fixed`'s estimator."""
     return settings.with_presets({})["presets"]["fixed"]["partition"]
 
 

@@ -3,8 +3,10 @@ session), a tiny language."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
+import re
 import subprocess
 import sys
 import time
@@ -23,6 +25,37 @@ for _library in ("HF_HUB", "HF_DATASETS", "HF_EVALUATE"):
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 ROOT = Path(__file__).parent.parent
+# Fixtures that take long: the files that name one are run by one worker, and first.
+SHARED = ("reproduction", "site")
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist, which may not be there
+def pytest_xdist_make_scheduler(config, log):
+    """What one worker runs of the suite: a file, or the files of a shared fixture."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return _group(nodeid)
+
+    return ByGroup(config, log)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: (_group(item.nodeid) not in SHARED, _group(item.nodeid)))
+
+
+@functools.cache
+def _group_of_file(name: str) -> str:
+    words = (ROOT / name).read_text(encoding="utf-8") if name.endswith(".py") else ""
+    used = (one for one in SHARED if re.search(rf"\bdef \w+\([^)]*\b{one}\b", words))
+    return next(used, name)
+
+
+def _group(nodeid: str) -> str:
+    return _group_of_file(nodeid.partition("::")[0])
+
+
 WORDS = (
     "the a red green blue small old lamp rope chair boat book stands lies waits in on under near "
     "garden kitchen harbour "

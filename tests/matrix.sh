@@ -33,7 +33,7 @@ if wanted lowest; then
     log=.cache/matrix/lowest.log
     # The notebooks' workflow has no lower Python than 3.11 with Snakemake 9.
     { uv pip compile --quiet --resolution lowest-direct --python-version "${LOWEST_PYTHON:-3.11}" \
-          --extra workflow --extra judges --extra test --no-annotate pyproject.toml -o .cache/matrix/lowest.txt \
+          --extra workflow --extra judges --extra test --extra site --no-annotate pyproject.toml -o .cache/matrix/lowest.txt \
       && rm -rf .venv-lowest && uv venv --quiet --seed --python "$(found "${LOWEST_PYTHON:-3.11}")" .venv-lowest \
       && uv pip install --quiet --python .venv-lowest/bin/python -r .cache/matrix/lowest.txt \
       && uv pip install --quiet --python .venv-lowest/bin/python --no-deps -e . \

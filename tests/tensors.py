@@ -53,3 +53,47 @@ def trl_trainer(policy, ref, **settings):
         _metrics=collections.defaultdict(lambda: collections.defaultdict(list)),
         **settings,
     )
+
+
+def trl_kto(trl, shift, *, beta, desirable, undesirable):
+    """TRL's KTO of the fixture `trl`: its mean loss, labels [8], and the log-probabilities [8] of
+    the mismatched pairs by policy and reference. shift: how far z0 is from 0; desirable,
+    undesirable: λ_D and λ_U."""
+    policy, ref = FixedModel(trl.policy), FixedModel(trl.ref)
+    labels = torch.tensor([True, False, True, True, False, False, True, False])
+    mismatched = {policy: random(8, seed=7) + shift, ref: random(8, seed=8)}
+    trainer = trl_trainer(
+        policy,
+        ref,
+        calculate_KL=True,
+        beta=beta,
+        loss_type="kto",
+        desirable_weight=desirable,
+        undesirable_weight=undesirable,
+        _compute_kl_logps=lambda model, batch: mismatched[model],
+    )
+    loss = trl.trl.KTOTrainer._compute_loss(trainer, policy, trl.inputs | {"label": labels}, False)
+    return loss, labels, (mismatched[policy], mismatched[ref])
+
+
+def counted_flops(model, case, *, backward):
+    """What torch counts of the log-probabilities of a case's one pair: fused attention, which it
+    does not count on a CPU, is off; causal attention is counted whole."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from rpo_nb.policy import forward, logps
+
+    model.set_attn_implementation("eager")
+    ((prompt, completion),) = case.encoded
+    joined = prompt + completion, [forward.IGNORE] * len(prompt) + completion
+    ids, labels = (
+        torch.tensor([row])
+        for row in ((prompt, completion) if case.config.is_encoder_decoder else joined)
+    )
+    args = model, ids, torch.ones_like(ids), labels
+    logps.sequence_logps(*args, reduce="sum")  # the first also looks at the head
+    with FlopCounterMode(display=False) as counter:
+        found = logps.sequence_logps(*args, reduce="sum").sum()
+        if backward:
+            found.backward()
+    return counter.get_total_flops()

@@ -9,28 +9,30 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import released, suite, tables
+from benchmarks import before, cases, growth, policy, released, suite, surroundings, tables
 from benchmarks.measuring import Detail, Ratio
-from benchmarks.workloads import Case, CountedPositions, Stepper, configuration, fresh, real_lengths
+from benchmarks.sides import Stepper
+from benchmarks.workloads import Case, CountedPositions, configuration, fresh, real_lengths
 from rpo_nb import objectives
 from rpo_nb.config.arguments import parser
-from rpo_nb.policy import forward, logps
+from rpo_nb.policy import logps
+from tests.tensors import counted_flops
 
 measuring = pytest.importorskip("benchmarks.measuring", reason="the benchmarks are in the clone")
 
 
 def test_a_step_of_ours_over_a_plain_one_is_measured_and_written(tmp_path):
-    cases = {}
+    found = {}
     for shape in ("T5, tiny", "Llama, tiny"):
         case = Case.even(shape, prompts=2, completions=4, prompt=6, completion=4, steps=2)
-        cases[shape], noted = suite._steps(
-            shape, case, ("rpo", "plain"), suite.Settings(repetitions=1)
+        found[shape], noted = cases.steps(
+            shape, case, ("rpo", "plain"), cases.Settings(repetitions=1)
         )
-        assert all((seconds > 0).all() and len(seconds) == 1 for seconds in cases[shape].values())
+        assert all((seconds > 0).all() and len(seconds) == 1 for seconds in found[shape].values())
         tables.write(
             tmp_path,
             "sft",
-            [measuring.ratio(shape, "plain", cases[shape]["rpo"], cases[shape]["plain"], 0.7)],
+            [measuring.ratio(shape, "plain", found[shape]["rpo"], found[shape]["plain"], 0.7)],
             noted,
             "here",
         )
@@ -48,6 +50,34 @@ def test_a_step_of_ours_over_a_plain_one_is_measured_and_written(tmp_path):
         (details["name"] == "Llama, tiny") & (details["what"] == "tokens of all rows")
     ]["value"]
     assert tokens.tolist() == [8 * 10]
+
+
+def test_a_checkout_is_measured_by_names_that_may_have_moved():
+    threads = torch.get_num_threads()
+    found = before.seconds({"T5": "T5, tiny"})
+    torch.set_num_threads(threads)
+    assert all(second > 0 for second in found.values())
+    steps = {f"T5, {side} step" for side in before.SIDES}
+    assert set(found) == {"import of rpo_nb", "T5, sampling", *steps}
+    with pytest.raises(ValueError, match="this commit has no Stepper in rpo_nb.store"):
+        before.either("Stepper", "rpo_nb.store", "rpo_nb.nothing")
+
+
+def test_two_checkouts_are_compared_pair_by_pair():
+    now, then = pd.DataFrame({"a step": [2.0, 3.0, 4.0]}), pd.DataFrame({"a step": [2.0, 2.0, 2.0]})
+    (row,) = before.compared("abc", now, then).to_dict("records")
+    assert row == {
+        "name": "a step",
+        "commit": "abc",
+        "seconds": 3.0,
+        "seconds_before": 2.0,
+        "ratio": 1.5,
+        "ratio_low": 1.0,
+        "ratio_high": 2.0,
+        "n": 3,
+    }
+    committed = pd.read_csv(before.FILE)
+    assert committed.columns.tolist() == list(row)
 
 
 def test_trl_trains_on_the_very_same_tokens(tmp_path):
@@ -113,7 +143,7 @@ def test_an_exponent_of_too_little_is_refused(x, y):
 
 def test_growth_compares_seconds_with_the_work():
     sizes = [1, 2, 4, 8]
-    found = suite.growth("g", [(x, 3 * x**1.5) for x in sizes], [(x, 5 * x**2) for x in sizes])
+    found = growth.growth("g", [(x, 3 * x**1.5) for x in sizes], [(x, 5 * x**2) for x in sizes])
     assert (
         found.ratio == pytest.approx(0.75)
         and found.low <= found.ratio <= found.high
@@ -123,25 +153,9 @@ def test_growth_compares_seconds_with_the_work():
 
 @pytest.mark.parametrize("shape", ["T5, tiny", "Llama, tiny"])
 def test_the_work_of_a_step_is_near_what_torch_counts(shape):
-    from torch.utils.flop_counter import FlopCounterMode
-
     case = Case.even(shape, prompts=1, completions=1, prompt=24, completion=24, steps=1)
-    model = fresh(case.config)
-    model.set_attn_implementation("eager")  # fused attention is not counted on a CPU
-    ((prompt, completion),) = case.encoded
-    joined = prompt + completion, [forward.IGNORE] * len(prompt) + completion
-    ids, labels = (
-        torch.tensor([row])
-        for row in ((prompt, completion) if case.config.is_encoder_decoder else joined)
-    )
-    # the first also looks at the head
-    logps.sequence_logps(model, ids, torch.ones_like(ids), labels, reduce="sum")
-    with FlopCounterMode(display=False) as counter:
-        logps.sequence_logps(
-            model, ids, torch.ones_like(ids), labels, reduce="sum"
-        ).sum().backward()
-    # torch counts causal attention whole
-    assert suite.work(case) == pytest.approx(counter.get_total_flops(), rel=0.15)
+    counted = counted_flops(fresh(case.config), case, backward=True)
+    assert growth.work(case) == pytest.approx(counted, rel=0.15)
 
 
 def test_merging_replaces_rows_of_the_same_name_and_machine_in_their_place(tmp_path):
@@ -288,7 +302,7 @@ def test_the_reproductions_minutes_are_those_of_the_papers_tables_and_never_of_a
     (tmp_path / "results" / "pocket" / "manifest.json").write_text(
         json.dumps(manifest), encoding="utf-8"
     )
-    monkeypatch.setattr(suite, "ROOT", tmp_path)
+    monkeypatch.setattr(surroundings, "ROOT", tmp_path)
     trained.write_text("seconds\n150\n100\n")
     assert suite.bench(["reproduction"], output=tmp_path / "fresh") == tmp_path / "fresh"
     row = pd.read_csv(tmp_path / "fresh" / "results.csv").iloc[0]
@@ -308,11 +322,39 @@ def test_the_reproductions_minutes_are_those_of_the_papers_tables_and_never_of_a
     assert "came from a cache" in capsys.readouterr().out and not (tmp_path / "cached").exists()
 
 
+def test_a_policys_seconds_are_told_by_stage(tmp_path, monkeypatch):
+    monkeypatch.setenv("RPO_NB_CACHE", str(tmp_path))  # put back afterwards
+    found = policy.seconds("small", tmp_path, profile_name="smoke")
+    stages = {"start-up", "reference", "inputs", "training", "sampling", "scoring", "metrics"}
+    assert set(found) == stages | {"steps"} and min(found.values()) > 0
+    assert found["steps"] < found["training"]
+
+
 def test_an_unknown_benchmark_is_refused():
     with pytest.raises(ValueError, match="no benchmark speed; there are sft, "):
         suite.bench(["speed"])
     with pytest.raises(ValueError, match="--repetitions is 0"):
         suite.bench(["start"], repetitions=0)
+
+
+@pytest.mark.parametrize("name", suite.BENCHMARKS)
+def test_a_title_is_the_whole_first_sentence(name, monkeypatch, capsys, tmp_path):
+    told = " ".join(suite.BENCHMARKS[name].__doc__.split())
+
+    def nothing(settings):
+        return [], []
+
+    nothing.__doc__ = suite.BENCHMARKS[name].__doc__
+    monkeypatch.setitem(suite.BENCHMARKS, name, nothing)
+    suite.bench([name], output=tmp_path)
+    title = capsys.readouterr().out.splitlines()[0].removeprefix(f"{name}: ")
+    assert told.startswith(f"{title}.") and title[-1].isalnum() | (title[-1] == ")")
+
+
+def test_a_first_sentence_ends_at_its_stop_and_not_at_the_end_of_a_line():
+    told = "How long it\n    takes, in\n\n    Other words. And more.\n"
+    assert measuring.first_sentence("A cost,\n    e.g. of T5. And more.") == "A cost, e.g. of T5"
+    assert measuring.first_sentence(told) == "How long it takes, in"
 
 
 def test_the_command_names_every_benchmark(capsys):

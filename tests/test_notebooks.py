@@ -64,3 +64,11 @@ def test_parameters_are_tagged_plain_and_known_to_load_profile(notebook):
     assert set(values) - {"profile", "output_dir", *own} <= set(
         inspect.signature(loading.load_profile).parameters
     )
+
+
+def test_it_begins_with_its_own_name_so_that_it_tells_its_own_cost(notebook):
+    path, nb = notebook
+    if path.stem == "09_report":  # it gathers what the others made
+        return
+    code = "\n".join(c.source for c in nb.cells if c.cell_type == "code")
+    assert code.count(f'opening.begin("{path.stem}", profile, output_dir') == 1

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from rpo_nb import objectives
-from tests.tensors import A, B, C, D, FixedModel, random, trl_trainer, vector
+from tests.tensors import A, B, C, D, FixedModel, random, trl_kto, trl_trainer, vector
 
 # Identities (semantics C, paper B table 1) --------------------------------------------------------
 
@@ -223,33 +223,9 @@ def test_pairwise_losses_are_trls(trl, kind, ours):
 
 @pytest.mark.parametrize("shift", [2.0, -2.0])  # z0 above 0, and below it where the clamp acts
 def test_kto_is_trls(trl, shift):
-    policy, ref, labels = (
-        FixedModel(trl.policy),
-        FixedModel(trl.ref),
-        [True, False, True, True, False, False, True, False],
-    )
-    mismatched = {policy: random(8, seed=7) + shift, ref: random(8, seed=8)}
-    trainer = trl_trainer(
-        policy,
-        ref,
-        calculate_KL=True,
-        beta=0.3,
-        loss_type="kto",
-        desirable_weight=1.2,
-        undesirable_weight=0.9,
-        _compute_kl_logps=lambda model, batch: mismatched[model],
-    )
-    theirs = trl.trl.KTOTrainer._compute_loss(
-        trainer, policy, trl.inputs | {"label": torch.tensor(labels)}, False
-    )
-    kl = objectives.kto_kl(mismatched[policy], mismatched[ref])
+    theirs, labels, mismatched = trl_kto(trl, shift, beta=0.3, desirable=1.2, undesirable=0.9)
+    kl = objectives.kto_kl(*mismatched)
     ours = objectives.kto(
-        trl.policy.sum(-1),
-        trl.ref.sum(-1),
-        torch.tensor(labels),
-        kl,
-        beta=0.3,
-        lambda_d=1.2,
-        lambda_u=0.9,
+        trl.policy.sum(-1), trl.ref.sum(-1), labels, kl, beta=0.3, lambda_d=1.2, lambda_u=0.9
     )
     torch.testing.assert_close(ours.mean(), theirs)

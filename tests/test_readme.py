@@ -1,5 +1,6 @@
 """What the README shows, as it stands: its code runs, its commands are there, its links hold."""
 
+import json
 import re
 import shlex
 import shutil
@@ -7,9 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
+from docs.site import readme
 from rpo_nb.config.arguments import parser
 
 ROOT = Path(__file__).parents[1]
@@ -80,21 +81,26 @@ def test_links_lead_to_what_is_there(page):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-def rates() -> str:
-    """RPO's win rates in results/pocket by the checker, as the README shows them."""
-    table = pd.read_csv(ROOT / "results" / "pocket" / "tables" / "table3.csv")
-    rows = table[table["judge"].eq("checker") & table["baseline"].ne("best_of_k")]
-    wide = rows.pivot_table(
-        index="preset", columns="baseline", values="win_rate", aggfunc=list, sort=False
-    )
-    names = {"reference": "the reference", "sft": "SFT", "kto": "KTO", "dro": "DRO"}
-    head = f"| RPO as | {' | '.join(f'over {names[b]}, %' for b in wide)} |"
-    lines = [head, "| --- " * (len(wide.columns) + 1) + "|"]
-    for preset, cells in wide.iterrows():
-        shown = [", ".join(f"{rate:.0f}" for rate in cell) for cell in cells]
-        lines.append(f"| `{preset}` | {' | '.join(shown)} |")
-    return "\n".join(lines)
+def test_what_it_says_was_found_is_what_the_deep_run_says():
+    """Else: python -m docs.site.readme"""
+    assert readme.filled(README) == README
 
 
-def test_the_win_rates_it_shows_are_those_of_results_pocket():
-    assert rates() in README
+def test_the_guides_words_on_the_prediction_are_the_predictions():
+    file = ROOT / "results" / "smollm-study" / "prediction.json"
+    if not file.is_file():
+        pytest.skip("the committed results are in a clone")
+    found = json.loads(file.read_text(encoding="utf-8"))
+    text = " ".join((ROOT / "docs" / "prediction.md").read_text(encoding="utf-8").split())
+    seen, known = found["measured"], found["evidence"]
+    furthest = max(abs(pair["probability"] - 0.5) for pair in found["pairs"])
+    *right, last = (f"{100 * seed['judge_right']:.0f}" for seed in seen["seeds"])
+    for words in (
+        f"of {found['dated'][:10]}",
+        f"{seen['data_wins']:.0f} % of comparisons",
+        f"{-seen['above_log_k']:.1f} nats a token below −log K",
+        f'{100 * known["no_regime"]:.0f} % of the weight is of "no regime"',
+        f"no probability is further from ½ than {furthest:.2f}",
+        f"right in {', '.join(right)} and {last} % of comparisons",
+    ):
+        assert words in text

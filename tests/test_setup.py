@@ -50,6 +50,7 @@ def wanted() -> list[Requirement]:
         + extras["workflow"]
         + extras["judges"]
         + extras["test"]
+        + extras["site"]
     ]
 
 
@@ -145,8 +146,9 @@ def test_everything_the_package_imports_is_declared():
     ]
     names = {canonicalize_name(Requirement(text).name) for text in everything}
     for path in (ROOT / "rpo_nb").rglob("*.py"):
-        # benchmarks: those of the clone
-        for module in _imports(path) - {"rpo_nb", "benchmarks"} - set(sys.stdlib_module_names):
+        # benchmarks: those of the clone; google: google.colab, which Colab has
+        ours = {"rpo_nb", "benchmarks", "google"}
+        for module in _imports(path) - ours - set(sys.stdlib_module_names):
             # of an extra that is not here, by its own name
             found = {canonicalize_name(d) for d in top.get(module, [module])}
             assert found & names, f"{path.name} imports {module}, which pyproject does not name"
@@ -176,13 +178,67 @@ def test_profiles_and_template_are_package_data():
     assert others == packed
 
 
+# ---- containers and workflows --------------------------------------------------------------------
+
+CALLERS = (  # files that start the kit somewhere else, all by make
+    "Dockerfile",
+    ".devcontainer/devcontainer.json",
+    ".ci/run",
+    ".github/workflows/test.yml",
+    ".github/workflows/site.yml",
+)
+
+
+def called(file: str) -> set[str]:
+    """The make targets that a file calls: make test, ["make", "test"]."""
+    text = (ROOT / file).read_text(encoding="utf-8")
+    before = r'(?:^|RUN |rpo_nb |run: |")'
+    return set(re.findall(rf'{before}make"?,? "?([a-z-]+)', text, re.MULTILINE))
+
+
+def test_all_that_is_called_elsewhere_are_targets_of_make():
+    phony = re.search(r"^\.PHONY: (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
+    targets = {file: called(file) for file in CALLERS}
+    assert all(targets.values())
+    assert set().union(*targets.values()) <= set(phony)
+    assert {"setup", "reproduce", "test", "site"} <= set().union(*targets.values())
+
+
+def workflow(name: str) -> dict:
+    return yaml.safe_load((ROOT / ".github" / "workflows" / f"{name}.yml").read_text())
+
+
+def test_the_suite_runs_on_every_python_and_the_site_goes_to_the_pages():
+    assert workflow("test")["jobs"]["suite"]["strategy"]["matrix"]["python"] == list(PYTHONS)
+    jobs = workflow("site")["jobs"]
+    steps = {step.get("uses", "").split("@")[0]: step for step in jobs["build"]["steps"]}
+    assert steps["actions/upload-pages-artifact"]["with"]["path"] == "build/site"
+    assert jobs["publish"]["needs"] == "build" and "push" in jobs["publish"]["if"]
+    assert jobs["publish"]["permissions"] == {"pages": "write", "id-token": "write"}
+
+
+def test_the_image_is_the_lock_on_any_base_and_the_devcontainer_is_that_image():
+    docker = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    assert docker.index("ARG BASE=") < docker.index("FROM ${BASE}")
+    copied = docker[: docker.index("RUN make setup")]
+    for name in ("Makefile", "pyproject.toml", "requirements.lock", "README.md", "rpo_nb"):
+        assert re.search(rf"^COPY .*\b{re.escape(name)}\b", copied, re.MULTILINE), name
+    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
+    assert (ROOT / ".devcontainer" / container["build"]["dockerfile"]).samefile(ROOT / "Dockerfile")
+    assert f"useradd --create-home --uid 1001 {container['remoteUser']}" in docker
+
+
 # ---- the Makefile --------------------------------------------------------------------------------
+
+
+# of the make that may run these tests (make test-matrix, make test ARGS=...)
+OUTER = ("MAKEFLAGS", "ARGS", "VENV", "PYTHON")
 
 
 def make(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         ["make", "-C", str(folder), *arguments],
-        env=os.environ | env,
+        env={name: value for name, value in os.environ.items() if name not in OUTER} | env,
         capture_output=True,
         text=True,
     )
@@ -274,6 +330,13 @@ def test_what_the_user_names_reaches_the_command_as_it_is(telling):
         "[--profile][smoke][--set][sizes=small taus=[0.1, 1]][--feedback][../my data/x.jsonl]"
         in done.stdout
     )
+
+
+@pytest.mark.parametrize("run", ["", "results/my run", "$(touch x)"])
+def test_the_site_is_of_the_run_that_is_named(telling, run):
+    done = make(telling, "site", *[f"RESULTS={run}"] * bool(run))
+    assert f"[-m][docs.site][{run}]" in done.stdout
+    assert not list(telling.rglob("x"))
 
 
 @pytest.mark.parametrize(

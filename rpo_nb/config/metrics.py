@@ -1,6 +1,7 @@
 """The metrics, one row each: how one is called, what the paper calls it, and how it is read.
 
-What is computed stands in `evaluation.suite`: a new metric is its value there and its row here.
+How each is computed is its row of `evaluation.suite.MEASURES`: a new metric is a row there and one
+here.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ PROFILE_DIR = Path(__file__).parent / "profiles"
 NO_PROFILES = ("models", "presets", "published")  # other files of PROFILE_DIR
 BUILT_IN_JUDGES = ("checker", "reward_model")
 MOST_BYTES = 1 << 20  # of a profile
-BEGIN = "begin with a copy of rpo_nb/profiles/pocket.yaml"
+BEGIN = "begin with a copy of rpo_nb/config/profiles/pocket.yaml"
 SECTIONS = ("data", "sizes")  # of every profile, and looked into before it is validated
 
 
@@ -50,7 +50,7 @@ def refuse_unknown(field: str, names: Iterable[str], known: Collection[str]) -> 
 
 
 def read_profile(name: str) -> dict[str, Any]:
-    """A profile's file as it stands: a file of rpo_nb/profiles, or a path to a YAML file.
+    """A profile's file as it stands: a file of rpo_nb/config/profiles, or a path to a YAML file.
 
     Raises ValueError: no such profile, a file that cannot be read, or is no profile.
     """
@@ -92,12 +92,14 @@ def read_profile(name: str) -> dict[str, Any]:
     for section in SECTIONS:
         if not isinstance(raw.get(section), dict) or (section == "sizes" and not raw[section]):
             what = "is empty or has no names" if section in raw else "is missing"
-            raise ValueError(f"profile {name!r}: {section} {what}; see rpo_nb/profiles/pocket.yaml")
+            raise ValueError(
+                f"profile {name!r}: {section} {what}; see rpo_nb/config/profiles/pocket.yaml"
+            )
     for section in ("evaluation", "lab", "paper_b", "training", "feedback_overrides"):
         if not isinstance(raw.get(section, {}), dict):
             raise ValueError(
                 f"profile {name!r}: {section} holds no keys and values; see "
-                "rpo_nb/profiles/pocket.yaml"
+                "rpo_nb/config/profiles/pocket.yaml"
             )
     for listed in (
         "table4_presets",
@@ -106,7 +108,8 @@ def read_profile(name: str) -> dict[str, Any]:
         value = raw.get(listed, [])
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise ValueError(
-                f"profile {name!r}: {listed} is no list of names; see rpo_nb/profiles/pocket.yaml"
+                f"profile {name!r}: {listed} is no list of names; "
+                "see rpo_nb/config/profiles/pocket.yaml"
             )
     return raw
 
@@ -165,7 +168,7 @@ def set_dotted(raw: dict, dotted: str, value: Any) -> None:
         ]
     if not nodes or not all(isinstance(node, dict) for node in nodes):
         raise ValueError(
-            f"{dotted}: the profile has no such key; the keys are those of rpo_nb/config.py"
+            f"{dotted}: the profile has no such key; the keys are those of rpo_nb/config/schema.py"
         )
     for node in nodes:
         node[last] = value
@@ -196,14 +199,18 @@ def narrow(raw: dict[str, Any], key: str, wanted: list[str]) -> None:
 # What pydantic found ------------------------------------------------------------------------------
 
 
+NO_KEY = ("extra_forbidden", "unexpected_keyword_argument")
+
+
 def refusal(error: ValidationError, model: type[BaseModel]) -> str:
     """The first error as one sentence: the dotted key, what is wrong with it, and the nearest
-    name."""
-    first = error.errors()[0]
+    name. A key that is none goes first: of what it should have been nothing is given then."""
+    errors = error.errors()
+    first = next((one for one in errors if one["type"] in NO_KEY), errors[0])
     loc, message, given = first["loc"], first["msg"], first["input"]
     key = ".".join(repr(str(part))[1:-1] for part in loc if part != "[key]")
     message = message.removeprefix("Value error, ")
-    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+    if first["type"] in NO_KEY:
         known = _fields(model, loc[:-1])
         return (
             f"{key}: there is no such key{suggestion(loc[-1], known)}; known are {', '.join(known)}"
@@ -222,6 +229,19 @@ def _fields(model: Any, loc: tuple) -> list[str]:
         elif get_args(model):  # a mapping's key: what lies there is of the type of its values
             model = get_args(model)[-1]
     return list(_annotations(model))
+
+
+def meant(key: str) -> str:
+    """ "; did you mean 'training.epochs'?" for a key without its section; "" where no section has
+    one like it."""
+    from rpo_nb.config.schema import Profile
+
+    known: dict[str, str] = {}
+    for section, kind in _annotations(Profile).items():
+        for field in _annotations(kind):
+            known.setdefault(field, f"{section}.{field}")
+    near = get_close_matches(key.lower(), [*_annotations(Profile), *known], n=1, cutoff=0.7)
+    return f"; did you mean {known.get(near[0], near[0])!r}?" if near else ""
 
 
 def _annotations(model: Any) -> dict[str, Any]:

@@ -1,9 +1,14 @@
-"""The metrics of Table II."""
+"""The metrics of Table II, and policies asked other prompts."""
 
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["cells", "metrics", "suite"],
-    submod_attrs={"cells": ["measure"], "suite": ["METRICS", "MetricSuite", "MetricValue"]},
+    submodules=["asking", "cells", "exports", "metrics", "prompt_sets", "suite"],
+    submod_attrs={
+        "asking": ["ask_policies", "export_all", "judged"],
+        "cells": ["measure"],
+        "prompt_sets": ["read_prompts"],
+        "suite": ["MEASURES", "MetricSuite", "MetricValue"],
+    },
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -63,23 +63,13 @@ class MetricSuite:
         self.config, self.resamples, self.seed = config, resamples, seed
 
     @cached_property
-    def _bertscore(self) -> _Resource:
-        def make():
-            scorer = metrics.BertScore(self.config.bertscore)
-            return scorer.f1, scorer.label
-
-        return _load(f"the BERTScore model {Path(self.config.bertscore).name!r}", make)
-
-    @cached_property
-    def _toxicity(self) -> _Resource:
-        return _load(
-            f"the toxicity model {self.config.toxicity!r}",
-            lambda: metrics.load_toxicity(self.config.toxicity),
-        )
-
-    @cached_property
-    def _wordnet(self) -> _Resource:
-        return _load("WordNet", metrics.load_wordnet)
+    def _loaded(self) -> dict[str, _Resource]:
+        """Metric -> what it is measured with, of those that need something."""
+        return {
+            name: _load(row.resource(self.config), partial(row.load, self.config))
+            for name, row in MEASURES.items()
+            if row.load
+        }
 
     def score(
         self,
@@ -113,53 +103,41 @@ class MetricSuite:
             _check(number, **cell)
         if not cells:
             return []
-        pairs = sorted({pair for cell in cells for pair in _pairs(cell)})
-        texts = sorted({completion for completion, _ in pairs})
-        by_pair = {
-            "bertscore_f1": _measure(self._bertscore, pairs),
-            "rouge_l": dict(zip(pairs, metrics.rouge_l(pairs), strict=True)),
-            "meteor": dict(zip(pairs, metrics.meteor(pairs, self._wordnet.use), strict=True)),
-            "length_ratio": dict(zip(pairs, metrics.length_ratio(pairs), strict=True)),
-        }
-        by_text = {"toxicity": _measure(self._toxicity, texts)}
-        return [self._cell(cell, by_pair, by_text) for cell in cells]
+        columns = [_columns(cell) for cell in cells]
+        tables = {name: self._by_item(name, columns) for name in MEASURES}
+        return [
+            self._cell(cell, column, tables) for cell, column in zip(cells, columns, strict=True)
+        ]
+
+    def _by_item(self, name: str, columns: Sequence[dict[str, list]]) -> dict[Any, float] | str:
+        """Every distinct item of all cells -> its value, of a metric that is a mean over items; the
+        reason why there is none."""
+        row, found = MEASURES[name], self._loaded.get(name)
+        if row.of not in ITEMS:
+            return {}
+        if found and found.use is None and not row.without:
+            return found.reason
+        items = sorted({item for column in columns for item in column[row.of]})
+        values = row.measure(items, found.use) if found else row.measure(items)
+        return dict(zip(items, np.asarray(values, dtype=float), strict=True))
 
     def _cell(
-        self, cell: Mapping[str, Any], by_pair: dict[str, Any], by_text: dict[str, Any]
+        self, cell: Mapping[str, Any], column: dict[str, list], tables: dict[str, Any]
     ) -> dict[str, MetricValue]:
-        completions, references = list(cell["completions"]), list(cell["references"])
-        keyed = [(name, table, _pairs(cell)) for name, table in by_pair.items()]
-        keyed += [(name, table, completions) for name, table in by_text.items()]
-        items = {
-            name: np.array([table[key] for key in keys])
-            for name, table, keys in keyed
-            if not isinstance(table, str)
-        }
-        for name, given in (("reward", "rewards"), ("fluency", "fluency")):
-            if cell.get(given) is not None:
-                items[name] = np.asarray(cell[given], dtype=float)
-        values = dict(zip(items, self._means(items), strict=True))
-        values |= {
-            name: MetricValue(None, reason=table)
-            for name, table, _ in keyed
-            if isinstance(table, str)
-        }
-        bleu, sacrebleu = metrics.corpus_bleu(completions, references)
-        values |= {"bleu": MetricValue(bleu), "sacrebleu": MetricValue(sacrebleu)}
-        for n in (1, 2):
-            value = metrics.distinct(completions, n)
-            values[f"distinct_{n}"] = MetricValue(
-                value, reason="" if value is not None else f"no completion has {n}-grams"
-            )
-        own = metrics.self_bleu(completions)
-        # Items of self-BLEU are each other's references: resampling them would not give an
-        # interval.
-        values["self_bleu"] = (
-            MetricValue(float(own.mean()), own)
-            if own is not None
-            else MetricValue(None, reason="one completion has no others")
-        )
-        return {name: values[name] for name in METRICS if name in values}
+        values, items = {}, {}
+        for name, row in MEASURES.items():
+            table = tables[name]
+            if row.of == "given":
+                if cell.get(row.measure) is not None:
+                    items[name] = np.asarray(cell[row.measure], dtype=float)
+            elif row.of == "cell":
+                values[name] = row.measure(tuple(cell["completions"]), tuple(cell["references"]))
+            elif isinstance(table, str):
+                values[name] = MetricValue(None, reason=table)
+            else:
+                items[name] = np.array([table[item] for item in column[row.of]])
+        values |= zip(items, self._means(items), strict=True)
+        return {name: values[name] for name in MEASURES if name in values}
 
     def _means(self, items: dict[str, np.ndarray]) -> list[MetricValue]:
         """Mean and interval of each row of items, all rows resampled alike."""
@@ -174,59 +152,147 @@ class MetricSuite:
     def footnotes(self) -> list[str]:
         """One sentence a metric: library, version, model or resource, scale; or why it was not
         measured."""
-        bertscore, toxicity, wordnet = self._bertscore, self._toxicity, self._wordnet
-        synonyms = f"with the synonyms of WordNet 3.0 ({wordnet.label})"
-        if not wordnet.use:
-            synonyms = f"exact and stem matches only, no synonyms: {wordnet.reason}"
+        notes = [row.note(self._loaded.get(name)) for name, row in MEASURES.items() if row.note]
         return [
-            f"BERTScore F1: bert-score {version('bert-score')}, {bertscore.label}, no idf, no "
-            "rescaling."
-            if bertscore.use
-            else f"BERTScore F1: not measured: {bertscore.reason}",
-            f"ROUGE-L: rouge-score {version('rouge-score')}, F-measure without stemming, mean of "
-            "items.",
-            "BLEU (0..1): unsmoothed over 13a tokens, as Hugging Face's evaluate defines it; here "
-            "computed by sacrebleu.",
-            "SacreBLEU (0..100): "
-            f"nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:{version('sacrebleu')}.",
-            f"METEOR: nltk {version('nltk')}, {synonyms}.",
-            f"Toxicity: {toxicity.label}, mean of items."
-            if toxicity.use
-            else f"Toxicity: not measured: {toxicity.reason}",
-            "distinct-n: share of distinct n-grams, lower case; self-BLEU: sacrebleu's sentence "
-            "BLEU with a cell's other "
-            "completions as references; length ratio: words of completion by words of reference.",
+            *dict.fromkeys(notes),
             "Intervals of one policy (metrics.csv): 95 %, percentile bootstrap over items.",
         ]
 
 
-METRICS = (
-    "bertscore_f1",
-    "rouge_l",
-    "bleu",
-    "sacrebleu",
-    "meteor",
-    "toxicity",
-    "distinct_1",
-    "distinct_2",
-    "self_bleu",
-    "length_ratio",
-    "reward",
-    "fluency",
-)
+@dataclass(frozen=True)
+class Measure:
+    """How a metric comes about.
+
+    of: what its function takes. "pairs" (completion, reference) and "texts" (completions): a list
+    of items, and beside it what was loaded where something is; it gives a value each, [n], and the
+    metric is their mean. "cell": completions and references of one cell; it gives a MetricValue.
+    "given": nothing, measure is the keyword of `MetricSuite.score` that brings the values.
+    note: its sentence below a table, given what was loaded. load: loads what it needs by the
+    evaluation's settings; resource: what that is called when it is not there; without: whether
+    there is a value even so.
+    """
+
+    of: str
+    measure: Any
+    note: Callable[[_Resource | None], str] | None = None
+    load: Callable[[EvaluationConfig], tuple[Any, str]] | None = None
+    resource: Callable[[EvaluationConfig], str] | None = None
+    without: bool = False
 
 
-def _pairs(cell: Mapping[str, Any]) -> list[metrics.Pair]:
-    return list(zip(cell["completions"], cell["references"], strict=True))
+ITEMS = ("pairs", "texts")
 
 
-def _measure(resource: _Resource, keys: list) -> dict | str:
-    """key -> value, or the reason why there is none."""
+def _bertscore(config: EvaluationConfig) -> tuple[Any, str]:
+    scorer = metrics.BertScore(config.bertscore)
+    return scorer.f1, scorer.label
+
+
+def _bertscore_note(found: _Resource) -> str:
+    if found.use is None:
+        return f"BERTScore F1: not measured: {found.reason}"
+    return f"BERTScore F1: bert-score {version('bert-score')}, {found.label}, no idf, no rescaling."
+
+
+def _meteor_note(found: _Resource) -> str:
+    synonyms = f"with the synonyms of WordNet 3.0 ({found.label})"
+    if found.use is None:
+        synonyms = f"exact and stem matches only, no synonyms: {found.reason}"
+    return f"METEOR: nltk {version('nltk')}, {synonyms}."
+
+
+def _toxicity_note(found: _Resource) -> str:
+    if found.use is None:
+        return f"Toxicity: not measured: {found.reason}"
+    return f"Toxicity: {found.label}, mean of items."
+
+
+_corpus_bleu = lru_cache(maxsize=1)(metrics.corpus_bleu)  # BLEU and SacreBLEU of a cell at once
+
+
+def _distinct(n: int, completions: Sequence[str], references: Sequence[str]) -> MetricValue:
+    value = metrics.distinct(completions, n)
+    return MetricValue(value, reason="" if value is not None else f"no completion has {n}-grams")
+
+
+def _self_bleu(completions: Sequence[str], references: Sequence[str]) -> MetricValue:
+    """Its items are each other's references: resampling them would not give an interval."""
+    own = metrics.self_bleu(completions)
+    if own is None:
+        return MetricValue(None, reason="one completion has no others")
+    return MetricValue(float(own.mean()), own)
+
+
+def _texts_note(found: None) -> str:
     return (
-        resource.reason
-        if resource.use is None
-        else dict(zip(keys, np.asarray(resource.use(keys), dtype=float), strict=True))
+        "distinct-n: share of distinct n-grams, lower case; self-BLEU: sacrebleu's sentence BLEU "
+        "with a cell's other completions as references; length ratio: words of completion by words "
+        "of reference."
     )
+
+
+# In the order of the tables; how each is called and read stands in `config.metrics`.
+MEASURES = {
+    "bertscore_f1": Measure(
+        "pairs",
+        lambda pairs, f1: f1(pairs),
+        _bertscore_note,
+        load=_bertscore,
+        resource=lambda config: f"the BERTScore model {Path(config.bertscore).name!r}",
+    ),
+    "rouge_l": Measure(
+        "pairs",
+        metrics.rouge_l,
+        lambda _: (
+            f"ROUGE-L: rouge-score {version('rouge-score')}, F-measure without stemming, mean of "
+            "items."
+        ),
+    ),
+    "bleu": Measure(
+        "cell",
+        lambda *texts: MetricValue(_corpus_bleu(*texts)[0]),
+        lambda _: (
+            "BLEU (0..1): unsmoothed over 13a tokens, as Hugging Face's evaluate defines it; here "
+            "computed by sacrebleu."
+        ),
+    ),
+    "sacrebleu": Measure(
+        "cell",
+        lambda *texts: MetricValue(_corpus_bleu(*texts)[1]),
+        lambda _: (
+            "SacreBLEU (0..100): "
+            f"nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:{version('sacrebleu')}."
+        ),
+    ),
+    "meteor": Measure(
+        "pairs",
+        metrics.meteor,
+        _meteor_note,
+        load=lambda config: metrics.load_wordnet(),
+        resource=lambda config: "WordNet",
+        without=True,
+    ),
+    "toxicity": Measure(
+        "texts",
+        lambda texts, probability: probability(texts),
+        _toxicity_note,
+        load=lambda config: metrics.load_toxicity(config.toxicity),
+        resource=lambda config: f"the toxicity model {config.toxicity!r}",
+    ),
+    "distinct_1": Measure("cell", partial(_distinct, 1), _texts_note),
+    "distinct_2": Measure("cell", partial(_distinct, 2), _texts_note),
+    "self_bleu": Measure("cell", _self_bleu, _texts_note),
+    "length_ratio": Measure("pairs", metrics.length_ratio, _texts_note),
+    "reward": Measure("given", "rewards"),
+    "fluency": Measure("given", "fluency"),
+}
+
+
+def _columns(cell: Mapping[str, Any]) -> dict[str, list]:
+    """What functions of items are given of a cell."""
+    completions = list(cell["completions"])
+    pairs = list(zip(completions, cell["references"], strict=True))
+    return {"pairs": pairs, "texts": completions}
 
 
 def _check(

@@ -38,6 +38,7 @@ from rpo_nb.experiment.runs import holds, quick_collections, train, train_runs
 from rpo_nb.policy import load, logps
 from rpo_nb.policy.generation import ready, samples
 from rpo_nb.remedies import memory_advice
+from rpo_nb.running.progress import tell
 from rpo_nb.running.provenance import folder_key, model_key, step_code
 from rpo_nb.store import (
     atomic_write,
@@ -246,7 +247,8 @@ def _ensure_size(profile: Profile, mine: list[Run], out: Path, bar: Any) -> int:
     }
     written = [_is_written(profile, group, out) for group in presets.values()]  # tells of each
     if all(written):
-        trained = {run.key for run in mine if run.trained}
+        trained = {run.key: run.name for run in mine if run.trained}
+        tell(trained.values())
         bar.update(len(trained) + len({(run.key, run.decoding.key()) for run in mine}))
         return 0
     prepared = inputs.prepare(profile, size, seed)

@@ -31,6 +31,7 @@ from rpo_nb.experiment.inputs import (
 )
 from rpo_nb.policy import load
 from rpo_nb.remedies import memory_advice, room_for
+from rpo_nb.running.progress import tell
 from rpo_nb.store import seal, sealed, write_json
 
 # the interpreter's last collections, over all that torch and transformers made, took 2 s of every
@@ -214,6 +215,7 @@ def ensure_policies(profile: Profile, out: str | Path, *, progress: bool = True)
                 if (sealed(run.folder(out), quick=True) or {}).get("world") != world
             ]
             bar.update(len(mine) - len(left))
+            tell(run.name for run in mine if run not in left)
             # without a method to train: at least the reference and its log-probabilities
             if left or not mine:
                 made += train_runs(
@@ -246,6 +248,7 @@ def train_runs(
         bar.set_postfix_str(run.words)
         if left[run.key] is not None:
             train(profile, run, prepared, out, inputs=left[run.key], world=world)
+        tell([run.name])
         bar.update()
     return sum(inputs is not None for inputs in left.values())
 

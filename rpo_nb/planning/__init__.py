@@ -4,6 +4,6 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["costs", "needs", "plan", "plan_text", "sizes", "stale"],
+    submodules=["costs", "needs", "opening", "plan", "plan_text", "sizes", "stale"],
     submod_attrs={},
 )

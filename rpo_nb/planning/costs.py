@@ -351,9 +351,12 @@ def train_passes(training: TrainingConfig) -> float:
     return (2.0 if training.lora else 3.0) + training.gradient_checkpointing
 
 
-def share_of_peak(rows: Sequence[dict[str, str]], name: str, lora: bool) -> float | None:
+def share_of_peak(
+    rows: Sequence[dict[str, str]], name: str, lora: bool, model: str = ""
+) -> float | None:
     """The median measured share of the peak on a device, from benchmarks/throughput.csv (columns
-    device, share_of_peak and, where there, lora); None where it has no such row."""
+    device, share_of_peak and, where there, lora, way, model): of the kit's own steps, and of this
+    model where it was measured. None where there is no such row."""
     gpu = known_gpu(name)
     same = [
         row
@@ -363,7 +366,10 @@ def share_of_peak(rows: Sequence[dict[str, str]], name: str, lora: bool) -> floa
     alike = [
         row
         for row in same
-        if "lora" not in row or (row["lora"].lower() in ("true", "1", "lora")) == lora
+        if row.get("share_of_peak")
+        and row.get("way", "kit") == "kit"
+        and ("lora" not in row or (row["lora"].lower() in ("true", "1", "lora")) == lora)
     ]
-    shares = sorted(float(row["share_of_peak"]) for row in alike if row.get("share_of_peak"))
+    of_model = [row for row in alike if model and row.get("model") == model]
+    shares = sorted(float(row["share_of_peak"]) for row in of_model or alike)
     return shares[len(shares) // 2] if shares else None

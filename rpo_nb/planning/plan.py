@@ -76,11 +76,17 @@ def make_plan(profile: Profile, out: str | Path, *, device: Device) -> dict[str,
     looked = needs.look_up(profile)
     online = not any(need.access.problem is UNREACHED for need in looked)
     notes, problems = needs.server_notes(looked), needs.problems(looked)
-    measured = costs.share_of_peak(benchmark_rows(), device.name, profile.training.lora)
-    assumed = SHARE["cpu" if device.cpu else "gpu"]
+    table, assumed = benchmark_rows(), SHARE["cpu" if device.cpu else "gpu"]
+    measured = costs.share_of_peak(table, device.name, profile.training.lora)
     share = measured or assumed
+    shares = {
+        size: costs.share_of_peak(table, device.name, profile.training.lora, model.id) or share
+        for size, model in profile.sizes.items()
+    }
+    own = ", ".join(f"{size} {one:.0%}" for size, one in shares.items() if one != share)
     notes += [
-        f"Speeds: {measured:.0%} of the peak, the median measured in benchmarks/throughput.csv."
+        f"Speeds: {measured:.0%} of the peak, the median measured in benchmarks/throughput.csv"
+        + (f"; of its size: {own}." if own else ".")
         if measured
         else f"Speeds: benchmarks/throughput.csv has nothing of this device, so {assumed:.0%} of "
         "its peak is assumed.",
@@ -89,7 +95,7 @@ def make_plan(profile: Profile, out: str | Path, *, device: Device) -> dict[str,
     ]
     splits = _splits(profile, looked, notes, problems)
     sizes = [
-        _one_size(profile, size, out, splits, device, share, online, notes)
+        _one_size(profile, size, out, splits, device, shares[size], online, notes)
         for size in profile.sizes
     ]
     problems += [

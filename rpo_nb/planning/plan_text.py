@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from rpo_nb.planning.costs import GIB
+from rpo_nb.planning.costs import GIB, GPUS
+
+DAY, YEAR = 24, 24 * 365  # hours
+TOO_LONG = 14 * DAY  # more than this on a CPU is no plan
 
 
 def size_text(number: float | None) -> str:
@@ -30,14 +33,29 @@ def count_text(number: float | None) -> str:
 
 
 def time_text(hours: float | None) -> str:
+    """Hours for people: "12 min", "3.5 h", "4.0 days"."""
     if hours is None:
         return "?"
+    if hours >= YEAR:
+        return "over a year"
+    if hours >= 2 * DAY:
+        return f"{hours / DAY:,.1f} days"
+    return f"{hours:.1f} h" if hours >= 1 else f"{math.ceil(60 * hours)} min"
+
+
+def in_all(made: dict[str, Any]) -> str:
+    """The sentence on the hours of all sizes and judges; where a CPU would take weeks, what to ask
+    instead."""
+    hours = made["hours"]
+    if made["device"]["name"].startswith("CPU") and hours > TOO_LONG:
+        return (
+            f"Time in all: {time_text(hours)}, so not on this CPU. What a GPU takes: the same with "
+            f"--gpu 'A100 80GB' (known are {', '.join(gpu.name for gpu in GPUS)}). What a CPU can "
+            "do: --profile pocket."
+        )
     return (
-        f"{hours / 24:,.1f} days"
-        if hours >= 48
-        else f"{hours:.1f} h"
-        if hours >= 1
-        else f"{math.ceil(60 * hours)} min"
+        f"Time in all: about {time_text(hours)} on one device (metrics, notebooks and learnt "
+        "judges come on top)."
     )
 
 
@@ -109,8 +127,7 @@ def render(made: dict[str, Any]) -> str:
             f"{size_text(disk['free'])} free."
             for disk in made["disks"]
         ),
-        f"Time in all: about {time_text(made['hours'])} on one device (metrics, notebooks "
-        "and learnt judges come on top).",
+        in_all(made),
         "",
         *made["notes"],
     ]

@@ -18,13 +18,22 @@ from rpo_nb.config.methods import METHOD_NAMES
 from rpo_nb.config.metrics import METRICS
 from rpo_nb.config.schema import Profile
 from rpo_nb.reporting import decisions
-from rpo_nb.reporting.agreement import AGREES, DIFFERS, MARGIN, NO_NUMBER, NOT_MEASURED, NOTABLE
+from rpo_nb.reporting.agreement import MARGIN, NOT_MEASURED, NOTABLE
 from rpo_nb.reporting.decisions import FAILS, HOLDS, OPEN
 from rpo_nb.reporting.rendering import number
 from rpo_nb.reporting.tables import at_main_setting
 
 CHANCE, MOST = 1 / 3, 1 / 2  # to be the best of three: by lot, and more often than the other two
 COLUMNS = ["claim", "preset", "verdict", "hold", "fail", "undecided", "sentence"]
+BEATS = {  # baseline -> the claim that RPO beats it
+    "sft": "RPO beats SFT, read as fine-tuned on the completions",
+    "reference": "RPO beats SFT, read as the untouched reference",
+    "kto": "RPO beats KTO",
+    "dro": "RPO beats DRO",
+}
+LEADS = "RPO has the best automatic metrics of KTO, DRO and RPO"
+ROBUST = "RPO is robust to τ"
+FASTER = "RPO trains faster"
 ALONE = " One seed gives no interval, so nothing is decided."
 
 
@@ -44,45 +53,40 @@ def claims(tables: Mapping[str, pd.DataFrame], profile: Profile) -> pd.DataFrame
         for name in ("table1", "metrics", "table3", "temperature_differences", "table4")
     )
     found = {
-        f"RPO beats {what}": beats(_pick(table3, baseline=baseline), profile)
-        for baseline, what in (
-            ("sft", "SFT, read as fine-tuned on the completions"),
-            ("reference", "SFT, read as the untouched reference"),
-            ("kto", "KTO"),
-            ("dro", "DRO"),
-        )
+        claim: beats(pick(table3, baseline=baseline), profile) for baseline, claim in BEATS.items()
     }
-    found["RPO has the best automatic metrics of KTO, DRO and RPO"] = leads(metrics, profile)
-    found["RPO is robust to τ"] = robust(_pick(moves, baseline="sft"), profile, table4)
-    found["RPO trains faster"] = {"all": faster(table1)}
+    found[LEADS] = leads(metrics, profile)
+    found[ROBUST] = robust(pick(moves, baseline="sft"), profile, table4)
+    found[FASTER] = {"all": faster(table1)}
     rows = [
-        [claim, preset, *_counted(cells), sentence]
+        [claim, preset, *counted(cells), sentence]
         for claim, presets in found.items()
         for preset, (cells, sentence) in presets.items()
     ]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _pick(table: pd.DataFrame, **wanted: str) -> pd.DataFrame:
+def pick(table: pd.DataFrame, **wanted: str) -> pd.DataFrame:
+    """The rows that have these values in these columns, as far as the columns are there."""
     for column, value in wanted.items():
         table = table[table[column].eq(value)] if column in table else table
     return table
 
 
-def _counted(cells: Sequence[str]) -> tuple[str, int, int, int]:
+def counted(cells: Sequence[str]) -> tuple[str, int, int, int]:
     """What cells say together: see `claims`."""
     hold, fail, left = (list(cells).count(one) for one in (HOLDS, FAILS, OPEN))
     if not len(cells):
         return NOT_MEASURED, hold, fail, left
     if len(cells) in (hold, fail, left):
-        return cells[0], hold, fail, left
+        return next(iter(cells)), hold, fail, left
     verbs = "holds" if hold == 1 else "hold", "does not" if fail == 1 else "do not"
     return f"{hold} {verbs[0]}, {fail} {verbs[1]}, {left} not decided", hold, fail, left
 
 
 def _opening(cells: Sequence[str]) -> str:
     """ "4 of 6 cells hold, 1 does not, 1 is not decided." """
-    _, hold, fail, left = _counted(cells)
+    _, hold, fail, left = counted(cells)
     return (
         f"{hold} of {len(cells)} cells hold{'s' if hold == 1 else ''}, "
         f"{fail} do{'es' if fail == 1 else ''} not, {left} {'is' if left == 1 else 'are'} not "
@@ -90,18 +94,23 @@ def _opening(cells: Sequence[str]) -> str:
     )
 
 
-def beats(cells: pd.DataFrame, profile: Profile) -> dict[str, tuple[list[str], str]]:
-    """preset -> (verdict of each cell, sentence). A judge and size holds where the win rate is
-    above 50 beyond doubt, and does not where it is below. cells: rows of Table III of one
-    baseline."""
+def win_cells(cells: pd.DataFrame) -> pd.DataFrame:
+    """The cells of one baseline that have a win rate, with verdict and smallest (points from 50
+    that this run would have seen; NaN where decided, or where there is no error). A judge and size
+    holds where the win rate is above 50 beyond doubt, and does not where it is below; all presets'
+    cells are corrected together. cells: rows of Table III."""
     cells = cells.dropna(subset=["win_rate"]) if len(cells) else cells
-    out = {}
-    if len(cells):
-        columns = (cells[name] for name in ("win_rate", "error", "df"))
-        found = decisions.decide(*columns, null=50)
-        cells = cells.assign(verdict=found.verdict, smallest=found.smallest)
+    if cells.empty:
+        return cells
+    found = decisions.decide(*(cells[name] for name in ("win_rate", "error", "df")), null=50)
+    return cells.assign(verdict=found.verdict, smallest=found.smallest)
+
+
+def beats(cells: pd.DataFrame, profile: Profile) -> dict[str, tuple[list[str], str]]:
+    """preset -> (verdict of each cell, sentence); see `win_cells`."""
+    cells, out = win_cells(cells), {}
     for preset in profile.presets:
-        mine = _pick(cells, preset=preset)
+        mine = pick(cells, preset=preset)
         if mine.empty:
             out[preset] = [], "Table III has no such cell."
             continue
@@ -145,10 +154,11 @@ def _why_open(cells: pd.DataFrame, corrected: int) -> str:
     )
 
 
-def leads(metrics: pd.DataFrame, profile: Profile) -> dict[str, tuple[list[str], str]]:
-    """preset -> (its one verdict, sentence): the probability that RPO is the best of KTO, DRO and
-    RPO in a metric of Table II, at a size, with another seed. It holds above ½ and does not below
-    ⅓, which a lot would give; so noise decides nothing.
+def lead_cells(metrics: pd.DataFrame, profile: Profile) -> pd.DataFrame:
+    """One row a preset: value, the probability that RPO is the best of KTO, DRO and RPO in a metric
+    of Table II, at a size, with another seed, with ci_low and ci_high; verdict, smallest (the
+    probability that this run would have seen; 1: none), and by_metric in words. It holds above ½
+    and does not below ⅓, which a lot would give; so noise decides nothing.
 
     metrics: rows of metrics.csv. In the paper RPO is the best in all cells.
     """
@@ -156,7 +166,7 @@ def leads(metrics: pd.DataFrame, profile: Profile) -> dict[str, tuple[list[str],
     three = ["kto", "dro", "rpo"]
     shares, told = {}, {}
     for preset in profile.presets if len(metrics) else ():
-        rows = at_main_setting(_pick(metrics, preset=preset), profile)
+        rows = at_main_setting(pick(metrics, preset=preset), profile)
         rows = rows[rows["metric"].isin(known) & rows["method"].isin(three)]
         wide = rows.pivot_table(
             index=["metric", "size", "seed"], columns="method", values="value", sort=False
@@ -174,176 +184,137 @@ def leads(metrics: pd.DataFrame, profile: Profile) -> dict[str, tuple[list[str],
             for name, share in first.groupby("metric", sort=False).mean().items()
         )
     found = decisions.decide_shares(list(shares.values()), more=MOST, less=CHANCE)
+    return pd.DataFrame(
+        {
+            "preset": list(shares),
+            "value": [share.value for share in shares.values()],
+            "ci_low": [share.low for share in shares.values()],
+            "ci_high": [share.high for share in shares.values()],
+            "verdict": found.verdict.tolist(),
+            "smallest": found.smallest,
+            "by_metric": list(told.values()),
+        }
+    )
+
+
+def leads(metrics: pd.DataFrame, profile: Profile) -> dict[str, tuple[list[str], str]]:
+    """preset -> (its one verdict, sentence); see `lead_cells`."""
     out = {}
-    for (preset, share), verdict, seen in zip(
-        shares.items(), found.verdict.tolist(), found.smallest, strict=True
-    ):
-        interval = _interval({"ci_low": share.low, "ci_high": share.high}, 2)
+    for _, row in lead_cells(metrics, profile).iterrows():
+        interval, seen = _interval(row, 2), row["smallest"]
         reach = "" if np.isnan(seen) else f" This run could have seen {number(seen, 2)}."
         if seen == 1:
             reach = " So few seeds could not have seen even a probability of 1."
-        out[preset] = (
-            [verdict],
-            f"The probability that RPO is the best of the three is {number(share.value, 2)}"
+        out[row["preset"]] = (
+            [row["verdict"]],
+            f"The probability that RPO is the best of the three is {number(row['value'], 2)}"
             f"{interval} (by lot {number(CHANCE, 2)}; it holds above {number(MOST, 2)}): "
-            f"{told[preset]}.{reach if interval else ALONE}",
+            f"{row['by_metric']}.{reach if interval else ALONE}",
         )
     missing = "Table II lacks KTO, DRO or RPO." if len(metrics) else "Table II has not been made."
     return {preset: out.get(preset, ([], missing)) for preset in profile.presets}
 
 
+def move_cells(moves: pd.DataFrame, profile: Profile) -> pd.DataFrame:
+    """One row a preset, judge and size: its widest move between two temperatures (difference,
+    tau_low, tau_high, ci_low, ci_high, error), verdict and smallest. A cell holds where every two
+    temperatures' win rates are equal but for MARGIN points, and does not where two are not.
+    smallest: of an undecided cell, the margin within which this run would have called it equal.
+
+    moves: rows of `rates.temperature_differences` over SFT.
+    """
+    moves = moves.dropna(subset=["difference"]) if len(moves) else moves
+    if moves.empty:
+        return moves
+    moves = moves[moves["preset"].isin(profile.table4_presets)].reset_index(drop=True)
+    names = list(zip(moves["preset"], moves["judge"], moves["size"], strict=True))
+    columns = (moves[name] for name in ("difference", "error", "df"))
+    found = decisions.decide_equal(*columns, margin=MARGIN, groups=names)
+    widest = moves["difference"].abs().groupby([moves[k] for k in ("preset", "judge", "size")])
+    cells = moves.loc[[widest.idxmax()[name] for name in dict.fromkeys(names)]]
+    return cells.assign(verdict=found.verdict, smallest=found.smallest).reset_index(drop=True)
+
+
 def robust(
     moves: pd.DataFrame, profile: Profile, table4: pd.DataFrame
 ) -> dict[str, tuple[list[str], str]]:
-    """preset -> (verdict of each cell, sentence). A judge and size holds where every two
-    temperatures' win rates are equal but for MARGIN points, and does not where two are not.
-
-    moves: rows of `rates.temperature_differences` over SFT. table4: for the paper's own spread.
-    """
-    presets = [preset for preset in profile.presets if preset in profile.table4_presets]
-    moves = moves.dropna(subset=["difference"]) if len(moves) else moves
-    if len(moves):
-        names = list(zip(moves["preset"], moves["judge"], moves["size"], strict=True))
-        columns = (moves[name] for name in ("difference", "error", "df"))
-        found = decisions.decide_equal(*columns, margin=MARGIN, groups=names)
-        verdicts = dict(zip(dict.fromkeys(names), found.verdict.tolist(), strict=True))
-        reach = dict(zip(dict.fromkeys(names), found.smallest, strict=True))
-    out = {}
-    for preset in presets:
-        mine = _pick(moves, preset=preset)
+    """preset -> (verdict of each cell, sentence); see `move_cells`. table4: for the paper's own
+    spread."""
+    cells, out = move_cells(moves, profile), {}
+    for preset in [preset for preset in profile.presets if preset in profile.table4_presets]:
+        mine = pick(cells, preset=preset)
         if mine.empty:
             out[preset] = [], "Table IV has fewer than two temperatures."
             continue
-        cells, parts = [], []
-        for (judge, size), rows in mine.groupby(["judge", "size"], sort=False):
-            most = rows.loc[rows["difference"].abs().idxmax()]
-            verdict, wide = verdicts[preset, judge, size], reach[preset, judge, size]
-            cells.append(verdict)
-            parts.append(
-                f"{judge} {size} {number(most['difference'], 1)}{_interval(most, 1)} from τ = "
-                f"{most['tau_low']:g} to {most['tau_high']:g} {verdict}"
-                + (f" (equal but for {number(min(wide, 100), 1)})" if wide > 0 else "")
+        parts = [
+            f"{row['judge']} {row['size']} {number(row['difference'], 1)}{_interval(row, 1)} from "
+            f"τ = {row['tau_low']:g} to {row['tau_high']:g} {row['verdict']}"
+            + (
+                f" (equal but for {number(min(row['smallest'], 100), 1)})"
+                if row.smallest > 0
+                else ""
             )
+            for _, row in mine.iterrows()
+        ]
+        verdicts = mine["verdict"].tolist()
         ends = f"{ALONE if mine['error'].isna().all() else ''}{_papers_spread(table4, preset)}"
         out[preset] = (
-            cells,
-            f"{_opening(cells)} A cell holds where no two τ differ by {MARGIN:g} points. The "
+            verdicts,
+            f"{_opening(verdicts)} A cell holds where no two τ differ by {MARGIN:g} points. The "
             f"widest move in points: {'; '.join(parts)}.{ends}",
         )
     return out
 
 
 def _papers_spread(table4: pd.DataFrame, preset: str) -> str:
-    table4 = _pick(table4, preset=preset)
+    table4 = pick(table4, preset=preset)
     if table4.empty:
         return ""
     papers = pd.to_numeric(table4["published"]).groupby([table4["judge"], table4["size"]])
     spreads = papers.agg(lambda one: np.ptp(one.dropna()) if one.count() > 1 else np.nan).dropna()
     if spreads.empty:
         return ""
-    return (
-        f" The paper's own numbers spread by {number(spreads.min(), 1)} to "
-        f"{number(spreads.max(), 1)} points."
-    )
+    ends = dict.fromkeys(number(end, 1) for end in (spreads.min(), spreads.max()))
+    return f" The paper's own numbers spread by {' to '.join(ends)} points."
+
+
+def work_ratios(table1: pd.DataFrame) -> pd.Series:
+    """Counted work (FLOPs) of an optimiser step of RPO over that of a rival, by rival and property;
+    empty where it was not counted. table1: rows property, method, value (see
+    ``table1.measure``)."""
+    rows = table1[table1["property"].str.contains("flop", case=False)] if len(table1) else table1
+    if rows.empty:
+        return pd.Series(dtype=float)
+    work = rows.pivot_table(index="property", columns="method", values="value", sort=False)
+    rivals = [method for method in ("kto", "dro") if method in work and "rpo" in work]
+    if not rivals:
+        return pd.Series(dtype=float)
+    return pd.concat([work["rpo"] / work[rival] for rival in rivals], keys=rivals).dropna()
+
+
+def saves(ratio: float) -> str:
+    """HOLDS where RPO's work is notably less than its rival's."""
+    return HOLDS if ratio < 1 - NOTABLE else FAILS
 
 
 def faster(table1: pd.DataFrame) -> tuple[list[str], str]:
     """(verdict of each rival, sentence): whether an optimiser step of RPO takes less counted work
-    (FLOPs) than one of its rivals; seconds are not judged, they vary.
-
-    table1: rows property, method, value (see ``table1.measure``), among them FLOPs of rpo and of
-    dro or kto.
-    """
-    rows = table1[table1["property"].str.contains("flop", case=False)] if len(table1) else table1
-    work = (
-        rows.pivot_table(index="property", columns="method", values="value", sort=False)
-        if len(rows)
-        else pd.DataFrame()
-    )
-    rivals = [method for method in ("kto", "dro") if method in work]
-    if "rpo" not in work or not rivals:
+    than one of its rivals; seconds are not judged, they vary."""
+    ratios = work_ratios(table1)
+    if ratios.empty:
         return [], "Table I has no count of the work of a step."
-    ratios = pd.concat([work["rpo"] / work[rival] for rival in rivals], keys=rivals).dropna()
     parts = [
         f"{number(ratio, 3)} times that of {METHOD_NAMES[rival]}"
         for (rival, _), ratio in ratios.items()
     ]
+    surplus = "kto" in ratios and (ratios["kto"] < 1 - NOTABLE).any()
     kto = (
         " KTO's surplus is its mismatched pairs, which the authors' own KTO leaves out."
-        if "kto" in work
+        if surplus
         else ""
     )
-    return [HOLDS if ratio < 1 - NOTABLE else FAILS for ratio in ratios], (
+    return [saves(ratio) for ratio in ratios], (
         f"Counted work of a step of RPO: {' and '.join(parts)}; a difference below {NOTABLE:.0%} "
         f"counts as none.{kto} Seconds are in "
         "tables/timings.csv and Figure 1; they vary from run to run."
     )
-
-
-def properties(table1: pd.DataFrame) -> pd.DataFrame:
-    """Table I property by property: property, paper_dro, paper_rpo (its words), dro, rpo (value and
-    interval), agreement, why.
-
-    In every property the paper's words say that RPO has less of it than DRO: networks, coupling,
-    work, variance, sensitivity to errors. So one agrees when RPO's value is lower and, where there
-    are intervals, they do not overlap. How much of the gradient is the reward's at all is measured
-    too, but nothing the paper speaks of.
-    """
-    out = []
-    for name, rows in table1.groupby("property", sort=False):
-        both = rows.set_index("method")
-        if {"dro", "rpo"} <= set(both.index):
-            dro, rpo = both.loc["dro"], both.loc["rpo"]
-            found, why = (
-                (NO_NUMBER, "the paper says nothing of it")
-                if "without the reward" in name
-                else _less(rpo, dro)
-            )
-            note = next(
-                (str(n) for n in (rpo.get("note"), dro.get("note")) if pd.notna(n) and n), ""
-            )
-            out.append(
-                {
-                    "property": name,
-                    "paper_dro": dro["published"],
-                    "paper_rpo": rpo["published"],
-                    "dro": _measured(dro),
-                    "rpo": _measured(rpo),
-                    "agreement": found,
-                    "why": why + (f" ({note})" if note else ""),
-                }
-            )
-    found = pd.DataFrame(out)
-    words = list(dict.fromkeys(found["paper_dro"])) if out else []
-    return (
-        found.sort_values(
-            "paper_dro", key=lambda c: c.map(words.index), kind="stable", ignore_index=True
-        )
-        if out
-        else found
-    )
-
-
-def _less(rpo: pd.Series, dro: pd.Series) -> tuple[str, str]:
-    """Whether RPO's value is lower than DRO's, beyond both intervals."""
-    ours, theirs = rpo["value"], dro["value"]
-    if np.isnan(ours) or np.isnan(theirs):
-        return NOT_MEASURED, f"{'RPO' if np.isnan(ours) else 'DRO'} has no value"
-    ratio = f"{ours / theirs:.3g} times DRO's" if theirs else f"{ours:.3g}, DRO's is 0"
-    if ours == theirs:
-        return DIFFERS, "RPO and DRO are equal"
-    spans = [row[["value", "ci_low", "ci_high"]].astype(float) for row in (rpo, dro)]
-    if max(span.min() for span in spans) <= min(span.max() for span in spans):
-        return DIFFERS, f"no difference to be seen, the intervals overlap; RPO's is {ratio}"
-    return (
-        AGREES if ours < theirs else DIFFERS
-    ), f"RPO's is {'lower' if ours < theirs else 'higher'}: {ratio}"
-
-
-def _measured(row: pd.Series) -> str:
-    if np.isnan(row["value"]):
-        return NOT_MEASURED
-    interval = "" if pd.isna(row["ci_low"]) else f" [{row['ci_low']:.3g}, {row['ci_high']:.3g}]"
-    return (
-        f"{row['value']:,.0f}" if row["value"] == round(row["value"]) else f"{row['value']:.4g}"
-    ) + interval

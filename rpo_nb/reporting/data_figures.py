@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 from rpo_nb.data.summary import SPARSE, prompt_table, rank_correlation, sparsity, word_counts
 from rpo_nb.reporting.style import STYLE
 
-BLUE, ORANGE = "#2F7FB5", "#D55E00"
+BARS, MARKED = "#8A9BB0", "#1F2A37"  # of no method
 LENGTH_BINS = 8  # equally full, so that every median rests on the same number of completions
 
 
@@ -54,12 +54,13 @@ def reward_histogram(feedback: datasets.Dataset) -> Figure:
     )
     bins = _bins(rewards)
     sns.histplot(
-        x=rewards, bins=bins, color=BLUE, edgecolor="white", linewidth=0.6, alpha=1, ax=axis
+        x=rewards, bins=bins, color=BARS, edgecolor="white", linewidth=0.6, alpha=1, ax=axis
     )
-    axis.axvspan(mean - std, mean + std, color=ORANGE, alpha=0.12, lw=0, zorder=0)
-    axis.axvline(mean, color=ORANGE, lw=1.8)
+    axis.axvspan(mean - std, mean + std, color=MARKED, alpha=0.10, lw=0, zorder=0)
+    axis.axvline(mean, color=MARKED, lw=1.8)
     axis.set(
-        xlabel="reward (line and band: mean ± one standard deviation)", xlim=(bins[0], bins[-1])
+        xlabel="reward as rated, higher is better (line, band: mean ± standard deviation)",
+        xlim=(bins[0], bins[-1]),
     )
     return figure
 
@@ -76,7 +77,7 @@ def completions_per_prompt(feedback: datasets.Dataset) -> Figure:
     sns.histplot(
         x=counts,
         bins=np.arange(0.5, counts.max() + 1),
-        color=BLUE,
+        color=BARS,
         edgecolor="white",
         alpha=1,
         ax=axis,
@@ -98,21 +99,21 @@ def length_against_reward(feedback: datasets.Dataset) -> Figure:
     correlation = rank_correlation(words, frame["reward"])
     title = f"Length and reward: rank correlation {correlation:+.2f}"
     figure, axis = _axis(
-        title, "words of the completion (line and band: median and quartiles)", "reward"
+        title, "words, log scale (line and band: median and quartiles)", "reward, higher is better"
     )
     noise = np.random.default_rng(0)
     shift = 0.25 * np.diff(_bins(frame["reward"])[:2])[0]
     x = words * np.exp(noise.uniform(-0.02, 0.02, len(words)))
     y = frame["reward"] + noise.uniform(-shift, shift, len(words))
     axis.scatter(
-        x, y, s=8, color=BLUE, alpha=0.22 if len(words) > 1000 else 0.6, lw=0, rasterized=True
+        x, y, s=8, color=BARS, alpha=0.22 if len(words) > 1000 else 0.6, lw=0, rasterized=True
     )
     edges = np.quantile(words, np.arange(1, LENGTH_BINS) / LENGTH_BINS)
     groups = frame.groupby(np.searchsorted(edges, words))
     quartiles = groups["reward"].quantile([0.25, 0.5, 0.75]).unstack()
     centre = groups["words"].median()
-    axis.fill_between(centre, quartiles[0.25], quartiles[0.75], color=ORANGE, alpha=0.2, lw=0)
-    axis.plot(centre, quartiles[0.5], color=ORANGE, lw=1.8, marker="o", markersize=4)
+    axis.fill_between(centre, quartiles[0.25], quartiles[0.75], color=MARKED, alpha=0.2, lw=0)
+    axis.plot(centre, quartiles[0.5], color=MARKED, lw=1.8, marker="o", markersize=4)
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter("{x:g}")
@@ -129,8 +130,8 @@ def sparsity_curve(feedback: datasets.Dataset) -> Figure:
     share = np.array([(counts < n).mean() for n in k])
     few = sparsity(feedback)
     title = f"Sparsity: {few:.1%} of prompts have fewer than {SPARSE}"
-    figure, axis = _axis(title, "k", "prompts with fewer than k completions")
-    bars = axis.bar(k, share, width=0.75, color=[ORANGE if n == SPARSE else BLUE for n in k])
+    figure, axis = _axis(title, "k", "share of prompts with fewer than k")
+    bars = axis.bar(k, share, width=0.75, color=[MARKED if n == SPARSE else BARS for n in k])
     axis.bar_label(bars, labels=[f"{value:.1%}" for value in share], fontsize=9, padding=2)
     axis.set(xticks=k, ylim=(0, 1.12))
     axis.yaxis.set_major_formatter(PercentFormatter(1.0))

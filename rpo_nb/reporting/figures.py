@@ -1,8 +1,8 @@
-"""The figures, in one style: frames in, matplotlib figures out; ``save`` writes svg and png whose
-bytes depend on the frame only.
+"""The figures of Tables II to IV, in one style: frames in, matplotlib figures out. Those of the
+runs' own records are in `run_figures`, the first picture in `headline`.
 
-Colour says method (Okabe-Ito, safe for colour-blind readers), marker says size, a hollow diamond is
-always the paper's number.
+Titles say the result, counted from the numbers that are drawn, and whether it is decided. A filled
+mark is decided, a hollow one is not; a hollow diamond is always the paper's number.
 """
 
 from __future__ import annotations
@@ -11,30 +11,63 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import SymmetricalLogLocator
 
 from rpo_nb.config.methods import METHOD_NAMES, METHODS
 from rpo_nb.config.metrics import METRICS
 from rpo_nb.config.metrics import metric as metric_row
 from rpo_nb.config.objective import PRESETS
+from rpo_nb.reporting import decisions, findings
+from rpo_nb.reporting.agreement import MARGIN
+from rpo_nb.reporting.headline import headline
 from rpo_nb.reporting.published import PAPER_BASELINES
+from rpo_nb.reporting.run_figures import figure1, learning_curves, reward_kl
 from rpo_nb.reporting.style import (
-    COLOURS,
     PAPER,
-    add_legend,
     dots,
+    entitle,
     errors,
-    method_handles,
+    face,
+    interval_note,
+    judge_title,
     method_order,
     panel_grid,
     preset_handles,
     size_handles,
+    size_lines,
     size_style,
     styled,
 )
+
+__all__ = [
+    "figure1",
+    "headline",
+    "learning_curves",
+    "metric_panels",
+    "overview",
+    "reward_kl",
+    "temperature",
+    "win_rates",
+]
+# which way a metric is good, where its row does not say it
+DIRECTIONS = {
+    "self_bleu": "lower is more diverse",
+    "distinct_1": "higher is more diverse",
+    "distinct_2": "higher is more diverse",
+    "length_ratio": "1 is the target text's length",
+}
+THREE = ("kto", "dro", "rpo")  # the methods that the paper's Table II compares
+
+
+def _seeds(table: pd.DataFrame) -> float:
+    return table["seeds"].max() if len(table) and "seeds" in table else np.nan
+
+
+def direction(metric: str) -> str:
+    """In words, which values of a metric are good."""
+    lower = "lower is better" if metric_row(metric).lower else "higher is better"
+    return DIRECTIONS.get(metric, lower)
 
 
 @styled
@@ -47,51 +80,77 @@ def win_rates(table: pd.DataFrame) -> Figure:
         method_order(table["size"]),
     )
     baselines = method_order(table["baseline"], METHODS)
+    cells = (table[name] for name in ("win_rate", "error", "df"))
+    table = table.assign(verdict=decisions.decide(*cells, null=50).verdict)
     figure, axes = panel_grid(
-        len(judges), len(presets), 3.5, 0.6 + 0.52 * len(baselines), sharex=True, sharey=True
+        len(judges), len(presets), 3.5, 0.9 + 0.52 * len(baselines), sharex=True, sharey=True
     )
-    offsets = dict(
-        zip(sizes, np.linspace(-0.27, 0.27, len(sizes)) if len(sizes) > 1 else [0.0], strict=True)
-    )
+    offsets = dict(zip(sizes, _apart(len(sizes), 0.27), strict=True))
     for (i, judge), (j, preset) in ((a, b) for a in enumerate(judges) for b in enumerate(presets)):
         axis, cells = axes[i, j], table[table["judge"].eq(judge) & table["preset"].eq(preset)]
         axis.axvline(50, color="#444444", lw=1)
         for size, style in size_style(sizes).items():
             rows = cells[cells["size"].eq(size)]
             y = rows["baseline"].map({b: k for k, b in enumerate(baselines)}) + offsets[size]
-            axis.errorbar(
-                rows["win_rate"],
-                y,
-                xerr=errors(rows, "win_rate"),
-                ls="none",
-                markersize=5.5,
-                elinewidth=1.4,
-                **style,
-            )
-            axis.plot(
-                pd.to_numeric(rows["published"]), y, **PAPER | {"markeredgecolor": style["color"]}
-            )
-        axis.set(title=f"{preset} · {judge}", xlim=(0, 100), yticks=range(len(baselines)))
+            _rates(axis, rows, y, style)
+        axis.set(
+            title=f"{preset} · {judge_title(judge)}", xlim=(0, 100), yticks=range(len(baselines))
+        )
         axis.set_yticklabels(["over " + METHOD_NAMES.get(b, b) for b in baselines])
         axis.grid(axis="y", visible=False)
         if i == len(judges) - 1:
             axis.set_xlabel("win rate of RPO, %")
     axes[0, 0].set_ylim(len(baselines) - 0.5, -0.5)
-    add_legend(figure, size_handles(sizes))
+    known = table.dropna(subset=["win_rate"])
+    title = findings.in_a_title(
+        known["verdict"],
+        "RPO wins more often than it loses",
+        "less often",
+        "comparisons",
+        int((known["win_rate"] > 50).sum()),
+        _seeds(table),
+    )
+    note = "Right of 50: judges prefer RPO. Filled: decided, corrected for all; hollow: not. "
+    entitle(figure, title, note + interval_note(_seeds(table)), size_handles(sizes))
     return figure
 
 
+def _apart(n: int, most: float) -> np.ndarray:
+    """n places around 0, the outer ones `most` away."""
+    return np.linspace(-most, most, n) if n > 1 else np.zeros(n)
+
+
+def _rates(axis: Axes, rows: pd.DataFrame, y: pd.Series, look: dict) -> None:
+    """Win rates with intervals, filled where decided, and the paper's."""
+    spread = errors(rows, "win_rate")
+    for k, row in enumerate(rows.itertuples()):
+        sure = row.verdict != decisions.OPEN
+        axis.errorbar(
+            [row.win_rate],
+            [y.iloc[k]],
+            xerr=spread[:, [k]],
+            ls="none",
+            elinewidth=1.4,
+            **look | face(look["color"], sure),
+        )
+    paper = PAPER | {"markeredgecolor": look["color"]}
+    axis.plot(pd.to_numeric(rows["published"]), y, **paper)
+
+
 @styled
-def temperature(table: pd.DataFrame, over: str = "SFT") -> Figure:
-    """Table IV: win rate (%) of RPO over one baseline against τ, solid the kit with its interval,
-    dashed the paper."""
+def temperature(
+    table: pd.DataFrame, over: str = "SFT", moves: pd.DataFrame | None = None
+) -> Figure:
+    """Table IV: win rate (%) of RPO over one baseline against τ with its interval, diamonds the
+    paper. moves: rows of `rates.temperature_differences` over the same baseline, for the
+    title."""
     judges, presets, sizes = (
         method_order(table["judge"]),
         method_order(table["preset"], PRESETS),
         method_order(table["size"]),
     )
-    figure, axes = panel_grid(len(presets), len(judges), 4.2, 2.9, sharex=True, sharey=True)
-    taus = sorted(table["tau"].unique())
+    figure, axes = panel_grid(len(presets), len(judges), 4.4, 2.9, sharex=True, sharey=True)
+    taus, lines = sorted(table["tau"].unique()), size_lines(sizes)
     for (i, preset), (j, judge) in ((a, b) for a in enumerate(presets) for b in enumerate(judges)):
         axis, cells = axes[i, j], table[table["judge"].eq(judge) & table["preset"].eq(preset)]
         axis.axhline(50, color="#444444", lw=1)
@@ -99,218 +158,40 @@ def temperature(table: pd.DataFrame, over: str = "SFT") -> Figure:
             rows = cells[cells["size"].eq(size)].sort_values("tau")
             # side by side, so that intervals do not hide each other
             x = rows["tau"] * 1.06 ** (k - (len(sizes) - 1) / 2)
-            axis.errorbar(
-                x,
-                rows["win_rate"],
-                yerr=errors(rows, "win_rate"),
-                lw=1.6,
-                markersize=5.5,
-                elinewidth=1.2,
-                **style,
-            )
-            axis.plot(
-                x,
-                pd.to_numeric(rows["published"]),
-                **PAPER
-                | {
-                    "markeredgecolor": style["color"],
-                    "linestyle": "--",
-                    "color": style["color"],
-                    "lw": 0.9,
-                },
-            )
-        axis.set(
-            title=f"{preset} · {judge}",
-            xscale="log",
-            ylim=(0, 100),
-            xticks=taus,
-            xticklabels=[f"{t:g}" for t in taus],
-        )
+            spread = errors(rows, "win_rate")
+            look = style | lines[size]
+            axis.errorbar(x, rows["win_rate"], yerr=spread, lw=1.6, elinewidth=1.2, **look)
+            edge = {"markeredgecolor": style["color"]}
+            axis.plot(x, pd.to_numeric(rows["published"]), **PAPER | edge)
+        axis.set(title=f"{preset} · {judge_title(judge)}", xscale="log", ylim=(0, 100), xticks=taus)
+        axis.set_xticklabels([f"{t:g}" for t in taus])
         axis.minorticks_off()
         if j == 0:
             axis.set_ylabel(f"win rate over {over}, %")
         if i == len(presets) - 1:
-            axis.set_xlabel("temperature τ")
-    add_legend(figure, size_handles(sizes))
+            axis.set_xlabel("temperature τ, reward per nat (log scale)")
+    note = f"Above 50: judges prefer RPO to {over}. {interval_note(_seeds(table))}"
+    entitle(figure, _moved(table, moves, over), note, size_handles(sizes))
     return figure
 
 
-@styled
-def learning_curves(history: pd.DataFrame, y: str = "loss", label: str = "training loss") -> Figure:
-    """What the runs logged: a panel a method and preset, a line a size (mean of the seeds, a band
-    from least to most).
-
-    history: preset, method, size, tau, seed, step and the column `y`. A method with several
-    temperatures under a preset has a row for each.
-    """
-    history = history.dropna(subset=[y])
-    presets, sizes = method_order(history["preset"], PRESETS), method_order(history["size"])
-    several = history.groupby(["method", "preset"])["tau"].nunique().groupby("method").max() > 1
-    taus = {
-        m: sorted(history.loc[history["method"].eq(m), "tau"].unique()) if several[m] else [None]
-        for m in several.index
-    }
-    lines = [
-        (method, tau) for method in method_order(history["method"], METHODS) for tau in taus[method]
-    ]
-    figure, axes = panel_grid(len(lines), len(presets), 3.3, 1.75, sharex="col")
-    for (i, (method, tau)), (j, preset) in (
-        (a, b) for a in enumerate(lines) for b in enumerate(presets)
-    ):
-        axis, runs = (
-            axes[i, j],
-            history[history["method"].eq(method) & history["preset"].eq(preset)],
-        )
-        runs = runs if tau is None else runs[runs["tau"].eq(tau)]
-        if runs.empty:
-            axis.set_yticks([])
-        for size, style in size_style(sizes).items():
-            steps = runs[runs["size"].eq(size)].groupby("step")[y].agg(["mean", "min", "max"])
-            axis.plot(
-                steps.index,
-                steps["mean"],
-                color=style["color"],
-                lw=1.5,
-                marker="o" if len(steps) == 1 else None,
-            )
-            axis.fill_between(
-                steps.index, steps["min"], steps["max"], color=style["color"], alpha=0.25, lw=0
-            )
-        if i == 0:
-            axis.set_title(preset)
-        if j == 0:
-            name = METHOD_NAMES.get(method, method) + ("" if tau is None else f"\nτ = {tau:g}")
-            axis.set_ylabel(name, fontweight="bold", color=COLOURS.get(method, "black"))
-        if i == len(lines) - 1:
-            axis.set_xlabel("optimiser step")
-    figure.supylabel(label, fontsize=10)
-    add_legend(
-        figure,
-        [
-            Line2D([], [], color=s["color"], lw=2.5, label=size)
-            for size, s in size_style(sizes).items()
-        ],
+def _moved(table: pd.DataFrame, moves: pd.DataFrame | None, over: str) -> str:
+    """How far the win rate moves with τ, and where that is decided."""
+    keys = ["preset", "judge", "size"]
+    wide = table.groupby(keys)["win_rate"].agg(np.ptp).dropna()
+    text = f"With τ RPO's win rate over {over} moves by {wide.min():.0f} to {wide.max():.0f} points"
+    if not _seeds(table) > 1:
+        return f"{text}; {findings.ALONE}"
+    if moves is None or moves["error"].isna().all():
+        return text
+    names = list(zip(*(moves[key] for key in keys), strict=True))
+    columns = (moves[name] for name in ("difference", "error", "df"))
+    found = decisions.decide_equal(*columns, margin=MARGIN, groups=names).verdict.tolist()
+    robust, not_so = found.count(decisions.HOLDS), found.count(decisions.FAILS)
+    return (
+        f"{text}: surely by less than {MARGIN:g} in {robust} of {len(found)} settings, by more in "
+        f"{not_so}; {len(found) - robust - not_so} not decided"
     )
-    return figure
-
-
-@styled
-def figure1(timings: pd.DataFrame, methods: Sequence[str] = ("kto", "dro", "rpo")) -> Figure:
-    """Figure 1: training time by method and size; bars are means over presets and seeds, whiskers
-    run from least to most.
-
-    timings: method, size, seconds. Wall-clock, so it differs from run to run.
-    """
-    rows = timings[timings["method"].isin(methods)]
-    mean = rows["seconds"].mean()
-    unit, scale = (
-        ("hours", 3600) if mean >= 7200 else ("minutes", 60) if mean >= 120 else ("seconds", 1)
-    )
-    methods, sizes = method_order(rows["method"], methods), method_order(rows["size"])
-    figure, axes = panel_grid(1, 1, 6.4, 3.6)
-    axis = axes[0, 0]
-    sns.barplot(
-        rows.assign(time=rows["seconds"] / scale),
-        x="size",
-        y="time",
-        hue="method",
-        order=sizes,
-        hue_order=methods,
-        palette=COLOURS,
-        saturation=1,
-        errorbar=lambda t: (t.min(), t.max()),
-        capsize=0.15,
-        width=0.75,
-        legend=False,
-        err_kws={"linewidth": 1.2, "color": "#333333"},
-        ax=axis,
-    )
-    for bars in axis.containers:
-        if hasattr(bars, "datavalues"):
-            axis.bar_label(bars, fmt="%.1f", label_type="center", fontsize=8.5, fontweight="bold")
-    axis.set(xlabel="policy size", ylabel=f"training time, {unit}")
-    axis.grid(axis="x", visible=False)
-    add_legend(figure, method_handles(methods))
-    return figure
-
-
-@styled
-def reward_kl(
-    points: pd.DataFrame,
-    frontier: pd.DataFrame | None = None,
-    label: str = "mean ground-truth reward",
-) -> Figure:
-    """Mean reward against KL(policy ‖ reference), a panel a preset; the line is the reference
-    tilted by exp(r/β), which no policy can lie above at its KL.
-
-    points: preset, method, size, tau, seed, reward, kl, kl_low, kl_high (nats a completion).
-    frontier: beta, reward, kl and, where there are several, size.
-    """
-    presets, methods, sizes = (
-        method_order(points["preset"], PRESETS),
-        method_order(points["method"], METHODS),
-        method_order(points["size"]),
-    )
-    figure, axes = panel_grid(1, len(presets), 3.7, 3.7, sharex=True, sharey=True)
-    styles = size_style(sizes)
-    for axis, preset in zip(axes[0], presets, strict=True):
-        if frontier is not None:
-            lines = (
-                [line for _, line in frontier.groupby("size", sort=False)]
-                if "size" in frontier
-                else [frontier]
-            )
-            for line, dashes in zip(lines, ("-", "--", ":", "-."), strict=False):
-                axis.plot(
-                    *line.sort_values("kl")[["kl", "reward"]].to_numpy().T,
-                    color="black",
-                    lw=1.3,
-                    ls=dashes,
-                    zorder=1,
-                )
-        for (method, size), rows in points[points["preset"].eq(preset)].groupby(
-            ["method", "size"], sort=False
-        ):
-            axis.errorbar(
-                rows["kl"],
-                rows["reward"],
-                xerr=errors(rows, "kl", "kl_low", "kl_high"),
-                ls="none",
-                elinewidth=0.8,
-                color=COLOURS.get(method, "black"),
-                marker=styles[size]["marker"],
-                markersize=6,
-                markeredgecolor="white",
-                markeredgewidth=0.6,
-                alpha=0.9,
-            )
-            for row in rows.itertuples() if rows["tau"].nunique() > 1 else ():
-                axis.annotate(
-                    f"τ {row.tau:g}",
-                    (row.kl, row.reward),
-                    (3, 4),
-                    textcoords="offset points",
-                    fontsize=6.5,
-                )
-        axis.set(title=preset, xlabel="KL(policy ‖ reference), nats")
-        # then the policies near the reference and those far from it are both to be seen
-        if points["kl"].max() > 3:
-            axis.set_xscale("symlog", linthresh=1)
-            axis.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1, subs=(1, 3)))
-            axis.xaxis.set_major_formatter("{x:g}")
-            axis.set_xlim(left=min(-0.2, 1.2 * points["kl"].min()))
-    axes[0, 0].set_ylabel(label)
-    marks = [
-        Line2D([], [], linestyle="none", color="#555555", marker=styles[s]["marker"], label=s)
-        for s in sizes
-    ]
-    line = (
-        []
-        if frontier is None
-        else [Line2D([], [], color="black", lw=1.3, label="reference, exactly tilted")]
-    )
-    add_legend(figure, [*method_handles(methods), *marks, *line])
-    return figure
 
 
 @styled
@@ -323,7 +204,7 @@ def metric_panels(cells: pd.DataFrame, columns: int = 4) -> Figure:
         method_order(cells["preset"], PRESETS),
     )
     methods = method_order(cells["method"], METHODS)
-    figure, axes = panel_grid(-(-len(metrics) // columns), columns, 3.5, 2.5)
+    figure, axes = panel_grid(-(-len(metrics) // columns), columns, 3.5, 2.6)
     for axis in axes.flat[len(metrics) :]:
         axis.remove()
     for axis, metric in zip(axes.flat, metrics, strict=False):
@@ -331,17 +212,34 @@ def metric_panels(cells: pd.DataFrame, columns: int = 4) -> Figure:
         dots(axis, rows, "method", methods, "value", presets)
         paper = pd.to_numeric(rows["published"]).groupby(rows["method"]).mean().reindex(methods)
         axis.plot(range(len(methods)), paper, **PAPER | {"markerfacecolor": "white"})
-        axis.set(title=metric_row(metric).title.split(" (")[0], xticks=range(len(methods)))
-        axis.set_xticklabels(
-            [METHOD_NAMES.get(m, m).removesuffix(" SFT") for m in methods],
-            fontsize=8,
-            rotation=30,
-            ha="right",
-            rotation_mode="anchor",
-        )
+        axis.set_title(metric_row(metric).title.split(" (")[0].removesuffix(", mean"), loc="left")
+        axis.set_title(direction(metric), loc="right", fontsize=8, fontweight="normal")
+        axis.set_xticks(range(len(methods)), _short(methods, ""), fontsize=8)
         axis.grid(axis="x", visible=False)
-    add_legend(figure, preset_handles(presets))
+    note = f"Bars: mean over sizes. {interval_note(_seeds(cells), 'lines on the dots')}"
+    paper = pd.to_numeric(cells["published"]).notna().any()
+    entitle(figure, _best_metrics(cells), note, preset_handles(presets, paper))
     return figure
+
+
+def _short(methods: Sequence[str], before: str) -> list[str]:
+    names = (METHOD_NAMES.get(m, m) for m in methods)
+    return [before + ("ref." if n == "reference" else n.replace(" SFT", "\nSFT")) for n in names]
+
+
+def _best_metrics(cells: pd.DataFrame) -> str:
+    """Which of the paper's three methods has the best values, over the paper's metrics."""
+    known = [name for name in cells["metric"].unique() if metric_row(name).published]
+    rows = cells[cells["metric"].isin(known) & cells["method"].isin(THREE)]
+    if rows.empty:
+        return "Table II: none of the paper's metrics was measured"
+    sign = rows["metric"].map(lambda name: -1 if metric_row(name).lower else 1)
+    rows = rows.assign(value=rows["value"] * sign, method=rows["method"].map(METHOD_NAMES))
+    found = findings.lead(rows, ["preset", "metric", "size"], "method", "value")
+    who = ", ".join(METHOD_NAMES[name] for name in THREE)
+    return f"Of {who}, by the paper's metrics: " + findings.leaders(
+        found, "is best", "cells", _seeds(cells)
+    )
 
 
 @styled
@@ -364,27 +262,37 @@ def overview(cells: pd.DataFrame, table: pd.DataFrame) -> Figure:
         method_order(cells["method"], METHODS),
     )
     baselines = [b for b in method_order(table["baseline"], METHODS) if b in PAPER_BASELINES]
-    figure, axes = panel_grid(1, 2, 5.6, 3.7)
+    figure, axes = panel_grid(1, 2, 5.6, 4.1)
     left, right = axes[0]
     dots(left, cells, "method", methods, "value", presets)
-    left.set(
-        title=f"Mean {'ground-truth reward' if metric == 'reward' else METRICS[metric].title}",
-        xticks=range(len(methods)),
-    )
-    left.set_xticklabels([METHOD_NAMES.get(m, m).replace(" ", "\n") for m in methods])
+    names = {"reward": "mean true score, 1 to 10"}
+    left.set_title(f"What each method reaches ({direction(metric)})", loc="left")
+    left.set_ylabel(names.get(metric, METRICS[metric].title))
+    left.set_xticks(range(len(methods)), _short(methods, ""))
     dots(right, table, "baseline", baselines, "win_rate", presets)
     paper = pd.to_numeric(table["published"]).groupby(table["baseline"]).mean().reindex(baselines)
-    right.plot(
-        range(len(baselines)), paper, **PAPER | {"markersize": 8, "markerfacecolor": "white"}
-    )
+    diamonds = PAPER | {"markersize": 8, "markerfacecolor": "white"}
+    right.plot(range(len(baselines)), paper, **diamonds)
     right.axhline(50, color="#444444", lw=1)
-    right.set(
-        title=f"Win rate of RPO in %, judge {table['judge'].iloc[0]}",
-        xticks=range(len(baselines)),
-        ylim=(0, 100),
+    right.set_title(
+        f"How often RPO is preferred, {judge_title(table['judge'].iloc[0])}", loc="left"
     )
-    right.set_xticklabels(["over\n" + METHOD_NAMES[b] for b in baselines])
+    right.set(ylim=(0, 100), ylabel="win rate of RPO, %")
+    right.set_xticks(range(len(baselines)), _short(baselines, "over\n"))
     for axis in (left, right):
         axis.grid(axis="x", visible=False)
-    add_legend(figure, preset_handles(presets))
+    found = decisions.decide(table["win_rate"], table["error"], table["df"], null=50).verdict
+    title = findings.in_a_title(
+        found,
+        "RPO wins more often than it loses",
+        "less often",
+        "comparisons",
+        int((table["win_rate"] > 50).sum()),
+        _seeds(table),
+    )
+    above = pd.to_numeric(table["published"]).dropna()
+    if len(above):
+        title += f"; in the paper in {(above > 50).sum()} of {len(above)}"
+    note = f"Bars: mean over sizes. {interval_note(_seeds(table), 'lines on the dots')}"
+    entitle(figure, title, note, preset_handles(presets, bool(len(above))))
     return figure

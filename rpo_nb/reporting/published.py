@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
+import pandas as pd
 import yaml
 
 from rpo_nb.config.metrics import metric as row_of
@@ -54,3 +55,29 @@ def published_win_rate(
     else:
         found = next((cell for key, cell in cells.items() if np.isclose(float(key), tau)), None)
     return tuple(found) if found else (np.nan, np.nan)
+
+
+# ---- version 4 of paper A ------------------------------------------------------------------------
+
+
+def version4_table() -> pd.DataFrame:
+    """What is known of version 4's numbers: one row a number, as printed, and what nobody said of
+    it. Columns: benchmark, metric, value, source, model, judge, baseline ("not named")."""
+    rows = pd.DataFrame(published_numbers()["paper_a_v4"]["numbers"])
+    return rows.replace({"null": "not named"})
+
+
+def version4_note() -> str:
+    """The sentences for a report: that version 4 exists, what is known of it, what is not."""
+    known = published_numbers()["paper_a_v4"]
+    numbers = ", ".join(
+        f"{row['benchmark']} {row['metric']} {row['value']}" for row in known["numbers"]
+    )
+    readme = known["authors_readme"]
+    return (
+        f"Version 4 of paper A exists ({known['date']}, renamed {known['name']}); its tables were "
+        f"not to be had. An aggregator page gives {numbers}, and names no model, judge or "
+        f"baseline, so no number here is compared with them. The authors' README: "
+        f"{readme['hardware']}; it links the data {readme['data_linked']}, but "
+        f"{readme['data_note']}."
+    )

@@ -66,6 +66,9 @@ LONG_COLUMNS = [
 ]
 
 
+MANY, FEW = 1e4, 1e-4  # beyond these 1.8e+04 would be written
+
+
 def missing_footnotes(cells: pd.DataFrame) -> list[str]:
     """One line for each distinct reason why a cell was not measured. cells: rows of
     ``metric_cells`` (or of metrics.csv)."""
@@ -166,7 +169,7 @@ def write_table(
         *(missing_footnotes(frame) if "reason" in frame and "metric" in frame else []),
     ]
     notes = list(dict.fromkeys(notes))
-    shown = wide_table(frame) if base in COLUMNS else {"": frame.map(plain_text)}
+    shown = wide_table(frame) if base in COLUMNS else {"": frame.map(readable)}
     folder = Path(out) / "tables"
     for variant in folder.glob(f"{name}_*") if name in COLUMNS else ():
         variant.unlink()
@@ -188,11 +191,39 @@ def read_table(path: Path | str) -> pd.DataFrame:
     return pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""])
 
 
+def footnotes(out: Path | str, name: str) -> list[str]:
+    """The footnotes that ``write_table`` put below ``tables/<name>.md``."""
+    path = Path(out) / "tables" / f"{name}.md"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [line[2:] for line in lines if line.startswith("- ")]
+
+
 def plain_text(value: object) -> str:
     """Any table value as short text."""
     if isinstance(value, float | np.floating):
-        return "" if np.isnan(value) else f"{value:.4g}"
+        return readable(value)
     return "" if value is None or value is pd.NA else str(value)
+
+
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def readable(value: object, digits: int = 4) -> str:
+    """Any table value as people write it: "18,421", "0.0132", "8.9·10⁻¹⁶"; four digits at least
+    where they say something, and no exponent between 0.0001 and 10¹⁵. Text stays as it is."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number):
+        return plain_text(value)
+    if not np.isfinite(value):
+        return "" if np.isnan(value) else ("∞" if value > 0 else "−∞")
+    value = value + 0.0  # no "-0"
+    size = abs(value)
+    if size >= 1e15 or 0 < size < 1e-4:
+        mantissa, power = f"{value:.1e}".split("e")
+        return f"{mantissa}·10{str(int(power)).translate(SUPERSCRIPTS)}"
+    if size >= 10 ** (digits - 1) or value == round(value):
+        return f"{value:,.0f}"
+    text = np.format_float_positional(value, precision=digits, fractional=False, trim="-")
+    return text.rstrip(".")
 
 
 def _markdown(sections: dict[str, pd.DataFrame], notes: Sequence[str]) -> str:
@@ -235,8 +266,9 @@ TEX = str.maketrans(
         "γ": r"$\gamma$",
         "δ": r"$\delta$",
         "η": r"$\eta$",
-        "²": "$^2$",
         "½": r"$\tfrac12$",
+        "·": r"$\cdot$",
+        **{power: f"$^{base}$" for base, power in zip("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹", strict=True)},
         "≻": r"$\succ$",
         "→": r"$\to$",
         "−": "$-$",

@@ -1,10 +1,16 @@
-"""One style for all figures: colours, markers, panels, legends; saved with the same bytes for the
-same data."""
+"""One style for all figures: what a colour, a marker and a line say; panels, titles, notes and
+legends; saved with the same bytes for the same data.
+
+A method has one colour and one marker in every figure (`LOOKS`). The colours are Okabe and Ito's,
+safe for colour-blind readers; markers, dashes and names beside the lines tell them apart in grey.
+What is no method (sizes, presets, estimators, paper B's losses) has colours that no method has.
+"""
 
 from __future__ import annotations
 
 import functools
 import io
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,14 +21,40 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from PIL import Image
+from scipy.optimize import isotonic_regression
 
-from rpo_nb.config.methods import METHOD_NAMES, ROWS
+from rpo_nb.config.methods import AUTHORS, METHOD_NAMES, ROWS
 from rpo_nb.store import atomic_write
 
 COLOURS = {name: row.colour for name, row in ROWS.items()}
+# method -> its marker, and the dashes of its line
+LOOKS = {
+    "reference": ("<", ":"),
+    "sft": ("v", (0, (1, 1))),
+    "best_of_k": ("X", (0, (3, 1, 1, 1, 1, 1))),
+    "kto": ("^", "--"),
+    "dro": ("s", "-."),
+    "rpo": ("o", "-"),
+    "qrpo": ("P", (0, (6, 1.5, 1, 1.5))),
+    AUTHORS: ("*", ":"),
+}
+# RPO's estimators share its colour and marker: their dashes and their names tell them apart
+ESTIMATOR_DASHES = {
+    "empirical": "-",
+    "monte_carlo": (0, (1, 1)),
+    "self_normalised": (0, (3, 1, 1, 1)),
+    "leave_one_out": "-.",
+    "none": "--",
+    "pooled": (0, (5, 1, 1, 1, 1, 1)),
+}
+# where estimators are what is compared: those that weigh by πref, and those that do not
+WEIGHTED_COLOUR, PLAIN_COLOUR = "#AA4499", "#332288"
 SIZE_COLOURS = ("#86B6D9", "#2F7FB5", "#0B3C5D")  # light to dark: small to large
+SIZE_DASHES = (":", "--", "-")
 PRESET_COLOURS = ("#CDBFE0", "#9472B8", "#43206B")  # where the bars are presets
-MARKERS = ("o", "s", "^", "D", "v")
+DARK, MIDDLE, LIGHT = "#222222", "#6f7b88", "#c9ced6"  # what is neither
+JUDGES = {"checker": "the true score", "reward_model": "a reward model"}
 PAPER = {
     "marker": "D",
     "markerfacecolor": "none",
@@ -39,7 +71,7 @@ STYLE = {
     "axes.axisbelow": True,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.titlesize": 11,
+    "axes.titlesize": 10.5,
     "axes.titleweight": "bold",
     "axes.labelsize": 10,
     "xtick.labelsize": 9,
@@ -51,11 +83,19 @@ STYLE = {
     "svg.hashsalt": "rpo_nb",
     "path.simplify": False,
 }
+TITLE_POINTS, NOTE_POINTS, LABEL_POINTS = 12, 8.5, 8.5
+WORDS_INCHES = 0.6  # of a figure's height for title, note and legend
+KEY_LETTERS = 6  # what a legend's mark and gap take
+LETTER = 0.6  # width of a letter in points of its font, about
+BOLD = 1.08  # a bold letter's width in a plain one's
+
+
+# ---- figures and files ---------------------------------------------------------------------------
 
 
 def save(figure: Figure, out: Path | str, name: str) -> Path:
-    """Write ``<out>/figures/<name>.svg`` and ``.png`` (150 dpi), no date or version in them; return
-    the svg's path."""
+    """Write ``<out>/figures/<name>.svg`` and ``.png`` (150 dpi, 256 colours), no date or version in
+    them; return the svg's path."""
     folder = Path(out) / "figures"
     for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
         buffer = io.BytesIO()
@@ -65,8 +105,18 @@ def save(figure: Figure, out: Path | str, name: str) -> Path:
             )
         # found once, it stands: to find it costs as much as to draw
         figure.set_layout_engine("none")
-        path = atomic_write(folder / f"{name}.{kind}", buffer.getvalue())
+        content = _of_a_palette(buffer) if kind == "png" else buffer.getvalue()
+        path = atomic_write(folder / f"{name}.{kind}", content)
     return path
+
+
+def _of_a_palette(png: io.BytesIO) -> bytes:
+    """The picture in its 256 main colours: a third of the bytes."""
+    small = io.BytesIO()
+    with Image.open(png) as picture:
+        flat = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    flat.save(small, format="png", optimize=True, dpi=(150, 150))
+    return small.getvalue()
 
 
 def panel_grid(
@@ -95,20 +145,152 @@ def method_order(values: pd.Series, known: Sequence[str] = ()) -> list:
     return [v for v in known if v in found] + [v for v in found if v not in known]
 
 
-def size_style(sizes: Sequence[str]) -> dict[str, dict]:
+# ---- how things look -----------------------------------------------------------------------------
+
+
+def method_look(method: str, estimator: str = "") -> dict:
+    """Colour, marker and dashes of a method's line; of RPO the dashes of its estimator."""
+    marker, dashes = LOOKS.get(method, ("o", "-"))
     return {
-        size: {"color": SIZE_COLOURS[i % len(SIZE_COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+        "color": COLOURS.get(method, "black"),
+        "marker": marker,
+        "linestyle": ESTIMATOR_DASHES.get(estimator, dashes),
+    }
+
+
+def size_style(sizes: Sequence[str]) -> dict[str, dict]:
+    """A larger policy is a larger, darker dot."""
+    return {
+        size: {
+            "color": SIZE_COLOURS[i % len(SIZE_COLOURS)],
+            "marker": "o",
+            "markersize": 4.5 + 1.7 * (i % len(SIZE_COLOURS)),
+        }
         for i, size in enumerate(sizes)
+    }
+
+
+def size_lines(sizes: Sequence[str]) -> dict[str, dict]:
+    """The same as lines: the larger, the darker and the less broken."""
+    last = min(len(sizes), len(SIZE_DASHES))
+    return {
+        size: {"color": look["color"], "linestyle": SIZE_DASHES[i % last - last]}
+        for i, (size, look) in enumerate(size_style(sizes).items())
     }
 
 
 def errors(
     rows: pd.DataFrame, value: str, low: str = "ci_low", high: str = "ci_high"
 ) -> np.ndarray:
-    """Distances to the interval's ends, shape (2, rows); 0 where there is no interval."""
-    return np.nan_to_num(
-        np.maximum(np.stack([rows[value] - rows[low], rows[high] - rows[value]]).astype(float), 0.0)
+    """Distances to the interval's ends, shape (2, rows); NaN, so that nothing is drawn, where there
+    is no interval."""
+    return np.maximum(
+        np.stack([rows[value] - rows[low], rows[high] - rows[value]]).astype(float), 0.0
     )
+
+
+def face(colour: str, decided: bool) -> dict:
+    """A filled mark is decided, a hollow one is not."""
+    return {
+        "markerfacecolor": colour if decided else "white",
+        "markeredgecolor": colour,
+        "markeredgewidth": 1.4,
+    }
+
+
+def judge_title(name: str) -> str:
+    """A judge over a panel."""
+    return f"judge: {JUDGES.get(name, name.replace('_', ' '))}"
+
+
+# ---- titles, notes, legends, names beside lines --------------------------------------------------
+
+
+def wrapped(text: str, inches: float, points: float) -> str:
+    """The text broken into lines that fit a width, in a font of so many points."""
+    letters = max(16, int(inches * 72 / (LETTER * points)))
+    return "\n".join(
+        textwrap.fill(line, letters, break_on_hyphens=False) for line in text.split("\n")
+    )
+
+
+def entitle(figure: Figure, title: str, note: str = "", handles: Sequence = ()) -> None:
+    """Give a figure what it shows as its title, and below it what marks, intervals, units and
+    directions are (note), over the legend if there is one."""
+    width = figure.get_figwidth()
+    figure.suptitle(
+        wrapped(title, 0.98 * width, BOLD * TITLE_POINTS),
+        x=0.01,
+        ha="left",
+        fontsize=TITLE_POINTS,
+        fontweight="bold",
+    )
+    said = wrapped(note, 0.98 * width, NOTE_POINTS)
+    lengths = [len(handle.get_label()) + KEY_LETTERS for handle in handles]
+    room = width * 72 / (9 * LETTER)
+    columns = len(handles) if sum(lengths) < room else max(1, int(room / max(lengths)))
+    lines = (figure.get_suptitle().count("\n") + 1) * TITLE_POINTS
+    lines += (said.count("\n") + 1) * NOTE_POINTS + -(-len(handles) // max(1, columns)) * 10
+    more = max(0.0, 1.25 * lines / 72 - WORDS_INCHES)
+    figure.set_figheight(figure.get_figheight() + more)  # the panels keep their height
+    if not handles:
+        figure.supxlabel(said, x=0.01, ha="left", fontsize=NOTE_POINTS, color="#444444")
+        return
+    legend = figure.legend(
+        handles=list(handles),
+        loc="outside lower left",
+        ncols=columns,
+        title=said,
+        title_fontsize=NOTE_POINTS,
+        alignment="left",
+    )
+    legend.get_title().set_color("#444444")
+
+
+def interval_note(seeds: float, what: str = "bars", over: str = "other seeds and prompts") -> str:
+    """What a figure's intervals are: of how many seeds, or none where there is one."""
+    if not seeds > 1:
+        return "One seed: no interval is drawn, and nothing is decided."
+    return f"{what.capitalize()}: 95 % interval over {over}; {seeds:.0f} seeds."
+
+
+def spread_out(places: Sequence[float], gap: float) -> np.ndarray:
+    """The places, moved as little as possible (least squares) so that they lie `gap` apart, in
+    their order."""
+    places = np.asarray(places, float)
+    order = np.argsort(places, kind="stable")
+    steps = gap * np.arange(len(places))
+    out = np.empty(len(places))
+    out[order] = isotonic_regression(places[order] - steps).x + steps if len(places) else places
+    return out
+
+
+def name_lines(axis: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
+    """Write names to the right of the axes, each joined to its line's end (x, y, name, colour), so
+    that none touches another. Call it when the limits stand."""
+    if not ends:
+        return
+    axis.set_xlim(axis.get_xlim())
+    axis.set_ylim(axis.get_ylim())
+    to_axes = axis.transData + axis.transAxes.inverted()
+    heights = [to_axes.transform((x, y))[1] for x, y, *_ in ends]
+    inches = axis.get_position().height * axis.figure.get_figheight() * 0.8
+    gap = 1.35 * LABEL_POINTS / 72 / inches
+    places = spread_out(heights, gap)
+    places -= max(0.0, places.max() - 1.0)
+    places += max(0.0, -places.min())
+    for (x, y, name, colour), place in zip(ends, places, strict=True):
+        axis.annotate(
+            name,
+            (x, y),
+            (1.045, place),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=LABEL_POINTS,
+            color=colour,
+            annotation_clip=False,  # a line that ends at the edge has a name, too
+            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.7, "shrinkA": 1, "shrinkB": 3},
+        )
 
 
 def add_legend(figure: Figure, handles: list, **kwargs: object) -> None:
@@ -117,31 +299,37 @@ def add_legend(figure: Figure, handles: list, **kwargs: object) -> None:
 
 def size_handles(sizes: Sequence[str], paper: bool = True) -> list[Line2D]:
     handles = [
-        Line2D([], [], linestyle="none", markersize=6.5, label=size, **style)
+        Line2D([], [], linestyle="none", label=f"size {size}", **style)
         for size, style in size_style(sizes).items()
     ]
     return handles + ([Line2D([], [], label="the paper, same size", **PAPER)] if paper else [])
 
 
-def method_handles(methods: Sequence[str]) -> list[Line2D]:
+def method_handles(methods: Sequence[str], line: bool = False) -> list[Line2D]:
     return [
-        Line2D([], [], color=COLOURS.get(m, "black"), lw=3, label=METHOD_NAMES.get(m, m))
+        Line2D(
+            [],
+            [],
+            markersize=6.5,
+            label=METHOD_NAMES.get(m, m),
+            **method_look(m) | ({} if line else {"linestyle": "none"}),
+        )
         for m in methods
     ]
 
 
-def preset_handles(presets: Sequence[str]) -> list:
-    patches = [
+def preset_handles(presets: Sequence[str], paper: bool = True) -> list:
+    handles = [
         Patch(color=PRESET_COLOURS[j % len(PRESET_COLOURS)], label=f"preset {preset}")
         for j, preset in enumerate(presets)
     ]
-    return [
-        *patches,
+    handles.append(
         Line2D(
             [], [], linestyle="none", marker="o", color="#222222", markersize=3, label="one size"
-        ),
-        Line2D([], [], label="the paper, mean of its sizes", **PAPER | {"markersize": 8}),
-    ]
+        )
+    )
+    diamond = Line2D([], [], label="the paper, mean of its sizes", **PAPER | {"markersize": 8})
+    return [*handles, diamond] if paper else handles
 
 
 def dots(

@@ -50,7 +50,7 @@ SAMPLES = {
 
 def write_seeds(frame: pd.DataFrame, out: Path | str, name: str) -> Path:
     """<out>/seeds/<name>.csv: what a table's rows are means of. frame: text columns that name a
-    cell, seed, and one column a number."""
+    cell, seed, one column a number, and n where it is told: of how many items they are means."""
     text = frame.to_csv(index=False, float_format="%.10g", lineterminator="\n")
     return atomic_write(Path(out) / "seeds" / f"{name}.csv", text)
 
@@ -71,7 +71,7 @@ def by_seed(out: Path | str) -> pd.DataFrame:
             parts.append(_cells(rows, table, keys, "value"))
     for name in ("regime_map", "paper_b"):
         if (out / "seeds" / f"{name}.csv").is_file():
-            rows = pd.read_csv(out / "seeds" / f"{name}.csv")
+            rows = pd.read_csv(out / "seeds" / f"{name}.csv").drop(columns="n", errors="ignore")
             text = [c for c in rows if not pd.api.types.is_numeric_dtype(rows[c])]
             long = rows.melt([*text, "seed"], var_name="measure")
             parts.append(_cells(long, name, [*text, "measure"], "value"))
@@ -95,8 +95,9 @@ def _cells(rows: pd.DataFrame, table: str, keys: Sequence[str], value: str) -> p
 class Comparison(NamedTuple):
     """cells: table, cell, value, expected, low, high, deviation (from what is expected, in half
     widths of its interval), misses. allowed: by table its cells, how many miss, off (root mean
-    square of their deviations) and may (how far off it may be). same: of the numbers of shared
-    seeds, how many are the same to the last digit, and how many there are."""
+    square of their deviations) and may (how far off it may be; from FARTHEST on nothing could be
+    too far, and the table cannot be judged). same: of the numbers of shared seeds, how many are the
+    same to the last digit, and how many there are."""
 
     cells: pd.DataFrame
     allowed: pd.DataFrame
@@ -104,7 +105,13 @@ class Comparison(NamedTuple):
 
     @property
     def agrees(self) -> bool:
+        """Whether no table that can be judged is further off than chance allows."""
         return bool((self.allowed["off"] <= self.allowed["may"]).all())
+
+    @property
+    def unjudged(self) -> list[str]:
+        """The tables whose seeds in the deep run are too few and too far apart to judge by."""
+        return self.allowed.loc[self.allowed["may"] >= FARTHEST, "table"].tolist()
 
 
 def compare(run: pd.DataFrame, deep: pd.DataFrame) -> Comparison:
@@ -210,8 +217,17 @@ def sentence(found: Comparison, *, shown: int = 5) -> str:
         more = f"; and {len(missing) - shown} more" if len(missing) > shown else ""
         text += f"; these are not: {'; '.join(named)}{more}"
     beyond = found.allowed[found.allowed["off"] > found.allowed["may"]]
+    unjudged = found.unjudged
+    if unjudged:
+        text += (
+            f". Whether that is chance cannot be told of {', '.join(unjudged)}: the deep run has "
+            "too few seeds beside those of the run"
+        )
+    if beyond.empty and len(unjudged) == len(found.allowed):
+        return f"{text}."
     if beyond.empty:
-        return f"{text}. That is no more than chance allows."
+        others = " of the others" if unjudged else ""
+        return f"{text}. That is no more than chance allows{others}."
     said = [
         f"{row.table} ({row.misses} of {row.cells} cells, {row.off:.2g} half widths off, "
         f"at most {row.may:.2g})"
@@ -262,6 +278,16 @@ def unlike(profile: Profile, deep: Path | str) -> list[str]:
             {field: shown[study][field] for field in fields} for shown in (mine, theirs)
         )
     return [section for section in WORLD if mine[section] != theirs[section]]
+
+
+def deep_for(profile: Profile, out: Path | str) -> Path | None:
+    """The deep run that a run of this profile compares with (`deep_dir`); None where it is of
+    another world, or has fewer than FEWEST seeds that the run has not."""
+    deep = deep_dir(out)
+    if deep is None or unlike(profile, deep):
+        return None
+    others = set(load_profile(str(deep / "profile.yaml")).seeds) - set(profile.seeds)
+    return deep if len(others) >= FEWEST else None
 
 
 def against(run: Path | str, deep: Path | str) -> Comparison:
@@ -319,6 +345,6 @@ def tell(run: Path, deep: Path) -> bool:
 
 def tell_at_the_end(profile: Profile, out: Path) -> None:
     """The same of a run that has just ended, where there is a deep run of its settings."""
-    deep = deep_dir(out)
-    if deep is not None and not unlike(profile, deep):
+    deep = deep_for(profile, out)
+    if deep is not None:
         print(sentence(against(out, deep)))

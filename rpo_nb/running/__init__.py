@@ -7,12 +7,15 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submodules=[
         "batch",
         "cluster",
+        "early",
+        "estimate",
         "jobs",
         "manifest",
         "processes",
         "progress",
         "provenance",
         "staging",
+        "watching",
     ],
     submod_attrs={},
 )

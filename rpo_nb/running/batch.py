@@ -20,8 +20,18 @@ import nbformat
 from rpo_nb.config.keys import content_key
 from rpo_nb.config.loading import write_profile
 from rpo_nb.config.schema import Profile
-from rpo_nb.running import cluster
-from rpo_nb.running.jobs import LAB, OTHERS, PAPER_B, TABLES, done_units, finished, jobs, units
+from rpo_nb.running import cluster, estimate, executed
+from rpo_nb.running.early import EarlyReport
+from rpo_nb.running.jobs import (
+    LAB,
+    OTHERS,
+    PAPER_B,
+    TABLES,
+    failure_file,
+    finished,
+    jobs,
+    policies_file,
+)
 from rpo_nb.running.manifest import JOBS, write_manifest
 from rpo_nb.running.processes import (
     ON_SLURM,
@@ -40,10 +50,14 @@ from rpo_nb.running.processes import (
 from rpo_nb.running.progress import Progress
 from rpo_nb.running.provenance import CACHES, PACKAGE, cache_dir, code_key, notebook_modules
 from rpo_nb.running.staging import fetch, hub_data, local_files, models, seen, stage, tokenizers
+from rpo_nb.running.watching import Watch
 from rpo_nb.store import STAMP, again, digest_of, file_digest, read_sealed, sealed, sweep
 
 # folders of a reproduction
-RESULTS = ("data", "figures", "generations", "publish", "runs", "seeds", "tables", "verdicts")
+RESULTS = (
+    *("data", "figures", "generations", "generations_page"),
+    *("publish", "runs", "seeds", "tables", "verdicts"),
+)
 LOG = Path("runs") / "snakemake.log"
 COMPLETIONS = "completions-*.json"  # in the folder of a policy, or in one without: the reference's
 
@@ -138,6 +152,10 @@ def run(
             sweep(out, RESULTS)
             sweep(cache_dir(), CACHES)
             distrust(profile, out)
+            for job in jobs(profile):
+                failure_file(out, job).unlink(missing_ok=True)
+            for job in set(jobs(profile)) - finished(profile, out).keys():
+                policies_file(out, job).unlink(missing_ok=True)  # what it tells is of now
         # of a start that was killed: we hold the lock that counts
         if any((out / STATE / "locks").glob("*")):
             subprocess.run(_snakemake(out, "--unlock"), env=env, check=True, capture_output=True)
@@ -147,6 +165,9 @@ def run(
                 options += ["--quiet", "host"]
             options += ["--dry-run", "--config", f"profile={STATE}/dry-run.yaml"]
             return subprocess.run(_snakemake(out, *options, "--", *targets), env=env).returncode
+        watch = Watch(profile, out, cores=int(at_a_time[1]), only=tuple(only))
+        estimate.keep(watch.known, out)
+        early = EarlyReport(out, env, afresh=not finished(profile, out))
         if not only or not (out / "manifest.json").is_file():  # else it tells of what made the rest
             write_manifest(profile, out, afresh=not finished(profile, out))
         return _watched(
@@ -154,6 +175,8 @@ def run(
             profile,
             out,
             env,
+            watch,
+            early,
             measured=not only,
             elsewhere=bool(on_slurm),
         )
@@ -211,6 +234,8 @@ def _watched(
     profile: Profile,
     out: Path,
     env: dict[str, str],
+    watch: Watch,
+    early: EarlyReport,
     *,
     measured: bool,
     elsewhere: bool,
@@ -221,9 +246,9 @@ def _watched(
     measured their memory.
     """
     before = finished(profile, out)
-    started, peak, named = time.time(), 0.0, set(before)
+    started, peak, named = time.time(), 0.0, set()
     (out / LOG).parent.mkdir(parents=True, exist_ok=True)
-    progress = Progress(lambda: done_units(profile, out), total=sum(units(profile).values()))
+    progress = Progress(watch.look, total=watch.total)
     with (out / LOG).open("wb") as log, signals_sent(), progress:
         child = subprocess.Popen(
             command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
@@ -237,12 +262,12 @@ def _watched(
                         f"{shown(out)} was removed while its results were made; start again"
                     )
                 peak = max(peak, memory_mb())
-                for job in finished(profile, out).keys() - named:
-                    named.add(job)
-                    for name in _made_by(job, out):
-                        progress.say(f"ready: {shown(out / name)}")
+                _say_news(watch, progress, named)
+                _report_so_far(watch, early, progress)
                 progress.show()
                 time.sleep(0.5)
+            early.stop()
+            _say_news(watch, progress, named)
         except KeyboardInterrupt:
             stop_everything(out)
             child.wait()
@@ -256,13 +281,46 @@ def _watched(
         peak = cluster.peak_memory_mb(out / JOBS)
     if measured and finished(profile, out) != before:
         write_manifest(profile, out, seconds=time.time() - started, peak_memory_mb=peak)
+    executed.tidy(out, finished(profile, out))
     return _told(profile, out, before, started, peak, child.returncode)
 
 
+def _say_news(watch: Watch, progress: Progress, named: set[str]) -> None:
+    """Say, once, what is finished and what failed since the last look, with its path."""
+    ended, failed = watch.ended(), watch.failed
+    for job in [job for job in watch.units if job in ended and job not in named]:
+        for name in _made_by(job, watch.out):
+            progress.say(f"ready: {shown(watch.out / name)}")
+    for job in [job for job in failed if job not in named]:
+        copy = watch.out / "notebooks" / f"{job}.ipynb"
+        progress.say(f"failed: {shown(copy)}: {notebook_error(copy)}")
+    named.update(ended, failed)
+
+
+def _report_so_far(watch: Watch, early: EarlyReport, progress: Progress) -> None:
+    """Have the report made of what is there while jobs besides its own are under way."""
+    ended = watch.ended()
+    if watch.only or not watch.work().keys() - ended - {"09_report"}:
+        early.stop()
+        return
+    fault, made = early.fault, early.make(len(ended))
+    if made:
+        done = f"{len(watch.before) + made} of {len(watch.units)} notebooks"
+        progress.say(f"ready: {shown(watch.out / 'report.html')}, so far of {done}")
+    elif early.fault and early.fault != fault:
+        progress.say(f"the report so far could not be made: {early.fault}")
+
+
 def _made_by(job: str, out: Path) -> list[str]:
-    """What a reader may open now that a job is done: its tables as Markdown, the report."""
-    wrote = read_sealed(out / JOBS / f"{job}.done") or {}
-    return [name for name in wrote if name.endswith((".md", ".html"))]
+    """What a reader may open now that a job is done: its tables, as Markdown where they are, and
+    the report."""
+    wrote = [Path(name) for name in read_sealed(out / JOBS / f"{job}.done") or {}]
+    tables = [
+        name.with_suffix(".md") if (out / name.with_suffix(".md")).is_file() else name
+        for name in wrote
+        if name.parts[0] == "tables" or name.suffix == ".html" or name.name == "summary.csv"
+    ]
+    return [name.as_posix() for name in dict.fromkeys(tables) if name.suffix != ".tex"]
 
 
 def _told(
@@ -323,7 +381,9 @@ def notebook_error(path: Path, otherwise: str = "") -> str:
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             if output.output_type == "error":
-                return f"{output.ename}: {output.evalue}".split("\n")[0]
+                # a ValueError of ours is a sentence for the user
+                kind = "" if output.ename == "ValueError" else f"{output.ename}: "
+                return f"{kind}{output.evalue}".split("\n")[0]
     return otherwise or (
         "it ended without an error of its own: killed (out of memory or time?), "
         "or a result it should have "

@@ -72,11 +72,11 @@ def write_manifest(
             "profile": profile.name,
             "config_hash": profile.key(),
             "seeds": list(profile.seeds),
-            "code": _code(),
+            "code": code(),
             "hub": origins(profile),
             "python": platform.python_version(),
             "packages": _packages(),
-            "hardware": _hardware(),
+            "hardware": hardware(),
             "seconds": {
                 "jobs": _job_seconds(out),
                 "wall": round(before.get("seconds", {}).get("wall", 0.0) + seconds, 1),
@@ -130,7 +130,7 @@ def origins(profile: Profile) -> list[dict]:
     ]
 
 
-def _code() -> dict:
+def code() -> dict:
     """The package's version and, in a clone, the commit and whether tracked files differ from
     it."""
     git = ["git", "-C", str(SOURCE), "-c", "safe.directory=*"]
@@ -170,11 +170,11 @@ def installed(name: str) -> str:
         return "not installed"
 
 
-def _hardware() -> dict:
+def hardware() -> dict:
     """CPU model, logical cores this process may use, memory, and the GPUs that the driver names."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
-        "cpu": _cpu(),
+        "cpu": cpu_name(),
         "cores": cores,
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "gpus": _gpus(),
@@ -191,7 +191,7 @@ def _nodes(out: Path) -> list[dict]:
     return [json.loads(hardware) | {"jobs": jobs} for hardware, jobs in kinds.items()]
 
 
-def _cpu() -> str:
+def cpu_name() -> str:
     """The CPU's model: /proc/cpuinfo on Linux, else what the platform module knows."""
     info = Path("/proc/cpuinfo")
     model = (
@@ -228,4 +228,4 @@ def _job_seconds(out: Path) -> dict[str, float]:
 
 # a job on a cluster, in its output folder: python -m rpo_nb.running.manifest notebooks/<job>.ipynb
 if __name__ == "__main__":
-    write_json(JOBS / f"{Path(sys.argv[1]).stem}.node", _hardware())
+    write_json(JOBS / f"{Path(sys.argv[1]).stem}.node", hardware())

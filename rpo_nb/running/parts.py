@@ -9,6 +9,7 @@ they are needed. A part knows what it was made from by its key, and its files by
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 from rpo_nb.store import STAMP, Damaged, atomic_write, fault, read_json
 
 HEADER = "part.json"
+PACKED = ".gz"  # such a file travels unpacked: one compression of all is smaller
 WEIGHTS = (".safetensors",)
 # What others are keyed by. Another kind of machine may train it to other bytes; the parts of a seed
 # must agree on it.
@@ -60,7 +62,17 @@ def pack(
             files[name] = path.read_bytes()
         elif fault(path) is None:
             files |= {f"{name}/{file}": content for file, content in _light(path, keep(name))}
-    header = header | {"sha256": {name: _sha(content) for name, content in files.items()}}
+    return _write(file, header, files)
+
+
+def _write(file: Path, header: dict[str, Any], files: dict[str, bytes]) -> Path:
+    stamped = {name for name in files if str(PurePosixPath(name).with_name(STAMP)) in files}
+    unpacked = {name: raw for name in stamped if (raw := _unpacked(name, files[name]))}
+    files = {name: unpacked.get(name, content) for name, content in files.items()}
+    header = header | {
+        "sha256": {name: _sha(content) for name, content in files.items()},
+        "unpacked": sorted(unpacked),
+    }
     first = (HEADER, (json.dumps(header, sort_keys=True, indent=1) + "\n").encode())
     tar = io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w", format=tarfile.PAX_FORMAT) as archive:
@@ -69,6 +81,31 @@ def pack(
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     return atomic_write(file, lzma.compress(tar.getvalue(), preset=6))
+
+
+def _unpacked(name: str, content: bytes) -> bytes | None:
+    """What a gzipped file holds, where packing that gives the same bytes again."""
+    if not name.endswith(PACKED):
+        return None
+    raw = gzip.decompress(content)
+    return raw if gzip.compress(raw, mtime=0) == content else None
+
+
+def _pack_again(files: dict[str, bytes], names: Collection[str]) -> dict[str, bytes]:
+    """Files of which those named are gzipped. The stamp beside one takes its hash from these bytes:
+    another zlib may pack the same content otherwise."""
+    files = files | {name: gzip.compress(files[name], mtime=0) for name in names}
+    for name in names:
+        path = PurePosixPath(name)
+        stamp = json.loads(files[beside := str(path.with_name(STAMP))])
+        if stamp["sha256"][path.name] != (digest := _sha(files[name])):
+            stamp["sha256"][path.name] = digest
+            files[beside] = _as_stamp(stamp)
+    return files
+
+
+def _as_stamp(stamp: dict[str, Any]) -> bytes:
+    return (json.dumps(stamp, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def _light(folder: Path, whole: bool) -> list[tuple[str, bytes]]:
@@ -81,8 +118,7 @@ def _light(folder: Path, whole: bool) -> list[tuple[str, bytes]]:
             absent[name] = stamp["sha256"][name]
     here = {name: digest for name, digest in stamp["sha256"].items() if name not in absent}
     stamp = stamp | {"sha256": here} | ({"left_out": absent} if absent else {})
-    content = json.dumps(stamp, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
-    return [*((name, (folder / name).read_bytes()) for name in here), (STAMP, content.encode())]
+    return [*((name, (folder / name).read_bytes()) for name in here), (STAMP, _as_stamp(stamp))]
 
 
 def read(file: Path) -> Part:
@@ -95,12 +131,13 @@ def read(file: Path) -> Part:
                 if member.isreg()
             }
         header = json.loads(files.pop(HEADER))
-        wanted, key = header["sha256"], header["key"]
+        if {name: _sha(content) for name, content in files.items()} != header["sha256"]:
+            raise ValueError("its files are not as they were packed")
+        if not isinstance(header["key"], str):
+            raise TypeError("its key is no text")
+        return Part(header, _pack_again(files, header.get("unpacked", [])))
     except (lzma.LZMAError, tarfile.TarError, EOFError, ValueError, KeyError, TypeError) as error:
-        raise Damaged(f"{file.name} is damaged ({type(error).__name__})") from error
-    if not isinstance(key, str) or {n: _sha(content) for n, content in files.items()} != wanted:
-        raise Damaged(f"{file.name} is damaged (its files are not as they were packed)")
-    return Part(header, files)
+        raise Damaged(f"{file.name} is damaged ({type(error).__name__}: {error})") from error
 
 
 def install(part: Part, roots: dict[str, Path]) -> None:

@@ -170,12 +170,18 @@ def without_places(log: Path, out: Path) -> None:
     """Write a finished log again without this machine's folders and name: it lies with the
     results."""
     text = log.read_text(encoding="utf-8", errors="replace")
+    host = re.escape(socket.gethostname())
+    text = re.sub(rf"(?<![\w.-]){host}(?![\w.-])", "this machine", placeless(text, out))
+    atomic_write(log, text)
+
+
+def placeless(text: str, out: Path) -> str:
+    """A text that lies with the results, without this machine's folders."""
     named = {str(out): ".", sys.executable: "python", str(ROOT): "rpo_nb", str(Path.home()): "~"}
     for place, word in named.items():  # the longest first, of which the others may be a part
         if len(Path(place).parts) > 2:
             text = text.replace(place, word)
-    host = re.escape(socket.gethostname())
-    atomic_write(log, re.sub(rf"(?<![\w.-]){host}(?![\w.-])", "this machine", text))
+    return text
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from rpo_nb.config.keys import content_key
 from rpo_nb.store import digest_of, file_digest, left_out
 
 PACKAGE = Path(__file__).parent.parent
+SAME = Path(__file__).with_name("same_code.json")  # written by benchmarks.same_code
 # Step -> the modules it begins in, and those of their imports that are left out because what they
 # give stands in the step's key itself: rows say more than the code that read them. Folders and
 # modules below the package.
@@ -58,8 +59,16 @@ STEPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
 }
 # Never part of a step: what they give is known by its content, a profile by its values and a model
-# by its files, a method's row by what it puts into a recipe; a remedy's words are in no artefact.
-ALWAYS_GIVEN = ("config.settings", "config.names", "config.methods", "data.hub", "remedies")
+# by its files, a method's row by what it puts into a recipe; a remedy's words, and what a job tells
+# of itself, are in no artefact.
+ALWAYS_GIVEN = (
+    "config.settings",
+    "config.names",
+    "config.methods",
+    "data.hub",
+    "remedies",
+    "running.progress",
+)
 # folders of the cache
 CACHES = ("references", "reference_logps", "reference_samples", "pools", "gradients", "models")
 # what a model folder is loaded from
@@ -88,9 +97,24 @@ def step_code(step: str, package: Path = PACKAGE) -> str:
 
 def code_key(*modules: str, without: tuple[str, ...] = (), package: Path = PACKAGE) -> str:
     """A hash of the code of these modules of the package and of all that they import from it (see
-    `closure`). Comments, docstrings and layout do not count."""
+    `closure`). Comments, docstrings and layout do not count, nor a change that was shown to change
+    no number (`same_code`)."""
     found = sorted(closure(modules, without=without, package=package))
-    return content_key({name: _code(_file(package, name).read_bytes()) for name in found})
+    return content_key({name: module_code(name, package) for name in found})
+
+
+def module_code(name: str, package: Path = PACKAGE) -> str:
+    """A hash of a module's code; of code that was shown to give the same numbers as earlier code,
+    the hash of that."""
+    code = code_of(_file(package, name).read_bytes())
+    return same_code().get(name, {}).get(code, code)
+
+
+@cache
+def same_code() -> dict[str, dict[str, str]]:
+    """Module -> hash of its code -> hash of the earlier code that gives the same numbers:
+    docs/provenance.md."""
+    return json.loads(SAME.read_text(encoding="utf-8"))
 
 
 def closure(
@@ -211,14 +235,32 @@ def _modules(imported: list[list[str]], package: Path) -> Iterator[str]:
 
 
 @cache
-def _code(source: bytes) -> str:
+def code_of(source: bytes) -> str:
+    """A hash of a source but for comments, docstrings and layout."""
     tree = _tree(source)
     for node in ast.walk(tree):
         if isinstance(
             node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
         ) and ast.get_docstring(node):
             node.body = node.body[1:] or [ast.Pass()]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    return hashlib.sha256(_dumped(tree).encode()).hexdigest()
+
+
+def _dumped(value: Any) -> str:
+    """`ast.dump` as Python 3.11 has it: from 3.12 on it tells of type parameters, from 3.13 on it
+    leaves out what is empty, and every part of the deep run would be another's."""
+    if isinstance(value, ast.AST):
+        fields = [(name, getattr(value, name, None)) for name in value._fields]
+        told = [
+            f"{name}={_dumped(field)}"
+            for name, field in fields
+            if not (field is None and getattr(type(value), name, ...) is None)
+            and (field or name != "type_params")
+        ]
+        return f"{type(value).__name__}({', '.join(told)})"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_dumped, value))}]"
+    return repr(value)
 
 
 # ---- files ---------------------------------------------------------------------------------------

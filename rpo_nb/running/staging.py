@@ -88,6 +88,23 @@ def local_files(profile: Profile) -> list[str]:
     return [source for source in named if source and Path(source).exists()]
 
 
+def is_hub_id(source: str) -> bool:
+    """owner/name, and not the path of a file that is not there."""
+    return bool(re.fullmatch(hub.ID, source)) and not re.search(
+        r"\.(jsonl?|gz|csv|parquet)$", source
+    )
+
+
+def check_source(profile: Profile) -> None:
+    """Raises ValueError when the feedback is neither there nor a hub id."""
+    source = profile.data.source
+    if not (source == "pocket" or Path(source).expanduser().exists() or is_hub_id(source)):
+        raise ValueError(
+            f"feedback: {source!r} is no file, no folder and no hub id (owner/name); "
+            "check the spelling"
+        )
+
+
 def stage(profile: Profile, out: Path) -> Profile:
     """Link the local files and folders a profile names into ``<out>/inputs/`` and return the
     profile that names the links.
@@ -99,15 +116,10 @@ def stage(profile: Profile, out: Path) -> Profile:
         re.fullmatch(rf"{INPUTS}/feedback/[\w.]+", source) and (out / source).exists()
     ):
         linked = source  # the second: it was staged before
-    elif Path(source).expanduser().exists():
-        linked = _link(source, out, "feedback", f"feedback{ending(source)}")
-    elif re.fullmatch(hub.ID, source) and not re.search(r"\.(jsonl?|gz|csv|parquet)$", source):
-        linked = source
     else:
-        raise ValueError(
-            f"feedback: {source!r} is no file, no folder and no hub id (owner/name); "
-            "check the spelling"
-        )
+        check_source(profile)
+        is_file = Path(source).expanduser().exists()
+        linked = _link(source, out, "feedback", f"feedback{ending(source)}") if is_file else source
 
     def staged(owner: Any, field: str, use: str) -> Any:
         value = getattr(owner, field)

@@ -125,12 +125,13 @@ def look(profile: Profile, size: str, seed: int, judge: Judge | None) -> tuple[D
 
 
 class Evidence(NamedTuple):
-    """The lab's tables (see `lab_tables`): the regime map, the low-data study, and both seed by
-    seed; without lines where a folder of an earlier version has none."""
+    """The lab's tables (see `lab_tables`): the regime map, the low-data study, both seed by seed,
+    and the map of methods tuned alike; the last two without lines where a folder has none."""
 
     regimes: pd.DataFrame
     low: pd.DataFrame
     seeds: pd.DataFrame
+    tuned: pd.DataFrame
 
 
 def evidence(folder: Path | str = TABLES) -> Evidence:
@@ -147,10 +148,14 @@ def evidence(folder: Path | str = TABLES) -> Evidence:
             "there is no evidence to advise from; "
             "run notebook 07_partition_lab first, in a clone"
         )
-    seeds = pd.DataFrame(columns=["study", "policy", "seed", "gain"])
-    if (folder / "lab_seeds.csv").is_file():
-        seeds = read_table(folder / "lab_seeds.csv")
-    return Evidence(*(read_table(folder / f"{n}.csv") for n in ("regime_map", "low_data")), seeds)
+    empty = {"lab_seeds": ["study", "policy", "seed", "gain"], "lab_tuned_map": ["regime"]}
+    more = [
+        read_table(folder / f"{name}.csv")
+        if (folder / f"{name}.csv").is_file()
+        else pd.DataFrame(columns=columns)
+        for name, columns in empty.items()
+    ]
+    return Evidence(*(read_table(folder / f"{n}.csv") for n in ("regime_map", "low_data")), *more)
 
 
 def chance(seeds: pd.DataFrame, first: str, second: str) -> Share:
@@ -165,15 +170,20 @@ def chance(seeds: pd.DataFrame, first: str, second: str) -> Share:
     return share_over_seeds(improvement, *gains)
 
 
-def nearest(table: pd.DataFrame, mine: Data) -> tuple[str, float]:
-    """The lab's regime that is most like these data, and its distance: by how often they beat the
-    reference's own texts, and by where their log-probability a token lies against −log K. 10 points
-    of the first count as much as half a nat of the second, 1 each."""
+def distances(table: pd.DataFrame, mine: Data) -> pd.Series:
+    """How unlike these data each of the lab's regimes is: by how often they beat the reference's
+    own texts, and by where their log-probability a token lies against −log K. 10 points of the
+    first count as much as half a nat of the second, 1 each."""
     about = table.drop_duplicates("regime").set_index("regime")
-    distance = np.hypot(
+    return np.hypot(
         (about["data_wins"] - mine.wins) / 10,
         (about["logp"] + np.log(about["k"]) - mine.above_log_k) / 0.5,
     )
+
+
+def nearest(table: pd.DataFrame, mine: Data) -> tuple[str, float]:
+    """The lab's regime that is most like these data, and its distance: see `distances`."""
+    distance = distances(table, mine)
     return str(distance.idxmin()), float(distance.min())
 
 
@@ -226,6 +236,14 @@ def recommend(known: Evidence, mine: Data) -> Advice:
     ]
     open_to_all = cells[cells["method"].isin(trainable) & cells["preset"].ne("released")]
     sound = open_to_all[open_to_all["broken"] <= reference["broken"] + MOST_BROKEN]
+    if sound.empty:
+        reasons.append(
+            f"In {where} whatever is trained breaks over {MOST_BROKEN:.0%} more of its texts than "
+            "the reference does, so nothing is recommended: keep the reference, or fine-tune it "
+            "on other texts of that kind first and ask again."
+        )
+        reasons += _tuned(known.tuned[known.tuned["regime"].eq(study)])
+        return Advice("reference", "", "", None, tuple(reasons))
     best = sound.loc[sound["reward"].idxmax()]
     chosen = _nearest_of_the_level(sound, best, seeds)
     reasons.append(
@@ -255,6 +273,7 @@ def recommend(known: Evidence, mine: Data) -> Advice:
             "RPO as published, as written or as its code does: "
             f"{'; '.join(_cell(row) for _, row in literal.iterrows())}."
         )
+    reasons += _tuned(known.tuned[known.tuned["regime"].eq(study)])
     rivals += [row for _, row in pd.concat([imitation, literal]).iterrows()] + [reference]
     reasons += _chances(seeds, chosen["policy"], [row["policy"] for row in rivals])
     reasons.append(
@@ -269,6 +288,22 @@ def recommend(known: Evidence, mine: Data) -> Advice:
         None if pd.isna(chosen["tau"]) else float(chosen["tau"]),
         tuple(reasons),
     )
+
+
+def _tuned(cells: pd.DataFrame) -> list[str]:
+    """What each method gains in a regime at the best of its settings, in a sentence; none where
+    the lab tuned nothing."""
+    told = []
+    for _, row in cells[cells["method"].ne("reference")].iterrows() if len(cells) else ():
+        gain = with_interval(row["gain"], row["gain_low"], row["gain_high"], 2, sign=True)
+        told.append((row["gain"], f"{gain} {row['setting']}"))
+    if not told:
+        return []
+    lines = "; ".join(words for _, words in sorted(told, key=lambda one: -one[0]))
+    return [
+        "With as many settings tried for every method, each at its best by other seeds "
+        f"(rates and epochs are multiples of the profile's), gain over the reference: {lines}."
+    ]
 
 
 def _nearest_of_the_level(cells: pd.DataFrame, best: pd.Series, seeds: pd.DataFrame) -> pd.Series:

@@ -21,7 +21,7 @@ from rpo_nb.config.schema import Profile
 from rpo_nb.experiment import generations, inputs
 from rpo_nb.judging import verdicts
 from rpo_nb.running import parts
-from rpo_nb.running.jobs import LAB, PAPER_B, TABLES, jobs
+from rpo_nb.running.jobs import LAB, MADE, PAPER_B, TABLES, jobs
 from rpo_nb.running.manifest import JOBS
 from rpo_nb.running.processes import only_one, parallel_jobs
 from rpo_nb.running.provenance import cache_dir, step_code
@@ -41,10 +41,7 @@ CODE = {  # study -> the steps whose code a part depends on, keys of provenance.
 }
 REGIME = ("all of the lab",)
 ALWAYS = (*TABLES, LAB, PAPER_B)  # the notebooks whose tables are of all seeds
-ONCE = {  # notebooks of the first seed -> a table that tells whether it was made
-    "01_data_prep": "data/summary.csv",
-    "02_rpo_derivation": "tables/table1.csv",
-}
+ONCE = ("01_data_prep", "02_rpo_derivation")  # notebooks of the first seed
 
 
 class Part(NamedTuple):
@@ -141,11 +138,15 @@ def _tuning(profile: Profile, out: Path, seed: int) -> None:
     )
 
 
-def _tuned(profile: Profile, out: Path) -> None:
+def _chosen(profile: Profile, out: Path) -> tuning.Chosen:
     trials = tuning.tuning_studies(profile)
-    tried = tuning.tried(lab_runs.measure(trials, out, progress=False), trials, profile)
-    finals = tuning.reported_studies(profile, tuning.choose(tried, profile))
-    lab_runs.measure(finals, out, progress=False)
+    return tuning.choose(
+        tuning.tried(lab_runs.measure(trials, out, progress=False), trials, profile), profile
+    )
+
+
+def _tuned(profile: Profile, out: Path, chosen: tuning.Chosen) -> None:
+    lab_runs.measure(tuning.reported_studies(profile, chosen), out, progress=False)
 
 
 def _paper_b(profile: Profile, out: Path) -> None:
@@ -160,19 +161,22 @@ def _paper_b(profile: Profile, out: Path) -> None:
 def make(profile: Profile, part: Part, out: Path) -> Path:
     """Make a part, from whatever of it is here, and pack it; returns its file."""
     own, first = of_seed(profile, part.seed), part.seed == profile.seeds[0]
-    with store.recorded() as found, redirect_stdout(StringIO()) as said:
-        if part.study == "grid":
-            _grid(own, out, first)
-        elif part.study == "lab":
-            _lab(own, out, first)
-        elif part.study == "tuning":
-            _tuning(profile, out, part.seed)
-        elif part.study == "tuned":
-            _tuned(own, out)
-        elif part.study == "paper_b":
-            _paper_b(own, out)
-        else:
-            _regime(own, out, part.study)
+    with redirect_stdout(StringIO()) as said:
+        # before what is recorded: the runs that it is read from are in tuning's own parts
+        chosen = _chosen(own, out) if part.study == "tuned" else {}
+        with store.recorded() as found:
+            if part.study == "grid":
+                _grid(own, out, first)
+            elif part.study == "lab":
+                _lab(own, out, first)
+            elif part.study == "tuning":
+                _tuning(profile, out, part.seed)
+            elif part.study == "tuned":
+                _tuned(own, out, chosen)
+            elif part.study == "paper_b":
+                _paper_b(own, out)
+            else:
+                _regime(own, out, part.study)
     print(*(line for line in said.getvalue().splitlines() if line.endswith(TOLD)), sep="\n", end="")
     sizes = {lab.size_of(profile), profile.paper_b.size or next(iter(profile.sizes))}
     # notebooks show things with the first seed's references of these sizes
@@ -292,5 +296,5 @@ def _mark(profile: Profile, out: Path) -> None:
 def notebooks(profile: Profile, out: Path) -> list[str]:
     """The notebooks to run when all parts are here: those of all seeds, and those of the first that
     a clone does not have the tables of."""
-    once = [name for name, table in ONCE.items() if not (out / table).is_file()]
+    once = [name for name in ONCE if not (out / MADE[name]).is_file()]
     return [name for name in (*once, *ALWAYS) if name in jobs(profile)]

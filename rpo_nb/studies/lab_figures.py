@@ -1,171 +1,100 @@
-"""The figures of the partition lab: its tables in, matplotlib figures out, in the kit's style."""
+"""The figures of the partition lab about policies: its tables in, matplotlib figures out, in the
+kit's style. Those about the estimates themselves are in `partition_figures`.
+
+Titles say the result, counted from what is drawn, and whether it is decided.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, NullLocator
 
-from rpo_nb import partition
-from rpo_nb.config.methods import ROWS
-from rpo_nb.reporting.style import styled
-from rpo_nb.studies import aggregates, lab
+from rpo_nb.config.methods import METHOD_NAMES
+from rpo_nb.reporting import decisions, findings
+from rpo_nb.reporting.style import (
+    DARK,
+    MIDDLE,
+    entitle,
+    errors,
+    face,
+    interval_note,
+    method_look,
+    name_lines,
+    panel_grid,
+    styled,
+)
+from rpo_nb.studies import aggregates
 
-BIAS_LINES = {
-    ("empirical", "sum"): ("eq. 19, sums", "#D55E00", "-"),
-    ("empirical", "mean"): ("eq. 19, means", "#D55E00", "--"),
-    ("self_normalised", "sum"): ("self-normalised, sums", "#CC79A7", "-"),
-    ("monte_carlo", "sum"): ("Monte Carlo", "#E69F00", "-"),
-    ("leave_one_out", "sum"): ("leave-one-out", "#0072B2", "-"),
-    ("pooled", "sum"): ("pooled", "#009E73", "-"),
-}
-# short names, for cells of a heat map
-SHORT = {
-    "empirical": "eq. 19",
-    "monte_carlo": "MC",
-    "self_normalised": "SN",
-    "leave_one_out": "LOO",
-    "pooled": "pool",
-}
-
-
-@styled
-def bias(table: pd.DataFrame, names: Sequence[str], ks: Sequence[int], tau: float) -> Figure:
-    """Bias of V̂ by K at one τ, a panel a regime; the band is the interval over prompts."""
-    fig, axes = plt.subplots(1, len(names), figsize=(14, 3.9), sharey=True, layout="constrained")
-    for axis, name in zip(axes, names, strict=True):
-        cells = table[table["regime"].eq(name) & table["tau"].eq(tau)]
-        for key, (label, colour, dashes) in BIAS_LINES.items():
-            line = cells[cells["estimator"].eq(key[0]) & cells["reduce"].eq(key[1])]
-            axis.plot(line["k"], line["bias"], dashes, color=colour, marker="o", ms=4, label=label)
-            axis.fill_between(
-                line["k"], line["ci_low"], line["ci_high"], color=colour, alpha=0.2, lw=0
-            )
-        axis.axhline(0, color="black", lw=1)
-        axis.set(
-            xscale="log",
-            xticks=ks,
-            xticklabels=ks,
-            xlabel="completions a prompt, K",
-            title=name.replace("_", " "),
-        )
-        axis.minorticks_off()
-    axes[0].set_yscale("symlog", linthresh=1)
-    axes[0].yaxis.set_major_formatter("{x:g}")
-    axes[0].set_ylabel(f"bias of V̂ at τ = {tau:g}, in σ of the reward")
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
-    return fig
+SCORE = "true score, points of 10"
+MARK_EVERY = 7
+HIGHER = "Higher is better. "
 
 
-@styled
-def smallest_error(table: pd.DataFrame) -> Figure:
-    """Which estimator has the smallest root mean squared error, by K and τ."""
-    names = ("on_policy", "stronger")
-    fig, axes = plt.subplots(1, 2, figsize=(11, 3.6), sharey=True, layout="constrained")
-    for axis, name in zip(axes, names, strict=True):
-        cells = table[table["regime"].eq(name)]
-        best = cells.loc[cells.groupby(["tau", "k"])["mse"].idxmin()]
-        label = best["estimator"].map(SHORT) + np.where(
-            best["estimator"].isin(partition.WEIGHTED), "\n" + best["reduce"] + "s", ""
-        )
-        grids = [
-            best.assign(text=label, error=np.sqrt(best["mse"])).pivot(
-                index="tau", columns="k", values=v
-            )
-            for v in ("error", "text")
-        ]
-        sns.heatmap(
-            grids[0],
-            annot=grids[1],
-            fmt="",
-            cmap="rocket_r",
-            vmin=0,
-            vmax=1,
-            ax=axis,
-            annot_kws={"size": 8},
-            cbar=axis is axes[-1],
-            cbar_kws={"label": "its root mean squared error, σ"},
-        )
-        axis.set(
-            title=f"smallest error, {name.replace('_', ' ')}",
-            xlabel="completions a prompt, K",
-            ylabel="τ" if axis is axes[0] else "",
-        )
-        axis.tick_params(axis="y", rotation=0)
-    return fig
+def without_temperature(policies: pd.Series) -> pd.Series:
+    """ "DRO τ 0.3" is DRO: what is left when the temperature is taken for a setting."""
+    return policies.str.replace(r" [τβ] [\d.e+-]+$", "", regex=True)
 
 
-@styled
-def ablation(table: pd.DataFrame) -> Figure:
-    """Win rate of the normalised loss over V̂ = 0 by size, a panel a judge."""
-    judges = list(dict.fromkeys(table["judge"]))
-    fig, axes = plt.subplots(
-        1,
-        len(judges),
-        figsize=(5.2 * len(judges), 3.4),
-        sharey=True,
-        layout="constrained",
-        squeeze=False,
-    )
-    for axis, judge in zip(axes[0], judges, strict=True):
-        cells = table[table["judge"].eq(judge)]
-        for i, ((reduce, name), line) in enumerate(
-            cells.groupby(["reduce", "estimator"], sort=False)
-        ):
-            x = np.arange(len(line)) + (i - 1.5) * 0.15
-            axis.errorbar(
-                x,
-                line["win_rate"],
-                yerr=[line["win_rate"] - line["ci_low"], line["ci_high"] - line["win_rate"]],
-                ls="none",
-                marker="os"[reduce == "mean"],
-                color={"empirical": "#D55E00", "leave_one_out": "#0072B2"}[name],
-                mfc="white" if reduce == "mean" else None,
-                label=f"{lab.WORDS[name]}, {reduce}s",
-            )
-        axis.axhline(50, color="#444444", lw=1)
-        axis.axhline(90, color="black", lw=1, ls=":", label="the paper: above")
-        axis.set(
-            title=f"judge {judge}",
-            ylim=(0, 100),
-            xticks=range(len(line)),
-            xticklabels=line["size"],
-            xlabel="size",
-        )
-    axes[0, 0].set_ylabel("preferred over V̂ = 0, %")
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
-    return fig
+def look(row: pd.Series) -> dict:
+    """Colour, marker and dashes of a table's policy."""
+    estimator = row.get("estimator", "")
+    return method_look(row["method"], estimator if isinstance(estimator, str) else "")
+
+
+def _words(regime: str) -> str:
+    return regime.replace("_", " ").replace("narrow much", "narrow,\nmuch")
 
 
 @styled
 def standing(table: pd.DataFrame, profiles: pd.DataFrame) -> Figure:
     """`lab_tables.summary` and `profiles`: the interquartile mean of every policy's gain, and of
     each method's best policy the share of runs that gain more than so much."""
-    fig, axes = plt.subplots(1, 2, figsize=(12, 0.8 + 0.24 * len(table)), layout="constrained")
-    for y, row in enumerate(table.itertuples()):
-        colour = ROWS[row.method].colour
-        axes[0].plot([row.iqm_low, row.iqm_high], [y, y], color=colour, lw=1.5)
-        axes[0].plot(row.iqm, y, "o", color=colour, ms=5)
-    axes[0].axvline(0, color="black", lw=1)
-    axes[0].set(
-        yticks=range(len(table)),
-        ylim=(len(table) - 0.5, -0.5),
-        xlabel="interquartile mean of the gain over the reference",
-    )
-    axes[0].set_yticklabels(table["policy"], fontsize=8)
-    for policy, line in profiles.groupby("policy", sort=False):
-        colour = ROWS[line["method"].iloc[0]].colour
-        axes[1].step(line["gain"], line["share"], where="post", color=colour, label=policy)
+    figure, axes = panel_grid(1, 2, 6.0, 1.6 + 0.24 * len(table))
+    left, right = axes[0]
+    spread = errors(table, "iqm", "iqm_low", "iqm_high")
+    for y, (_, row) in enumerate(table.iterrows()):
+        mark = look(row) | {"linestyle": "none", "markersize": 5.5}
+        left.errorbar(row["iqm"], y, xerr=spread[:, [y]], elinewidth=1.5, **mark)
+    left.axvline(0, color="black", lw=1)
+    left.set(ylim=(len(table) - 0.5, -0.5), xlabel=f"interquartile mean of the gain, {SCORE}")
+    left.set_yticks(range(len(table)), table["policy"], fontsize=8)
+    for i, (policy, line) in enumerate(profiles.groupby("policy", sort=False)):
+        mark = method_look(line["method"].iloc[0])
+        every = (i % MARK_EVERY, MARK_EVERY)  # not all at the same places
+        right.step(line["gain"], line["share"], where="post", label=policy, markevery=every, **mark)
         told = line["low"].gt(0) | line["high"].lt(1)  # with two seeds a share may be anything
         band = (line["gain"], line["low"].where(told), line["high"].where(told))
-        axes[1].fill_between(*band, step="post", color=colour, alpha=0.12, lw=0)
-    axes[1].set(xlabel="gain", ylabel="share of runs that gain more", ylim=(0, 1.02))
-    axes[1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
-    return fig
+        right.fill_between(*band, step="post", color=mark["color"], alpha=0.12, lw=0)
+    right.set(xlabel=f"gain, {SCORE}", ylabel="share of runs that gain more", ylim=(-0.02, 1.02))
+    right.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, handlelength=3.5)
+    seeds = table["seeds"].max()
+    note = "Gain over the reference, all regimes and seeds; right and up are better. "
+    entitle(figure, _stands_first(table, seeds), note + interval_note(seeds, "lines and bands"))
+    return figure
+
+
+def _stands_first(table: pd.DataFrame, seeds: float) -> str:
+    """The best policy by interquartile mean, and whether it is surely ahead of every other
+    method's."""
+    rows = table.rename(columns={"iqm": "value"}).reset_index(drop=True)
+    error, df = findings.errors_of(rows["iqm_low"], rows["iqm_high"], rows["seeds"])
+    rows = rows.assign(error=error, df=df, all="all").sort_values("value", ascending=False)
+    best = rows.iloc[0]
+    found = findings.lead(rows.drop_duplicates("method"), ["all"], "policy", "value")
+    sure = findings.ALONE if not seeds > 1 else "not decided"
+    if found["decided"].any():
+        sure = "ahead of every other method"
+    text = f"Over all regimes {best['policy']} gains most, {best['value']:+.2f} points; {sure}"
+    losing = int((rows["value"] < 0).sum())
+    return f"{text} ({losing} of {len(rows)} policies lose)"
 
 
 def by_regime(shown: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -178,13 +107,17 @@ def by_regime(shown: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 @styled
-def gains(shown: pd.DataFrame) -> Figure:
+def gains(shown: pd.DataFrame, by_seed: pd.DataFrame) -> Figure:
     """Gain over the reference by policy and regime; a frame marks the best of a regime and those
-    than which it gains more in less than three of four cases (`aggregates.MATTERS`)."""
+    than which it gains more in less than three of four cases (`aggregates.MATTERS`).
+
+    shown: rows of regime_map.csv without the reference; by_seed: `lab_tables.by_seed`.
+    """
     gain, behind = by_regime(shown, "gain"), by_regime(shown, "behind")
     gaps = shown.drop_duplicates("regime").set_index("regime")["gap"]
-    fig, axis = plt.subplots(figsize=(8.5, 0.8 + 0.27 * len(gain)), layout="constrained")
-    limit = np.abs(gain.to_numpy()).max()
+    width = max(8.5, 2.4 + 1.35 * len(gain.columns))
+    figure, axes = panel_grid(1, 1, width, 1.9 + 0.27 * len(gain))
+    axis, limit = axes[0, 0], np.nanmax(np.abs(gain.to_numpy()))
     sns.heatmap(
         gain,
         annot=True,
@@ -195,166 +128,226 @@ def gains(shown: pd.DataFrame) -> Figure:
         vmax=limit,
         ax=axis,
         annot_kws={"size": 8},
-        cbar_kws={"label": "gain in mean reward over the reference"},
+        cbar_kws={"label": f"gain over the reference, {SCORE}"},
     )
     for (i, j), level in np.ndenumerate(behind.to_numpy() < aggregates.MATTERS):
         if level:
-            axis.add_patch(
-                plt.Rectangle(
-                    (j + 0.04, i + 0.06), 0.92, 0.88, fill=False, edgecolor="black", lw=1.4
-                )
-            )
-    axis.set(
-        xlabel="",
-        ylabel="",
-        title="Gain by policy and regime, the data's lead over the reference growing to the right",
-    )
-    wrapped = {
-        name: name.replace("_", " ").replace("narrow much", "narrow,\nmuch")
-        for name in gain.columns
-    }
-    axis.set_xticklabels(
-        [f"{wrapped[name]}\ngap {gaps[name]:+.1f}" for name in gain.columns], rotation=0, fontsize=8
-    )
-    return fig
+            frame = Rectangle((j + 0.04, i + 0.06), 0.92, 0.88, fill=False, ec="black", lw=1.6)
+            axis.add_patch(frame)
+    axis.set(xlabel="regime, and how much better than the reference its data are", ylabel="")
+    names = [f"{_words(name)}\n{gaps[name]:+.1f}" for name in gain.columns]
+    axis.set_xticks(np.arange(len(names)) + 0.5, names, rotation=0, fontsize=8)
+    seeds = shown["seeds"].max()
+    note = "Blue and + is better, red and − worse than the reference. Framed: the best of its "
+    note += "regime, and those than which a run of the best gains more in less than 3 of 4 cases. "
+    note += "One seed." if not seeds > 1 else f"Means of {seeds:.0f} seeds."
+    entitle(figure, _leads(shown, by_seed), note)
+    return figure
+
+
+def _leads(shown: pd.DataFrame, by_seed: pd.DataFrame) -> str:
+    """Who gains most in how many regimes, each method and estimator at its best temperature."""
+    rows = by_seed[by_seed["study"].isin(shown["regime"])]
+    rows = rows[rows["policy"].isin([*shown["policy"], findings.UNTOUCHED])]
+    found = findings.lead_over_seeds(rows.assign(name=without_temperature(rows["policy"])), "study")
+    return findings.leaders(found, "leads", "regimes", shown["seeds"].max())
 
 
 @styled
-def duels(duels: pd.DataFrame, regimes: Sequence[str]) -> Figure:
-    """Reward of RPO minus its rivals', a panel a reading, a colour a regime."""
-    names = list(dict.fromkeys(duels["reading"]))
-    fig, axes = plt.subplots(
-        1, len(names), figsize=(4.7 * len(names), 3.8), layout="constrained", squeeze=False
+def duels(duels: pd.DataFrame, methods: dict[str, str]) -> Figure:
+    """Reward of RPO minus its rivals', a line a reading, a panel a regime.
+
+    duels: `lab_tables.duels`. methods: policy in words -> method, for its colour and marker.
+    """
+    readings, regimes = (list(dict.fromkeys(duels[name])) for name in ("reading", "study"))
+    figure, axes = panel_grid(
+        len(readings), len(regimes), max(2.3, 7.5 / len(regimes)), 1.9, sharex=True
     )
-    colours = dict(
-        zip(
-            regimes,
-            ("#9a9a9a", "#56B4E9", "#0B3C5D", "#E69F00", "#CC79A7", "#009E73"),
-            strict=False,
-        )
-    )
-    for axis, name in zip(axes[0], names, strict=True):
-        cells = duels[duels["reading"].eq(name)]
-        rivals = list(dict.fromkeys(cells["second"]))
-        for i, (study, line) in enumerate(cells.groupby("study", sort=False)):
-            y = line["second"].map(rivals.index) + (i - 2.5) * 0.13
-            axis.errorbar(
-                line["difference"],
-                y,
-                xerr=[line["difference"] - line["low"], line["high"] - line["difference"]],
-                ls="none",
-                marker="o",
-                ms=5,
-                color=colours[study],
-                label=study.replace("_", " "),
-            )
+    for (i, reading), (j, regime) in (
+        (a, b) for a in enumerate(readings) for b in enumerate(regimes)
+    ):
+        axis = axes[i, j]
+        cells = duels[duels["reading"].eq(reading) & duels["study"].eq(regime)]
+        spread = errors(cells, "difference", "low", "high")
+        for y, row in enumerate(cells.itertuples()):
+            mark = method_look(methods.get(row.second, "")) | {"linestyle": "none"}
+            mark |= face(mark["color"], row.outcome != decisions.OPEN)
+            axis.errorbar(row.difference, y, xerr=spread[:, [y]], markersize=6.5, **mark)
         axis.axvline(0, color="black", lw=1)
-        axis.set(
-            title=name,
-            yticks=range(len(rivals)),
-            ylim=(len(rivals) - 0.5, -0.5),
-            xlabel="reward of RPO minus its rival's",
-        )
-        axis.set_yticklabels([f"− {rival}" for rival in rivals])
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
-    return fig
+        names = [f"− {rival}" for rival in cells["second"]] if j == 0 else []
+        axis.set(yticks=range(len(cells)), ylim=(len(cells) - 0.5, -0.5), yticklabels=[])
+        if names:
+            axis.set_yticklabels(names, fontsize=8)
+            axis.set_ylabel(textwrap.fill(reading, 20), fontsize=8, fontweight="bold")
+        if i == 0:
+            axis.set_title(_words(regime))
+        if i == len(readings) - 1:
+            axis.set_xlabel("RPO minus rival, points", fontsize=9)
+    seeds = duels["seeds"].max()
+    title = findings.in_a_title(
+        duels["outcome"].replace({"first": decisions.HOLDS, "second": decisions.FAILS}),
+        "RPO is ahead",
+        "behind",
+        "duels",
+        int((duels["difference"] > 0).sum()),
+        seeds,
+    )
+    note = f"Differences of mean {SCORE}; right of 0 RPO is ahead. Filled: decided, corrected for "
+    note += "all; hollow: not. "
+    keys = [
+        Line2D([], [], ls="none", marker="o", label=words, **face(MIDDLE, sure))
+        for words, sure in (("decided", True), ("not decided", False))
+    ]
+    entitle(figure, title, note + interval_note(seeds, "lines"), keys)
+    return figure
 
 
 @styled
 def pulls(pulls: pd.DataFrame) -> Figure:
     """Log-probability a token before and after training, beside −log K, two arrows a regime."""
-    fig, axis = plt.subplots(figsize=(8.5, 3.6), layout="constrained")
+    figure, axes = panel_grid(1, 1, max(7.0, 1.9 + 1.5 * len(pulls)), 4.2)
+    axis = axes[0, 0]
     for i, row in enumerate(pulls.itertuples()):
-        for kind, colour, shift in (("good", "#009E73", -0.13), ("bad", "#D55E00", 0.13)):
+        for kind, colour, shift in (("good", DARK, -0.16), ("bad", "#9a9a9a", 0.16)):
             before, after = getattr(row, f"{kind}_before"), getattr(row, f"{kind}_after")
-            axis.annotate(
-                "",
-                (i + shift, after),
-                (i + shift, before),
-                arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 2},
-            )
+            arrow = {"arrowstyle": "-|>", "color": colour, "lw": 2}
+            axis.annotate("", (i + shift, after), (i + shift, before), arrowprops=arrow)
             axis.plot(i + shift, before, "o", color=colour, ms=5)
-        axis.hlines(row.minus_log_k, i - 0.4, i + 0.4, color="black", ls="--", lw=1.2)
-    for colour, label in (("#009E73", "rows above the mean reward"), ("#D55E00", "rows below it")):
-        axis.plot([], [], color=colour, lw=2, label=label)
-    axis.plot([], [], color="black", ls="--", lw=1.2, label="−log K")
-    axis.set(
-        xticks=range(len(pulls)),
-        xticklabels=pulls["study"].str.replace("_", "\n"),
-        ylabel="log-probability a token",
-        title="From the reference (dot) to the policy trained as released (arrow)",
+            axis.annotate(
+                kind,
+                (i + shift, before),
+                (-7 if kind == "good" else 7, 0),
+                textcoords="offset points",
+                ha="right" if kind == "good" else "left",
+                va="center",
+                fontsize=8,
+                color=colour if kind == "good" else MIDDLE,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.85},
+            )
+        axis.hlines(row.minus_log_k, i - 0.45, i + 0.45, color="black", ls="--", lw=1.2)
+    axis.annotate(
+        "−log K",
+        (len(pulls) - 0.55, pulls["minus_log_k"].iloc[-1]),
+        (4, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=8.5,
     )
-    axis.legend(loc="lower left")
-    return fig
+    axis.set_xlim(-0.6, len(pulls) - 0.25)
+    axis.set_xticks(range(len(pulls)), [_words(name) for name in pulls["study"]])
+    axis.set_ylabel("log-probability a token, nats")
+    note = "From the reference (dot) to RPO as released (arrow). good, bad: rows above and below "
+    note += "the mean reward; a method that hears the reward moves them apart. Means over seeds."
+    entitle(figure, _pulled(pulls), note)
+    return figure
+
+
+def _pulled(pulls: pd.DataFrame) -> str:
+    """How many of the arrows end nearer to −log K, and where the good rows go."""
+    ends = pulls["minus_log_k"]
+    nearer = sum(
+        int((pulls[f"{kind}_after"] - ends).abs().lt((pulls[f"{kind}_before"] - ends).abs()).sum())
+        for kind in ("good", "bad")
+    )
+    down = int(pulls["good_after"].lt(pulls["good_before"]).sum())
+    return (
+        f"Training as released makes good rows less probable in {down} of {len(pulls)} regimes "
+        f"and moves {nearer} of {2 * len(pulls)} groups of rows towards −log K"
+    )
+
+
+def _curves(axis: Axes, shown: pd.DataFrame, x: str, y: str, step: float) -> None:
+    """A line a policy along a logarithmic x, side by side, each with its name at its end."""
+    ends = []
+    groups = list(shown.groupby("name", sort=False))
+    for i, (name, line) in enumerate(groups):
+        line = line.sort_values(x)
+        at = line[x] * step ** (i - (len(groups) - 1) / 2)
+        mark = look(line.iloc[0])
+        spread = errors(line, y, f"{y}_low", f"{y}_high")
+        axis.errorbar(at, line[y], yerr=spread, ms=5, lw=1.5, elinewidth=1.0, **mark)
+        ends.append((at.iloc[-1], line[y].iloc[-1], name, mark["color"]))
+    ticks = sorted(set(shown[x]))
+    axis.set(xscale="log", xticks=ticks, xticklabels=[f"{tick:g}" for tick in ticks])
+    axis.xaxis.set_minor_locator(NullLocator())
+    name_lines(axis, [end for end in ends if np.isfinite(end[1])])
 
 
 @styled
-def low_data(table: pd.DataFrame, ks: Sequence[int]) -> Figure:
-    """Mean reward and gradient variance by completions a prompt, the rows in all being the same."""
+def low_data(table: pd.DataFrame, by_seed: pd.DataFrame) -> Figure:
+    """Mean reward and gradient variance by completions a prompt, the rows in all being the same.
+
+    table: low_data.csv; by_seed: `lab_tables.by_seed` of the same runs.
+    """
     base = table[table["method"].eq("reference")].set_index("k")["reward"]
-    shown = table[table["method"].ne("reference")].assign(
-        policy=lambda t: t["policy"].str.replace(r" [τβ] [\d.]+$", "", regex=True)
+    shown = table[table["method"].ne("reference")]
+    shown = shown.assign(name=without_temperature(shown["policy"]))
+    figure, axes = panel_grid(1, 2, 6.2, 4.4)
+    left, right = axes[0]
+    left.axhline(base.mean(), color=MIDDLE, lw=1, ls=":")
+    _curves(left, shown, "k", "reward", 1.03)
+    left.annotate(
+        "reference",
+        (0.01, base.mean()),
+        (0, 3),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        fontsize=8,
     )
-    fig, axes = plt.subplots(1, 2, figsize=(11, 3.9), layout="constrained")
-    palette = dict(
-        zip(
-            dict.fromkeys(shown["policy"]),
-            (
-                "#D55E00",
-                "#E69F00",
-                "#0072B2",
-                "#8a8a8a",
-                "#56B4E9",
-                "#009E73",
-                "#CC79A7",
-                "#6A3D9A",
-            ),
-            strict=False,
-        )
-    )
-    for i, (name, line) in enumerate(shown.groupby("policy", sort=False)):
-        x = line["k"] * 1.03 ** (i - 3)
-        axes[0].errorbar(
-            x,
-            line["reward"],
-            yerr=[line["reward"] - line["reward_low"], line["reward_high"] - line["reward"]],
-            marker="o",
-            ms=4,
-            color=palette[name],
-            label=name,
-        )
-        axes[1].plot(x, line["gradient_variance"], marker="o", ms=4, color=palette[name])
-    axes[0].axhline(base.mean(), color="black", lw=1, ls=":", label="reference")
-    for axis, label in zip(axes, ("mean reward", "gradient variance / squared mean"), strict=True):
-        axis.set(
-            xscale="log",
-            xticks=ks,
-            xticklabels=ks,
-            xlabel="completions a prompt, K",
-            ylabel=label,
-        )
-        axis.minorticks_off()
-    axes[1].set_yscale("log" if shown["gradient_variance"].gt(0).any() else "linear")
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    return fig
+    told = shown[shown["gradient_variance"].gt(0)]
+    if len(told):
+        right.set_yscale("log")
+        right.yaxis.set_major_formatter("{x:g}")
+        right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        right.yaxis.set_minor_locator(NullLocator())
+        _curves(right, told, "k", "gradient_variance", 1.03)
+    else:
+        right.remove()
+    left.set(ylabel=f"mean {SCORE} (higher is better)", xlabel="completions a prompt, K (log)")
+    right.set(ylabel="gradient variance / squared mean (log)", xlabel=left.get_xlabel())
+    left.set_title("What the policies reach", loc="left")
+    right.set_title("Noise of the first step (lower is better)", loc="left")
+    seeds = table["seeds"].max()
+    rows = by_seed[by_seed["policy"].isin(table["policy"]) & by_seed["study"].str.match("K = ")]
+    found = findings.lead_over_seeds(rows.assign(name=without_temperature(rows["policy"])), "study")
+    k = found["study"].str.removeprefix("K = ")
+    best = ", ".join(f"{a} at K = {b}" for a, b in zip(found["first"], k, strict=True))
+    note = f"The same rows in all, as K completions of fewer prompts. Left: {interval_note(seeds)}"
+    note += " Right: 95 % interval over mini-batches." if len(told) else ""
+    title = f"Highest score: {best}; {findings.sure(found['decided'], seeds)}"
+    entitle(figure, title, note)
+    return figure
 
 
 @styled
 def data_curve(table: pd.DataFrame) -> Figure:
     """Gain over the reference by training prompts, a line a policy."""
-    fig, axis = plt.subplots(figsize=(7.5, 3.9), layout="constrained")
+    figure, axes = panel_grid(1, 1, 8.0, 4.2)
+    axis = axes[0, 0]
     shown = table[table["method"].ne("reference")]
-    palette = sns.color_palette("colorblind", shown["policy"].nunique())
-    for i, (colour, (policy, line)) in enumerate(
-        zip(palette, shown.groupby("policy", sort=False), strict=True)
-    ):
-        errors = [line["gain"] - line["gain_low"], line["gain_high"] - line["gain"]]
-        x = line["prompts"] * 1.02 ** (i - 3)
-        axis.errorbar(x, line["gain"], yerr=errors, marker="o", ms=4, color=colour, label=policy)
-    ticks = sorted(set(shown["prompts"]))
     axis.axhline(0, color="black", lw=1, ls=":")
-    axis.set(xscale="log", xticks=ticks, xticklabels=ticks)
-    axis.set(xlabel="training prompts", ylabel="gain over the reference")
-    axis.minorticks_off()
-    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return fig
+    _curves(axis, shown.assign(name=shown["policy"]), "prompts", "gain", 1.02)
+    axis.set(xlabel="training prompts (log)", ylabel=f"gain over the reference, {SCORE}")
+    seeds = table["seeds"].max()
+    entitle(figure, _of_more(shown, seeds), HIGHER + interval_note(seeds))
+    return figure
+
+
+def _of_more(shown: pd.DataFrame, seeds: float) -> str:
+    """How many policies gain more with the most prompts than with the fewest, as if the errors of
+    the two were independent (seeds that they share make the truth surer)."""
+    few, many = shown["prompts"].min(), shown["prompts"].max()
+    error, df = findings.errors_of(shown["gain_low"], shown["gain_high"], shown["seeds"])
+    rows = shown.assign(error=error, df=df)
+    start, end = (rows[rows["prompts"].eq(n)].set_index("policy") for n in (few, many))
+    more = end["gain"] - start["gain"]
+    error = np.sqrt(end["error"] ** 2 + start["error"] ** 2)
+    verdicts = decisions.decide(more, error, np.fmin(end["df"], start["df"])).verdict
+    words = f"With {many:g} prompts more is gained than with {few:g}"
+    return findings.in_a_title(verdicts, words, "less", "policies", int((more > 0).sum()), seeds)
+
+
+def methods_of(table: pd.DataFrame) -> dict[str, str]:
+    """Policy in words -> method, of a table that has both."""
+    found = table.drop_duplicates("policy").set_index("policy")["method"].to_dict()
+    return {METHOD_NAMES[name]: name for name in METHOD_NAMES} | found

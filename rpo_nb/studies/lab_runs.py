@@ -15,6 +15,7 @@ import pandas as pd
 from rpo_nb.experiment import generations, inputs, runs
 from rpo_nb.experiment.inputs import Prepared
 from rpo_nb.pocket import checker
+from rpo_nb.running.progress import tell
 from rpo_nb.store import read_sealed
 from rpo_nb.studies.lab import DISTURBANCES, Spec, Study, trained
 
@@ -78,9 +79,11 @@ def measure(
     from tqdm.auto import tqdm
 
     out = Path(out)
-    left = [
-        study for study in studies if not all(study.is_answered(spec, out) for spec in study.specs)
-    ]
+    left = []
+    for study in studies:
+        answered = [study.run(spec) for spec in study.specs if study.is_answered(spec, out)]
+        tell(run.name for run in answered if run.trained)
+        left += [study] * (len(answered) < len(study.specs))
     processes = max(1, min(workers, len(left)))
     tasks = joblib.Parallel(n_jobs=processes, return_as="generator_unordered", batch_size=1)(
         joblib.delayed(make)(study, out) for study in sorted(left, key=lambda s: -len(s.specs))

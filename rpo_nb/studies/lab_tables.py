@@ -21,7 +21,7 @@ from rpo_nb.intervals import Share, seeds_and_prompts
 from rpo_nb.judging import verdicts
 from rpo_nb.judging.rates import win_rates
 from rpo_nb.reporting import decisions
-from rpo_nb.studies import table1
+from rpo_nb.studies import lab_references
 from rpo_nb.studies.aggregates import improvement, iqm, over_seeds, profile, share_over_seeds
 from rpo_nb.studies.lab import MAP_KEYS, REFERENCE, RIVAL, Spec, Study
 
@@ -71,16 +71,36 @@ def summarise(rows: pd.DataFrame, studies: Sequence[Study]) -> pd.DataFrame:
     gain is between completions of common random numbers, which cancel; win_rate between
     independent ones: common ones would make it the share of prompts where training moved a text.
     """
-    bounds, out = {"win_rate": (0, 100), "broken": (0, 1)}, []
-    for study, spec, values in _measures(rows, studies):
-        row = {"study": study.name, **spec.row(study.profile, study.size)}
-        for key, table in values.items():
-            found = seeds_and_prompts(table, bounds=bounds.get(key))
-            row |= {key: found.value, f"{key}_low": found.low, f"{key}_high": found.high}
-        reward = values["reward"]
-        row["std"] = reward.mean(axis=1).std()
-        out.append(row | {"n": int(reward.notna().to_numpy().sum()), "seeds": len(reward)})
-    return pd.DataFrame(out)
+    return pd.DataFrame(
+        [
+            {"study": study.name, **spec.row(study.profile, study.size)} | _summary(values)
+            for study, spec, values in _measures(rows, studies)
+        ]
+    )
+
+
+def _summary(values: dict[str, pd.DataFrame]) -> dict[str, float]:
+    bounds, row = {"win_rate": (0, 100), "broken": (0, 1)}, {}
+    for key, table in values.items():
+        found = seeds_and_prompts(table, bounds=bounds.get(key))
+        row |= {key: found.value, f"{key}_low": found.low, f"{key}_high": found.high}
+    reward = values["reward"]
+    row["std"] = reward.mean(axis=1).std()
+    return row | {"n": int(reward.notna().to_numpy().sum()), "seeds": len(reward)}
+
+
+def tuned_map(
+    rows: pd.DataFrame, studies: Sequence[Study], settings: Mapping[tuple[str, Spec], str]
+) -> pd.DataFrame:
+    """lab_tuned_map.csv, of rows by method (`tuning.by_method`): regime, method, policy, setting
+    (by regime and method, in words; none for the reference) and the measures of `summarise`."""
+    return pd.DataFrame(
+        [
+            {"regime": study.name, "method": spec.method, "policy": spec.words}
+            | {"setting": settings.get((study.name, spec)), **_summary(values)}
+            for study, spec, values in _measures(rows, studies)
+        ]
+    )
 
 
 def by_seed(rows: pd.DataFrame, studies: Sequence[Study]) -> pd.DataFrame:
@@ -146,13 +166,9 @@ def regime_map(
         improvement(*(gains.loc[(regime, one)].to_numpy()[None] for one in (best[regime], policy)))
         for regime, policy in zip(table["regime"], table["policy"], strict=True)
     ]
-    return table.assign(
-        behind=behind,
-        **{
-            name: table["regime"].map(about[name])
-            for name in ("data_wins", "k", "logp", "own_logp", "above_log_k")
-        },
-    )
+    columns = ("data_wins", "k", "logp", "own_logp", "above_log_k")
+    where = {name: table["regime"].map(about[name]) for name in columns}
+    return table.assign(behind=behind, **where)
 
 
 def _gains(rows: pd.DataFrame, studies: Sequence[Study]) -> dict[Spec, np.ndarray]:
@@ -201,12 +217,12 @@ def profiles(rows: pd.DataFrame, studies: Sequence[Study], table: pd.DataFrame) 
     shown = dict.fromkeys(table.drop_duplicates("method")["policy"])
     runs = {spec.words: gain.mean(-1) for spec, gain in _gains(rows, studies).items()}
     every = np.concatenate([runs[policy].ravel() for policy in shown])
-    out = []
-    for policy, gain in product(shown, np.linspace(every.min(), every.max(), PROFILE_POINTS)):
-        found = share_over_seeds(partial(profile, at=gain), runs[policy])
-        row = {"policy": policy, "gain": gain, "share": found.value}
-        out.append(row | {"low": found.low, "high": found.high})
-    return pd.DataFrame(out).merge(table[["policy", "method"]], on="policy")
+    out = [
+        [policy, gain, *share_over_seeds(partial(profile, at=gain), runs[policy])[:3]]
+        for policy, gain in product(shown, np.linspace(every.min(), every.max(), PROFILE_POINTS))
+    ]
+    columns = ["policy", "gain", "share", "low", "high"]
+    return pd.DataFrame(out, columns=columns).merge(table[["policy", "method"]], on="policy")
 
 
 def ablation(
@@ -287,9 +303,7 @@ def low_data_table(rows: pd.DataFrame, studies: Sequence[Study]) -> pd.DataFrame
         prepared = inputs.prepare(study.profile, study.size, study.seed)
         for spec in study.specs:
             if ROWS[spec.method].symbol == "τ":
-                value = table1.first_gradient_variance(
-                    study.profile, spec.run(study.profile, study.size, study.seed), prepared
-                )
+                value = lab_references.first_variance(study, spec, prepared)
                 found.append(
                     {
                         "study": study.name,

@@ -156,11 +156,16 @@ def rivals(profile: Profile, count: int) -> dict[str, tuple[Setting, ...]]:
 # Rows ---------------------------------------------------------------------------------------------
 
 
-def _make(group: Sequence[Policy], own: Own, out: Path) -> int:
+def train_group(group: Sequence[Policy], own: Own, out: Path) -> int:
     """Train and ask policies of one regime, seed and learning rate."""
-    study = replace(group[0].study, specs=tuple(policy.setting.spec for policy in group))
-    with training_own.registered(own):
-        return lab_runs.make(study, out)
+    if isinstance(group[0].setting.spec, OwnSpec):
+        with training_own.registered(own):
+            return lab_runs.make(_study(group), out)
+    return lab_runs.make(_study(group), out)
+
+
+def _study(group: Sequence[Policy]) -> Study:
+    return replace(group[0].study, specs=tuple(policy.setting.spec for policy in group))
 
 
 def rows_of(
@@ -196,7 +201,7 @@ def rows_of(
     tasks = joblib.Parallel(
         n_jobs=max(1, min(workers, len(groups))), return_as="generator_unordered", batch_size=1
     )(
-        joblib.delayed(_make)(group, own, out)
+        joblib.delayed(train_group)(group, own, out)
         for group in sorted(groups.values(), key=lambda group: -len(group))
     )
     with tqdm(total=len(groups), desc="trainings", disable=not progress or not left) as bar:
@@ -288,7 +293,7 @@ def compare(
         raise ValueError(f"seed {min(both)} chooses the settings; report others: lab.seeds")
     methods = {own.words: settings} | rivals(profile, len(settings))
     options = {"workers": workers, "progress": progress}
-    with training_own.registered(own):
+    with training_own.named(own):
         tuned, stored = _tune(profile, own, methods, out, options)
         chosen = {of: max(means, key=means.__getitem__) for of, means in tuned.items()}
         reference = Setting(REFERENCE, *tuning.SCHEDULES[0])
@@ -307,7 +312,7 @@ def compare(
             name: [
                 found
                 for of, policy in every.items()
-                if of[0] == name and (found := _seconds(policy, out)) is not None
+                if of[0] == name and (found := step_seconds(policy, out)) is not None
             ]
             for name in methods
         }
@@ -361,7 +366,7 @@ def _tune(
     return tuned, [one for one in told.values() if not one.here]
 
 
-def _seconds(policy: Policy, out: Path) -> float | None:
+def step_seconds(policy: Policy, out: Path) -> float | None:
     """A step's seconds, where the policy was trained here."""
     stamp = sealed(policy.study.run(policy.setting.spec).folder(out), quick=True)
     return None if stamp is None else stamp["seconds"] / stamp["steps"]

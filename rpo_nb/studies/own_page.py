@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,55 @@ from matplotlib.figure import Figure
 from rpo_nb import __version__
 from rpo_nb.config.schema import Profile
 from rpo_nb.reporting import page, style
-from rpo_nb.reporting.rendering import number, write_csv, write_table
+from rpo_nb.reporting.layout import plain
+from rpo_nb.reporting.rendering import number, read_table, write_csv, write_table
+from rpo_nb.running import processes
 from rpo_nb.store import atomic_write
-from rpo_nb.studies import lab, own_tables
+from rpo_nb.studies import lab, own_method, own_tables
 from rpo_nb.studies.own_method import Comparison
 from rpo_nb.studies.own_tables import ALL
-from rpo_nb.training.own import COLOUR
+from rpo_nb.training.own import COLOUR, Own
 
 COLUMNS = {"gain": 2, "kl": 2, "lead": 2, "improvement": 2}  # decimals
+
+
+def make(
+    losses: Sequence[Own],
+    profile: Profile,
+    out: Path,
+    temperatures: Sequence[float] = (),
+    rates: Sequence[float] = (),
+    *,
+    workers: int = 1,
+) -> Iterator[str]:
+    """Compare each loss in turn, write its page and the table of all; yield what to tell. Raises
+    ValueError before anything is trained where a loss has no settings to try."""
+    wanted = [own_method.settings_of(own, profile, temperatures, rates) for own in losses]
+    with processes.only_one(out):
+        for own, settings in zip(losses, wanted, strict=True):
+            found = own_method.compare(profile, own, settings, out, workers=workers)
+            written = write(found, profile, out)
+            yield from told(found)
+            yield f"{processes.shown(written)} has it all, tables/ beside it the numbers"
+        yield f"{processes.shown(write_rivals(out))} has every loss with a page beside the others"
+
+
+def write_rivals(out: Path) -> Path:
+    """Write tables/rivals: the standings of every page in <out>/lab; return the csv's path."""
+    pages = {
+        file.parent.parent.name: (read_table(file), read_table(file.with_name("tuning.csv")))
+        for file in sorted((out / "lab").glob("*/tables/standing.csv"))
+    }
+    return write_table(
+        own_tables.together(pages),
+        out,
+        "rivals",
+        [
+            "gain: points over the reference; kl: nats; intervals 95 %, over other seeds and "
+            "prompts; tried: settings that the method was given; page: whose standing has the row, "
+            "<page>/tables/standing.csv in lab/."
+        ],
+    )
 
 
 def write(c: Comparison, profile: Profile, out: Path) -> Path:
@@ -48,11 +90,11 @@ def write(c: Comparison, profile: Profile, out: Path) -> Path:
         "outcomes": outcomes(table, c),
         "undecided": undecided(table, c),
         "pictures": pictures,
-        "overall": page.plain(overall(table)),
-        "regimes": page.plain(by_regime(table, c)),
+        "overall": plain(overall(table)),
+        "regimes": plain(by_regime(table, c)),
         "described": {regime: lab.REGIMES[regime].words for regime in c.regimes},
         "tuned": tuned(c, profile),
-        "tuning": page.plain(tuning),
+        "tuning": plain(tuning),
         "batch": profile.training.batch_size,
         "version": __version__,
         "profile": profile,

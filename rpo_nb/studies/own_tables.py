@@ -7,7 +7,7 @@ et al. 2021, with an interval over seeds that regimes share (`aggregates`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -80,6 +80,28 @@ def tuning(c: Comparison) -> pd.DataFrame:
             row |= {regime: c.tuned[method, regime][setting] for regime in c.regimes}
             rows.append(row | {"chosen": ", ".join(took)})
     return pd.DataFrame(rows)
+
+
+def together(pages: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]]) -> pd.DataFrame:
+    """Every loss that has a page, and the kit's methods, in one table: for each regime a row a
+    method, best gain first. pages: (`standing`, `tuning`) by the page's name.
+
+    regime, method, setting, tried (settings that it was given; NaN of the reference), gain, kl,
+    each with _low and _high, prompts, seeds, page (where the row stands; of a row that several
+    pages have the first). A method has two rows where pages differ in it, as when one loss was
+    given more settings than another, and so the kit's methods beside it.
+    """
+    values = [f"{name}{end}" for name in ("gain", "kl") for end in ("", "_low", "_high")]
+    columns = ["regime", "method", "setting", "tried", *values, "prompts", "seeds"]
+    tables = [
+        standing.assign(tried=standing["method"].map(tuning["method"].value_counts()), page=page)
+        for page, (standing, tuning) in pages.items()
+    ]
+    rows = pd.concat(tables, ignore_index=True)[[*columns, "page"]].drop_duplicates(columns)
+    place = {name: i for i, name in enumerate([ALL, *rows["regime"].drop_duplicates()])}
+    rows = rows.assign(place=rows["regime"].map(place | {ALL: 0}))
+    rows = rows.sort_values(["place", "gain"], ascending=[True, False], kind="stable")
+    return rows.drop(columns="place").reset_index(drop=True)
 
 
 def timings(c: Comparison) -> pd.DataFrame:

@@ -50,7 +50,9 @@ def measured(profile: Profile, out: str | Path) -> pd.DataFrame:
         parts.append(found.assign(seed=study.seed, reference=own[study.name, study.seed]))
     every = pd.concat(parts, ignore_index=True)
     table = every.groupby("regime", sort=False).mean().reset_index()
-    wins = every.groupby("regime", sort=False)["data_wins"].apply(lambda w: intervals.student(w))
+    wins = every.groupby("regime", sort=False)["data_wins"].apply(
+        lambda w: intervals.over_seeds(w, bounds=(0, 100))
+    )
     return pd.DataFrame(
         {
             "regime": table["regime"],

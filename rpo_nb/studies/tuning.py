@@ -18,7 +18,7 @@ from rpo_nb.config.schema import Profile
 from rpo_nb.studies import lab
 from rpo_nb.studies.lab import REFERENCE, RIVAL, Spec, Study
 
-ESTIMATORS = ("empirical", "none")  # of RPO: the paper's, and the one that we recommend
+ESTIMATORS = ("empirical", "none")  # of RPO: the paper's, and none, as preset `fixed` has it
 # (learning rate, epochs) as multiples of the profile's, in the order in which they are tried
 SCHEDULES = (
     (1.0, 1),
@@ -60,9 +60,9 @@ Chosen = dict[tuple[str, Spec], Setting]  # by regime and method
 
 def settings(profile: Profile) -> dict[Spec, tuple[Setting, ...]]:
     """lab.tuning settings of every method: the first schedule with each of the lab's temperatures
-    (the recommended one first), then the next schedule."""
+    (that of preset `fixed` first), then the next schedule."""
     fixed, found = lab.presets()["fixed"], {}
-    recommended = {
+    methods = {
         Spec("sft"): ((None,), None),
         Spec("best_of_k"): ((None,), None),
         Spec("kto"): (profile.lab.betas, fixed.kto_beta),
@@ -73,7 +73,7 @@ def settings(profile: Profile) -> dict[Spec, tuple[Setting, ...]]:
         },
         Spec("qrpo"): (profile.lab.betas, fixed.qrpo_beta),
     }
-    for method, (taus, first) in recommended.items():
+    for method, (taus, first) in methods.items():
         ordered = sorted(dict.fromkeys(taus), key=lambda tau, first=first: tau != first)
         tried = (
             Setting(Spec(method.method, tau, method.reduce, method.estimator), *schedule)
@@ -185,3 +185,14 @@ def by_method(
         for seed in lab.seeds_of(profile)
     ]
     return pd.concat(parts, ignore_index=True), views
+
+
+def pairs(profile: Profile) -> dict[str, list[tuple[Spec, Spec]]]:
+    """What `lab_tables.duels` compares of rows by method: each RPO with every other method, the
+    paper's also with the one that has no estimate. By RPO, in words."""
+    methods = list(settings(profile))
+    first, *others = [Spec("rpo", estimator=estimator) for estimator in ESTIMATORS]
+    rivals = [method for method in methods if method.method != "rpo"]
+    return {first.words: [(first, one) for one in (*rivals, *others)]} | {
+        rpo.words: [(rpo, one) for one in rivals] for rpo in others
+    }

@@ -35,7 +35,11 @@ from rpo_nb.training.losses import LOSSES
 
 NAME = "own"  # of its row and its line
 # what a loss may ask for by name: tensors [n], of which prompt_ids and lengths int64; a float
-ARGUMENTS = ("policy_logps", "ref_logps", "rewards", "prompt_ids", "lengths", "temperature")
+PLAIN = ("policy_logps", "ref_logps", "rewards", "prompt_ids", "lengths", "temperature")
+# what only a loss that names it is given: **kwargs does not ask for it. desirable: bool [n], KTO's.
+# What costs more: rewards [n, m] of the reference's own texts, QRPO's; z0, KTO's.
+NAMED = ("desirable", "ref_rewards", "kl")
+ARGUMENTS = (*PLAIN, *NAMED)
 COLOUR = "#6A1B9A"  # of no method of the kit
 
 
@@ -99,9 +103,9 @@ class Own:
                 raise ValueError(
                     f"{self.words} takes {one.name!r}, but arguments are given by name; {known}"
                 )
-        every = any(one.kind is one.VAR_KEYWORD for one in parameters)
-        names = {one.name for one in parameters}
-        wanted = tuple(name for name in ARGUMENTS if every or name in names)
+        every = PLAIN if any(one.kind is one.VAR_KEYWORD for one in parameters) else ()
+        names = {one.name for one in parameters} | set(every)
+        wanted = tuple(name for name in ARGUMENTS if name in names)
         if "policy_logps" not in wanted:
             raise ValueError(f"{self.words} takes no policy_logps, so nothing is learnt; {known}")
         return wanted
@@ -201,8 +205,10 @@ def _try(own: Own, function: Callable[..., Any]) -> None:
         "prompt_numbers": torch.arange(2).repeat_interleave(4),
         "lengths": torch.arange(8, 16),
         "rows": torch.arange(8),
+        "desirable": rewards >= rewards.mean(),
+        "ref_rewards": torch.randn(8, 4, generator=g),
     }
-    losses = call(own, function, policy * 1, batch, 1.0)
+    losses = call(own, function, policy * 1, batch, 1.0, torch.tensor(0.0))
     if not losses.isfinite().all():
         row = int((~losses.isfinite()).nonzero()[0])
         raise checks.NotFinite(
@@ -213,24 +219,29 @@ def _try(own: Own, function: Callable[..., Any]) -> None:
 
 
 def call(
-    own: Own, function: Callable[..., Any], policy_logps: Tensor, batch: dict, temperature: float
+    own: Own,
+    function: Callable[..., Any],
+    policy_logps: Tensor,
+    batch: dict,
+    temperature: float,
+    kl: Tensor | None = None,
 ) -> Tensor:
     """Its loss of each row, [n]; of one that returns a mean, the mean for each.
 
-    batch: ref_logps, rewards, prompt_numbers, lengths and rows (their numbers), [n] each. Raises
-    ValueError for another shape and a mean that is not finite; NotFinite, when gradients are
-    computed, for a gradient that is not.
+    batch: ref_logps, rewards, prompt_numbers, lengths and rows (their numbers), [n] each, and where
+    it is asked for desirable [n] and ref_rewards [n, m]. Raises ValueError for another shape and a
+    mean that is not finite; NotFinite, when gradients are computed, for a gradient that is not.
     """
-    given = {
-        "policy_logps": policy_logps,
+    others = {"policy_logps": policy_logps, "temperature": temperature, "kl": kl}
+
+    def given(name: str) -> Any:
+        if name in others:
+            return others[name]
         # copies: a loss that changes its arguments changes nothing of ours
-        "ref_logps": batch["ref_logps"].clone(),
-        "rewards": batch["rewards"].clone(),
-        "prompt_ids": batch["prompt_numbers"].long(),
-        "lengths": batch["lengths"].long(),
-        "temperature": temperature,
-    }
-    wanted = {name: given[name] for name in own.wanted(function)}
+        value = batch["prompt_numbers" if name == "prompt_ids" else name].clone()
+        return value.long() if name in ("prompt_ids", "lengths") else value
+
+    wanted = {name: given(name) for name in own.wanted(function)}
     with own._told("fails"):
         losses = function(**wanted)
     n = len(policy_logps)
@@ -264,34 +275,52 @@ def call(
     return losses.expand(n)
 
 
+def row_of(own: Own) -> Method:
+    """Its row of `config.methods`. One that asks for kl is trained as KTO is, whose z0 the trainer
+    computes over a whole step before the loss is called; any other has an objective of its own."""
+    wanted = own.wanted(own.function(own.module()))
+    needs = ("prompt_numbers", "lengths")
+    if "ref_rewards" in wanted:
+        needs += ("reference_rewards",)
+    # the field through which a temperature comes to a run, and what else of a preset is read
+    if "kl" in wanted:
+        reads = ("reduce", "kto_kl", *STEPS)
+        return Method(own.name, COLOUR, "kto", "kto_beta", "β", reads, (*needs, "mismatched"))
+    return Method(own.name, COLOUR, NAME, "rpo_tau", "τ", ("reduce", *STEPS), needs)
+
+
+@contextmanager
+def named(own: Own) -> Iterator[None]:
+    """While the block runs, the kit has a method "own": a row and a title, by which its policies
+    are known. As a method of the kit is registered, but for a name that profiles know."""
+    with _entered(ROWS, NAME, row_of(own)), _entered(METHOD_NAMES, NAME, own.name):
+        yield
+
+
 @contextmanager
 def registered(own: Own) -> Iterator[None]:
-    """While the block runs, the kit has a method "own": a row, a title and a loss, of a module
-    made anew. As a method of the kit is registered, but for a name that profiles know."""
+    """While the block runs, "own" has a row, a title and a loss, of a module made anew, so that it
+    can be trained. Train nothing else in the block: a loss that asks for kl stands in KTO's
+    place."""
     function = own.function(own.module())
 
     def loss(objective: Objective, out: dict, batch: dict, kl: Any) -> Tensor:
-        return call(own, function, out["logps"], batch, objective.tau)
+        temperature = objective.tau if objective.method == NAME else objective.beta
+        return call(own, function, out["logps"], batch, temperature, kl)
 
-    row = Method(
-        own.name,
-        COLOUR,
-        NAME,
-        # the field through which a temperature comes to a run; nothing else of it is read
-        "rpo_tau",
-        "τ",
-        reads=("reduce", *STEPS),
-        needs=("prompt_numbers", "lengths"),
-    )
-    tables = (ROWS, METHOD_NAMES, LOSSES)
-    before = [table.get(NAME) for table in tables]
-    for table, value in zip(tables, (row, own.name, loss), strict=True):
-        table[NAME] = value
+    with named(own), _entered(LOSSES, ROWS[NAME].objective, loss):
+        yield
+
+
+@contextmanager
+def _entered(table: dict[str, Any], key: str, value: Any) -> Iterator[None]:
+    """While the block runs, the table has this value; then what it had."""
+    before = dict(table)
+    table[key] = value
     try:
         yield
     finally:
-        for table, value in zip(tables, before, strict=True):
-            if value is None:
-                del table[NAME]
-            else:
-                table[NAME] = value
+        if key in before:
+            table[key] = before[key]
+        else:
+            del table[key]

@@ -8,7 +8,7 @@ import pytest
 
 from rpo_nb import partition
 from rpo_nb.__main__ import main
-from rpo_nb.config import loading, objective, settings, studies
+from rpo_nb.config import arguments, loading, objective, settings, studies
 from rpo_nb.running import batch, jobs, staging
 from rpo_nb.running.manifest import write_manifest
 from rpo_nb.studies import lab
@@ -26,6 +26,7 @@ from tests.running.workflows import stand_in
         ({"paper_b.settings.dpo": {"distance": "bwd", "bta": 1.0}}, "bta", "beta"),
         ({"paper_b.settings.dpoo": {"distance": "bwd"}}, "dpoo", "dpo"),
         ({"evaluation.llm_judges.me": {"kind": "local", "model": "x", "urll": ""}}, "urll", "url"),
+        ({"evaluation.llm_judges.me": {"modle": "x"}}, "evaluation.llm_judges.me.modle", "model"),
         ({"taus": "nan"}, "taus", "finite"),
         ({"taus": "0"}, "taus", "greater than 0"),
         ({"taus": "1,1"}, "taus", "twice"),
@@ -169,3 +170,12 @@ def test_report_and_judge_keep_the_manifest_of_a_clone(tmp_path, monkeypatch):
     assert (tmp_path / "manifest.json").read_text() == before
     batch.run(profile, tmp_path)  # a start from nothing begins its count anew
     assert json.loads((tmp_path / "manifest.json").read_text())["seconds"]["wall"] == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "named"),
+    [("epochs", "training.epochs"), ("learning_rat", "training.learning_rate"), ("ood", "paper_b")],
+)
+def test_a_key_without_its_section_is_refused_with_the_whole_key(key, named):
+    with pytest.raises(ValueError, match=f"--set '{key}=2'.*did you mean '{named}"):
+        arguments.settings([f"{key}=2"])

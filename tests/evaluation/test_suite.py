@@ -10,7 +10,7 @@ import pytest
 
 from rpo_nb.config.schema import EvaluationConfig
 from rpo_nb.evaluation import metrics
-from rpo_nb.evaluation.suite import METRICS, MetricSuite
+from rpo_nb.evaluation.suite import MEASURES, MetricSuite
 from tests.evaluation.texts import random_texts
 
 # The suite ----------------------------------------------------------------------------------------
@@ -20,7 +20,7 @@ def test_score_has_every_metric_and_an_interval_where_items_exist(suite):
     completions, references = random_texts(30, 9), random_texts(30, 10)
     rewards, fluency = np.linspace(1, 10, 30), np.linspace(0, 1, 30)
     values = suite.score(["p"] * 30, completions, references, rewards, fluency)
-    assert tuple(values) == METRICS
+    assert tuple(values) == tuple(MEASURES)
     for name, v in values.items():
         assert v.value is not None and math.isfinite(v.value) and v.reason == ""
         assert (v.per_item is None) == (name in ("bleu", "sacrebleu", "distinct_1", "distinct_2"))
@@ -41,7 +41,7 @@ def test_score_has_every_metric_and_an_interval_where_items_exist(suite):
     # The interval of a mean: about ±1.96 standard errors.
     low, high = values["reward"].ci
     assert (high - low) / 2 == pytest.approx(1.96 * rewards.std() / math.sqrt(30), rel=0.25)
-    assert tuple(suite.score(["p"] * 30, completions, references)) == METRICS[:-2]
+    assert tuple(suite.score(["p"] * 30, completions, references)) == tuple(MEASURES)[:-2]
     again = suite.score(["p"] * 30, completions, references, rewards, fluency)
     assert all(
         again[name].value == v.value and again[name].ci == v.ci for name, v in values.items()

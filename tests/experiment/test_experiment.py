@@ -11,6 +11,8 @@ import torch
 from rpo_nb import partition, pocket
 from rpo_nb.config import loading, objective
 from rpo_nb.experiment import generations, grid, inputs, references, runs
+from rpo_nb.policy import logps
+from rpo_nb.policy.generation import samples
 from rpo_nb.store import seal
 from rpo_nb.studies import insight
 
@@ -241,24 +243,40 @@ def test_a_cached_log_probability_that_is_not_the_models_is_made_again(
     assert "logps.npz is not as it was written): made again" in capsys.readouterr().out
 
 
-def test_on_policy_completions_are_the_references_own(tmp_path):
-    few = {
-        "data.regime": "on_policy",
-        "data.prompts": 8,
-        "data.validation": 4,
-        "data.held_out": 0,
-        "evaluation.judges": ["checker"],
-    }
-    profile = loading.load_profile("smoke", sizes="small", seeds="0", **few)
-    parts = inputs.splits(profile, 0)
-    assert set(parts.train["model"]) == {"reference"} and parts.train.num_rows > 8
-    on = inputs.prepare(profile, "small", 0).ref_logps["sum"].mean()
-    off = (
-        inputs.prepare(loading.load_profile("smoke", sizes="small", seeds="0"), "small", 0)
-        .ref_logps["sum"]
-        .mean()
+def test_on_policy_completions_are_the_references_own():
+    """Their log-probabilities a token are, but for chance, those of other samples of the reference;
+    those of the writers' completions are not."""
+    few = {"data.prompts": 64, "data.validation": 4, "data.held_out": 0}
+    few |= {"evaluation.judges": ["checker"]}
+    own, writers = (
+        inputs.prepare(
+            loading.load_profile("smoke", sizes="small", seeds="0", **few, **{"data.regime": name}),
+            "small",
+            0,
+        )
+        for name in ("on_policy", "much_stronger")
     )
-    assert on > off  # what others write surprises the reference
+    rows = own.splits.train
+    assert set(rows["model"]) == {"reference"} and rows.num_rows == 64 * 4
+    drawn = samples(
+        own.reference,
+        own.tokenizer,
+        rows["prompt"],
+        decoding=loading.load_profile("smoke").decoding,
+        seed=12345,
+        max_prompt_tokens=64,
+        batch_size=64,
+    )
+    encoded = [one.row for one in drawn]
+    sums = logps.score_completions(own.reference, own.tokenizer, encoded)[0].numpy()
+    others = sums / [len(completion) for _, completion in encoded]
+
+    def distance(found):
+        """In standard errors."""
+        error = np.sqrt(found.var() / len(found) + others.var() / len(others))
+        return abs(found.mean() - others.mean()) / error
+
+    assert distance(own.ref_logps["mean"]) < 4 < distance(writers.ref_logps["mean"])
 
 
 def test_rows_are_not_compared_with_themselves(monkeypatch):

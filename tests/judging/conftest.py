@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from rpo_nb.config.loading import load_profile
-from rpo_nb.judging.local import _LOADED
 from tests.judging.servers import completion, tiny_judge
 
 
@@ -19,7 +18,6 @@ from tests.judging.servers import completion, tiny_judge
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("RPO_NB_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    _LOADED.clear()
 
 
 @pytest.fixture(scope="module")

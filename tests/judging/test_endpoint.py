@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 
+import openai
 import pytest
 
 from rpo_nb import store
@@ -280,17 +281,24 @@ def test_no_redirect_is_followed(raw, server, status):  # noqa: F811
         ("https://api.openai.com/v1", "", True),
         ("http://api.openai.com/v1", "", False),
         ("https://api.openai.com.evil.example/v1", "", False),
-        ("https://api.openai.com@evil.example/v1", "", False),
         ("https://judge.example/v1", "", False),
         ("https://judge.example/v1", "https://judge.example/v1", True),
         ("http://judge.example/v1", "https://judge.example/v1", False),
         ("https://judge.example:444/v1", "https://judge.example/v1", False),
     ],
 )
-def test_the_key_goes_only_where_the_user_sends_it(monkeypatch, url, own, goes):
+def test_the_key_goes_only_where_the_user_sends_it(monkeypatch, server, url, own, goes):
+    """What a server is sent: every address is led to the one of this test."""
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     monkeypatch.setenv("OPENAI_BASE_URL", own)
-    assert judging_endpoint._key(url) == ("secret" if goes else "none")
+    client = openai.AsyncOpenAI
+    monkeypatch.setattr(
+        openai, "AsyncOpenAI", lambda **given: client(**given | {"base_url": server.url})
+    )
+    (reply,) = endpoint(server, url=url).replies(["p"], ["x"], ["y"])
+    (headers,) = server.headers
+    assert reply.choice == "first"
+    assert headers["Authorization"] == f"Bearer {'secret' if goes else 'none'}"
 
 
 @pytest.mark.parametrize(
@@ -300,6 +308,7 @@ def test_the_key_goes_only_where_the_user_sends_it(monkeypatch, url, own, goes):
         "localhost:8000",
         "http://",
         "https://me:word@host/v1",
+        "https://api.openai.com@evil.example/v1",
         "https://host/v1?api_key=word",
     ],
 )

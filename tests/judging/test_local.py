@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from rpo_nb.judging import language_models
+from rpo_nb.judging import local as judging_local
 from rpo_nb.judging.language_models import Question, question_text
-from rpo_nb.judging.local import LocalJudge, next_token_logits
+from rpo_nb.judging.local import next_token_logits
+from rpo_nb.policy.load import load_policy
 from tests.judging.servers import ATTACKS, TEXTS, local, tiny_judge
 
 
@@ -25,9 +27,19 @@ def questions(count=12):
     )
 
 
+def model_of(judge):
+    return load_policy(judge.folder)[0].eval()
+
+
+def controls(judge, question):
+    """The special tokens of what the model reads, but for unknown words."""
+    known = set(judge.tokenizer.all_special_ids) - {judge.tokenizer.unk_token_id}
+    return [token for token in judge.encode(question) if token in known]
+
+
 def plainly(judge, question):
     """log Σ P(A) − log Σ P(B) after one question, without batch, padding or cache."""
-    model = judge._model()
+    model = model_of(judge)
     with torch.no_grad():
         probs = model(torch.tensor([judge.encode(question)])).logits[0, -1].double().softmax(-1)
     a, b = (sum(probs[i].item() for i in ids) for ids in judge.letters)
@@ -47,7 +59,7 @@ def test_log_odds_are_those_of_the_next_token(folder):
 def test_batch_padding_and_shared_beginning_change_nothing(folder):
     judge = local(folder)
     model, rows = (
-        judge._model(),
+        model_of(judge),
         [judge.encode(Question(*q)) for q in zip(*questions(), strict=True)],
     )
     alone = torch.cat([next_token_logits(model, [row], pad_id=0) for row in rows])
@@ -62,7 +74,7 @@ def test_batch_padding_and_shared_beginning_change_nothing(folder):
 def test_a_batch_computes_its_common_beginning_once(folder):
     judge, seen = local(folder), []
     model, rows = (
-        judge._model(),
+        model_of(judge),
         [judge.encode(Question(*q)) for q in zip(*questions(), strict=True)],
     )
     handle = model.register_forward_pre_hook(
@@ -98,7 +110,7 @@ def test_no_completion_closes_its_section_or_its_turn(folder, attack, letter):
             for h in ("Instruction:", "Response A:", "Response B:", "Your answer")
         ]
         assert [len(h) for h in headings] == [1, 1, 1, 1]
-        assert judge._control(judge.encode(hostile)) == judge._control(judge.encode(clean)) != []
+        assert controls(judge, hostile) == controls(judge, clean) != []
         assert judge.encode(hostile)[-9:] == judge.encode(clean)[-9:]  # the prompt still ends it
 
 
@@ -129,7 +141,7 @@ def test_a_likeliest_answer_that_is_no_letter_is_said(folder):
     judge = local(folder)
     judge.replies(*questions())
     logits = next_token_logits(
-        judge._model(),
+        model_of(judge),
         [judge.encode(Question(*q)) for q in zip(*questions(), strict=True)],
         pad_id=0,
     )
@@ -148,20 +160,21 @@ def test_answers_are_kept_and_only_new_questions_reach_the_model(folder, monkeyp
         file.write('{"key": "torn')  # killed while it wrote
     calls = []
     monkeypatch.setattr(
-        LocalJudge,
-        "_logits",
-        lambda self, model, rows: (
-            calls.append(len(rows)) or next_token_logits(model, rows, pad_id=0)
+        judging_local,
+        "next_token_logits",
+        lambda model, rows, **more: (
+            calls.append(len(rows)) or next_token_logits(model, rows, **more)
         ),
     )
     again = local(folder)
     replies = again.replies(prompts + prompts[:1], first + first[:1], second + second[:1])
     assert replies[:6] == before and sum(calls) == 6 and replies[-1] == replies[0]
-    monkeypatch.setattr(
-        LocalJudge,
-        "_model",
-        lambda self: pytest.fail("everything is on disk, so no model is needed"),
-    )
+    for name in ("load_policy", "next_token_logits"):
+        monkeypatch.setattr(
+            judging_local,
+            name,
+            lambda *_, **__: pytest.fail("everything is on disk, so no model is needed"),
+        )
     assert local(folder).replies(prompts, first, second) == replies[:12]
 
 

@@ -191,7 +191,7 @@ def same_texts(model: torch.nn.Module, tokenizer: Any) -> tuple[tuple[int, int],
         decoding=DecodingConfig(do_sample=False, max_new_tokens=NEW),
     )
     same = sum(a == b for a, b in zip(ours, [expected[0], *expected], strict=True))
-    return (same, len(ours)), completing.WAYS[completing._WAYS[model]]
+    return (same, len(ours)), completing.WAYS[completing.way_of(model)]
 
 
 # ---- the page ----------------------------------------------------------------------------------

@@ -158,7 +158,7 @@ class LLM:
                 else None
             )
             drawing = generation._sampling(decoding, streams) if streams else None
-            rows = completing._complete(core, [ids[i] for i in order], setup, drawing)
+            rows = next(iter(completing.WAYS))(core, [ids[i] for i in order], setup, drawing)
             for i, row in zip(order, rows, strict=True):
                 stop = [n for n, token in enumerate(row.tolist()) if token in first.stop_token_ids]
                 new[i] = row.tolist()[: stop[0] + 1] if stop else row.tolist()

@@ -10,8 +10,8 @@ import yaml
 from rpo_nb.config import objective
 from rpo_nb.config.settings import PROFILE_DIR
 from rpo_nb.reporting import rendering, tables
-from rpo_nb.reporting.page import footnotes
 from rpo_nb.reporting.published import published_metric, published_win_rate
+from rpo_nb.reporting.rendering import footnotes
 from tests.reporting.results import PROFILE, table1
 
 PUBLISHED = yaml.safe_load((PROFILE_DIR / "published.yaml").read_text(encoding="utf-8"))["paper_a"]

@@ -76,6 +76,22 @@ def test_a_planted_fault_is_noticed_and_named(seeds, fault):
     assert "rpo" in text and "More than chance allows is wrong with regime_map" in text
 
 
+def test_with_few_seeds_it_says_that_it_cannot_tell():
+    """Four seeds, one far from the others: the bound from leaving one out is one that no run could
+    pass, which is no verdict."""
+    seeds = {0: 0.0, 1: 0.01, 2: 0.02, 3: 10.0}
+
+    def cells(values):
+        rows = [("a", f"cell {i}", n, v + i) for i in range(40) for n, v in values.items()]
+        return pd.DataFrame(rows, columns=[*verify.CELL, "seed", "value"])
+
+    found = verify.compare(cells({20: -50.0}), cells(seeds))
+    assert found.unjudged == ["a"] and found.cells["misses"].all()
+    said = verify.sentence(found)
+    assert "cannot be told of a" in said and "no more than chance" not in said
+    assert verify.compare(numbers([20]), DEEP).unjudged == []
+
+
 def test_a_sound_run_is_seldom_refused():
     refused = sum(not verify.compare(numbers([seed]), DEEP).agrees for seed in range(100, 140))
     assert refused <= stats.binom.ppf(0.999, 40, 0.05)
@@ -200,6 +216,17 @@ def test_other_settings_are_named(tmp_path, capsys):
     out = folder(tmp_path / "run", numbers([20]), **{"training.epochs": 2})
     main(["verify", "--results", str(out), "--against", str(deep)])
     assert "other settings of training" in capsys.readouterr().out
+
+
+def test_a_run_is_compared_where_the_deep_run_is_alike_and_has_seeds_enough(tmp_path):
+    (tmp_path / "Snakefile").touch()
+    (tmp_path / "rpo_nb").mkdir()
+    many = {"seeds": list(range(verify.FEWEST + 1))}
+    deep = folder(tmp_path / "results" / verify.DEEP, DEEP, **many)
+    out = tmp_path / "results" / "smoke"
+    assert verify.deep_for(load_profile("smoke", seeds="0"), out) == deep
+    assert verify.deep_for(load_profile("smoke", seeds="0,1"), out) is None  # too few others
+    assert verify.deep_for(load_profile("smoke", seeds="0", **{"training.epochs": 2}), out) is None
 
 
 def test_a_folder_without_numbers_is_refused(tmp_path, capsys):

@@ -18,7 +18,7 @@ import pytest
 
 from rpo_nb.__main__ import main
 from rpo_nb.config import loading
-from rpo_nb.running import batch, processes
+from rpo_nb.running import batch, executed, processes
 from rpo_nb.running.manifest import JOBS
 from tests.running.batches import ROOT, results
 
@@ -59,7 +59,8 @@ def test_everything_is_there(reproduction):
     assert loading.load_profile("smoke") == profile
     for job in batch.jobs(profile):
         assert (reproduction.out / JOBS / f"{job}.done").exists()
-        assert (reproduction.out / "notebooks" / f"{job}.ipynb").exists()
+        kept = (reproduction.out / "notebooks" / f"{job}.ipynb").read_text(encoding="utf-8")
+        assert executed.tidied(kept, reproduction.out) == kept
     assert (reproduction.out / "tables" / "table1.csv").is_file()
     long = pd.read_parquet(reproduction.out / "results.parquet")
     assert set(
@@ -67,6 +68,10 @@ def test_everything_is_there(reproduction):
         "profile".split()
     ) <= set(long.columns)
     assert "report.html" in reproduction.printed and "MB of memory" in reproduction.printed
+    named = re.findall(r"^ready: (\S+)", reproduction.printed, flags=re.MULTILINE)
+    assert {"table1.md", "table2.md", "table3.md", "table4.md", "report.html"} <= {
+        Path(name).name for name in named
+    }
 
 
 def test_win_rates_follow_from_the_stored_verdicts(reproduction):
@@ -286,7 +291,9 @@ def test_a_failed_notebook_leaves_its_copy_and_stops_nothing_else(reproduction, 
         text=True,
     )
     assert failed.returncode == 1
-    assert re.search(r"failed: \S*notebooks/03_train-large-seed0\.ipynb: \w+: .+", failed.stderr)
+    assert re.search(r"failed: \S*notebooks/03_train-large-seed0\.ipynb: .+", failed.stderr)
+    # said as soon as it has failed, and once more at the end
+    assert re.search(r"failed: \S*notebooks/03_train-large-seed0\.ipynb: .+", failed.stdout)
     outputs = [
         o
         for cell in nbformat.read(out / "notebooks" / "03_train-large-seed0.ipynb", 4).cells

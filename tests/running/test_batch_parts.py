@@ -6,10 +6,12 @@ import time
 
 import pytest
 
+from rpo_nb.__main__ import COMMANDS
 from rpo_nb.config import loading
-from rpo_nb.config.arguments import settings
-from rpo_nb.running import batch, processes, staging
-from rpo_nb.running.progress import Progress
+from rpo_nb.config.arguments import parser, settings
+from rpo_nb.running import batch, jobs, processes, staging
+from rpo_nb.running.jobs import JOBS, told
+from rpo_nb.running.progress import JOB, tell
 from tests.running.batches import ROOT
 
 # ---- parts ---------------------------------------------------------------------------------------
@@ -21,6 +23,7 @@ def test_settings_are_read_as_the_notebooks_read_their_parameters():
             "sizes=small,xl taus=[0.1,1]",
             "training.epochs=2 lora=true",
             "feedback='a b.jsonl' seeds=0",
+            "paper_b.seeds=0,1 training.learning_rate=1e-3",
         ]
     )
     assert found == {
@@ -30,6 +33,8 @@ def test_settings_are_read_as_the_notebooks_read_their_parameters():
         "lora": True,
         "feedback": "a b.jsonl",
         "seeds": 0,
+        "paper_b.seeds": [0, 1],
+        "training.learning_rate": "1e-3",
     }
     profile = loading.load_profile("pocket", **{k: v for k, v in found.items() if k != "feedback"})
     assert (
@@ -96,21 +101,30 @@ def test_progress_counts_the_policies_of_the_grid_the_lab_and_paper_b(name):
     trained = (
         len(experiment_grid.plan(profile)) + lab.policies(profile) + paper_b_grid.policies(profile)
     )
-    assert sum(batch.units(profile).values()) - len(batch.jobs(profile)) == trained
+    assert sum(jobs.units(profile).values()) - len(batch.jobs(profile)) == trained
+
+
+def test_jobs_tell_of_their_policies_and_each_is_counted_once(tmp_path, monkeypatch):
+    profile = loading.load_profile("smoke")
+    train, *_ = [job for job in jobs.jobs(profile) if job.startswith("03_train")]
+    (tmp_path / JOBS).mkdir(parents=True)
+    tell(["outside of any job"])
+    assert set(told(profile, tmp_path).values()) == {0}
+    for job, names in ((train, "abb"), (jobs.LAB, "bc"), ("01_data_prep", "z")):
+        monkeypatch.setenv(JOB, str(tmp_path / JOBS / job))
+        for name in names:
+            tell([name])
+    monkeypatch.setenv("RANK", "1")
+    tell(["the second process of a distributed training"])
+    counts = told(profile, tmp_path)
+    # b is the grid's, though the lab has it too; notebook 01 trains nothing that could be counted
+    assert {job: n for job, n in counts.items() if n} == {train: 2, jobs.LAB: 1}
 
 
 def test_a_run_that_paper_b_has_not_is_refused_before_anything_starts():
     profile = loading.load_profile("smoke", **{"paper_b.runs": ["no-such-run"]})
     with pytest.raises(ValueError, match="^paper_b.runs: 'no-such-run' is unknown; the runs are"):
-        batch.units(profile)
-
-
-def test_progress_line():
-    assert Progress(lambda: 4, total=64).line(4, 15) == "15 s: 4 of 64 policies and notebooks"
-    assert (
-        Progress(lambda: 4, total=64).line(24, 40)
-        == "40 s: 24 of 64 policies and notebooks, about 80 s left"
-    )
+        jobs.units(profile)
 
 
 def test_a_dry_run_names_the_jobs_and_makes_nothing(tmp_path):
@@ -136,6 +150,24 @@ def test_a_dry_run_names_the_jobs_and_makes_nothing(tmp_path):
         f"notebooks/{job}.ipynb" in printed for job in batch.jobs(loading.load_profile("smoke"))
     )
     assert [path.name for path in tmp_path.iterdir()] == [processes.STATE]
+
+
+def test_the_help_fits_a_screen_of_80_by_24_with_a_line_for_each_command():
+    lines = parser().format_help().splitlines()
+    assert len(lines) <= 24 and max(map(len, lines)) <= 80
+    for command in COMMANDS:
+        (line,) = [line for line in lines if line.split()[:1] == [command]]
+        assert len(line.split()) > 3
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_so_does_the_help_of_each_command(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        parser().parse_args([command, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 24 and max(map(len, lines)) <= 80
+    assert lines[0].startswith(f"usage: python -m rpo_nb {command} ")
 
 
 def test_help_is_fast_and_needs_no_torch():

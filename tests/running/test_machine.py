@@ -21,7 +21,7 @@ import pytest
 from rpo_nb import store
 from rpo_nb.__main__ import main
 from rpo_nb.config.loading import load_profile
-from rpo_nb.running import batch, jobs, processes
+from rpo_nb.running import batch, jobs, processes, watching
 from tests.running.workflows import stand_in
 
 ROOT = Path(__file__).parents[2]
@@ -119,7 +119,7 @@ def test_an_output_folder_that_is_none_is_one_sentence(tmp_path, capsys):
 
 
 def test_an_output_folder_that_is_removed_ends_the_run_in_one_sentence(tmp_path, monkeypatch):
-    for place in (batch, jobs):
+    for place in (watching, jobs):
         monkeypatch.setattr(place, "units", lambda profile: {"01_data_prep": 1})
     out = tmp_path / "out"
     removal = threading.Timer(1, shutil.rmtree, [out])

@@ -1,5 +1,6 @@
 """A part: small files of finished folders in one file, damage and escapes refused."""
 
+import gzip
 import io
 import json
 import lzma
@@ -78,6 +79,26 @@ def test_what_travelled_is_finished_has_its_key_and_knows_what_it_lacks(made, tm
         for name, roots in (("b", made), ("c", there))
     ]
     assert packed[0] == packed[1]
+
+
+def test_a_packed_file_travels_unpacked_and_another_zlib_may_pack_it(made, tmp_path, monkeypatch):
+    run = made["out"] / "runs" / "rpo-1"
+    (run / "done.json").unlink()
+    content = gzip.compress(b"one line\n" * 1000, mtime=0)
+    (run / "completions.jsonl.gz").write_bytes(content)
+    store.seal(run, {"seconds": 1.5})
+    file = parts.pack(tmp_path / "a.tar.xz", {"key": ""}, record(made), made)
+    with tarfile.open(file) as archive:
+        member = archive.extractfile("out/runs/rpo-1/completions.jsonl.gz")
+        assert member.read() == b"one line\n" * 1000
+    part = parts.read(file)
+    assert part.files["out/runs/rpo-1/completions.jsonl.gz"] == content
+    other = gzip.compress
+    monkeypatch.setattr(parts.gzip, "compress", lambda raw, mtime: other(raw, 1, mtime=mtime))
+    parts.install(parts.read(file), there := elsewhere(made, tmp_path))
+    run = there["out"] / "runs" / "rpo-1"
+    assert (run / "completions.jsonl.gz").read_bytes() != content
+    assert store.fault(run) is None
 
 
 def test_weights_are_made_again_when_they_are_needed(made, tmp_path, capsys):

@@ -50,8 +50,36 @@ SEEDS = pd.DataFrame(
         for seed, gain in enumerate(gains)
     ]
 )
-KNOWN = advise.Evidence(MAP, LOW, SEEDS)
+TUNED = pd.DataFrame(
+    [
+        {"regime": regime, "method": method, "policy": policy, "setting": f"{policy}, rate × 2"}
+        | {"gain": gain, "gain_low": gain - 0.1, "gain_high": gain + 0.1}
+        for regime, method, policy, gain in (
+            ("stronger", "reference", "reference", 0.0),
+            ("stronger", "dro", "DRO", -0.25),
+            ("stronger", "rpo", "RPO eq. 19", 1.5),
+            ("narrow_reference", "rpo", "RPO eq. 19", 7.0),
+        )
+    ]
+)
+KNOWN = advise.Evidence(MAP, LOW, SEEDS, TUNED)
 DATA = advise.Data(completions=4.0, single_share=0.0, logp=-0.85, wins=60.0)
+
+
+def test_where_whatever_is_trained_breaks_the_texts_nothing_is_recommended():
+    broken = MAP.assign(broken=MAP["broken"].where(MAP["method"].eq("reference"), 0.5))
+    found = advise.recommend(KNOWN._replace(regimes=broken), DATA)
+    assert found.settings() == "reference" and "nothing is recommended" in found.reasons[1]
+
+
+def test_advice_tells_what_each_method_gains_at_its_best_in_that_regime_alone():
+    told = next(one for one in advise.recommend(KNOWN, DATA).reasons if "settings tried" in one)
+    assert told.endswith(
+        "gain over the reference: +1.50 [1.40, 1.60] RPO eq. 19, rate × 2; "
+        "-0.25 [-0.35, -0.15] DRO, rate × 2."
+    )
+    bare = KNOWN._replace(tuned=TUNED.iloc[:0])
+    assert not any("settings tried" in one for one in advise.recommend(bare, DATA).reasons)
 
 
 def test_advice_is_the_nearest_to_the_reference_of_those_level_with_the_best_and_sound():

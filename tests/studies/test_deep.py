@@ -1,7 +1,11 @@
 """The deep run on the smallest world: in parts, stopped and gone on with, taken from its parts
 alone without a training, and never from one that is stale or damaged."""
 
+import json
+import lzma
 import shutil
+import sys
+import tarfile
 
 import pytest
 import transformers
@@ -9,6 +13,7 @@ import transformers
 from rpo_nb.config import loading
 from rpo_nb.experiment import inputs
 from rpo_nb.running import parts
+from rpo_nb.running.provenance import PACKAGE
 from rpo_nb.studies import deep, lab, lab_runs, lab_tables
 from rpo_nb.studies.paper_b import runs, tables
 
@@ -135,6 +140,18 @@ def test_tables_come_from_the_parts_alone_byte_by_byte(profile, first, cloned, r
         assert len(ours) > 5 and {name: theirs.get(name) for name in ours} == ours, part
 
 
+def test_another_kind_of_processor_needs_no_weights(profile, first, cloned, monkeypatch, request):
+    """Its estimates of the partition function have other last digits, so the rows have other keys;
+    what was measured from them is served all the same."""
+    before = tables_of(profile, first)["low_data"]
+    request.getfixturevalue("no_training")
+    request.getfixturevalue("cache")
+    known = inputs.inputs_key
+    monkeypatch.setattr(inputs, "inputs_key", lambda *of: f"{known(*of)}-elsewhere")
+    assert deep.run(profile, cloned, cores=1)
+    assert tables_of(profile, cloned)["low_data"] == before
+
+
 def test_a_damaged_part_is_told_and_made_again(profile, first, capsys):
     file = first / "parts" / "paper_b-seed0.tar.xz"
     content, were = file.read_bytes(), parts.read(file).files
@@ -200,3 +217,19 @@ def test_the_deep_profile_extends_the_pocket():
     assert set(pocket.lab.regimes) <= set(ten.lab.regimes) == set(lab.REGIMES)
     assert set(lab.map_specs(pocket)) <= set(lab.map_specs(ten))
     assert set(pocket.paper_b.runs) <= {run.name for run in runs.World(ten, 0, "").runs}
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="3.10 has other versions in the lock")
+def test_the_committed_parts_are_of_todays_code_and_settings():
+    """On every Python: what README and report quote, a fresh clone takes as it is."""
+    folder = PACKAGE.parent / "results" / "pocket-deep"
+    if not folder.is_dir():
+        pytest.skip("the committed results are in a clone")
+    ten = loading.load_profile("pocket-deep")
+    stale = []
+    for part in deep.parts_of(ten):
+        with tarfile.open(fileobj=lzma.open(deep.file_of(folder, part)), mode="r|") as archive:
+            header = json.load(archive.extractfile(archive.next()))  # the first of its members
+        if header["key"] != deep.key_of(ten, part):
+            stale.append(part.name)
+    assert not stale, f"{len(stale)} parts are stale: see docs/provenance.md"

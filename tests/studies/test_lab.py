@@ -12,7 +12,8 @@ from rpo_nb import partition, pocket
 from rpo_nb.config import loading
 from rpo_nb.experiment import inputs
 from rpo_nb.experiment.grid import cells, plan
-from rpo_nb.studies import lab, lab_figures, lab_runs, lab_tables
+from rpo_nb.reporting import findings
+from rpo_nb.studies import lab, lab_figures, lab_references, lab_runs, lab_tables
 from rpo_nb.studies.lab import Spec, Study
 
 # Studies ------------------------------------------------------------------------------------------
@@ -101,6 +102,28 @@ def test_disturbances_do_what_they_say(profile):
         else:
             assert found.rewards.std() == pytest.approx(1) and correlation < 0.99
     assert lab_runs.disturbed(study, prepared) is prepared
+
+
+def test_what_a_reference_said_serves_disturbed_rewards_without_its_weights(
+    profile, tmp_path, monkeypatch
+):
+    study = Study("stronger", profile, "small", 0, (lab.REFERENCE, lab.RIVAL))
+    rows = lab_runs.measure([study], tmp_path, progress=False)
+    noisy = replace(study, name="noise", disturbance="noise")
+    assert noisy.file(lab.REFERENCE, tmp_path) == study.file(lab.REFERENCE, tmp_path)
+    assert not noisy.is_answered(lab.REFERENCE, tmp_path)
+
+    def gone(self):
+        raise AssertionError("its weights are asked for")
+
+    monkeypatch.setattr(inputs.Prepared, "reference", property(gone))
+    for _ in range(2):
+        again = lab_references.measure([study, noisy], tmp_path)
+        assert again["study"].unique().tolist() == ["stronger", "noise"]
+        assert again["completion"].tolist() == 2 * rows["completion"].tolist()
+    other = replace(study, seed=1)  # what nobody asked yet is asked
+    with pytest.raises(AssertionError, match="its weights are asked for"):
+        lab_references.measure([other], tmp_path)
 
 
 def test_qrpo_and_the_reference_are_made_and_measured_once(profile, tmp_path, capsys):
@@ -268,13 +291,15 @@ def test_figures_stand_with_one_seed_or_many(profile, seeds):
     assert set(best["policy"]) == {"KTO β 1"} and set(best["behind"]) == {0.5}
     assert set(table.loc[table["policy"].eq("reference"), "behind"]) == {1.0}
     duels = lab_tables.duels(rows, studies, {"one": [(Spec("kto", 1.0), Spec("sft"))]})
+    alone = len(seeds) == 1
+    by_seed = lab_tables.by_seed(rows, studies)
     for figure in (
         lab_figures.standing(summary, profiles),
-        lab_figures.gains(table[table["method"].ne("reference")]),
-        lab_figures.duels(duels, ["stronger", "on_policy"]),
+        lab_figures.gains(table[table["method"].ne("reference")], by_seed),
+        lab_figures.duels(duels, lab_figures.methods_of(table)),
     ):
-        figure.canvas.draw()
-        assert figure.axes
+        figure.draw_without_rendering()
+        assert (findings.ALONE in " ".join(figure.get_suptitle().split())) == alone
 
 
 def test_what_normalisation_is_worth_is_decided_for_all_lines_together():

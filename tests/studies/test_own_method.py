@@ -77,7 +77,7 @@ def test_nothing_is_trained_twice_and_a_changed_loss_is_trained_again(
 ):
     found, out = made
     trained = []
-    monkeypatch.setattr(own_method, "_make", lambda group, *_: trained.extend(group))
+    monkeypatch.setattr(own_method, "train_group", lambda group, *_: trained.extend(group))
     options = {"workers": 1, "progress": False}
     policies = [
         Policy(two_seeds, "stronger", seed, settings[0])
@@ -100,13 +100,13 @@ def test_stored_rows_are_used_and_said_to_be(made, mine, two_seeds, tmp_path, mo
     found, out = made
     (tmp_path / "lab").mkdir()
     shutil.copy(out / own_method.ROWS_FILE, tmp_path / own_method.ROWS_FILE)
-    trained, make = [], own_method._make
+    trained, make = [], own_method.train_group
 
     def noted(group, *rest):
         trained.extend(group)
         return make(group, *rest)
 
-    monkeypatch.setattr(own_method, "_make", noted)
+    monkeypatch.setattr(own_method, "train_group", noted)
     settings = found.settings[mine.words]
     again = own_method.compare(two_seeds, mine, settings, tmp_path, progress=False)
     names = sorted((policy.setting.spec.method, policy.seed) for policy in trained)
@@ -149,7 +149,7 @@ def test_a_loss_that_diverges_names_step_and_row(two_seeds, tmp_path):
     loss = own.read(f"{file}:loss")
     policy = Policy(two_seeds, "stronger", 0, own_method.settings_of(loss, two_seeds)[0])
     with pytest.raises(ValueError, match=r"step \d+: .*training row \d+ is not finite"):
-        own_method._make([policy], loss, tmp_path)
+        own_method.train_group([policy], loss, tmp_path)
 
 
 # Settings -----------------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ def test_each_regime_takes_what_is_best_on_the_tuning_seed_alone(mine, monkeypat
         return found
 
     monkeypatch.setattr(own_method, "rows_of", rows)
-    monkeypatch.setattr(own_method, "_seconds", lambda *_: 0.1)
+    monkeypatch.setattr(own_method, "step_seconds", lambda *_: 0.1)
     wanted = own_method.settings_of(mine, profile)
     found = own_method.compare(profile, mine, wanted, tmp_path)
     for name in (mine.words, "DRO", "RPO V̂ = 0"):

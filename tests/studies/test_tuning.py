@@ -73,6 +73,17 @@ def test_the_best_on_the_tuning_seed_is_reported_on_the_others(tmp_path):
         )
     summary = lab_tables.summary(found, views)
     assert set(summary["policy"]) == set(best.index) and summary["iqm_low"].isna().all()
+    by_regime = lab_tables.tuned_map(
+        found, views, {place: one.words for place, one in chosen.items()}
+    )
+    named = by_regime[by_regime["method"].ne("reference")].set_index("policy")
+    assert named["setting"].to_dict() == best.to_dict() and set(named["regime"]) == {"stronger"}
+    assert named.loc["SFT", "gain"] == pytest.approx(summary.set_index("policy").loc["SFT", "mean"])
+    duels = lab_tables.duels(found, views, tuning.pairs(profile))
+    assert duels["reading"].value_counts().to_dict() == {"RPO eq. 19": 6, "RPO V̂ = 0": 5}
+    eq19, dro = named.loc["RPO eq. 19", "reward"], named.loc["DRO", "reward"]
+    duel = duels[duels["reading"].eq("RPO eq. 19") & duels["second"].eq("DRO")].iloc[0]
+    assert duel["difference"] == pytest.approx(eq19 - dro)
     mean = found.groupby("spec")["reward"].mean()
     sft = views[0].specs.index(Spec("sft"))
     assert summary.set_index("policy").loc["SFT", "mean"] == pytest.approx(mean[sft] - mean[0])

@@ -77,15 +77,24 @@ def test_every_method_trains_and_its_policy_is_read_by_transformers(method, fold
     assert not torch.equal(loaded.get_parameter("shared.weight"), before)
 
 
-def test_the_first_loss_is_the_papers_formula_by_hand(folder, tmp_path):
-    data = rows()
-    args = config(tmp_path, tau=0.5, max_steps=1, per_device_train_batch_size=6)
+@pytest.mark.parametrize("estimator", ["none", None])
+def test_the_first_loss_is_the_papers_formula_by_hand(folder, tmp_path, estimator):
+    """V̂ = 0, and what is trained unless told otherwise: equation 19."""
+    data, more = rows(), {"estimator": estimator} if estimator else {}
+    args = config(tmp_path, tau=0.5, max_steps=1, per_device_train_batch_size=6, **more)
     trainer = RPOTrainer(model=str(folder), args=args, train_dataset=data)
     trainer.train()
     rewards = np.array([row["reward"] for row in data])
-    rewards = (rewards - rewards.mean()) / (rewards.std() + 1e-8)
-    # ρ = 0 before the first step, and V̂ = 0
-    by_hand = torch.nn.functional.mse_loss(torch.zeros(18), torch.from_numpy(rewards).float() / 0.5)
+    scaled = torch.from_numpy((rewards - rewards.mean()) / (rewards.std() + 1e-8)).float() / 0.5
+    log_z = torch.zeros(18)
+    if estimator is None:
+        groups, prompts = trainer.train_dataset, [row["prompt"] for row in data]
+        ref = torch.tensor([one for group in groups for one in group["ref_logps"]])
+        for prompt in set(prompts):
+            mine = torch.tensor([one == prompt for one in prompts])
+            log_z[mine] = torch.logsumexp(ref[mine] + scaled[mine], 0)
+    # ρ = 0 before the first step
+    by_hand = torch.nn.functional.mse_loss(log_z, scaled)
     assert losses(trainer)[0] == pytest.approx(float(by_hand) / 2, rel=1e-4)
 
 

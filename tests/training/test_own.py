@@ -222,3 +222,39 @@ def test_a_gradient_that_is_not_finite_names_its_training_row(tmp_path, batch):
         assert losses.isfinite().all()
         with pytest.raises(NotFinite, match="not finite at row 105, where its value is"):
             losses.mean().backward()
+
+
+def test_what_costs_more_is_made_only_for_a_loss_that_names_it(tmp_path):
+    source = (
+        "def every(policy_logps, **others):\n"
+        "    assert not {'ref_rewards', 'kl', 'desirable'} & set(others)\n"
+        "    return -policy_logps\n"
+        "def both(policy_logps, ref_rewards, kl):\n"
+        "    return -policy_logps * ref_rewards.mean(1) - kl\n"
+    )
+    fields = {}
+    for name in ("every", "both"):
+        with own.registered(loss_of(tmp_path, source, name)):
+            objective = Objective(method=ROWS["own"].objective)
+            fields[name] = (*ROWS["own"].needs, *objective.read_fields())
+    cheap = ("prompt_numbers", "lengths")
+    assert fields["every"] == (*cheap, "method", "reduce", "tau")
+    assert fields["both"][:4] == (*cheap, "reference_rewards", "mismatched")
+    assert fields["both"][4:] == ("method", "reduce", "beta", "kto_kl")
+
+
+def test_a_loss_that_asks_for_kl_stands_in_ktos_place_while_it_is_trained(tmp_path, batch):
+    source = (
+        "def loss(policy_logps, desirable, kl, temperature):\n"
+        "    return (policy_logps - kl) * desirable * temperature\n"
+    )
+    kto, policy = LOSSES["kto"], batch["ref_logps"].clone().requires_grad_()
+    batch["desirable"] = batch["rewards"] > 0
+    mine = loss_of(tmp_path, source)
+    with own.named(mine):
+        assert LOSSES["kto"] is kto and ROWS["own"].objective == "kto"
+    with own.registered(mine):
+        objective = Objective(method="kto", beta=0.3, tau=9.0)
+        found = LOSSES["kto"](objective, {"logps": policy}, batch, torch.tensor(0.5))
+    torch.testing.assert_close(found, 0.3 * (policy - 0.5) * batch["desirable"])
+    assert LOSSES["kto"] is kto and "own" not in ROWS

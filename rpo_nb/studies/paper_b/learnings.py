@@ -43,9 +43,9 @@ def learnings(config: PaperB) -> list[Learning]:
     bwd, sqloo = Run("bwd"), Run("sqloo")
     wide = {loss: replace(loss, k=k) for loss in (bwd, sqloo)}
     online = {loss: replace(wide[loss], online=True) for loss in (bwd, sqloo)}
-    on_learnt = replace(online[bwd], judge=LEARNT)
     alike = "offline, DPO, SimPO and RPO-bwd do alike"
-    vanish = "with a learnt reward model, online gains over offline vanish (bwd)"
+    vanish = "with a learnt reward model, online gains over offline vanish"
+    better = "online does better than offline with the true judge"
     iterations = {"offline DPO": dpo, "offline bwd": wide[bwd], "online bwd": online[bwd]}
     return [
         Learning(alike, SAME, [dpo], [simpo]),
@@ -55,11 +55,9 @@ def learnings(config: PaperB) -> list[Learning]:
         Learning(f"offline, K = {k} does as K = 2 (bwd)", SAME, [wide[bwd]], [bwd]),
         Learning(f"offline, K = {k} does as K = 2 (sqloo)", SAME, [wide[sqloo]], [sqloo]),
         Learning("online, bwd does better than sqloo", MORE, [online[bwd]], [online[sqloo]]),
-        Learning(
-            "online does better than offline with the true judge (bwd)",
-            MORE,
-            [online[bwd]],
-            [wide[bwd]],
+        *(
+            Learning(f"{better} ({loss.method})", MORE, [online[loss]], [wide[loss]])
+            for loss in (bwd, sqloo)
         ),
         *(
             Learning(
@@ -70,7 +68,15 @@ def learnings(config: PaperB) -> list[Learning]:
             )
             for words, run in iterations.items()
         ),
-        Learning(vanish, NO_LESS, [wide[bwd]], [on_learnt]),
+        *(
+            Learning(
+                f"{vanish} ({loss.method})",
+                NO_LESS,
+                [wide[loss]],
+                [replace(online[loss], judge=LEARNT)],
+            )
+            for loss in (bwd, sqloo)
+        ),
     ]
 
 
@@ -93,7 +99,7 @@ def verdicts(results: pd.DataFrame, curves: pd.DataFrame, config: PaperB) -> pd.
             ", ".join(run.name for run in runs) for runs in (learning.ahead, learning.behind)
         )
         text = with_interval(one.value, one.low, one.high, 2, sign=True)
-        text = f"{first} less {second}: {text}"
+        text = f"{first} minus {second}: {text}"
         text += _seeds(seeds) + _reach(learning.says, smallest)
         row = (learning.words, verdict, text, one.value, one.low, one.high, p, smallest, seeds)
         rows.append(row)

@@ -25,6 +25,7 @@ from rpo_nb.config.objective import Objective, Setting
 from rpo_nb.config.schema import Profile
 from rpo_nb.config.studies import PaperB
 from rpo_nb.experiment import inputs, runs
+from rpo_nb.running.progress import tell
 from rpo_nb.store import atomic_write, left_out, packed, seal, sealed, unpacked
 from rpo_nb.studies.paper_b.grid import LEARNT, TRUTH, Run, policies
 from rpo_nb.studies.paper_b.world import World
@@ -85,6 +86,8 @@ def _ensure_seed(profile: Profile, out: Path, seed: int, progress: bool) -> int:
             if run in missing:
                 train(world, run)
                 made += run.trained
+            if run.trained:
+                tell([world.folder(run).name])
     return made
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rpo_nb import intervals
+from rpo_nb import intervals, store
 from rpo_nb.config.schema import Profile
 from rpo_nb.config.studies import PaperB
 from rpo_nb.intervals import seeds_and_prompts
@@ -70,6 +70,15 @@ def _cell(
         "published": np.nan if number in missing else number,
         "published_ci": np.nan if half in missing else half,
     }
+
+
+def by_seed(results: pd.DataFrame) -> pd.DataFrame:
+    """What the tables' numbers are means of: run, split, seed, n (prompts), and the means of truth,
+    win_rate (from 0 to 1) and kl."""
+    groups = results.groupby(["run", "split", "seed"], sort=False)
+    means = groups[[TRUTH, "win_rate", "kl"]].mean()
+    means.insert(0, "n", groups.size())
+    return means.reset_index()
 
 
 def present(frame: pd.DataFrame, run: Run) -> bool:
@@ -182,7 +191,7 @@ def reward_models(profile: Profile, out: str | Path, results: pd.DataFrame) -> p
             []
             if judge == TRUTH
             else [
-                World(profile, seed, Path(out)).reward_model(judge).held_out["correct"]
+                _held_out(World(profile, seed, Path(out)), judge)["correct"]
                 for seed in profile.paper_b.seeds
             ]
         )
@@ -202,6 +211,15 @@ def reward_models(profile: Profile, out: str | Path, results: pd.DataFrame) -> p
             }
         )
     return pd.DataFrame(rows).drop(columns=["published", "published_ci"], errors="ignore")
+
+
+def _held_out(world: World, judge: str) -> pd.DataFrame:
+    """The comparisons that a learnt judge was not trained on, read beside it where it is finished:
+    its weights, and its reference's, may not be here (`running.parts`)."""
+    folder = world.reward_model_folder(judge)
+    if store.sealed(folder) is None:
+        return world.reward_model(judge).held_out
+    return pd.read_csv(folder / "held_out.csv")
 
 
 def eta_sweep(results: pd.DataFrame, config: PaperB) -> pd.DataFrame:

@@ -1,0 +1,47 @@
+"""Rows of a file whose form is known: the JSON objects of a .json or .jsonl file, packed or not.
+
+`data.feedback` reads files of any form and sets aside what it cannot read; here what cannot be read
+is an error, because a row that is left out would change what is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rpo_nb.data.defects import Report
+from rpo_nb.data.json_file import rows
+
+
+def plain_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number, object) of every row of a JSON array, or of JSON lines, from 1 on.
+
+    Raises ValueError naming file and row for what is no object, and for a missing or empty file.
+    """
+    path, found = Path(path).expanduser(), False
+    if not path.is_file():
+        raise ValueError(f"there is no file {path.name!r}; check the path")
+    for number, row in rows(path, Report(path.name, strict=True)):
+        if not isinstance(row, dict):
+            raise ValueError(
+                f"{path.name}, row {number}: it is a {type(row).__name__}, no JSON object; "
+                "write one object a row"
+            )
+        found = True
+        yield number, row
+    if not found:
+        raise ValueError(f"{path.name} holds no rows; check the file")
+
+
+def text_of(row: dict[str, Any], names: tuple[str, ...], where: str) -> str:
+    """The text under the first of these names that the row has. Raises ValueError naming file and
+    row (`where`) and the names where there is none, or where it is no text."""
+    name = next((name for name in names if name in row), None)
+    if name is None:
+        raise ValueError(
+            f"{where}: it has no {names[0]!r}; its keys are {', '.join(row) or 'none'}"
+        )
+    if not isinstance(row[name], str) or not row[name].strip():
+        raise ValueError(f"{where}: {name!r} is {row[name]!r:.60}, no text; mend it or remove it")
+    return row[name]

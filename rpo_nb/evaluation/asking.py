@@ -1,0 +1,174 @@
+"""Finished policies asked other prompts than the validation rows: a step after a run.
+
+    asked = ask_policies(profile, out, read_prompts("alpaca_eval.json"))
+    export_all(asked, prompts, out)        # <out>/asked/<set>/, in the formats of `exports`
+    judged(asked, profile, out, prompts)   # RPO against the others by the profile's judges
+
+Nothing is trained: a policy that is missing is an error. What a policy says is kept beside it, by
+the content of the prompts, so the same question is not asked twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from rpo_nb.config.loading import as_list, load_profile
+from rpo_nb.config.methods import tau_of
+from rpo_nb.config.schema import Profile
+from rpo_nb.config.settings import refuse_unknown
+from rpo_nb.evaluation.exports import conversation, export, prompt_text
+from rpo_nb.evaluation.prompt_sets import PromptSet, read_prompts
+from rpo_nb.experiment import inputs
+from rpo_nb.experiment.generations import completions
+from rpo_nb.experiment.grid import Run, cells
+from rpo_nb.judging.length_control import length_controlled, length_notes
+from rpo_nb.judging.verdicts import ask, judges_for, make_pairs
+from rpo_nb.reporting.rendering import write_table
+from rpo_nb.running.processes import only_one, shown
+from rpo_nb.running.staging import placed
+from rpo_nb.store import sealed
+
+
+class Asked(NamedTuple):
+    """A policy and its replies: of each prompt one a turn."""
+
+    run: Run
+    replies: list[list[str]]
+
+    @property
+    def name(self) -> str:
+        """Of its files: preset, method, size, temperature where it has one, seed."""
+        run = self.run
+        tau = "" if run.tau is None else f"-tau{run.tau:g}"
+        return f"{run.preset}-{run.method}-{run.size}{tau}-seed{run.seed}"
+
+
+def chosen_runs(
+    profile: Profile, *, presets: str = "", methods: str = "", sizes: str = "", seeds: str = ""
+) -> list[Run]:
+    """The policies of a profile at their preset's own temperature, of these presets, methods, sizes
+    and seeds ("a,b"; "" for all). Raises ValueError for a name that the profile does not have."""
+    wanted = {
+        "preset": (as_list(presets), list(profile.presets)),
+        "method": (as_list(methods), list(profile.methods)),
+        "size": (as_list(sizes), list(profile.sizes)),
+        "seed": (as_list(seeds, int), list(profile.seeds)),
+    }
+    for field, (names, known) in wanted.items():
+        refuse_unknown(f"--{field}s", names, known)
+    return [
+        run
+        for run in cells(profile)
+        if all(not names or getattr(run, field) in names for field, (names, _) in wanted.items())
+        and run.tau == tau_of(profile.presets[run.preset], run.method)
+    ]
+
+
+def ask_policies(
+    profile: Profile, out: str | Path, prompts: PromptSet, runs: list[Run] | None = None
+) -> list[Asked]:
+    """What the policies say to the prompts, turn by turn. runs: default `chosen_runs` of all.
+
+    A completion's random numbers are those of its policy's seed. Raises ValueError naming the first
+    policy that is not finished in `out`, before any is asked.
+    """
+    out = Path(out)
+    runs = chosen_runs(profile) if runs is None else runs
+    missing = [run for run in runs if run.trained and sealed(run.folder(out), quick=True) is None]
+    if missing:
+        raise ValueError(
+            f"{out.name} has no finished policy {missing[0].words} of preset {missing[0].preset} "
+            f"({len(missing)} of {len(runs)} are missing); run reproduce first, or name those that "
+            "are there with --presets, --methods, --sizes, --seeds"
+        )
+    inputs.torch_threads(profile)
+    found = []
+    for size, seed in dict.fromkeys((run.size, run.seed) for run in runs):
+        prepared = inputs.prepare(profile, size, seed)
+        for run in (run for run in runs if (run.size, run.seed) == (size, seed)):
+            found.append(Asked(run, _replies(profile, run, prepared, out, prompts)))
+    return found
+
+
+def _replies(
+    profile: Profile, run: Run, prepared: inputs.Prepared, out: Path, prompts: PromptSet
+) -> list[list[str]]:
+    """A policy's replies, one turn of all prompts after the other; a prompt without a next turn is
+    not asked again."""
+    replies: list[list[str]] = [[] for _ in prompts.turns]
+    for turn in range(max(map(len, prompts.turns))):
+        rows = [i for i, turns in enumerate(prompts.turns) if len(turns) > turn]
+        asked = [
+            prompts.turns[i][0] if not turn else conversation(prompts.turns[i], replies[i])
+            for i in rows
+        ]
+        texts = completions(
+            profile, run, prepared, out, asked=f"{prompts.key}-turn{turn}-", prompts=asked
+        )
+        for i, text in zip(rows, texts, strict=True):
+            replies[i].append(text)
+    return replies
+
+
+def export_all(asked: list[Asked], prompts: PromptSet, out: str | Path) -> list[Path]:
+    """Every policy's files of `exports.export` in <out>/asked/<set>/."""
+    folder = Path(out) / "asked" / prompts.name
+    return [
+        path
+        for one in asked
+        for path in export(folder, prompts, one.replies, one.name, one.run.decoding)
+    ]
+
+
+def as_generations(asked: list[Asked], prompts: PromptSet) -> pd.DataFrame:
+    """The replies as rows of generations, as `verdicts.make_pairs` takes them: a turn of a prompt
+    is a prompt of its own, its text all that was said before."""
+    rows = []
+    for one in asked:
+        number = 0
+        for turns, said in zip(prompts.turns, one.replies, strict=True):
+            for turn in range(len(said)):
+                text = prompt_text(turns, said[: turn + 1])
+                rows.append(
+                    one.run.columns
+                    | {"prompt_id": number, "prompt": text, "completion": said[turn]}
+                )
+                number += 1
+    return pd.DataFrame(rows)
+
+
+def judged(asked: list[Asked], profile: Profile, out: str | Path, prompts: PromptSet) -> Path:
+    """RPO against every other policy on these prompts, by the profile's judges; verdicts in
+    <out>/verdicts/asked_<set>-*, win rates raw and at equal length in <out>/tables/asked_<set>.*.
+    Raises ValueError where RPO or every baseline is missing."""
+    pairs = make_pairs(as_generations(asked, prompts), profile, table="table3")
+    if pairs.empty:
+        raise ValueError("there is no pair to judge: ask rpo and at least one other method")
+    seeds = sorted(set(pairs["seed"].tolist()))
+    bench = {seed: judges_for(profile, out, seed) for seed in seeds}
+    name = f"asked_{prompts.name}"
+    table = length_controlled(ask(bench, pairs, out, name), pairs)
+    return write_table(table, out, name, length_notes(table))
+
+
+def run(arguments: argparse.Namespace, out: Path) -> int:
+    """`python -m rpo_nb ask`."""
+    profile, prompts = (
+        placed(load_profile(str(out / "profile.yaml")), out),
+        read_prompts(arguments.prompts),
+    )
+    chosen = {name: getattr(arguments, name) for name in ("presets", "methods", "sizes", "seeds")}
+    with only_one(out):
+        asked = ask_policies(profile, out, prompts, chosen_runs(profile, **chosen))
+        written = export_all(asked, prompts, out)
+        print(
+            f"{len(asked)} policies asked {len(prompts.turns):,} prompts ({prompts.kind}); "
+            f"{len(written)} files in {shown(out / 'asked' / prompts.name)}"
+        )
+        if arguments.judge:
+            print(shown(judged(asked, profile, out, prompts)))
+    return 0

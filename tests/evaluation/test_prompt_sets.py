@@ -1,0 +1,108 @@
+"""Prompt files by their published forms, and generations in the formats of others."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+
+from rpo_nb.config.schema import DecodingConfig
+from rpo_nb.evaluation.exports import export
+from rpo_nb.evaluation.prompt_sets import read_prompts
+
+ALPACA = {"dataset": "koala", "instruction": "Say hello.", "output": "Hi", "generator": "davinci"}
+IFEVAL = {
+    "key": 1000,
+    "prompt": "Say hello twice.",
+    "instruction_id_list": ["keywords:frequency"],
+    "kwargs": [{"keyword": "hello", "frequency": 2, "relation": "at least"}],
+}
+BENCH = {"question_id": 81, "category": "writing", "turns": ["Write a poem.", "Make it shorter."]}
+DECODING = DecodingConfig(max_new_tokens=16)
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_the_kind_is_told_by_the_keys(tmp_path):
+    array = tmp_path / "alpaca_eval.json"
+    array.write_text(json.dumps([ALPACA]), encoding="utf-8")
+    for path, kind, turns in (
+        (array, "alpaca_eval", ["Say hello."]),
+        (write(tmp_path / "input_data.jsonl", [IFEVAL]), "ifeval", ["Say hello twice."]),
+        (write(tmp_path / "question.jsonl", [BENCH]), "mt_bench", BENCH["turns"]),
+        (write(tmp_path / "mine.jsonl", [{"prompt": "Hello?"}]), "prompts", ["Hello?"]),
+    ):
+        found = read_prompts(path)
+        assert (found.name, found.kind, found.turns) == (path.stem, kind, [turns])
+    lines = tmp_path / "my prompts.txt"
+    lines.write_text("One.\n\nTwo.\n", encoding="utf-8")
+    assert read_prompts(lines).turns == [["One."], ["Two."]]
+    assert read_prompts(lines).name == "my_prompts"
+
+
+def test_the_key_is_of_what_is_asked(tmp_path):
+    one = read_prompts(write(tmp_path / "a.jsonl", [{"prompt": "Hello?"}]))
+    assert read_prompts(write(tmp_path / "a.jsonl", [{"prompt": "Hello!"}])).key != one.key
+    assert one.key.startswith("a-")
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([ALPACA, {"prompt": "x"}], "row 2: it has no 'instruction'"),
+        ([BENCH, BENCH | {"turns": []}], "row 2: turns must be"),
+        ([BENCH | {"turns": ["a", ""]}], "row 1: 'turns' is ''"),
+        ([{"prompt": " "}], "row 1: 'prompt' is ' '"),
+    ],
+)
+def test_a_row_of_another_form_is_named(tmp_path, rows, told):
+    with pytest.raises(ValueError, match="rows.jsonl, row") as error:
+        read_prompts(write(tmp_path / "rows.jsonl", rows))
+    assert told in str(error.value)
+
+
+def test_alpaca_evals_outputs_are_its_four_fields(tmp_path):
+    prompts = read_prompts(write(tmp_path / "alpaca_eval.jsonl", [ALPACA, ALPACA]))
+    paths = export(tmp_path / "x", prompts, [["Hi."], ["Hello."]], "rpo", DECODING)
+    assert [path.relative_to(tmp_path / "x").parts[:2] for path in paths] == [
+        ("alpaca_eval", "rpo.json"),
+        ("lm_eval", "rpo"),
+    ]
+    assert json.loads(paths[0].read_text(encoding="utf-8")) == [
+        {"instruction": "Say hello.", "output": text, "generator": "rpo", "dataset": "koala"}
+        for text in ("Hi.", "Hello.")
+    ]
+
+
+def test_the_harness_samples_have_its_fields_hashes_and_name(tmp_path):
+    prompts = read_prompts(write(tmp_path / "input_data.jsonl", [IFEVAL]))
+    path = export(tmp_path / "x", prompts, [["hello hello"]], "rpo", DECODING)[1]
+    assert path.name.startswith("samples_ifeval_2000-01-01T")
+    (row,) = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert row["doc"] == IFEVAL and row["doc_id"] == 0 and row["filter"] == "none"
+    assert row["resps"] == [["hello hello"]] and row["filtered_resps"] == ["hello hello"]
+    given = row["arguments"]["gen_args_0"]
+    assert given["arg_0"] == IFEVAL["prompt"] and given["arg_1"]["max_gen_toks"] == 16
+    assert row["prompt_hash"] == hashlib.sha256(IFEVAL["prompt"].encode()).hexdigest()
+    assert (
+        row["doc_hash"]
+        == hashlib.sha256(json.dumps(IFEVAL, indent=2, ensure_ascii=False).encode()).hexdigest()
+    )
+
+
+def test_a_conversation_is_exported_whole(tmp_path):
+    prompts = read_prompts(write(tmp_path / "question.jsonl", [BENCH]))
+    paths = export(tmp_path / "x", prompts, [["Roses.", "Rose."]], "rpo", DECODING)
+    (answer,) = [json.loads(line) for line in paths[2].read_text(encoding="utf-8").splitlines()]
+    assert answer["question_id"] == 81 and answer["model_id"] == "rpo"
+    assert answer["choices"] == [{"index": 0, "turns": ["Roses.", "Rose."]}]
+    (output,) = json.loads(paths[0].read_text(encoding="utf-8"))
+    assert output["output"] == "Rose."
+    places = [output["instruction"].index(t) for t in ("a poem", "Roses.", "it shorter")]
+    assert places == sorted(places)
+    again = export(tmp_path / "y", prompts, [["Roses.", "Rose."]], "rpo", DECODING)
+    assert [p.read_bytes() for p in again] == [p.read_bytes() for p in paths]

@@ -1,0 +1,28 @@
+"""What a plan says of hours."""
+
+import pytest
+
+from rpo_nb.planning import plan_text
+
+CPU, GPU = {"name": "CPU (2 threads)"}, {"name": "A100 80GB"}
+
+
+@pytest.mark.parametrize(
+    ("hours", "text"),
+    [
+        (None, "?"),
+        (0.001, "1 min"),
+        (3.54, "3.5 h"),
+        (96, "4.0 days"),
+        (128_690 * 24, "over a year"),
+    ],
+)
+def test_hours_are_told_as_people_tell_them(hours, text):
+    assert plan_text.time_text(hours) == text
+
+
+def test_what_a_cpu_cannot_do_names_the_gpu_option_and_no_number_of_days():
+    said = plan_text.in_all({"hours": 128_690 * 24.0, "device": CPU})
+    assert "--gpu 'A100 80GB'" in said and "128" not in said
+    for hours, device in ((128_690 * 24.0, GPU), (5.0, CPU)):
+        assert "--gpu" not in plan_text.in_all({"hours": hours, "device": device})

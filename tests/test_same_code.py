@@ -1,0 +1,84 @@
+"""Which code counts as earlier code, and parts compared but for their seconds."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from benchmarks import same_code
+from rpo_nb.running import provenance
+
+
+def part(seconds, weights="a"):
+    done = {"seconds": seconds, "sha256": {"h.csv": str(seconds)}, "left_out": {"w": weights}}
+    return {
+        "out/done.json": json.dumps(done).encode(),
+        "out/h.csv": f"step,loss,seconds\n1,2.5,{seconds}\n".encode(),
+    }
+
+
+def test_parts_are_compared_but_for_seconds():
+    assert same_code.different(part(1), part(2)) == []
+    assert same_code.different(part(1), part(1, "b")) == ["out/done.json"]
+    other = part(2) | {"out/h.csv": b"step,loss,seconds\n1,2.6,2\n"}
+    assert same_code.different(part(1), other) == ["out/h.csv"]
+    assert same_code.different(part(1), part(1) | {"out/more.gz": b""}) == ["out/more.gz"]
+
+
+def test_what_changed_counts_as_what_the_commit_counted_it(monkeypatch):
+    """The commit's own map is followed: the same as the same is the same."""
+    name = "partition"
+    file = provenance.PACKAGE / f"{name}.py"
+    edited = file.read_bytes() + b"\nEDITED = 1\n"
+    then = provenance.code_of(file.read_bytes())
+    monkeypatch.setattr(
+        same_code,
+        "file_at",
+        lambda commit, path: (
+            json.dumps({name: {provenance.code_of(edited): "first"}}).encode()
+            if path == provenance.SAME
+            else edited
+            if path == file
+            else path.read_bytes()
+        ),
+    )
+    assert same_code.changed("HEAD") == {name: (then, "first")}
+
+
+def test_a_module_that_the_commit_lacks_is_named(monkeypatch):
+    monkeypatch.setattr(same_code, "file_at", lambda commit, path: None)
+    with pytest.raises(ValueError, match="is new since HEAD"):
+        same_code.changed("HEAD")
+
+
+def test_studies_of_which_nothing_was_compared_are_named():
+    assert same_code.unseen(["partition"], ["stronger", "lab"]) == ["grid", "paper_b"]
+    assert same_code.unseen(["partition"], ["grid", "lab", "paper_b"]) == ["regime"]
+    assert same_code.unseen(["reporting.page"], []) == []  # it makes no number
+
+
+def test_nothing_is_kept_before_it_is_shown(monkeypatch, tmp_path):
+    kept = tmp_path / "same_code.json"
+    kept.write_text("{}")
+    monkeypatch.setattr(provenance, "SAME", kept)
+    monkeypatch.setattr(same_code, "FILE", tmp_path / "same_code.csv")
+    monkeypatch.setattr(same_code, "changed", lambda commit: {"partition": ("now", "then")})
+    monkeypatch.setenv("RPO_NB_CACHE", str(tmp_path))
+    found = {"part": "stronger-seed0", "files": 3}
+
+    def run(different):
+        def remade(seed, only, place):
+            assert json.loads(provenance.SAME.read_text()) == {"partition": {"now": "then"}}
+            assert kept.read_text() == before
+            return pd.DataFrame([found | {"different": different}])
+
+        before = kept.read_text()
+        monkeypatch.setattr(same_code, "remade", remade)
+        monkeypatch.setattr("sys.argv", ["same_code", "abc"])
+        monkeypatch.setattr(provenance, "SAME", kept)
+        return same_code.main()
+
+    assert run(["out/h.csv"]) == 1 and kept.read_text() == "{}"
+    assert run([]) == 0 and json.loads(kept.read_text()) == {"partition": {"now": "then"}}
+    (row,) = pd.read_csv(tmp_path / "same_code.csv").to_dict("records")
+    assert (row["parts"], row["unseen"]) == ("stronger-seed0", "grid lab paper_b")
