@@ -1,6 +1,7 @@
 """Whether today's code gives the numbers that the code of an earlier commit gave.
 
     python -m benchmarks.same_code COMMIT [--seed 0] [--only stronger lab paper_b]
+    python -m benchmarks.same_code         # of what is kept already, shown again
 
 Results are keyed by the code that makes them, so an edit of it makes them stale, also one that
 changes no number. Here the modules that changed since COMMIT are taken for the same, the deep run's
@@ -44,10 +45,7 @@ def changed(commit: str) -> dict[str, tuple[str, str]]:
     known = json.loads(same) if same else {}
     found = {}
     for name in sorted(names):
-        path = provenance.PACKAGE.joinpath(*name.split("."))
-        file = (
-            path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__init__.py"
-        )
+        file = module_file(name)
         source = file_at(commit, file)
         if source is None:
             raise ValueError(f"{name} is new since {commit}: its step has no earlier key to keep")
@@ -55,6 +53,22 @@ def changed(commit: str) -> dict[str, tuple[str, str]]:
         if now != then:
             found[name] = now, known.get(name, {}).get(then, then)
     return found
+
+
+def kept() -> dict[str, tuple[str, str]]:
+    """The same of the modules whose code of today counts as earlier code already."""
+    same = json.loads(provenance.SAME.read_text(encoding="utf-8"))
+    return {
+        name: (code, was[code])
+        for name, was in same.items()
+        if (code := provenance.code_of(module_file(name).read_bytes())) in was
+    }
+
+
+def module_file(name: str) -> Path:
+    path = provenance.PACKAGE.joinpath(*name.split("."))
+    file = path.with_suffix(".py")
+    return file if file.is_file() else path / "__init__.py"
 
 
 def file_at(commit: str, file: Path) -> bytes | None:
@@ -133,30 +147,30 @@ def _closure(step: str) -> set[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("commit")
+    parser.add_argument("commit", nargs="?", help="default: what same_code.json keeps already")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", default=[], help="studies; default all of the seed")
     given = parser.parse_args()
-    kept, modules = provenance.SAME, changed(given.commit)
-    same = json.loads(kept.read_text(encoding="utf-8"))
+    file, modules = provenance.SAME, changed(given.commit) if given.commit else kept()
+    same = json.loads(file.read_text(encoding="utf-8"))
     for name, (now, then) in modules.items():
         same.setdefault(name, {})[now] = then
     with tempfile.TemporaryDirectory() as place:
         os.environ["RPO_NB_CACHE"] = f"{place}/cache"
         # of this process only, until it is shown
-        provenance.SAME = write_json(Path(place) / kept.name, same)
+        provenance.SAME = write_json(Path(place) / file.name, same)
         found = remade(given.seed, given.only, Path(place))
     if found.empty or found["different"].map(len).any():
         print("the numbers are not the same, so the code keeps its new key")
         return 1
-    write_json(kept, same)
+    write_json(file, same)
     studies = [part.rpartition("-seed")[0] for part in found["part"]]
     table = pd.DataFrame(
         {
             "module": name,
             "code": now[:12],
             "same_as": then[:12],
-            "commit": given.commit,
+            "commit": given.commit or "",
             "parts": " ".join(found["part"]),
             "files": found["files"].sum(),
             "unseen": " ".join(unseen([name], studies)),

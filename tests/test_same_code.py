@@ -51,6 +51,14 @@ def test_a_module_that_the_commit_lacks_is_named(monkeypatch):
         same_code.changed("HEAD")
 
 
+def test_what_is_kept_can_be_shown_again_without_its_commit():
+    """Of each module of the kept map: its evidence can be made again where its commit is gone."""
+    held = json.loads(provenance.SAME.read_text(encoding="utf-8"))
+    found = same_code.kept()
+    assert found.keys() == held.keys()
+    assert all(held[name][now] == then != now for name, (now, then) in found.items())
+
+
 def test_studies_of_which_nothing_was_compared_are_named():
     assert same_code.unseen(["partition"], ["stronger", "lab"]) == ["grid", "paper_b"]
     assert same_code.unseen(["partition"], ["grid", "lab", "paper_b"]) == ["regime"]
