@@ -20,12 +20,8 @@ ROWS = pd.DataFrame(
 def test_a_pair_is_the_best_and_one_below_it():
     pairs = labels.pairs_of(ROWS, 0)
     assert len(pairs) == 12
-    assert (pairs["completion"][0::2] == "the red lamp").all() and set(
-        pairs["completion"][1::2]
-    ) <= {
-        "a fool",
-        "small boat",
-    }
+    better, worse = pairs["completion"][0::2], pairs["completion"][1::2]
+    assert set(better) == {"the red lamp"} and set(worse) <= {"a fool", "small boat"}
     assert pairs["label"].tolist() == [labels.BETTER, labels.WORSE] * 6
 
 
@@ -48,7 +44,7 @@ def test_each_learns_which_is_better(tiny_llama, tmp_path, teaching):
     """Asked about what it was shown, after enough steps, every one of them knows."""
     for part in tiny_llama:
         part.save_pretrained(tmp_path)
-    training = TrainingConfig(learning_rate=3e-2, epochs=30, batch_size=12, warmup_steps=0)
+    training = TrainingConfig(learning_rate=3e-2, epochs=12, batch_size=12, warmup_steps=0)
     pairs = labels.pairs_of(ROWS, 0)
     found = labels.Teacher(str(tmp_path), training).teach(teaching, pairs, pairs, 0)
     assert found.mean() > 0.8
