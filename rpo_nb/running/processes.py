@@ -27,6 +27,7 @@ ROOT = PACKAGE.resolve().parent
 # in the environment of every process of a reproduction: how a later start finds what is left of it
 MARK = "RPO_NB_OUTPUT"
 STATE = ".snakemake"
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 ON_SLURM = Path(STATE) / "rpo_nb.slurm"  # there since the first start on Slurm
 
 
@@ -133,10 +134,7 @@ def environment(profile: Profile, out: Path) -> dict[str, str]:
     # a dozen kernels would each compile torch and transformers again
     env.pop("PYTHONDONTWRITEBYTECODE", None)
     if profile.training.threads:
-        env |= dict.fromkeys(
-            ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"),
-            str(profile.training.threads),
-        )
+        env |= dict.fromkeys(THREADS, str(profile.training.threads))
     return env
 
 
@@ -158,6 +156,15 @@ def _home(out: Path) -> dict[str, str]:
             "XDG_DATA_HOME": ".local/share",
         }
         return hub | {"HOME": str(own), **{name: str(own / part) for name, part in places.items()}}
+
+
+def all_threads(profile: Profile, jobs: int) -> str:
+    """The beginning of a job's command that gives it its share of the cores, "" where the profile
+    fixes its threads; of Slurm what the job was given. Snakemake would leave it one thread."""
+    if profile.training.threads:
+        return ""
+    share = max(1, joblib.cpu_count(only_physical_cores=True) // jobs)
+    return f"export {' '.join(f'{name}=${{SLURM_CPUS_PER_TASK:-{share}}}' for name in THREADS)}; "
 
 
 def parallel_jobs(profile: Profile) -> int:

@@ -1,9 +1,12 @@
-"""The deep run: a pocket profile with many seeds, made in parts by study and seed.
+"""The deep run: a profile with many seeds, made in parts by study and seed.
 
 Each part goes, when it ends, into one small file of <out>/parts/ (see `running.parts`): committed,
 it is there for every later start on any machine. A start takes the parts that fit today's settings
 and code, makes those that are missing until its time is up, and, when all are there, the tables and
 the report. Weights are trained where something is missing that only they can say.
+
+Of a user's feedback a part is a seed of paper A: its policies and what its judge said of them. Of
+the feedback it holds no text.
 """
 
 from __future__ import annotations
@@ -20,12 +23,22 @@ from rpo_nb.config.keys import content_key
 from rpo_nb.config.schema import Profile
 from rpo_nb.experiment import generations, inputs
 from rpo_nb.judging import verdicts
+from rpo_nb.judging.judges import Pointwise
 from rpo_nb.running import parts
 from rpo_nb.running.jobs import LAB, MADE, PAPER_B, TABLES, jobs
 from rpo_nb.running.manifest import JOBS
 from rpo_nb.running.processes import only_one, parallel_jobs
-from rpo_nb.running.provenance import cache_dir, step_code
-from rpo_nb.studies import insight, lab, lab_runs, lab_tables, truth, tuning
+from rpo_nb.running.provenance import cache_dir, source_key, step_code
+from rpo_nb.studies import (
+    insight,
+    lab,
+    lab_runs,
+    lab_tables,
+    prediction,
+    prediction_scores,
+    truth,
+    tuning,
+)
 from rpo_nb.studies.paper_b import runs as paper_b
 from rpo_nb.studies.paper_b import tables as paper_b_tables
 from rpo_nb.studies.paper_b.world import World
@@ -59,11 +72,9 @@ class Part(NamedTuple):
 
 def parts_of(profile: Profile) -> list[Part]:
     """Every part of a profile: those that choose settings, then seed by seed, so that what is there
-    early is whole seeds. Raises ValueError outside the pocket world."""
+    early is whole seeds."""
     if not profile.pocket_world:
-        raise ValueError(
-            f"profile {profile.name!r} is not of the pocket world: make it with reproduce"
-        )
+        return [Part("grid", seed) for seed in profile.seeds]
     tuned = profile.lab.tuning > 0
     found = [Part("tuning", seed) for seed in profile.lab.tuning_seeds if tuned]
     for seed in dict.fromkeys((*profile.seeds, *lab.seeds_of(profile), *profile.paper_b.seeds)):
@@ -93,6 +104,8 @@ def key_of(profile: Profile, part: Part) -> str:
     """What a part is made from: its settings, its seed and the code."""
     others = {"paper_b": {"lab"}, "grid": {"lab", "paper_b"}}.get(part.study, {"paper_b"})
     settings = of_seed(profile, part.seed).model_dump(mode="json", exclude=FREE | others)
+    if not profile.pocket_world:  # wherever the feedback lies
+        settings["data"]["source"] = source_key(profile.data.source, profile.data.revision)
     first = part.seed == profile.seeds[0]
     code = [step_code(step) for step in CODE.get(part.study, REGIME)]
     return content_key([part, first, settings, code])
@@ -107,9 +120,56 @@ def _grid(profile: Profile, out: Path, first: bool) -> None:
     for size in profile.sizes:
         inputs.prepare(profile, size, seed)
     verdicts.judges_for(profile, out, seed)
+    if not profile.pocket_world:
+        _answers(profile, out)
+        return
     insight.rewards_and_kl(profile, out)
     for size in profile.sizes if first else ():
         insight.frontier(profile, size, seed)
+
+
+class Remembered(Pointwise):
+    """A judge by scores whose answers are kept beside it, without the texts: it is asked once."""
+
+    def __init__(self, judge: Pointwise, out: Path) -> None:
+        super().__init__()
+        self.name, self.identity, self.judge = judge.name, judge.identity, judge
+        self.folder = out / "runs" / "judges" / "scores"
+
+    def _score(self, rows: list[tuple[str, str]]) -> Sequence[float]:
+        file = self.folder / f"{self.name}-{content_key([self.identity, rows])}.json"
+        kept = store.read_sealed(file)
+        if kept is None:
+            kept = {"scores": [float(score) for score in self.judge._score(rows)]}
+            store.write_sealed(file, kept)
+        return kept["scores"]
+
+
+def _answers(profile: Profile, out: Path, *, write: bool = False) -> None:
+    """Ask the judges by scores what Tables III and IV and a prediction's score ask of a profile's
+    seeds. write: the verdicts, too, where those look for them."""
+    rows, bench = generations.load_generations(out), {}
+    for seed in profile.seeds:
+        judges = verdicts.judges_for(profile, out, seed)
+        bench[seed] = [Remembered(judge, out) for judge in judges if isinstance(judge, Pointwise)]
+    for table in verdicts.BASELINES:
+        pairs = verdicts.make_pairs(rows, profile, table=table)
+        if write and len(pairs):
+            verdicts.ask(bench, pairs, out, table)
+        for seed, judges in () if write else bench.items():
+            for judge in judges:
+                verdicts.judge_pairs(judge, pairs[pairs["seed"].eq(seed)])
+    first = {seed: judges[0] for seed, judges in bench.items() if judges}
+    if not (out / prediction.FILE).is_file() or not first:
+        return
+    found = store.read_json(out / prediction.FILE)
+    found["study"]["seeds"] = list(profile.seeds)
+    said = prediction_scores.texts(rows, found, profile)
+    if write:
+        prediction_scores.rewards(first, out, said)
+    for seed, judge in () if write else first.items():
+        mine = said[said["seed"].eq(seed)]
+        judge.score(mine["prompt"].tolist(), mine["completion"].tolist())
 
 
 def _regime(profile: Profile, out: Path, name: str) -> None:
@@ -179,6 +239,10 @@ def make(profile: Profile, part: Part, out: Path) -> Path:
                 _regime(own, out, part.study)
     print(*(line for line in said.getvalue().splitlines() if line.endswith(TOLD)), sep="\n", end="")
     sizes = {lab.size_of(profile), profile.paper_b.size or next(iter(profile.sizes))}
+    if not profile.pocket_world:  # made from its package or the hub wherever it is needed
+        found = {
+            path for path in found if not path.is_relative_to(cache_dir().resolve() / "models")
+        }
     # notebooks show things with the first seed's references of these sizes
     shown = tuple(f"cache/references/{size}-seed{profile.seeds[0]}-" for size in sorted(sizes))
     return parts.pack(
@@ -280,8 +344,8 @@ def run(
 
 
 def _mark(profile: Profile, out: Path) -> None:
-    """Write the generations files that are missing, and mark the notebooks that train as done: the
-    parts did their work."""
+    """Write the generations files that are missing, and of a user's feedback the verdicts, and mark
+    the notebooks that train as done: the parts did their work."""
     for seed in profile.seeds:
         own = of_seed(profile, seed)
         generations.ensure_runs(own, out, progress=False)
@@ -291,6 +355,8 @@ def _mark(profile: Profile, out: Path) -> None:
                 out / JOBS / f"03_train-{size}-seed{seed}.done",
                 {file.relative_to(out).as_posix(): store.file_digest(file) for file in files},
             )
+    if not profile.pocket_world:
+        _answers(profile, out, write=True)
 
 
 def notebooks(profile: Profile, out: Path) -> list[str]:

@@ -9,7 +9,7 @@ not corrected for the number of pairs: a score is a mean over pairs, no claim ab
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from rpo_nb.config.loading import load_profile
 from rpo_nb.config.methods import METHOD_NAMES, METHODS
 from rpo_nb.config.schema import Profile
 from rpo_nb.experiment.generations import load_generations
-from rpo_nb.judging.judges import Pointwise
+from rpo_nb.judging.judges import Judge, Pointwise
 from rpo_nb.reporting import decisions, tables
 from rpo_nb.reporting.rendering import number, write_table
 from rpo_nb.reporting.style import (
@@ -84,10 +84,9 @@ def texts(generations: pd.DataFrame, found: dict[str, Any], profile: Profile) ->
     return pd.concat(parts)[columns].reset_index(drop=True)
 
 
-def rewards(profile: Profile, out: Path, said: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+def rewards(bench: Mapping[int, Judge], out: Path, said: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """REWARDS of every text by its seed's judge, and the judge's name. Kept in
     <out>/verdicts/prediction-<judge>.jsonl.gz, and asked again only of other texts or judges."""
-    bench = {seed: judge_of(profile, out, seed) for seed in sorted(set(said["seed"]))}
     name = next(iter(bench.values())).name
     if not all(isinstance(judge, Pointwise) for judge in bench.values()):
         raise ValueError(
@@ -305,7 +304,9 @@ def score(profile: Profile, out: Path) -> list[str]:
             "before the study begins (python -m rpo_nb predict)"
         )
     found = read_json(out / FILE)
-    scored, judge = rewards(profile, out, texts(load_generations(out), found, profile))
+    said = texts(load_generations(out), found, profile)
+    bench = {seed: judge_of(profile, out, seed) for seed in sorted(set(said["seed"]))}
+    scored, judge = rewards(bench, out, said)
     table = compared(scored, found["pairs"])
     summary, wrong = scores(table), worst(table)
     title = verdict(summary, int(table["seeds"].max()))

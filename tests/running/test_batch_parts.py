@@ -1,5 +1,6 @@
 """Parts."""
 
+import re
 import subprocess
 import sys
 import time
@@ -43,6 +44,24 @@ def test_settings_are_read_as_the_notebooks_read_their_parameters():
         and profile.seeds == (0,)
     )
     assert profile.training.epochs == 2 and profile.training.lora
+
+
+@pytest.mark.parametrize(
+    ("threads", "jobs", "given"), [(None, 1, 6), (None, 4, 1), (None, 9, 1), (1, 1, None)]
+)
+def test_a_job_has_the_cores_that_no_other_has(tmp_path, monkeypatch, capfd, threads, jobs, given):
+    """Snakemake leaves a job one thread; a profile that fixes none gets its share of the cores."""
+    machine = tmp_path / "machine"
+    machine.mkdir()
+    (machine / "sitecustomize.py").write_text(
+        "import joblib\njoblib.cpu_count = lambda only_physical_cores=False: 6\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(machine))
+    profile = loading.load_profile("smoke", **{"training.threads": threads})
+    told = ["--printshellcmds"]
+    assert batch.run(profile, tmp_path / "out", cores=jobs, dry_run=True, more=told) == 0
+    found = set(re.findall(r"OMP_NUM_THREADS=(\S+)", "".join(capfd.readouterr())))
+    assert found == ({f"${{SLURM_CPUS_PER_TASK:-{given}}}"} if given else set())
 
 
 def test_a_users_file_is_linked_and_its_place_does_not_matter(tmp_path, monkeypatch):

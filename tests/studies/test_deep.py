@@ -204,12 +204,6 @@ def test_a_run_that_another_one_starts_from_is_trained_with_it(profile, first, c
     assert said.read_bytes() == (there / said.name).read_bytes()
 
 
-def test_other_worlds_are_refused(profile):
-    other = profile.model_copy(update={"data": profile.data.model_copy(update={"source": "x.csv"})})
-    with pytest.raises(ValueError, match="not of the pocket world: make it with reproduce"):
-        deep.parts_of(other)
-
-
 def test_the_deep_profile_extends_the_pocket():
     pocket, ten = loading.load_profile("pocket"), loading.load_profile("pocket-deep")
     assert (pocket.sizes, pocket.data, pocket.training) == (ten.sizes, ten.data, ten.training)
