@@ -123,6 +123,7 @@ class Teacher:
         """Train on `pairs_of` some prompts, ask about those of others: `right` [n]."""
         from transformers import set_seed
 
+        from rpo_nb.experiment.inputs import half
         from rpo_nb.policy.load import load_policy
         from rpo_nb.policy.logps import score_completions
         from rpo_nb.training.batches import method_groups
@@ -133,7 +134,7 @@ class Teacher:
         objective = teaching.objective(rewards[0::2] - rewards[1::2])
         set_seed(seed)  # the adapter starts at random
         rank = self.training.lora_rank if self.training.lora else 0
-        model, tokenizer = load_policy(self.path, lora_rank=rank)
+        model, tokenizer = load_policy(self.path, bf16=half(self.training), lora_rank=rank)
         shown, asked = (self.encoded(tokenizer, rows) for rows in (train, test))
         per_token = objective.reduce == "mean"
         lengths = np.array([len(text) for _, text in shown]) if per_token else 1
