@@ -5,8 +5,8 @@ it is there for every later start on any machine. A start takes the parts that f
 and code, makes those that are missing until its time is up, and, when all are there, the tables and
 the report. Weights are trained where something is missing that only they can say.
 
-Of a user's feedback a part is a seed of paper A: its policies and what its judge said of them. Of
-the feedback it holds no text.
+Of a user's feedback a seed of paper A is two parts: its policies with their completions, and what
+its judge said of them. They hold no text of the feedback.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ CODE = {  # study -> the steps whose code a part depends on, keys of provenance.
     "grid": ("all of the grid", "reward model"),
     "lab": ("all of the lab", "gradient variance", "truth pool"),
     "paper_b": ("paper B",),
+    "policies": ("all of the grid",),
+    "answers": ("all of the grid", "reward model", "verdicts"),
 }
 REGIME = ("all of the lab",)
 ALWAYS = (*TABLES, LAB, PAPER_B)  # the notebooks whose tables are of all seeds
@@ -60,7 +62,7 @@ ONCE = ("01_data_prep", "02_rpo_derivation")  # notebooks of the first seed
 class Part(NamedTuple):
     """A study with one seed. study: "tuning" (of a tuning seed), "grid" (paper A), a regime of the
     lab, "lab" (the rest of it), "tuned" (every method at the settings that tuning chose),
-    "paper_b"."""
+    "paper_b"; of a user's feedback "policies" and "answers" (of the judges by scores)."""
 
     study: str
     seed: int
@@ -74,7 +76,7 @@ def parts_of(profile: Profile) -> list[Part]:
     """Every part of a profile: those that choose settings, then seed by seed, so that what is there
     early is whole seeds."""
     if not profile.pocket_world:
-        return [Part("grid", seed) for seed in profile.seeds]
+        return [Part(study, seed) for seed in profile.seeds for study in ("policies", "answers")]
     tuned = profile.lab.tuning > 0
     found = [Part("tuning", seed) for seed in profile.lab.tuning_seeds if tuned]
     for seed in dict.fromkeys((*profile.seeds, *lab.seeds_of(profile), *profile.paper_b.seeds)):
@@ -102,7 +104,8 @@ def of_seed(profile: Profile, seed: int) -> Profile:
 
 def key_of(profile: Profile, part: Part) -> str:
     """What a part is made from: its settings, its seed and the code."""
-    others = {"paper_b": {"lab"}, "grid": {"lab", "paper_b"}}.get(part.study, {"paper_b"})
+    of_the_grid = dict.fromkeys(("grid", "policies", "answers"), {"lab", "paper_b"})
+    others = {"paper_b": {"lab"}, **of_the_grid}.get(part.study, {"paper_b"})
     settings = of_seed(profile, part.seed).model_dump(mode="json", exclude=FREE | others)
     if not profile.pocket_world:  # wherever the feedback lies
         settings["data"]["source"] = source_key(profile.data.source, profile.data.revision)
@@ -114,15 +117,16 @@ def key_of(profile: Profile, part: Part) -> str:
 # ---- a part is made ------------------------------------------------------------------------------
 
 
-def _grid(profile: Profile, out: Path, first: bool) -> None:
-    seed = profile.seeds[0]
+def _policies(profile: Profile, out: Path) -> None:
     generations.ensure_runs(profile, out, progress=False)
     for size in profile.sizes:
-        inputs.prepare(profile, size, seed)
+        inputs.prepare(profile, size, profile.seeds[0])
+
+
+def _grid(profile: Profile, out: Path, first: bool) -> None:
+    seed = profile.seeds[0]
+    _policies(profile, out)
     verdicts.judges_for(profile, out, seed)
-    if not profile.pocket_world:
-        _answers(profile, out)
-        return
     insight.rewards_and_kl(profile, out)
     for size in profile.sizes if first else ():
         insight.frontier(profile, size, seed)
@@ -224,9 +228,15 @@ def make(profile: Profile, part: Part, out: Path) -> Path:
     with redirect_stdout(StringIO()) as said:
         # before what is recorded: the runs that it is read from are in tuning's own parts
         chosen = _chosen(own, out) if part.study == "tuned" else {}
+        if part.study == "answers":  # the texts, from the part before
+            generations.ensure_runs(own, out, progress=False)
         with store.recorded() as found:
             if part.study == "grid":
                 _grid(own, out, first)
+            elif part.study == "policies":
+                _policies(own, out)
+            elif part.study == "answers":
+                _answers(own, out)
             elif part.study == "lab":
                 _lab(own, out, first)
             elif part.study == "tuning":

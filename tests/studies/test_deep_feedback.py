@@ -1,5 +1,5 @@
-"""A study of a user's feedback in parts: a seed each, taken up elsewhere without a training, and
-without a text of the feedback in it."""
+"""A study of a user's feedback in parts, taken up elsewhere without a training, and without a text
+of the feedback in them."""
 
 import json
 import shutil
@@ -62,14 +62,18 @@ def answers(out):
     }
 
 
-def test_a_part_is_a_seed_and_holds_no_text_of_the_feedback(study):
+def test_a_seed_is_two_parts_that_hold_no_text_of_the_feedback(study):
     profile, out = study
-    assert [part.name for part in deep.parts_of(profile)] == ["grid-seed0", "grid-seed1"]
+    assert [part.name for part in deep.parts_of(profile)] == [
+        f"{name}-seed{seed}" for seed in (0, 1) for name in ("policies", "answers")
+    ]
     lines = map(json.loads, Path(profile.data.source).read_text(encoding="utf-8").splitlines())
     texts = [text for line in lines for text in (line["prompt"], line["responses"][-1]["text"])]
     for part in deep.parts_of(profile):
         files = parts.read(deep.file_of(out, part)).files
-        assert [name for name in files if name.startswith("out/runs/judges/scores/")]
+        judged = [name for name in files if name.startswith("out/runs/judges/scores/")]
+        policies = [name for name in files if name.endswith("recipe.json")]
+        assert (bool(policies), bool(judged)) == (part.study == "policies", part.study == "answers")
         told = b"".join(files.values()).decode(errors="replace")
         assert not [text for text in texts if text in told]
 
@@ -80,7 +84,7 @@ def test_where_the_feedback_lies_is_no_part_of_a_key(study, tmp_path):
     moved = profile.model_copy(
         update={"data": profile.data.model_copy(update={"source": str(other)})}
     )
-    first, second = deep.parts_of(profile)
+    first, _, second, _ = deep.parts_of(profile)
     assert deep.key_of(moved, first) == deep.key_of(profile, first)
     with open(other, "a", encoding="utf-8") as file:
         file.write(json.dumps({"prompt": "a", "responses": [{"text": "b", "reward": 1}]}) + "\n")
