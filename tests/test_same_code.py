@@ -60,8 +60,17 @@ def test_what_is_kept_can_be_shown_again_without_its_commit():
 
 
 def test_studies_of_which_nothing_was_compared_are_named():
-    assert same_code.unseen(["partition"], ["stronger", "lab"]) == ["grid", "paper_b"]
-    assert same_code.unseen(["partition"], ["grid", "lab", "paper_b"]) == ["regime"]
+    assert same_code.unseen(["partition"], ["stronger", "lab"]) == [
+        "answers",
+        "grid",
+        "paper_b",
+        "policies",
+    ]
+    assert same_code.unseen(["partition"], ["grid", "lab", "paper_b"]) == [
+        "answers",
+        "policies",
+        "regime",
+    ]
     assert same_code.unseen(["reporting.page"], []) == []  # it makes no number
 
 
@@ -89,4 +98,4 @@ def test_nothing_is_kept_before_it_is_shown(monkeypatch, tmp_path):
     assert run(["out/h.csv"]) == 1 and kept.read_text() == "{}"
     assert run([]) == 0 and json.loads(kept.read_text()) == {"partition": {"now": "then"}}
     (row,) = pd.read_csv(tmp_path / "same_code.csv").to_dict("records")
-    assert (row["parts"], row["unseen"]) == ("stronger-seed0", "grid lab paper_b")
+    assert (row["parts"], row["unseen"]) == ("stronger-seed0", "answers grid lab paper_b policies")

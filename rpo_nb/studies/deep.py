@@ -144,7 +144,7 @@ class Remembered(Pointwise):
         file = self.folder / f"{self.name}-{content_key([self.identity, rows])}.json"
         kept = store.read_sealed(file)
         if kept is None:
-            kept = {"scores": [float(score) for score in self.judge._score(rows)]}
+            kept = {"scores": self.judge.score(*zip(*rows, strict=True)).tolist()}
             store.write_sealed(file, kept)
         return kept["scores"]
 

@@ -103,7 +103,7 @@ def test_elsewhere_the_tables_ask_nobody_and_train_nothing(study, tmp_path, monk
         raise AssertionError("something is trained, or a judge asked")
 
     monkeypatch.setattr(transformers.Trainer, "train", refuse)
-    monkeypatch.setattr(judging.RewardModel, "_score", refuse)
+    monkeypatch.setattr(judging.RewardModel, "net", property(refuse))
     assert deep.run(profile, tmp_path / "out", cores=1)
     assert answers(tmp_path / "out") == answers(out)
     rows = generations.load_generations(tmp_path / "out")
