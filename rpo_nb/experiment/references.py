@@ -381,16 +381,20 @@ def reference_logps(
     # same rows.
     sample = np.random.default_rng().permutation(len(encoded))[:VERIFIED_ROWS]
     sums, lengths = score_completions(model, tokenizer, [encoded[i] for i in sample], bf16=bf16)
-    # Beside other rows, bfloat16 rounds a token's log-probability to another number: by up to 0.01
-    # nats for SmolLM2 of 135M parameters, and 0.05 from float32.
-    token = 5e-2 if bf16 else 1e-2
+    # Beside other rows, bfloat16 rounds a token's log-probability to another number: for SmolLM2 of
+    # 135M parameters by 0.006 nats in the middle and up to 0.05 in some row of hundreds (Intel's
+    # AMX), and 0.05 from float32. Another model is further off in most rows.
+    token, one = (5e-2, 4 * 5e-2) if bf16 else (1e-2, 1e-2)
     again = {
-        "sum": (sums, token * lengths if bf16 else torch.full_like(sums, token)),
-        "mean": (sums / lengths, torch.full_like(sums, token)),
+        "sum": (sums, lengths if bf16 else torch.ones_like(sums)),
+        "mean": (sums / lengths, torch.ones_like(sums)),
     }
     if any(len(values) != len(encoded) for values in logps.values()) or any(
-        (torch.from_numpy(logps[name][sample]) - number).abs().gt(slack + 1e-3 * number.abs()).any()
-        for name, (number, slack) in again.items()
+        len(far) and (far.median() > token or far.max() > one)
+        for name, (number, unit) in again.items()
+        for far in [
+            ((torch.from_numpy(logps[name][sample]) - number).abs() - 1e-3 * number.abs()) / unit
+        ]
     ):
         raise ValueError(
             f"the cached reference log-probabilities {key} are not the model's; "
