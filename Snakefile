@@ -20,7 +20,7 @@ PYTHON = sys.executable
 NODE = '[ -z "${{SLURM_JOB_ID:-}}" ] || {PYTHON:q} -m rpo_nb.running.manifest {log:q}; '  # what the manifest tells of it
 # By its name a job tells which policies it has (running/progress.py), first that it has none; and that it failed.
 JOB = "export RPO_NB_JOB=runs/jobs/$(basename {log:q} .ipynb); : > $RPO_NB_JOB.policies; "
-THREADS = processes.all_threads(profile, workflow.cores or 1).replace("{", "{{").replace("}", "}}")
+THREADS = processes.all_threads(profile).replace("{", "{{").replace("}", "}}")
 RUN = NODE + THREADS + JOB + "{PYTHON:q} -m papermill - {log:q} -k python3 --no-progress-bar -p profile {PROFILE:q} -p output_dir . "
 # The marker is the job's last word: the hashes of what it wrote, which the next start compares.
 SOURCE = " < {params.notebook:q} && {PYTHON:q} -m rpo_nb.store {output:q} || {{ : > $RPO_NB_JOB.failed; exit 1; }}"

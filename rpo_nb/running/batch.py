@@ -34,6 +34,7 @@ from rpo_nb.running.jobs import (
 )
 from rpo_nb.running.manifest import JOBS, write_manifest
 from rpo_nb.running.processes import (
+    AT_A_TIME,
     ON_SLURM,
     ROOT,
     STATE,
@@ -145,7 +146,7 @@ def run(
         stop_everything(out)
         if on_slurm:
             (out / ON_SLURM).touch()
-        env = environment(profile, out)
+        env = environment(profile, out) | {AT_A_TIME: at_a_time[1]}
         write_profile(profile, out / (f"{STATE}/dry-run.yaml" if dry_run else "profile.yaml"))
         if not dry_run:
             fetch(profile)

@@ -26,6 +26,7 @@ from rpo_nb.store import atomic_write
 ROOT = PACKAGE.resolve().parent
 # in the environment of every process of a reproduction: how a later start finds what is left of it
 MARK = "RPO_NB_OUTPUT"
+AT_A_TIME = "RPO_NB_JOBS"  # likewise: how many jobs run side by side
 STATE = ".snakemake"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 ON_SLURM = Path(STATE) / "rpo_nb.slurm"  # there since the first start on Slurm
@@ -158,11 +159,12 @@ def _home(out: Path) -> dict[str, str]:
         return hub | {"HOME": str(own), **{name: str(own / part) for name, part in places.items()}}
 
 
-def all_threads(profile: Profile, jobs: int) -> str:
+def all_threads(profile: Profile) -> str:
     """The beginning of a job's command that gives it its share of the cores, "" where the profile
     fixes its threads; of Slurm what the job was given. Snakemake would leave it one thread."""
     if profile.training.threads:
         return ""
+    jobs = int(os.environ.get(AT_A_TIME, "1"))
     share = max(1, joblib.cpu_count(only_physical_cores=True) // jobs)
     return f"export {' '.join(f'{name}=${{SLURM_CPUS_PER_TASK:-{share}}}' for name in THREADS)}; "
 
