@@ -377,13 +377,10 @@ def reference_logps(
         logps = {name: stored[name] for name in ("sum", "mean")}
     if elsewhere:
         return logps
-    # A sample of another load each time, and both kinds: a seed of its own would always look at the
-    # same rows.
-    sample = np.random.default_rng().permutation(len(encoded))[:VERIFIED_ROWS]
+    sample = np.random.default_rng().permutation(len(encoded))[:VERIFIED_ROWS]  # each time others
     sums, lengths = score_completions(model, tokenizer, [encoded[i] for i in sample], bf16=bf16)
-    # Beside other rows, bfloat16 rounds a token's log-probability to another number: for SmolLM2 of
-    # 135M parameters by 0.006 nats in the middle and up to 0.05 in some row of hundreds (Intel's
-    # AMX), and 0.05 from float32. Another model is further off in most rows.
+    # Beside other rows, bfloat16 moves SmolLM2-135M's by 0.006 nats a token in the middle and by
+    # 0.05 in some row (Intel's AMX), and by 0.05 from float32; another model's are mostly further.
     token, one = (5e-2, 4 * 5e-2) if bf16 else (1e-2, 1e-2)
     again = {
         "sum": (sums, lengths if bf16 else torch.ones_like(sums)),
