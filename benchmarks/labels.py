@@ -7,15 +7,15 @@ better and the worse. A pair tells which; labels tell good or bad of each by its
 FILE has more than two, how good. Each method learns with LoRA from what it can read, and is asked
 about prompts that none has seen: is its implicit reward, log πθ − log πref, higher for the better
 completion? SimPO, which has no reference, answers with log πθ a token. The settings are those of
-the pocket world (`PaperB`), not tuned here. Adds to benchmarks/labels.csv; a policy that was
-trained before is not trained again.
+the pocket world (`PaperB`), not tuned here. Adds to benchmarks/labels.csv. A policy's
+answers are kept in the cache: asked the same again, it is not trained again.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -168,13 +168,14 @@ class Teacher:
 def compare(source: str, model: str, seeds: int, prompts: int) -> pd.DataFrame:
     """labels.csv of one source: a row a method and what it is told, with 95 % intervals over other
     seeds and prompts; of scores, what they add over labels."""
-    import joblib
-
+    from rpo_nb.config.keys import content_key
     from rpo_nb.config.loading import load_profile
     from rpo_nb.data import load_feedback
     from rpo_nb.experiment import references
     from rpo_nb.intervals import seeds_and_prompts
-    from rpo_nb.running.provenance import cache_dir
+    from rpo_nb.running import provenance
+    from rpo_nb.running.provenance import model_key, source_key, step_code
+    from rpo_nb.store import read_sealed, write_sealed
 
     training = load_profile("smollm").training
     teacher = Teacher(references.resolve(model), training)
@@ -182,22 +183,25 @@ def compare(source: str, model: str, seeds: int, prompts: int) -> pd.DataFrame:
     scored = rows["reward"].nunique() > 2
     order = np.random.default_rng(0).permutation(rows["prompt_id"].unique())
     test = pairs_of(rows[rows["prompt_id"].isin(order[:TEST_PROMPTS])], 0)
-    kept = joblib.Memory(cache_dir() / "labels", verbose=0)
+    code = [provenance.code_of(Path(__file__).read_bytes()), step_code("all of the grid")]
+    made_from = [source_key(source), model_key(teacher.path), training.model_dump(), prompts, code]
 
-    @kept.cache(ignore=["teaching", "seed"])
-    def found(name: str, teaching: Teaching, seed: int) -> np.ndarray:
+    def found(teaching: Teaching, seed: int) -> list[float]:
+        key = content_key([made_from, asdict(teaching), seed])
+        file = provenance.cache_dir() / "labels" / f"{key}.json"
+        if known := read_sealed(file):
+            return known["right"]
         chosen = np.random.default_rng([seed, 1]).choice(
             order[TEST_PROMPTS:], prompts, replace=False
         )
         train = pairs_of(rows[rows["prompt_id"].isin(chosen)], seed)
-        return teacher.teach(teaching, train, test, seed)
+        answer = teacher.teach(teaching, train, test, seed).tolist()
+        write_sealed(file, {"right": answer})
+        return answer
 
     answers = {}
     for teaching in (*TEACHINGS, *(OF_SCORES if scored else ())):
-        name = f"{Path(source).name} {teaching} {prompts}"
-        answers[teaching] = np.array(
-            [found(f"{name} {seed}", teaching, seed) for seed in range(seeds)]
-        )
+        answers[teaching] = np.array([found(teaching, seed) for seed in range(seeds)])
         print(f"{teaching.told}, {teaching.name}: {answers[teaching].mean():.3f}", flush=True)
     longer = right(test["completion"].str.len().to_numpy())[None]
     measured = [("nothing", "the longer one", longer)]

@@ -71,6 +71,12 @@ def module_file(name: str) -> Path:
     return file if file.is_file() else path / "__init__.py"
 
 
+def short(commit: str) -> str:
+    """The hash of a commit that git knows by some name, which may mean another one later."""
+    command = ["git", "-C", str(provenance.PACKAGE.parent), "rev-parse", "--short", commit]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
 def file_at(commit: str, file: Path) -> bytes | None:
     """A file as it was at a commit; None where it was not there."""
     root = provenance.PACKAGE.parent
@@ -151,7 +157,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", default=[], help="studies; default all of the seed")
     given = parser.parse_args()
-    file, modules = provenance.SAME, changed(given.commit) if given.commit else kept()
+    commit = short(given.commit) if given.commit else ""
+    file, modules = provenance.SAME, changed(commit) if commit else kept()
     same = json.loads(file.read_text(encoding="utf-8"))
     for name, (now, then) in modules.items():
         same.setdefault(name, {})[now] = then
@@ -170,7 +177,7 @@ def main() -> int:
             "module": name,
             "code": now[:12],
             "same_as": then[:12],
-            "commit": given.commit or "",
+            "commit": commit,
             "parts": " ".join(found["part"]),
             "files": found["files"].sum(),
             "unseen": " ".join(unseen([name], studies)),

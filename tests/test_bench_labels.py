@@ -48,3 +48,33 @@ def test_each_learns_which_is_better(tiny_llama, tmp_path, teaching):
     pairs = labels.pairs_of(ROWS, 0)
     found = labels.Teacher(str(tmp_path), training).teach(teaching, pairs, pairs, 0)
     assert found.mean() > 0.8
+
+
+def test_what_was_asked_the_same_is_not_trained_again(tiny_llama, tmp_path, monkeypatch):
+    """The same is the same data and model, wherever they lie."""
+    monkeypatch.setenv("RPO_NB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(labels, "TEST_PROMPTS", 2)
+    asked = []
+
+    def teach(self, teaching, train, test, seed):
+        asked.append(teaching)
+        assert not set(train["prompt_id"]) & set(test["prompt_id"])
+        return np.array([1.0, float(seed)])
+
+    monkeypatch.setattr(labels.Teacher, "teach", teach)
+    for part in tiny_llama:
+        part.save_pretrained(tmp_path / "model")
+
+    def compare(file, rows):
+        rows.drop(columns="prompt_id").to_json(tmp_path / file, orient="records", lines=True)
+        asked.clear()
+        found = labels.compare(str(tmp_path / file), str(tmp_path / "model"), 2, 3)
+        return found, len(asked)
+
+    every = 2 * (len(labels.TEACHINGS) + len(labels.OF_SCORES))
+    table, trained = compare("a.jsonl", ROWS)
+    assert trained == every
+    assert (table["accuracy"][table["told"].eq("pair")] == 0.75).all()
+    assert (table["accuracy"][table["told"].str.startswith("score less")] == 0).all()
+    assert compare("b.jsonl", ROWS)[1] == 0
+    assert compare("a.jsonl", ROWS.assign(reward=ROWS["reward"] + 1))[1] == every

@@ -80,6 +80,7 @@ def test_nothing_is_kept_before_it_is_shown(monkeypatch, tmp_path):
     monkeypatch.setattr(provenance, "SAME", kept)
     monkeypatch.setattr(same_code, "FILE", tmp_path / "same_code.csv")
     monkeypatch.setattr(same_code, "changed", lambda commit: {"partition": ("now", "then")})
+    monkeypatch.setattr(same_code, "short", {"HEAD": "abc1234"}.get)
     monkeypatch.setenv("RPO_NB_CACHE", str(tmp_path))
     found = {"part": "stronger-seed0", "files": 3}
 
@@ -91,11 +92,12 @@ def test_nothing_is_kept_before_it_is_shown(monkeypatch, tmp_path):
 
         before = kept.read_text()
         monkeypatch.setattr(same_code, "remade", remade)
-        monkeypatch.setattr("sys.argv", ["same_code", "abc"])
+        monkeypatch.setattr("sys.argv", ["same_code", "HEAD"])
         monkeypatch.setattr(provenance, "SAME", kept)
         return same_code.main()
 
     assert run(["out/h.csv"]) == 1 and kept.read_text() == "{}"
     assert run([]) == 0 and json.loads(kept.read_text()) == {"partition": {"now": "then"}}
     (row,) = pd.read_csv(tmp_path / "same_code.csv").to_dict("records")
-    assert (row["parts"], row["unseen"]) == ("stronger-seed0", "answers grid lab paper_b policies")
+    assert (row["parts"], row["commit"]) == ("stronger-seed0", "abc1234")
+    assert row["unseen"] == "answers grid lab paper_b policies"

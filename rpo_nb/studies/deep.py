@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from rpo_nb import store
@@ -149,31 +150,25 @@ class Remembered(Pointwise):
         return kept["scores"]
 
 
-def _answers(profile: Profile, out: Path, *, write: bool = False) -> None:
+def _answers(profile: Profile, out: Path, to: Path) -> None:
     """Ask the judges by scores what Tables III and IV and a prediction's score ask of a profile's
-    seeds. write: the verdicts, too, where those look for them."""
+    seeds; their verdicts go to the folder `to`, as those write them."""
     rows, bench = generations.load_generations(out), {}
     for seed in profile.seeds:
         judges = verdicts.judges_for(profile, out, seed)
         bench[seed] = [Remembered(judge, out) for judge in judges if isinstance(judge, Pointwise)]
+    if not all(bench.values()):
+        return  # the profile has none
     for table in verdicts.BASELINES:
         pairs = verdicts.make_pairs(rows, profile, table=table)
-        if write and len(pairs):
-            verdicts.ask(bench, pairs, out, table)
-        for seed, judges in () if write else bench.items():
-            for judge in judges:
-                verdicts.judge_pairs(judge, pairs[pairs["seed"].eq(seed)])
-    first = {seed: judges[0] for seed, judges in bench.items() if judges}
-    if not (out / prediction.FILE).is_file() or not first:
-        return
-    found = store.read_json(out / prediction.FILE)
-    found["study"]["seeds"] = list(profile.seeds)
-    said = prediction_scores.texts(rows, found, profile)
-    if write:
-        prediction_scores.rewards(first, out, said)
-    for seed, judge in () if write else first.items():
-        mine = said[said["seed"].eq(seed)]
-        judge.score(mine["prompt"].tolist(), mine["completion"].tolist())
+        if len(pairs):
+            verdicts.ask(bench, pairs, to, table)
+    first = {seed: judges[0] for seed, judges in bench.items()}
+    foretold = profile.evaluation.judges[0] == first[profile.seeds[0]].name
+    if foretold and (out / prediction.FILE).is_file():
+        found = store.read_json(out / prediction.FILE)
+        found["study"]["seeds"] = list(profile.seeds)
+        prediction_scores.rewards(first, to, prediction_scores.texts(rows, found, profile))
 
 
 def _regime(profile: Profile, out: Path, name: str) -> None:
@@ -236,7 +231,8 @@ def make(profile: Profile, part: Part, out: Path) -> Path:
             elif part.study == "policies":
                 _policies(own, out)
             elif part.study == "answers":
-                _answers(own, out)
+                with TemporaryDirectory() as unused:  # a table has the verdicts of all seeds
+                    _answers(own, out, Path(unused))
             elif part.study == "lab":
                 _lab(own, out, first)
             elif part.study == "tuning":
@@ -366,7 +362,7 @@ def _mark(profile: Profile, out: Path) -> None:
                 {file.relative_to(out).as_posix(): store.file_digest(file) for file in files},
             )
     if not profile.pocket_world:
-        _answers(profile, out, write=True)
+        _answers(profile, out, out)
 
 
 def notebooks(profile: Profile, out: Path) -> list[str]:
