@@ -26,7 +26,7 @@ from rpo_nb.config.methods import AUTHORS, METHOD_NAMES, ROWS, tau_of
 from rpo_nb.config.schema import Profile
 from rpo_nb.experiment import grid, inputs
 from rpo_nb.judging import verdicts
-from rpo_nb.judging.judges import Judge
+from rpo_nb.judging.judges import Pointwise
 from rpo_nb.reporting.rendering import number
 from rpo_nb.running import manifest
 from rpo_nb.running.processes import only_one, shown
@@ -42,7 +42,10 @@ OTHER_WORLD = 0.5
 DRAWS = 20_000  # of seeds at most; up to so many, every draw is counted once
 DIGITS = 4  # of a probability
 # what only a policy leaves in an output folder
-LEFT = ("runs/*/recipe.json", "generations/*.jsonl.gz", "tables/metrics.csv", "tables/table3.csv")
+LEFT = (
+    *("runs/*/recipe.json", "generations/*.jsonl.gz", "parts/*.tar.xz"),
+    *("tables/metrics.csv", "tables/table3.csv"),
+)
 
 
 class Policy(NamedTuple):
@@ -243,8 +246,15 @@ def _round(value: float) -> float:
 # ---- the study -----------------------------------------------------------------------------------
 
 
-def judge_of(profile: Profile, out: Path, seed: int) -> Judge:
-    """The judge that a prediction is about: the profile's first. No other is learnt or loaded."""
+def judge_of(profile: Profile, out: Path, seed: int) -> Pointwise:
+    """The judge that a prediction is about: the profile's first. No other is learnt or loaded.
+    Raises ValueError for one that compares."""
+    name = profile.evaluation.judges[0]
+    if name in profile.evaluation.llm_judges:
+        raise ValueError(
+            f"evaluation.judges: the first, {name}, compares and gives no reward; put reward_model "
+            "or checker first"
+        )
     first = profile.evaluation.model_copy(update={"judges": profile.evaluation.judges[:1]})
     return verdicts.judges_for(profile.model_copy(update={"evaluation": first}), out, seed)[0]
 
@@ -285,8 +295,8 @@ def look(profile: Profile, size: str, out: Path) -> tuple[advise.Data, dict[str,
     }
 
 
-def _made_from(profile: Profile, size: str, tables: Path) -> dict[str, Any]:
-    """What a prediction was made from, by content."""
+def made_from(profile: Profile, size: str) -> dict[str, str]:
+    """The study that a prediction is of, by content: its settings, its data, its model."""
     settings = profile.model_dump(mode="json", exclude={"data", "sizes", "description", "expect"})
     return {
         "config": content_key(
@@ -294,14 +304,13 @@ def _made_from(profile: Profile, size: str, tables: Path) -> dict[str, Any]:
         ),
         "data": source_key(profile.data.source, profile.data.revision),
         "model": model_key(inputs.reference_path(profile, size, profile.seeds[0])),
-        "evidence": {
-            "from": f"{tables.parent.name}/{tables.name}",
-            **{
-                name: file_digest(tables / name)[:16]
-                for name in ("regime_map.csv", "lab_seeds.csv")
-            },
-        },
     }
+
+
+def _evidence(tables: Path) -> dict[str, str]:
+    """What it was read from, by content."""
+    files = {name: file_digest(tables / name)[:16] for name in ("regime_map.csv", "lab_seeds.csv")}
+    return {"from": f"{tables.parent.name}/{tables.name}", **files}
 
 
 def first_policy(out: Path) -> str:
@@ -329,7 +338,7 @@ def predict(profile: Profile, out: Path, tables: Path | str = advise.TABLES) -> 
     advice = advise.recommend(known, mine)
     content = {
         "study": {"profile": profile.name, "size": size, "seeds": list(profile.seeds)},
-        "made_from": _made_from(profile, size, tables),
+        "made_from": made_from(profile, size) | {"evidence": _evidence(tables)},
         "measured": measured,
         "advice": {"recommended": advice.settings(), "reasons": list(advice.reasons)},
         **predicted(known, mine, policies(profile, size, known.regimes), len(profile.seeds)),

@@ -24,7 +24,7 @@ from rpo_nb.config.loading import load_profile
 from rpo_nb.config.methods import METHOD_NAMES, METHODS
 from rpo_nb.config.schema import Profile
 from rpo_nb.experiment.generations import load_generations
-from rpo_nb.judging.judges import Judge, Pointwise
+from rpo_nb.judging.judges import Pointwise
 from rpo_nb.reporting import decisions, tables
 from rpo_nb.reporting.rendering import number, write_table
 from rpo_nb.reporting.style import (
@@ -49,11 +49,12 @@ from rpo_nb.store import (
     unpacked,
     write_sealed,
 )
-from rpo_nb.studies.prediction import FILE, judge_of
+from rpo_nb.studies.prediction import FILE, judge_of, made_from
 
 REWARDS = ["policy", "seed", "prompt_id", "reward"]
 YES, NO, OPEN = "yes", "no", decisions.OPEN
 REFERENCE = METHOD_NAMES["reference"]
+OF = {"config": "settings", "data": "data", "model": "model"}  # keys of `prediction.made_from`
 WORST = 5  # pairs that are told where the lab was most wrong
 
 
@@ -67,13 +68,14 @@ def texts(generations: pd.DataFrame, found: dict[str, Any], profile: Profile) ->
     methods alike. Raises ValueError for a policy that a seed has no completions of.
     """
     rows = tables.at_main_setting(generations, profile)
-    rows = rows[rows["size"].eq(found["study"]["size"])]
+    seeds = found["study"]["seeds"]
+    rows = rows[rows["size"].eq(found["study"]["size"]) & rows["seed"].isin(seeds)]
     parts = []
     for policy in found["policies"]:
         alike = [one for one in policy["presets"] if profile.presets[one].decoding == "shared"]
         preset = (alike or policy["presets"])[0]
         mine = rows[rows["method"].eq(policy["method"]) & rows["preset"].eq(preset)]
-        lost = set(found["study"]["seeds"]) - set(mine["seed"])
+        lost = set(seeds) - set(mine["seed"])
         if lost:
             raise ValueError(
                 f"{policy['policy']} has no completions of seed {min(lost)}, which the prediction "
@@ -84,15 +86,12 @@ def texts(generations: pd.DataFrame, found: dict[str, Any], profile: Profile) ->
     return pd.concat(parts)[columns].reset_index(drop=True)
 
 
-def rewards(bench: Mapping[int, Judge], out: Path, said: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+def rewards(
+    bench: Mapping[int, Pointwise], out: Path, said: pd.DataFrame
+) -> tuple[pd.DataFrame, str]:
     """REWARDS of every text by its seed's judge, and the judge's name. Kept in
     <out>/verdicts/prediction-<judge>.jsonl.gz, and asked again only of other texts or judges."""
     name = next(iter(bench.values())).name
-    if not all(isinstance(judge, Pointwise) for judge in bench.values()):
-        raise ValueError(
-            f"evaluation.judges: the first, {name}, compares and gives no reward; put reward_model "
-            "or checker first"
-        )
     file = out / "verdicts" / f"prediction-{name}.jsonl.gz"
     stamp = out / "runs" / "judges" / f"prediction-{name}.json"
     identities = {str(seed): judge.identity for seed, judge in bench.items()}
@@ -297,13 +296,21 @@ def over_reference(table: pd.DataFrame) -> pd.DataFrame:
 
 def score(profile: Profile, out: Path) -> list[str]:
     """Write tables/prediction, tables/prediction_score and figures/prediction; what they say, a
-    sentence each. Raises ValueError without a prediction or without the study's completions."""
+    sentence each. Raises ValueError without a prediction or without the study's completions, and
+    for a prediction of another study."""
     if not (out / FILE).is_file():
         raise ValueError(
             f"{shown(out)} has no {FILE}, so there is nothing to score; a prediction is made "
             "before the study begins (python -m rpo_nb predict)"
         )
     found = read_json(out / FILE)
+    mine = made_from(profile, found["study"]["size"])
+    others = [OF[name] for name in mine if mine[name] != found["made_from"].get(name)]
+    if others:
+        raise ValueError(
+            f"{shown(out)}: {FILE} was made for other {' and other '.join(others)} than this study "
+            "has, so it says nothing of it; make the study that it is of, in a folder of its own"
+        )
     said = texts(load_generations(out), found, profile)
     bench = {seed: judge_of(profile, out, seed) for seed in sorted(set(said["seed"]))}
     scored, judge = rewards(bench, out, said)

@@ -10,7 +10,7 @@ from rpo_nb.config.methods import METHODS
 from rpo_nb.reporting import findings, style
 from rpo_nb.studies import lab_figures, partition_figures
 from rpo_nb.studies.paper_b import figures
-from rpo_nb.studies.paper_b.grid import Run
+from rpo_nb.studies.paper_b.grid import Run, rows_of
 from tests.pictures import title, touching
 
 PROFILE = loading.load_profile("pocket")
@@ -114,6 +114,20 @@ def test_paper_bs_curves(seeds):
     ]
     # two seeds' interval is as wide as the world: lines, not bands, set the scale
     assert np.ptp(pairs.get_ylim()) < 4
+
+
+def test_a_training_that_was_stopped_early_ends_no_line():
+    """One of ten seeds collapses: the mean goes on, with that seed where it ended."""
+    rows = curves(10)
+    dpo = rows_of(rows, Run("dpo"))
+    left = rows.drop(dpo[dpo["seed"].eq(3) & dpo["step"].gt(0)].index)
+    (pairs, *_) = figures.figure1(left, PROFILE.paper_b).axes
+    assert "DPO" in [text.get_text() for text in pairs.texts]
+    line = next(one for one in pairs.lines if one.get_color() == figures.LOSSES["dpo"]["color"])
+    assert line.get_xdata()[-1] == 20
+    at = {seed: one.set_index("step")["truth"] for seed, one in dpo.groupby("seed")}
+    last = [values[0 if seed == 3 else 20] for seed, values in at.items()]
+    assert line.get_ydata()[-1] == pytest.approx(np.mean(last))
 
 
 def test_paper_bs_losses_have_no_methods_colour_but_ktos():

@@ -60,12 +60,14 @@ def _look(run: Run, config: PaperB) -> dict:
 
 def _lines(axis: Axes, lines: Mapping[str, tuple[pd.DataFrame, dict]], y: str) -> None:
     """Of each name's rows the mean over seeds by step with its 95 % interval (none with one seed),
-    named at its end. A column that is missing, or empty, draws nothing."""
+    named at its end. A training that was stopped early stays where it ended, as `_last` has it. A
+    column that is missing, or empty, draws nothing."""
     ends, values = [], []
     for name, (curve, look) in lines.items():
         wide = curve.pivot_table(index="step", columns="seed", values=y) if len(curve) else curve
         if not len(wide):
             continue
+        wide = wide.ffill()
         found = intervals.over_seeds(wide.to_numpy())
         axis.plot(wide.index, found.value, markersize=4, lw=1.5, **look)
         axis.fill_between(
@@ -116,7 +118,10 @@ def _panels(
 
 def _note(curves: pd.DataFrame) -> str:
     seeds = _seeds(curves)
-    return f"Higher is better. Lines: means. {interval_note(seeds, 'bands', 'other seeds')}"
+    return (
+        "Higher is better. Lines: means; what was stopped early stays at its last value. "
+        f"{interval_note(seeds, 'bands', 'other seeds')}"
+    )
 
 
 @styled
