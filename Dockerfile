@@ -3,7 +3,7 @@
 #   docker build -t rpo_nb --build-arg BASE=nvidia/cuda:13.0.1-runtime-ubuntu24.04 --build-arg TORCH= .    on a CUDA GPU
 #   docker run --rm -v "$PWD/results:/kit/results" rpo_nb make reproduce PROFILE=smoke
 #   docker run --rm -p 8888:8888 rpo_nb make lab ARGS="--ip=0.0.0.0 --no-browser"
-#   docker run --rm -v "$PWD/build:/kit/build" rpo_nb make site
+#   mkdir -p build && docker run --rm --user "$(id -u)" -v "$PWD/build:/kit/build" rpo_nb make site
 ARG BASE=debian:13-slim
 FROM ${BASE}
 # An index beside the usual one; empty: the usual one's torch, which brings CUDA's libraries.

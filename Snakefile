@@ -19,7 +19,8 @@ PYTHON = sys.executable
 # The notebook comes through stdin and the rest is relative: no path of this machine gets into the executed copy.
 NODE = '[ -z "${{SLURM_JOB_ID:-}}" ] || {PYTHON:q} -m rpo_nb.running.manifest {log:q}; '  # what the manifest tells of it
 # By its name a job tells which policies it has (running/progress.py), first that it has none; and that it failed.
-JOB = "export RPO_NB_JOB=runs/jobs/$(basename {log:q} .ipynb); : > $RPO_NB_JOB.policies; "
+# A second try of it (--retries) has not failed yet.
+JOB = "export RPO_NB_JOB=runs/jobs/$(basename {log:q} .ipynb); rm -f $RPO_NB_JOB.failed; : > $RPO_NB_JOB.policies; "
 THREADS = processes.all_threads(profile).replace("{", "{{").replace("}", "}}")
 RUN = NODE + THREADS + JOB + "{PYTHON:q} -m papermill - {log:q} -k python3 --no-progress-bar -p profile {PROFILE:q} -p output_dir . "
 # The marker is the job's last word: the hashes of what it wrote, which the next start compares.

@@ -139,6 +139,11 @@ def again(arguments: argparse.Namespace) -> int:
         from rpo_nb.judging import commands
 
         return commands.run(arguments)
+    if arguments.command == "judge" and (arguments.judges or arguments.pairs or arguments.prices):
+        raise ValueError(
+            "--judges, --pairs and --prices are of --audit and --batch; to ask fewer judges again, "
+            "reproduce with --set evaluation.judges=[NAME]"
+        )
     out = _reproduced(arguments)
     profile, all_of_it = load_profile(str(out / "profile.yaml")), arguments.command == "report"
     if all_of_it and (missing := jobs.unmade(profile, out)):

@@ -7,7 +7,8 @@ import posixpath
 import re
 from pathlib import PurePosixPath
 
-REPOSITORY = "https://github.com/rpo-nb/rpo_nb"
+from rpo_nb.config.loading import REPOSITORY
+
 LINK = re.compile(r"\]\((?P<target>[^)#\s]*)(?P<anchor>#[^)\s]*)?\)")
 BADGE = re.compile(r"\[!\[Open [Ii]n Colab\]\([^)]*\)\]\((?P<target>[^)]*)\)")
 ELSEWHERE = re.compile(r"[a-z]+:")
@@ -15,9 +16,8 @@ FILES = (".png", ".svg")
 
 
 class Links:
-    """pages: a file of the repository -> the site's page of it, both as paths with their endings.
-    folders: of files -> page, for a link to a folder. kept: files that are copied beside a page
-    where it shows them."""
+    """pages: a file of the repository -> the site's page of it, both as paths with their
+    endings."""
 
     def __init__(self, pages: dict[str, str]):
         self.pages = pages

@@ -244,4 +244,8 @@ def _unfit(profile: Profile, device: Device) -> list[str]:
         out.append(
             "training.quantize is 4bit, which needs a CUDA GPU; use --set training.quantize=none"
         )
+    if profile.training.liger and device.cpu:
+        out.append("training.liger is true, which needs a CUDA GPU; use --set training.liger=false")
+    if profile.generation == "vllm" and device.cpu:
+        out.append("generation is vllm, which needs a CUDA GPU; use --set generation=transformers")
     return out

@@ -53,6 +53,7 @@ def stale(outs: Sequence[Path]) -> list[Stale]:
                 folder
                 for pattern in ("*-seed*", "judges/reward_model-*", "paper_b/*-seed*")
                 for folder in (out / "runs").glob(pattern)
+                if not folder.name.startswith("own-")  # of a loss of the user's own: lab --method
             ]
             found += [
                 (folder, "of earlier code, data or settings")

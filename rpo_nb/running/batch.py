@@ -257,8 +257,6 @@ def _watched(
         try:
             while child.poll() is None:
                 if not (out / LOG).exists():
-                    stop_everything(out)
-                    child.wait()
                     raise ValueError(
                         f"{shown(out)} was removed while its results were made; start again"
                     )
@@ -277,13 +275,23 @@ def _watched(
                 write_manifest(profile, out, seconds=time.time() - started, peak_memory_mb=peak)
             print("\nStopped. The same command goes on from here.", file=sys.stderr)
             return 130
+        except BaseException:
+            stop_everything(out)
+            child.wait()
+            raise
     without_places(out / LOG, out)
     if elsewhere:
         peak = cluster.peak_memory_mb(out / JOBS)
     if measured and finished(profile, out) != before:
         write_manifest(profile, out, seconds=time.time() - started, peak_memory_mb=peak)
-    executed.tidy(out, finished(profile, out))
-    return _told(profile, out, before, started, peak, child.returncode)
+    status = _told(profile, out, before, started, peak, child.returncode)
+    for job in finished(profile, out):
+        try:
+            executed.tidy(out, [job])
+        except ValueError as error:  # saved by hand, or left by an earlier start
+            copy = shown(out / executed.FOLDER / f"{job}.ipynb")
+            print(f"{copy} stays as it is: {error}", file=sys.stderr)
+    return status
 
 
 def _say_news(watch: Watch, progress: Progress, named: set[str]) -> None:
@@ -294,7 +302,9 @@ def _say_news(watch: Watch, progress: Progress, named: set[str]) -> None:
             progress.say(f"ready: {shown(watch.out / name)}")
     for job in [job for job in failed if job not in named]:
         copy = watch.out / "notebooks" / f"{job}.ipynb"
-        progress.say(f"failed: {shown(copy)}: {notebook_error(copy)}")
+        old = copy.is_file() and copy.stat().st_mtime < watch.wall  # of an earlier start
+        said = "it ended before it wrote anything" if old else notebook_error(copy)
+        progress.say(f"failed: {shown(copy)}: {said}")
     named.update(ended, failed)
 
 
@@ -377,9 +387,11 @@ def _explain(profile: Profile, out: Path, started: float) -> None:
 def notebook_error(path: Path, otherwise: str = "") -> str:
     """The error an executed notebook stopped with, on one line; where it has none, what the cluster
     said of its job."""
-    text = path.read_text(encoding="utf-8")
-    notebook = nbformat.reads(text, as_version=4) if text.strip() else nbformat.v4.new_notebook()
-    for cell in notebook.cells:
+    try:
+        cells = nbformat.reads(path.read_text(encoding="utf-8"), as_version=4).cells
+    except (FileNotFoundError, ValueError):  # killed before it was written, or while it was
+        cells = []
+    for cell in cells:
         for output in cell.get("outputs", []):
             if output.output_type == "error":
                 # a ValueError of ours is a sentence for the user

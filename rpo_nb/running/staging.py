@@ -91,7 +91,7 @@ def local_files(profile: Profile) -> list[str]:
 def is_hub_id(source: str) -> bool:
     """owner/name, and not the path of a file that is not there."""
     return bool(re.fullmatch(hub.ID, source)) and not re.search(
-        r"\.(jsonl?|gz|csv|parquet)$", source
+        r"\.(jsonl?|ndjson|csv|tsv|parquet|gz|bz2|xz|zstd?)$", source
     )
 
 
@@ -185,10 +185,19 @@ def placed(profile: Profile, out: Path) -> Profile:
         size: model.model_copy(update={"id": at(model.id), "authors": at(model.authors)})
         for size, model in profile.sizes.items()
     }
+    settings = profile.evaluation
+    judges = {
+        name: judge.model_copy(update={"model": at(judge.model)})
+        for name, judge in settings.llm_judges.items()
+    }
+    evaluation = settings.model_copy(
+        update={"llm_judges": judges, "bertscore": at(settings.bertscore)}
+    )
     return profile.model_copy(
         update={
             "data": data,
             "sizes": sizes,
+            "evaluation": evaluation,
             "paper_b": profile.paper_b.model_copy(update={"ood": ood}),
         }
     )

@@ -92,3 +92,10 @@ def test_an_audits_batch_has_a_second_file_for_the_repeats(out, tmp_path, capsys
     assert "kind: endpoint" in capsys.readouterr().err
     assert judge(out, "--batch", "send", str(file)) == 2
     assert "write or read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [("--judges", "checker"), ("--pairs", "3"), ("--prices", 1, 2)])
+def test_options_of_an_audit_are_refused_without_one(out, capsys, option):
+    """Dropped, they would have every judge asked, at a cost."""
+    assert main(["judge", "--output-dir", str(out), *map(str, option)]) == 2
+    assert "are of --audit and --batch" in capsys.readouterr().err

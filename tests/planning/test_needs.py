@@ -139,12 +139,12 @@ def test_too_little_memory_or_disk_or_no_bf16_stops_and_names_the_switch(
         "evaluation.generation_batch_size=32" in p
         for p in plan.make_plan(answers, tmp_path / "out", device=small)["problems"]
     )
-    four = load_profile("flan-t5", **folders | {"training.lora": True, "training.quantize": "4bit"})
+    needs_cuda = {"training.quantize": "4bit", "training.liger": True, "generation": "vllm"}
+    four = load_profile("flan-t5", **folders | {"training.lora": True, **needs_cuda})
     cpu = costs.Device("CPU (2 threads)", 1e11, 1e11, 1e10, 2**40, "test")
-    assert any(
-        "needs a CUDA GPU" in p
-        for p in plan.make_plan(four, tmp_path / "out", device=cpu)["problems"]
-    )
+    problems = plan.make_plan(four, tmp_path / "out", device=cpu)["problems"]
+    for name in needs_cuda:
+        assert any(p.startswith(f"{name} is") and "needs a CUDA GPU" in p for p in problems), name
 
 
 # ---- the hub, with the library's own classes -----------------------------------------------------

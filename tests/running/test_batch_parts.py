@@ -4,16 +4,20 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import nbformat
 import pytest
 
 from rpo_nb.__main__ import COMMANDS
 from rpo_nb.config import loading
 from rpo_nb.config.arguments import parser, settings
+from rpo_nb.data import files, sources
 from rpo_nb.running import batch, jobs, processes, staging
 from rpo_nb.running.jobs import JOBS, told
 from rpo_nb.running.progress import JOB, tell
 from tests.running.batches import ROOT
+from tests.running.workflows import stand_in
 
 # ---- parts ---------------------------------------------------------------------------------------
 
@@ -108,6 +112,55 @@ def test_no_path_of_this_machine_stands_in_a_staged_profile(tmp_path):
         "judge",
     ]
     assert staged.evaluation.llm_judges["mistral"] == profile.evaluation.llm_judges["mistral"]
+    # and back, for a command that stands elsewhere
+    there = staging.placed(staged, tmp_path / "out")
+    again = (there.data.source, there.sizes["small"].id, there.sizes["small"].authors)
+    judge = there.evaluation.llm_judges["llama"].model
+    assert [Path(path).resolve() for path in (*again, judge)] == [
+        tmp_path / name for name in ("mine.jsonl", "policy", "checkpoint", "judge")
+    ]
+
+
+def test_a_file_that_is_not_there_is_no_hub_id():
+    """Of every ending that feedback is read from, packed or not."""
+    for ending in sources.READERS:
+        for packed in ("", *files.PACKED):
+            assert not staging.is_hub_id(f"data/mine{ending}{packed}"), ending + packed
+    assert staging.is_hub_id("openbmb/UltraFeedback")
+
+
+@pytest.mark.parametrize("written", [None, "", '{"cells": [{"cell_ty'])
+def test_a_notebook_that_was_killed_stops_nobody(tmp_path, monkeypatch, capsys, written):
+    """Half a copy of a failed job, or none: its line is said, and the start ends as failed."""
+    copy, job = tmp_path / "notebooks" / "01_data_prep.ipynb", tmp_path / JOBS / "01_data_prep"
+    code = [
+        "import pathlib, sys, time",
+        f"failed, copy = pathlib.Path({f'{job}.failed'!r}), pathlib.Path({str(copy)!r})",
+        "copy.parent.mkdir(exist_ok=True); failed.parent.mkdir(exist_ok=True, parents=True)",
+        *([] if written is None else [f"copy.write_text({written!r})"]),
+        "failed.touch(); time.sleep(2); sys.exit(1)",
+    ]
+    stand_in(monkeypatch, "\n".join(code))
+    assert batch.run(loading.load_profile("smoke", sizes="small"), tmp_path) == 1
+    said = capsys.readouterr()
+    assert f"{copy.name}: it ended without an error of its own" in said.out
+
+
+def test_a_copy_that_fits_no_job_stays_and_is_told(tmp_path, monkeypatch, capsys):
+    """One that was saved with an error beside a job that is done."""
+    profile = loading.load_profile("smoke", sizes="small")
+    error = nbformat.v4.new_output("error", ename="ValueError", evalue="mine", traceback=[])
+    cell = nbformat.v4.new_code_cell("1", outputs=[error])
+    copy = tmp_path / "notebooks" / "01_data_prep.ipynb"
+    copy.parent.mkdir()
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), copy)
+    before = copy.read_bytes()
+    monkeypatch.setattr(batch, "finished", lambda *_: {"01_data_prep": 1})
+    stand_in(monkeypatch, "")
+    assert batch.run(profile, tmp_path) == 0
+    said = capsys.readouterr()
+    assert "01_data_prep.ipynb stays as it is: a cell failed with ValueError: mine" in said.err
+    assert "1 of" in said.out and copy.read_bytes() == before
 
 
 @pytest.mark.parametrize("name", ["pocket", "smoke"])

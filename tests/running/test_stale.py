@@ -210,6 +210,9 @@ def test_clean_lists_what_nothing_needs_and_removes_it_when_told(tmp_path, monke
     )
     loading.write_profile(profile, out / "profile.yaml")
     generations.ensure_runs(profile, out, progress=False)
+    own = out / "runs" / "own-small-seed0-0123456789abcdef"  # of a loss that no profile knows
+    own.mkdir()
+    (own / "done.json").write_text("{}")
     needed = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     old_run, old_reference, old_logps = (
         out / "runs" / "sft-small-seed0-0123456789abcdef",
