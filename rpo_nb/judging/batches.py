@@ -69,13 +69,12 @@ class Recorder(Judge):
 
 
 def questions_about(pairs: pd.DataFrame, *, most_prompts: int | None = None) -> list[Question]:
-    """Both orders of `verdicts.make_pairs`, of the first prompts alone where a judge is asked about
-    so many at most."""
-    if most_prompts is not None:
-        first = sorted(pairs["prompt_id"].unique())[:most_prompts]
-        pairs = pairs[pairs["prompt_id"].isin(first)]
+    """Both orders of `verdicts.make_pairs`, of each seed's first prompts alone where a judge is
+    asked about so many at most: what `verdicts.ask` asks it."""
     recorder = Recorder()
-    judge_pairs(recorder, pairs)
+    for _, mine in pairs.groupby("seed"):
+        first = sorted(mine["prompt_id"].unique())[:most_prompts]
+        judge_pairs(recorder, mine[mine["prompt_id"].isin(first)])
     return recorder.questions
 
 
@@ -127,15 +126,16 @@ def read_results(
 
     A reply that is kept already stays as it is; a request that failed is counted, and asked by the
     next batch. Raises ValueError, naming file and row, for a custom_id that none of the questions
-    has, another model than the judge's, two different replies to one question, and what is no chat
-    completion; nothing is kept then.
+    has, another model than the judge's, two different replies to one question, a usage that counts
+    no tokens, and what is no chat completion; nothing is kept then.
     """
     wanted, name = named(judge, questions), Path(path).name
     found: dict[str, Reply] = {}
     failed, read, written = set(), 0, 0
     for number, row in plain_rows(path):
         where, key = f"{name}, row {number}", row.get("custom_id")
-        if key not in wanted:
+        # a list or an object is no name, and no key of a dict either
+        if not isinstance(key, str) or key not in wanted:
             raise ValueError(
                 f"{where}: custom_id {key!r:.60} is no question of judge {judge.name!r} about "
                 "these pairs; read the results of the file that was written for them"
@@ -147,9 +147,8 @@ def read_results(
         reply = _reply(body, judge, where)
         if found.setdefault(key, reply) != reply:
             raise ValueError(f"{where}: {key} has another reply above; keep one of the two rows")
-        usage = body.get("usage") or {}
-        read += int(usage.get("prompt_tokens") or 0)
-        written += int(usage.get("completion_tokens") or 0)
+        prompt_tokens, completion_tokens = _usage(body, where)
+        read, written = read + prompt_tokens, written + completion_tokens
     stored = read_store(judge.store)
     new = {key: reply for key, reply in found.items() if key not in stored}
     for key, reply in sorted(new.items()):
@@ -176,6 +175,21 @@ def _body(row: Mapping[str, Any]) -> dict | None:
     body = response.get("body", response)
     failed = response.get("status_code", 200) != 200 or not isinstance(body, dict)
     return None if failed else body
+
+
+def _usage(body: Mapping[str, Any], where: str) -> list[int]:
+    """Tokens read and written, 0 where the file does not say."""
+    usage = body.get("usage")
+    usage = {} if usage is None else usage
+    if isinstance(usage, dict):
+        counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
+        counts = [0 if count is None else count for count in counts]
+        if all(type(count) is int and count >= 0 for count in counts):
+            return counts
+    raise ValueError(
+        f"{where}: usage is {usage!r:.60}; it must hold the whole numbers prompt_tokens and "
+        "completion_tokens, or be left out"
+    )
 
 
 def _reply(body: Mapping[str, Any], judge: LanguageModelJudge, where: str) -> Reply:

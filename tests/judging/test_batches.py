@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
 from rpo_nb.judging import batches
 from rpo_nb.judging.language_models import read_store
 from rpo_nb.judging.planted import anew
-from rpo_nb.judging.verdicts import judge_pairs
+from rpo_nb.judging.verdicts import ask, judge_pairs
 from tests.judging.pairs import pair_table
 from tests.judging.servers import completion, endpoint
 
@@ -50,6 +51,10 @@ def answered(requests, *, say="A", wrapped=True, **change):
     return rows
 
 
+def used(row, **tokens):
+    row["response"]["body"]["usage"] |= tokens
+
+
 def write(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
@@ -63,6 +68,22 @@ def test_both_orders_of_every_pair_of_two_texts_are_asked_and_no_others(question
         ("bad rope", "it is"),
     ]
     assert len(batches.questions_about(PAIRS, most_prompts=1)) == 2
+
+
+@pytest.mark.parametrize("most", [None, 1, 2])
+def test_a_file_asks_of_each_seed_what_the_run_asks(tmp_path, most):
+    """Two seeds have other validation prompts: the limit is one of each."""
+    pairs = pd.concat(
+        [
+            pair_table([(i, f"boat {i}", f"cat {i}") for i in (0, 1, 2)], seed=0),
+            pair_table([(i, f"lamp {i}", f"rope {i}") for i in (7, 8, 9)], seed=1),
+        ]
+    )
+    recorder = batches.Recorder()
+    recorder.most_prompts = most
+    ask({0: [recorder], 1: [recorder]}, pairs, tmp_path, "table3")
+    found = batches.questions_about(pairs, most_prompts=most)
+    assert len(found) == 4 * (most or 3) and found == recorder.questions
 
 
 def test_a_request_is_what_the_server_would_be_asked(judge, questions, tmp_path, server):
@@ -88,6 +109,17 @@ def test_results_are_replies_and_nothing_is_asked_then(judge, questions, tmp_pat
     rows = judge_pairs(judge, PAIRS)  # its server is not there
     assert rows["verdict"].tolist() == ["tie", "tie", None] and judge.failed() == 0
     assert batches.write_requests(judge, questions, path) == 0 and path.read_text() == ""
+
+
+def test_a_file_need_not_say_how_many_tokens_it_took(judge, questions, tmp_path):
+    path = tmp_path / "batch.jsonl"
+    batches.write_requests(judge, questions, path)
+    rows = answered(requests_in(path))
+    rows[0]["response"]["body"].pop("usage")
+    rows[1]["response"]["body"]["usage"] = None
+    used(rows[2], completion_tokens=None)
+    got = batches.read_results(judge, questions, write(tmp_path / "out.jsonl", rows))
+    assert (got.new, got.read, got.written) == (4, 200, 2)
 
 
 def test_reading_twice_changes_nothing(judge, questions, tmp_path):
@@ -118,6 +150,14 @@ def test_what_failed_is_counted_and_asked_by_the_next_file(judge, questions, tmp
     [
         (lambda row: row.update(custom_id="f" * 16), "row 3: custom_id 'ffff"),
         (lambda row: row.pop("custom_id"), "row 3: custom_id None"),
+        (lambda row: row.update(custom_id=["a"]), "row 3: custom_id ['a']"),
+        (lambda row: row.update(custom_id={"a": 1}), "row 3: custom_id {'a': 1}"),
+        (lambda row: row["response"]["body"].update(usage="many"), "row 3: usage is 'many'"),
+        (lambda row: row["response"]["body"].update(usage=[100, 2]), "row 3: usage is [100, 2]"),
+        (lambda row: used(row, prompt_tokens="many"), "row 3: usage is {'prompt_tokens': 'many'"),
+        (lambda row: used(row, completion_tokens=[2]), "row 3: usage is {"),
+        (lambda row: used(row, prompt_tokens=-1), "row 3: usage is {'prompt_tokens': -1"),
+        (lambda row: used(row, prompt_tokens=True), "row 3: usage is {'prompt_tokens': True"),
         (lambda row: row["response"]["body"].update(model="another"), "the model 'another'"),
         (lambda row: row["response"]["body"].pop("choices"), "row 3: its response is no chat"),
     ],
