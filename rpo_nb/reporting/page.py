@@ -22,7 +22,7 @@ from rpo_nb.reporting import agreement, answers, captions, properties, when, wor
 from rpo_nb.reporting.contents import SHOWN
 from rpo_nb.reporting.layout import laid_out, orders, sections
 from rpo_nb.reporting.published import version4_note
-from rpo_nb.reporting.rendering import COLUMNS, footnotes, read_table
+from rpo_nb.reporting.rendering import COLUMNS, footnotes, lost_column, read_table
 from rpo_nb.reporting.samples import samples
 from rpo_nb.reporting.tables import WALL_CLOCK, metric_cells, presets_table
 from rpo_nb.running.manifest import installed
@@ -56,13 +56,6 @@ ELSEWHERE = {*WALL_CLOCK, "metrics", "table1", "presets", "claims", "paper_b_ver
 # ---- reading the results folder ------------------------------------------------------------------
 
 
-def _old(name: str, table: pd.DataFrame) -> str:
-    """The first column that an earlier version's table lacks of what verdicts are made of."""
-    needed = COLUMNS.get(name.removesuffix("_average").split("_")[0], [])
-    lost = [column for column in needed if column not in table]
-    return lost[0] if lost and name.startswith(("table3", "table4")) else ""
-
-
 def _read(out: Path) -> dict[str, pd.DataFrame]:
     """Every table by name that is not empty."""
     return {
@@ -76,7 +69,9 @@ def gather(out: Path | str, profile: Profile) -> dict[str, pd.DataFrame]:
     """Every table of ``<out>/tables`` by name; ``table2`` comes from metrics.csv with its intervals
     (``metric_cells``), and Table I without its seconds. An earlier version's table that lacks what
     verdicts are made of is left out; `absent` tells of it."""
-    tables = {name: table for name, table in _read(Path(out)).items() if not _old(name, table)}
+    tables = {
+        name: table for name, table in _read(Path(out)).items() if not lost_column(name, table)
+    }
     if "table1" in tables:  # seconds are wall-clock: they have a file of their own
         tables["table1"] = tables["table1"][~tables["table1"]["property"].str.startswith("seconds")]
     if "metrics" in tables:
@@ -95,7 +90,7 @@ def absent(out: Path | str) -> list[str]:
                 "profile first."
             )
     for name, table in _read(out).items():
-        if column := _old(name, table):
+        if column := lost_column(name, table):
             told.append(
                 f"tables/{name}.csv has no column {column!r}: an earlier version made it; run "
                 f"notebooks/{NOTEBOOKS[name.split('_')[0]]}.ipynb again with the same profile."

@@ -16,8 +16,8 @@ def properties(table1: pd.DataFrame) -> pd.DataFrame:
 
     In every property the paper's words say that RPO has less of it than DRO: networks, coupling,
     work, variance, sensitivity to errors. So one agrees when RPO's value is lower, and differs when
-    it is not; where intervals overlap it is not decided. How much of the gradient is the reward's
-    at all is measured too, but nothing the paper speaks of.
+    it is not; where intervals overlap, or a gradient has none, it is not decided. How much of the
+    gradient is the reward's at all is measured too, but nothing the paper speaks of.
     """
     out = []
     for name, rows in table1.groupby("property", sort=False):
@@ -27,7 +27,7 @@ def properties(table1: pd.DataFrame) -> pd.DataFrame:
             found, why = (
                 (NO_NUMBER, "the paper says nothing of it")
                 if "without the reward" in name
-                else _less(rpo, dro)
+                else _less(rpo, dro, drawn=name.startswith("gradient"))
             )
             note = next(
                 (str(n) for n in (rpo.get("note"), dro.get("note")) if pd.notna(n) and n), ""
@@ -54,12 +54,22 @@ def properties(table1: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _less(rpo: pd.Series, dro: pd.Series) -> tuple[str, str]:
-    """Whether RPO's value is lower than DRO's, beyond both intervals."""
+def _less(rpo: pd.Series, dro: pd.Series, *, drawn: bool) -> tuple[str, str]:
+    """Whether RPO's value is lower than DRO's, beyond both intervals. drawn: the values are of
+    mini-batches, not counted, so one without an interval decides nothing; but 0 is by definition:
+    nothing flows through a V that is a constant."""
     ours, theirs = rpo["value"], dro["value"]
     if np.isnan(ours) or np.isnan(theirs):
         return NOT_MEASURED, f"{'RPO' if np.isnan(ours) else 'DRO'} has no value"
     ratio = f"{ours / theirs:.3g} times DRO's" if theirs else f"{ours:.3g}, DRO's is 0"
+    bare = [
+        who
+        for who, row in (("RPO", rpo), ("DRO", dro))
+        if drawn and row["value"] and row[["ci_low", "ci_high"]].isna().any()
+    ]
+    if bare:
+        who = f"{bare[0]} has" if len(bare) == 1 else "RPO and DRO have"
+        return OPEN, f"{who} no interval; RPO's is {ratio}"
     if ours == theirs:
         return DIFFERS, "RPO and DRO are equal"
     spans = [row[["value", "ci_low", "ci_high"]].astype(float) for row in (rpo, dro)]

@@ -69,6 +69,14 @@ LONG_COLUMNS = [
 MANY, FEW = 1e4, 1e-4  # beyond these 1.8e+04 would be written
 
 
+def lost_column(name: str, table: pd.DataFrame) -> str:
+    """The first column that an earlier version's table of win rates lacks of what verdicts are made
+    of; "" where it has all. name: of its file."""
+    needed = COLUMNS.get(name.removesuffix("_average").split("_")[0], [])
+    lost = [column for column in needed if column not in table]
+    return lost[0] if lost and name.startswith(("table3", "table4")) else ""
+
+
 def missing_footnotes(cells: pd.DataFrame) -> list[str]:
     """One line for each distinct reason why a cell was not measured. cells: rows of
     ``metric_cells`` (or of metrics.csv)."""

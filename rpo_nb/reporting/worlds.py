@@ -16,7 +16,7 @@ from rpo_nb.config.schema import Profile
 from rpo_nb.reporting import claims
 from rpo_nb.reporting.answers import in_words, span
 from rpo_nb.reporting.published import PAPER_BASELINES, published_numbers
-from rpo_nb.reporting.rendering import footnotes, number, read_table
+from rpo_nb.reporting.rendering import footnotes, lost_column, number, read_table
 from rpo_nb.running.provenance import PACKAGE
 from rpo_nb.running.staging import is_hub_id
 from rpo_nb.store import read_json
@@ -33,17 +33,18 @@ LINES = (ABOUT, *WINS.values(), DECIDED, DATA, FORETOLD)
 
 
 def worlds(out: Path | str, profile: Profile) -> dict[str, dict[str, str]]:
-    """World -> line of LINES -> what is known of it, "" for nothing. Win rates are of the first
-    preset, the least and the largest of all judges and sizes."""
+    """World -> line of LINES -> what is known of it, "" for nothing. Win rates are of the profile's
+    first preset, the least and the largest of all judges and sizes; ABOUT names preset and
+    folder."""
     found = {"the paper": _paper()}
     for name, kept in KEPT.items():
-        folder, own = RESULTS / kept, load_profile(kept)
+        folder, own, source = RESULTS / kept, load_profile(kept), f"results/{kept}"
         if (folder / "tables" / "table3.csv").is_file():
             made = folder / "profile.yaml"  # what it was made with: the data's name is in it
             own = load_profile(str(made)) if made.is_file() else own
         elif profile.pocket_world == own.pocket_world:
-            folder, own = Path(out), profile
-        found[name] = _measured(folder, own)
+            folder, own, source = Path(out), profile, "this run"
+        found[name] = _measured(folder, own, source)
     return {name: {line: told.get(line, "") for line in LINES} for name, told in found.items()}
 
 
@@ -65,12 +66,16 @@ def _paper() -> dict[str, str]:
     }
 
 
-def _measured(folder: Path, profile: Profile) -> dict[str, str]:
-    file = folder / "tables" / "table3.csv"
+def _measured(folder: Path, profile: Profile, source: str) -> dict[str, str]:
+    """source: the folder, as it is told: the page names no folder of its reader's."""
+    file, other = folder / "tables" / "table3.csv", _of_wins(folder) | _foretold(folder)
     if not file.is_file():
-        not_yet = {ABOUT: f"not measured yet (profile {profile.name})"}
-        return not_yet | _of_wins(folder) | _foretold(folder)
+        not_yet = f"not measured yet (profile {profile.name})"
+        return {ABOUT: f"{not_yet}; {source}" if other else not_yet} | other
     table3, preset = read_table(file), next(iter(profile.presets))
+    if column := lost_column(file.stem, table3):
+        older = f"an earlier version made its tables/{file.name}, without {column!r}"
+        return {ABOUT: f"not measured: {older}; {source}"} | other
     cells = {  # corrected with those of all presets, as everywhere on the page
         line: claims.pick(claims.win_cells(claims.pick(table3, baseline=rival)), preset=preset)
         for rival, line in WINS.items()
@@ -78,13 +83,13 @@ def _measured(folder: Path, profile: Profile) -> dict[str, str]:
     cells = {line: rows for line, rows in cells.items() if len(rows)}
     sizes, seeds = ", ".join(map(_of_size, profile.sizes.items())), len(profile.seeds)
     judges = ", ".join(table3["judge"].unique())
+    made = f"{seeds} seed{'s' if seeds > 1 else ''}; preset {preset}; {source}"
     verdicts = [verdict for rows in cells.values() for verdict in rows["verdict"]]
     return {
-        ABOUT: f"{sizes}; {_of_data(profile)}; {judges}; {seeds} seed{'s' if seeds > 1 else ''}",
+        ABOUT: f"{sizes}; {_of_data(profile)}; {judges}; {made}",
         **{line: f"{span(rows['win_rate'], 1)} %" for line, rows in cells.items()},
         DECIDED: in_words(verdicts, "RPO surely wins", "surely loses"),
-        **_of_wins(folder),
-        **_foretold(folder),
+        **other,
     }
 
 

@@ -356,3 +356,21 @@ def test_properties_of_table1_agree_only_when_rpo_has_less_beyond_the_interval()
         found.loc["variance", "rpo"] == "1.6 [1.2, 2]"
         and found.loc["networks", "paper_dro"] == "networks of dro: words"
     )
+
+
+def test_a_gradient_without_an_interval_decides_nothing():
+    none = (np.nan, np.nan)
+    table = table1(
+        ("gradient variance, after 16 steps", "dro", 200.6, *none),
+        ("gradient variance, after 16 steps", "rpo", 8.0, 5.6, 11.5),
+        ("gradient change under reward noise", "dro", 0.5, *none),
+        ("gradient change under reward noise", "rpo", 0.5, *none),
+        # what is 0 by definition needs no interval
+        ("gradient share that flows through V", "dro", 0.03, 0.02, 0.04),
+        ("gradient share that flows through V", "rpo", 0.0, *none),
+    )
+    found = properties.properties(table).set_index("property")
+    assert found["agreement"].tolist() == ["not decided", "not decided", "agrees"]
+    variance, noise, _ = found["why"]
+    assert variance.startswith("DRO has no interval; RPO's is 0.0399 times DRO's")
+    assert noise.startswith("RPO and DRO have no interval")
