@@ -230,12 +230,10 @@ def normalised(tables: Tables) -> list[str]:
         for reduce, words in READ_AS.items()
         if len(mine := claims.pick(table, reduce=reduce))
     ]
-    out += [
-        "Paper A (version 4) reports over 90 %: "
-        f"{in_words(table['above_published'], 'surely above that', 'surely below')}.",
-    ]
-    seen = _seen(table.get("smallest", pd.Series(dtype=float)), 50, " points from 50")
-    return [*out, f"Those that are not decided {seen}."] if seen else out
+    if seen := _seen(table.get("smallest", pd.Series(dtype=float)), 50, " points from 50"):
+        out.append(f"Those that are not decided {seen}.")
+    above = in_words(table["above_published"], "surely above that", "surely below")
+    return [*out, f"Paper A (version 4) reports over 90 %: {above}."]
 
 
 # ---- paper B -------------------------------------------------------------------------------------

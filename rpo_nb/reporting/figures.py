@@ -228,15 +228,18 @@ def _short(methods: Sequence[str], before: str) -> list[str]:
 
 
 def _best_metrics(cells: pd.DataFrame) -> str:
-    """Which of the paper's three methods has the best values, over the paper's metrics."""
+    """Which of the paper's three methods has the best values, over the paper's metrics; of cells
+    that have all three."""
     known = [name for name in cells["metric"].unique() if metric_row(name).published]
     rows = cells[cells["metric"].isin(known) & cells["method"].isin(THREE)]
+    groups, who = ["preset", "metric", "size"], ", ".join(METHOD_NAMES[name] for name in THREE)
+    # who is best of three is told only where there are three
+    rows = rows[rows.groupby(groups)["method"].transform("nunique").eq(len(THREE))]
     if rows.empty:
-        return "Table II: none of the paper's metrics was measured"
+        return f"Table II: in no cell were all of {who} measured by the paper's metrics"
     sign = rows["metric"].map(lambda name: -1 if metric_row(name).lower else 1)
     rows = rows.assign(value=rows["value"] * sign, method=rows["method"].map(METHOD_NAMES))
-    found = findings.lead(rows, ["preset", "metric", "size"], "method", "value")
-    who = ", ".join(METHOD_NAMES[name] for name in THREE)
+    found = findings.lead(rows, groups, "method", "value")
     return f"Of {who}, by the paper's metrics: " + findings.leaders(
         found, "is best", "cells", _seeds(cells)
     )
@@ -253,15 +256,14 @@ def overview(cells: pd.DataFrame, table: pd.DataFrame) -> Figure:
     """
     measured = cells[cells["metric"].eq("reward") & cells["value"].notna()]
     metric = "reward" if len(measured) else "rouge_l"
-    cells, table = (
-        cells[cells["metric"].eq(metric)],
-        table[table["judge"].eq(method_order(table["judge"])[0])],
-    )
+    cells, judge = cells[cells["metric"].eq(metric)], method_order(table["judge"])[0]
+    drawn = table["judge"].eq(judge) & table["baseline"].isin(list(PAPER_BASELINES))
+    table = table[drawn].dropna(subset=["win_rate"])
     presets, methods = (
         method_order(cells["preset"], PRESETS),
         method_order(cells["method"], METHODS),
     )
-    baselines = [b for b in method_order(table["baseline"], METHODS) if b in PAPER_BASELINES]
+    baselines = method_order(table["baseline"], METHODS)
     figure, axes = panel_grid(1, 2, 5.6, 4.1)
     left, right = axes[0]
     dots(left, cells, "method", methods, "value", presets)
@@ -274,9 +276,7 @@ def overview(cells: pd.DataFrame, table: pd.DataFrame) -> Figure:
     diamonds = PAPER | {"markersize": 8, "markerfacecolor": "white"}
     right.plot(range(len(baselines)), paper, **diamonds)
     right.axhline(50, color="#444444", lw=1)
-    right.set_title(
-        f"How often RPO is preferred, {judge_title(table['judge'].iloc[0])}", loc="left"
-    )
+    right.set_title(f"How often RPO is preferred, {judge_title(judge)}", loc="left")
     right.set(ylim=(0, 100), ylabel="win rate of RPO, %")
     right.set_xticks(range(len(baselines)), _short(baselines, "over\n"))
     for axis in (left, right):

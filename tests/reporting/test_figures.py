@@ -117,3 +117,30 @@ def test_metrics_say_which_way_is_good():
     assert figures.direction("toxicity") == "lower is better"
     assert figures.direction("bleu") == "higher is better"
     assert set(figures.DIRECTIONS) <= set(METRICS)
+
+
+def test_the_overview_counts_what_it_draws(metrics, rates):
+    cells, table = tables.metric_cells(metrics, PROFILE), tables.table3(rates, PROFILE)
+    first = table[table["judge"].eq(table["judge"].iloc[0])]
+    drawn = first[first["baseline"].ne("best_of_k")]
+    assert len(drawn) < len(first)
+    lost = table.index.isin(drawn.index[:2])
+    sure = table.assign(error=0.01, df=9.0, win_rate=table["win_rate"].where(~lost, np.nan))
+    figure = figures.overview(cells, sure)
+    ahead = int((drawn["win_rate"][2:] > 50).sum())
+    assert f"RPO wins more often than it loses in {ahead} of {len(drawn) - 2} " in title(figure)
+    bars = {label.get_text() for label in figure.axes[1].get_xticklabels()}
+    assert len(bars) == drawn["baseline"].nunique()
+
+
+def test_the_best_of_three_is_told_of_cells_that_have_three(metrics):
+    cells = tables.metric_cells(metrics, PROFILE)
+    known = cells["metric"].map(lambda name: bool(METRICS[name].published)) & cells["value"].notna()
+    groups = cells[known].groupby(["preset", "metric", "size"]).ngroups
+    lost = cells["method"].eq("dro") & cells["size"].eq("small")
+    few = cells[known & cells["size"].eq("small")].groupby(["preset", "metric"]).ngroups
+    assert 0 < few < groups
+    assert f" of {groups} cells" in title(figures.metric_panels(cells))
+    assert f" of {groups - few} cells" in title(figures.metric_panels(cells[~lost]))
+    two = figures.metric_panels(cells[cells["method"].ne("dro")])
+    assert "in no cell were all of KTO, DRO, RPO measured" in title(two)

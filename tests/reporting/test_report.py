@@ -147,7 +147,8 @@ def test_normalisation_is_answered_by_its_verdicts():
             "preferred": ["does not hold", "not decided", "holds"],
         }
     ).assign(above_published="does not hold", smallest=[np.nan, 12.0, np.nan])
-    sums, means, paper, seen = answers.normalised({"partition_ablation": table})
+    # what could be seen is of the win rates, not of the paper's number, which comes last
+    sums, means, seen, paper = answers.normalised({"partition_ablation": table})
     assert "wins 40.0 to 60.0 %" in sums and "surely wins 1, surely loses 0, 1 is not" in sums
     assert "wins 10.0 %" in means and "surely wins 0, surely loses 1, 0 are not" in means
     assert "surely above that 0, surely below 3" in paper and "12.0 points" in seen
