@@ -141,10 +141,24 @@ def as_generations(asked: list[Asked], prompts: PromptSet) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def check_judged(prompts: PromptSet) -> None:
+    """Raises ValueError for prompts of several turns: a policy is asked the second after its own
+    first reply, so no two policies are asked the same, and there is no pair."""
+    several = sum(len(turns) > 1 for turns in prompts.turns)
+    if several:
+        raise ValueError(
+            f"{prompts.name}: {several:,} of the {len(prompts.turns):,} prompts have more turns "
+            "than one, and a policy is asked the second after its own first reply, so no two can "
+            "be compared; ask without --judge and give mt_bench/ to FastChat's judge, or ask a "
+            "file of the first turns alone"
+        )
+
+
 def judged(asked: list[Asked], profile: Profile, out: str | Path, prompts: PromptSet) -> Path:
     """RPO against every other policy on these prompts, by the profile's judges; verdicts in
     <out>/verdicts/asked_<set>-*, win rates raw and at equal length in <out>/tables/asked_<set>.*.
-    Raises ValueError where RPO or every baseline is missing."""
+    Raises ValueError where RPO or every baseline is missing, and for prompts of several turns."""
+    check_judged(prompts)
     pairs = make_pairs(as_generations(asked, prompts), profile, table="table3")
     if pairs.empty:
         raise ValueError("there is no pair to judge: ask rpo and at least one other method")
@@ -161,6 +175,8 @@ def run(arguments: argparse.Namespace, out: Path) -> int:
         placed(load_profile(str(out / "profile.yaml")), out),
         read_prompts(arguments.prompts),
     )
+    if arguments.judge:
+        check_judged(prompts)
     chosen = {name: getattr(arguments, name) for name in ("presets", "methods", "sizes", "seeds")}
     with only_one(out):
         asked = ask_policies(profile, out, prompts, chosen_runs(profile, **chosen))

@@ -13,6 +13,7 @@ The kind is told by the keys of the first row:
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,22 +40,46 @@ class PromptSet(NamedTuple):
 
 
 def read_prompts(path: str | Path) -> PromptSet:
-    """The prompts of a file. Raises ValueError naming file and row for a row of another form than
-    the first, an empty prompt, and a conversation of more than 8 turns."""
+    """The prompts of a file, with a byte-order mark or without. Raises ValueError naming file and
+    row for a row of another form than the first, an empty prompt, a conversation of more than 8
+    turns, and what is not UTF-8."""
     file = Path(path).expanduser()
     name = re.sub(r"\W+", "_", file.name.split(".")[0]).strip("_") or "prompts"
     if file.suffix == ".txt":
         if not file.is_file():
             raise ValueError(f"there is no file {file.name!r}; check the path")
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in _text(file).splitlines()]
         rows = [(i, {"prompt": line}) for i, line in enumerate(lines, 1) if line]
         if not rows:
             raise ValueError(f"{file.name} holds no prompt; write one a line")
     else:
         rows = list(plain_rows(file))
+        for number, row in rows:
+            _check_utf8(row, f"{file.name}, row {number}")
     kind = _kind(rows[0][1])
     turns = [_turns(kind, row, f"{file.name}, row {number}") for number, row in rows]
     return PromptSet(name, kind, turns, [row for _, row in rows])
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = len((error.object[: error.start] + b"?").splitlines())
+        raise ValueError(
+            f"{file.name}, line {line}: the byte 0x{error.object[error.start]:02x} is not UTF-8; "
+            "save the file as UTF-8"
+        ) from None
+
+
+def _check_utf8(row: dict[str, Any], where: str) -> None:
+    """A byte that is not UTF-8 is read as a lone surrogate, which no export can write again."""
+    try:
+        json.dumps(row, ensure_ascii=False, skipkeys=True).encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{where}: it holds what is not UTF-8; mend it, or save the file as UTF-8"
+        ) from None
 
 
 def _kind(row: dict[str, Any]) -> str:

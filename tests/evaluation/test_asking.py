@@ -115,6 +115,22 @@ def test_a_second_turn_is_asked_with_all_that_was_said(world, monkeypatch):
     assert rows["completion"].tolist() == ["one", "three", "two"]
 
 
+def test_a_second_turn_is_not_judged_and_said_so_before_anything_is_asked(world, tmp_path, capsys):
+    """Each policy is asked it after its own first reply: no two were asked the same."""
+    _, out = world
+    bench = tmp_path / "question.jsonl"
+    rows = [{"question_id": 81, "turns": PROMPTS[:1]}, {"question_id": 82, "turns": PROMPTS[1:3]}]
+    bench.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    before = sorted(out.rglob("*"))
+    assert main(["ask", str(bench), "--output-dir", str(out), "--judge"]) == 2
+    told = capsys.readouterr().err
+    assert "1 of the 2 prompts" in told and "without --judge" in told
+    assert [path for path in sorted(out.rglob("*")) if path not in before] == []
+    prompts = read_prompts(bench)
+    with pytest.raises(ValueError, match="question: 1 of the 2 prompts"):
+        asking.judged([], world[0], out, prompts)
+
+
 def test_a_policy_that_is_not_there_and_a_name_that_is_none_are_told(world, tmp_path):
     profile, out = world
     prompts = PromptSet("p", "prompts", [["a"]], [{}])

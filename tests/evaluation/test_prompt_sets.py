@@ -65,6 +65,31 @@ def test_a_row_of_another_form_is_named(tmp_path, rows, told):
     assert told in str(error.value)
 
 
+def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path):
+    for name, text in (("a.txt", "Hello?\nBye?\n"), ("a.jsonl", '{"prompt": "Hello?"}\n')):
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8-sig")
+        assert read_prompts(path).turns[0] == ["Hello?"]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "place"),
+    [
+        ("a.txt", b"Hello?\r\n\r\ncaf\xe9?\nBye?\n", "a.txt, line 3: "),
+        ("a.txt", b"\xef\xbb\xbfHello?\n\xe9?\n", "a.txt, line 2: "),
+        ("a.txt", "Hello?".encode("utf-16"), "a.txt, line 1: "),
+        ("a.jsonl", b'{"prompt": "Hello?"}\n{"prompt": "caf\xe9?"}\n', "a.jsonl, row 2: "),
+        ("a.json", b'[{"prompt": "Hello?", "from": "caf\xe9"}]', "a.json, row 1: "),
+    ],
+)
+def test_bytes_that_are_not_utf8_are_named_by_their_place(tmp_path, name, data, place):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ValueError) as error:
+        read_prompts(tmp_path / name)
+    told = str(error.value)
+    assert told.startswith(place) and told.endswith("save the file as UTF-8")
+
+
 def test_alpaca_evals_outputs_are_its_four_fields(tmp_path):
     prompts = read_prompts(write(tmp_path / "alpaca_eval.jsonl", [ALPACA, ALPACA]))
     paths = export(tmp_path / "x", prompts, [["Hi."], ["Hello."]], "rpo", DECODING)
