@@ -223,8 +223,6 @@ def data(arguments: argparse.Namespace) -> int:
 def clean(arguments: argparse.Namespace) -> int:
     """List what no profile's results need, with sizes; remove it with --yes or when the question is
     answered with yes."""
-    import shutil
-
     from rpo_nb import store
     from rpo_nb.planning import stale
     from rpo_nb.running import batch, processes
@@ -258,10 +256,7 @@ def clean(arguments: argparse.Namespace) -> int:
             or sys.stdin.isatty()
             and input(f"remove these {total}? [y/N] ").strip().lower() in ("y", "yes")
         ):
-            for item in found:
-                shutil.rmtree(item.path) if item.path.is_dir() else item.path.unlink(
-                    missing_ok=True
-                )
+            stale.remove(found)
             print(f"removed {total}")
         else:
             print(f"nothing was removed; --yes removes these {total}")

@@ -287,14 +287,18 @@ def check(profile: Profile) -> None:
             "completions, which only the pocket world's checker can score; leave it "
             "out"
         )
-    blocking = ["decoding"] * bool(profile.decoding.no_repeat_ngram_size)
-    blocking += [name for name, preset in profile.presets.items() if preset.decoding == "released"]
+    blocking = {
+        f"presets.{name}.decoding": "choose presets without it (preset=paper,fixed)"
+        for name, preset in profile.presets.items()
+        if preset.decoding == "released"
+    }
+    if profile.decoding.no_repeat_ngram_size:
+        blocking["decoding.no_repeat_ngram_size"] = "set it to 0"
     if profile.generation == "vllm" and blocking:
+        name, remedy = blocking.popitem()
         raise ValueError(
-            "generation is 'vllm', which has no no_repeat_ngram_size, but "
-            f"{blocking[0]!r} sets it; choose presets without it (preset=paper,fixed) "
-            "or "
-            "set generation to transformers"
+            f"generation is 'vllm', which has no no_repeat_ngram_size, but {name} sets it; "
+            f"{remedy} or set generation to transformers"
         )
 
 

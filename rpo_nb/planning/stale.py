@@ -6,6 +6,7 @@ judges (verdicts/ of the cache) are never listed: asking again may cost money.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -61,6 +62,14 @@ def stale(outs: Sequence[Path]) -> list[Stale]:
                 if folder not in runs and folder.is_dir()
             ]
     return [Stale(path, size_of(path), why) for path, why in sorted(dict(found).items())]
+
+
+def remove(found: Sequence[Stale]) -> None:
+    for item in found:
+        if item.path.is_dir():
+            shutil.rmtree(item.path)
+        else:
+            item.path.unlink(missing_ok=True)
 
 
 def size_of(path: Path) -> int:

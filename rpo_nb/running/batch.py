@@ -88,10 +88,7 @@ def params(notebook: str, profile: Profile) -> dict[str, str]:
 
 def _snakemake(out: Path, *more: str) -> list[str]:
     if not (ROOT / "Snakefile").is_file():
-        raise ValueError(
-            "the workflow and its notebooks are not part of the installed package: "
-            "run this in a clone"
-        )
+        raise ValueError("the workflow is not part of the installed package: run this in a clone")
     return [
         sys.executable,
         "-m",
@@ -267,18 +264,16 @@ def _watched(
                 time.sleep(0.5)
             early.stop()
             _say_news(watch, progress, named)
-        except KeyboardInterrupt:
+        except BaseException as error:
             stop_everything(out)
             child.wait()
+            if not isinstance(error, KeyboardInterrupt):
+                raise
             without_places(out / LOG, out)
             if measured:
                 write_manifest(profile, out, seconds=time.time() - started, peak_memory_mb=peak)
             print("\nStopped. The same command goes on from here.", file=sys.stderr)
             return 130
-        except BaseException:
-            stop_everything(out)
-            child.wait()
-            raise
     without_places(out / LOG, out)
     if elsewhere:
         peak = cluster.peak_memory_mb(out / JOBS)
@@ -398,7 +393,6 @@ def notebook_error(path: Path, otherwise: str = "") -> str:
                 kind = "" if output.ename == "ValueError" else f"{output.ename}: "
                 return f"{kind}{output.evalue}".split("\n")[0]
     return otherwise or (
-        "it ended without an error of its own: killed (out of memory or time?), "
-        "or a result it should have "
-        "written is missing"
+        "it ended without an error of its own: killed (out of memory or time?), or a result it "
+        "should have written is missing"
     )

@@ -140,7 +140,8 @@ def test_too_little_memory_or_disk_or_no_bf16_stops_and_names_the_switch(
         for p in plan.make_plan(answers, tmp_path / "out", device=small)["problems"]
     )
     needs_cuda = {"training.quantize": "4bit", "training.liger": True, "generation": "vllm"}
-    four = load_profile("flan-t5", **folders | {"training.lora": True, **needs_cuda})
+    able = {"training.lora": True, "preset": "paper,fixed", "decoding.no_repeat_ngram_size": 0}
+    four = load_profile("flan-t5", **folders | able | needs_cuda)
     cpu = costs.Device("CPU (2 threads)", 1e11, 1e11, 1e10, 2**40, "test")
     problems = plan.make_plan(four, tmp_path / "out", device=cpu)["problems"]
     for name in needs_cuda:
