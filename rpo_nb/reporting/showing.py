@@ -4,6 +4,7 @@ and RPO's diagnosis of a run as a light."""
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import html
 import io
@@ -56,13 +57,23 @@ def frame_html(frame: pd.DataFrame, *, index: bool = True) -> str:
 
 
 def styled_html(styler: Any) -> str:
-    """The same of a styled frame: its text on the left; the same bytes for the same frame."""
+    """The same of a styled frame: its text on the left, and never HTML; the same bytes for the same
+    frame."""
     frame = styler.data
     texts = [i for i, kind in enumerate(frame.dtypes) if not pd.api.types.is_numeric_dtype(kind)]
     names = [name for i in texts for name in (f"td.col{i}", f"th.col_heading.col{i}")]
     left = [{"selector": name, "props": "text-align: left;"} for name in [*names, "th.row_heading"]]
     name = hashlib.sha256(repr(frame.to_dict("split")).encode()).hexdigest()[:12]
-    return styler.set_table_styles(left, overwrite=False).to_html(table_uuid=name)
+    shown = copy.deepcopy(styler)
+    # by hand: pandas' own option is lost where a notebook has called `format`
+    shown.data, shown.caption = frame.map(_escaped), _escaped(styler.caption)
+    for axis in ("index", "columns"):
+        shown.format_index(escape="html", axis=axis)
+    return shown.set_table_styles(left, overwrite=False).to_html(table_uuid=name)
+
+
+def _escaped(value: Any) -> Any:
+    return html.escape(value, quote=False) if isinstance(value, str) else value
 
 
 class Folded:

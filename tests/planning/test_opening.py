@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
@@ -84,3 +85,13 @@ def test_any_other_error_keeps_its_traceback(shell):
         assert not shell.run_cell(cell).success
     assert len(shell.showing) == 2
     assert all("Traceback" in said and "\n" in said for said in shell.showing)
+
+
+def test_no_table_of_a_notebook_runs_what_a_prompt_says(shell, monkeypatch):
+    hostile = "<img src=x onerror=alert(1)>"
+    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
+    opening.for_people()
+    frame = pd.DataFrame({"prompt": [hostile], "reward": [0.5]})
+    for shown in (frame, frame.style.hide(), frame.style.hide().format(precision=2)):
+        made, _ = shell.display_formatter.format(shown, include={"text/html"})
+        assert "<img" not in made["text/html"] and "&lt;img src=x" in made["text/html"]

@@ -196,6 +196,19 @@ def test_page_escapes_hostile_text_and_names_what_is_missing(page):
     assert "run notebooks/02_rpo_derivation.ipynb" in page  # Table I has not been made
 
 
+def test_a_users_prompt_stays_text(tmp_path):
+    own = loading.load_profile("smollm")
+    name = f"{next(iter(own.presets))}-{list(own.sizes)[-1]}-seed{min(own.seeds)}.jsonl.gz"
+    row = {"preset": next(iter(own.presets)), "method": "sft", "tau": None, "prompt_id": 0}
+    row |= {"prompt": "<img src=x onerror=alert(1)>", "reference": "yes", "completion": "no"}
+    (tmp_path / "generations").mkdir()
+    with gzip.open(tmp_path / "generations" / name, "wt", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+    text = report(tmp_path, own).read_text(encoding="utf-8")
+    assert "<summary>&lt;img src=x onerror=alert(1)&gt;</summary>" in text
+    assert "<img src=x" not in text
+
+
 def test_page_shows_every_cell_with_both_numbers_and_the_claims(results, page, rates):
     for _, row in tables.table3(rates, PROFILE).iterrows():
         assert (

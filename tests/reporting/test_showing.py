@@ -39,6 +39,17 @@ def test_a_styled_frame_has_its_text_on_the_left_too():
     assert "col0 {" not in page.split("</style>")[0]
 
 
+@pytest.mark.parametrize("how", [{}, {"precision": 2}, {"na_rep": "", "formatter": str.upper}])
+def test_text_in_a_styled_frame_is_never_html(how):
+    hostile = "<img src=x onerror=alert(1)>"
+    frame = pd.DataFrame({"who": [hostile], hostile: ["b & c"]}, index=[hostile])
+    styler = frame.style.format(**how).set_caption(hostile)
+    page = showing.styled_html(styler)
+    assert "<img" not in page.lower() and page.lower().count("&lt;img src=x") == 4
+    assert showing.styled_html(styler) == page  # the frame is left as it was
+    assert styler.data["who"].item() == hostile
+
+
 def found(rewards, *, tau=1.0, estimator="none"):
     """A diagnosis of prompts with four completions each, all equally probable."""
     ref, ids = torch.full((len(rewards),), -8.0), torch.arange(len(rewards)) // 4

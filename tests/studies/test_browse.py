@@ -207,6 +207,9 @@ def test_a_notebook_shows_the_chosen_texts_with_their_verdicts(out):
 def test_text_in_a_notebook_is_escaped(out):
     html = notebook.show(out, preset="paper", prompt=7)._repr_html_()
     assert "<script" not in html and "<img" not in html and "&lt;img src=x" in html
+    shown = notebook.show(out, preset="paper", prompt=7)
+    asked = notebook.Texts(shown.shelf, shown.rows.assign(prompt=said.HOSTILE))._repr_html_()
+    assert asked.count("&lt;img src=x") == html.count("&lt;img src=x") + 1 and "<img" not in asked
 
 
 def test_a_notebook_takes_the_order_and_how_many(out):
