@@ -343,8 +343,21 @@ def tell(run: Path, deep: Path) -> bool:
     return found.agrees
 
 
-def tell_at_the_end(profile: Profile, out: Path) -> None:
-    """The same of a run that has just ended, where there is a deep run of its settings."""
+def beside(profile: Profile, out: Path | str) -> tuple[Comparison | None, str]:
+    """A run beside the deep run of its settings, and what is to be said; None where there is no
+    such deep run, or where the run has no numbers by seed."""
     deep = deep_for(profile, out)
-    if deep is not None:
-        print(sentence(against(out, deep)))
+    if deep is None:
+        return None, "There is no deep run of these settings to compare with."
+    run = by_seed(out)
+    if run.empty:
+        return None, "This run has no numbers by seed to compare: notebooks 04 to 08 make them."
+    found = compare(run, by_seed(deep))
+    return found, sentence(found)
+
+
+def tell_at_the_end(profile: Profile, out: Path) -> None:
+    """The same of a run that has just ended, where the two compare."""
+    found, said = beside(profile, out)
+    if found is not None:
+        print(said)

@@ -7,6 +7,7 @@ is a real one: τ doubled, a sign turned.
 
 import json
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,7 +15,8 @@ from scipy import stats
 
 from rpo_nb.__main__ import main
 from rpo_nb.config.loading import load_profile, write_profile
-from rpo_nb.reporting import verify
+from rpo_nb.reporting import style, verify
+from rpo_nb.running.provenance import PACKAGE
 from rpo_nb.studies import insight
 
 TAUS = (3.0, 1.5, 1.0, 0.7, 0.5, 0.35)
@@ -227,6 +229,26 @@ def test_a_run_is_compared_where_the_deep_run_is_alike_and_has_seeds_enough(tmp_
     assert verify.deep_for(load_profile("smoke", seeds="0"), out) == deep
     assert verify.deep_for(load_profile("smoke", seeds="0,1"), out) is None  # too few others
     assert verify.deep_for(load_profile("smoke", seeds="0", **{"training.epochs": 2}), out) is None
+
+
+def test_the_reports_notebook_says_how_a_run_compares_or_why_it_does_not(tmp_path, capsys):
+    (tmp_path / "Snakefile").touch()
+    (tmp_path / "rpo_nb").mkdir()
+    out, profile = tmp_path / "results" / "smoke", load_profile("smoke", seeds="20")
+    book = nbformat.read(PACKAGE.parent / "notebooks" / "09_report.ipynb", as_version=4)
+    (cell,) = [cell.source for cell in book.cells if "verify." in cell.source]
+
+    def said():
+        exec(cell, {"verify": verify, "style": style, "p": profile, "out": out})
+        return capsys.readouterr().out
+
+    assert said() == "There is no deep run of these settings to compare with.\n"
+    folder(tmp_path / "results" / verify.DEEP, DEEP, seeds=list(range(10)))
+    assert said() == ("This run has no numbers by seed to compare: notebooks 04 to 08 make them.\n")
+    folder(out, numbers([20]))
+    assert not (out / "figures").exists()
+    assert "cells are where they should be" in said()
+    assert (out / "figures" / "verify.svg").is_file()
 
 
 def test_a_folder_without_numbers_is_refused(tmp_path, capsys):
