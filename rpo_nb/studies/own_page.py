@@ -34,7 +34,17 @@ def make(
     workers: int = 1,
 ) -> Iterator[str]:
     """Compare each loss in turn, write its page and the table of all; yield what to tell. Raises
-    ValueError before anything is trained where a loss has no settings to try."""
+    ValueError before anything is trained where a loss has no settings to try, or the folder of
+    another one."""
+    named: dict[str, Own] = {}
+    for own in losses:
+        first = named.setdefault(_folder_name(own), own)
+        if first is not own:
+            raise ValueError(
+                f"{first.path}:{first.name} and {own.path}:{own.name} would both be written to "
+                f"lab/{_folder_name(own)}; rename one of the files, or give each a run and an "
+                "--output-dir of its own"
+            )
     wanted = [own_method.settings_of(own, profile, temperatures, rates) for own in losses]
     with processes.only_one(out):
         for own, settings in zip(losses, wanted, strict=True):
@@ -43,6 +53,10 @@ def make(
             yield from told(found)
             yield f"{processes.shown(written)} has it all, tables/ beside it the numbers"
         yield f"{processes.shown(write_rivals(out))} has every loss with a page beside the others"
+
+
+def _folder_name(own: Own) -> str:
+    return f"{Path(own.path).stem}-{own.name}"
 
 
 def write_rivals(out: Path) -> Path:
@@ -66,7 +80,7 @@ def write_rivals(out: Path) -> Path:
 def write(c: Comparison, profile: Profile, out: Path) -> Path:
     """Write tables/standing, tuning and timings, figures/ and page.html; return the page's path.
     All but timings and figures/seconds are the same bytes for the same runs."""
-    folder = out / "lab" / f"{Path(c.own.path).stem}-{c.own.name}"
+    folder = out / "lab" / _folder_name(c.own)
     table, tuning = own_tables.standing(c), own_tables.tuning(c)
     times = own_tables.timings(c)
     write_table(

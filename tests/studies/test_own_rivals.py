@@ -153,5 +153,19 @@ def test_a_loss_that_cannot_be_tried_stops_all_before_anything_is_trained(tmp_pa
     assert not (tmp_path / "out").exists()
 
 
+def test_two_losses_of_one_folder_are_refused_before_anything_is_trained(tmp_path, capsys):
+    """The second one's page would replace the first one's."""
+    losses = [tmp_path / place / "my.py" for place in ("a", "b")]
+    for file in losses:
+        file.parent.mkdir()
+        file.write_text(TWINS, encoding="utf-8")
+    a, b = (f"{file}:qrpo" for file in losses)
+    arguments = ["lab", "--profile", "smoke", "--output-dir", str(tmp_path / "out"), "--method"]
+    assert command.main([*arguments, a, f"{losses[0]}:kto", b]) == 2
+    said = capsys.readouterr().err
+    assert f"{a} and {b} would both be written to lab/my-qrpo; rename one of the files" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_report_knows_the_table():
     assert contents.shown("rivals").title != contents.shown("no_such_table").title
