@@ -98,7 +98,9 @@ def compare(commit: str, repetitions: int) -> Path:
     import pandas as pd
 
     from benchmarks.measuring import ROOT
+    from benchmarks.same_code import short
 
+    commit = short(commit)
     git = ["git", "-C", str(ROOT)]
     rows = {"now": [], "before": []}
     with tempfile.TemporaryDirectory() as place:

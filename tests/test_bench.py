@@ -3,6 +3,7 @@ results.csv says."""
 
 import json
 import math
+import subprocess
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from benchmarks.workloads import Case, CountedPositions, configuration, fresh, r
 from rpo_nb import objectives
 from rpo_nb.config.arguments import parser
 from rpo_nb.policy import logps
+from rpo_nb.running import provenance
 from tests.tensors import counted_flops
 
 measuring = pytest.importorskip("benchmarks.measuring", reason="the benchmarks are in the clone")
@@ -78,6 +80,26 @@ def test_two_checkouts_are_compared_pair_by_pair():
     }
     committed = pd.read_csv(before.FILE)
     assert committed.columns.tolist() == list(row)
+
+
+def test_an_earlier_commit_is_recorded_by_its_hash(tmp_path, monkeypatch):
+    """A name such as HEAD means another commit later."""
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "first"]):
+        subprocess.run([*git, *words], check=True)
+
+    class Side(subprocess.Popen):
+        def __init__(self, words, **options):
+            measured = ["echo", '{"a step": 2.0}']
+            super().__init__(measured if words[0] == "taskset" else words, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", Side)
+    monkeypatch.setattr(measuring, "ROOT", tmp_path)
+    monkeypatch.setattr(provenance, "PACKAGE", tmp_path / "rpo_nb")
+    monkeypatch.setattr(before, "FILE", tmp_path / "before.csv")
+    (row,) = pd.read_csv(before.compare("HEAD", 2), dtype=str).to_dict("records")
+    known = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout
+    assert len(row["commit"]) >= 7 and known.startswith(row["commit"]) and row["n"] == "2"
 
 
 def test_trl_trains_on_the_very_same_tokens(tmp_path):
