@@ -243,7 +243,9 @@ def make(profile: Profile, part: Part, out: Path) -> Path:
                 _paper_b(own, out)
             else:
                 _regime(own, out, part.study)
-    print(*(line for line in said.getvalue().splitlines() if line.endswith(TOLD)), sep="\n", end="")
+    for line in said.getvalue().splitlines():
+        if line.endswith(TOLD):
+            print(line, flush=True)
     sizes = {lab.size_of(profile), profile.paper_b.size or next(iter(profile.sizes))}
     if not profile.pocket_world:  # made from its package or the hub wherever it is needed
         found = {
