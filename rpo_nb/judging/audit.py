@@ -39,6 +39,7 @@ from rpo_nb.reporting.decisions import LEVEL, POWER, holm, p_value, smallest_eff
 CHECKS = ("accuracy", "position", "length", "repeats", "paraphrase")
 TOLERANCE = 0.05  # of choices that may change: one in twenty
 FEWEST = 2  # pairs of a group, for a spread
+TOO_FEW = "too few pairs to tell"
 COLUMNS = ["check", "value", "low", "high", "null", "p", "smallest", "n", "found", "says"]
 CHOICES = ["first_order", "second_order", "again", "paraphrase"]
 SIDES = {"first": "a", "second": "b", None: None}
@@ -58,6 +59,7 @@ def ask_gold(
     second time the pairs stand in another order and come in two calls, so that a judge by scores
     computes them anew beside other texts.
     """
+    gold = gold.reset_index(drop=True)  # replies come in the order of the rows
     prompts, a, b = (gold[column].tolist() for column in ("prompt", "output_a", "output_b"))
     both = judge.replies(prompts * 2, a + b, b + a)
     first, second = both[: len(gold)], both[len(gold) :]
@@ -122,6 +124,13 @@ def mean_of(points: np.ndarray, bounds: tuple[float, float]) -> Estimate:
     return _around(found.mean, found.variance**0.5, found.n - 1, bounds)
 
 
+def comparable(longer: np.ndarray, sets: np.ndarray) -> np.ndarray:
+    """[pairs]: whether a pair is of a set with two pairs of either kind (`length_preference`)."""
+    kinds = {name: longer[sets == name] for name in np.unique(sets)}
+    wide = [name for name, of in kinds.items() if min(of.sum(), (~of).sum()) >= FEWEST]
+    return np.isin(sets, wide)
+
+
 def length_preference(points: np.ndarray, longer: np.ndarray, sets: np.ndarray) -> Estimate:
     """The share of choices for the longer completion where it is as often better as worse.
 
@@ -131,10 +140,8 @@ def length_preference(points: np.ndarray, longer: np.ndarray, sets: np.ndarray) 
     interval is Welch's over all of them. NaNs where no set has two pairs of either kind.
     """
     weights, differences, terms = [], [], []
-    for name in np.unique(sets):
+    for name in np.unique(sets[comparable(longer, sets)]):
         groups = [points[(sets == name) & (longer == kind)] for kind in (True, False)]
-        if min(map(len, groups)) < FEWEST:
-            continue
         one, other = (part(group, (0.0, 1.0)) for group in groups)
         weight = one.n * other.n / (one.n + other.n)
         weights.append(weight)
@@ -169,9 +176,9 @@ def checks(asked: pd.DataFrame) -> pd.DataFrame:
 
     value, low, high: the estimate and its 95 % interval over other pairs. null: what a judge
     without the bias has (at most so much, of repeats and paraphrase). p: after Holm's correction
-    for the five. smallest: see the module. n: pairs that were asked and have all it takes. found:
-    whether the null is refused. says: it in words. A check with too few pairs has NaNs and is not
-    found.
+    for the five. smallest: see the module; NaN where so few pairs would show no bias at all. n:
+    pairs that were asked and have all it takes. found: whether the null is refused. says: it in
+    words. A check with too few pairs has NaNs and is not found.
     """
     points = right(asked)
     given = points.notna()
@@ -179,11 +186,9 @@ def checks(asked: pd.DataFrame) -> pd.DataFrame:
         asked["first_order"].eq("a").astype(float) + asked["second_order"].eq("b").astype(float)
     ) / 2
     told = given & asked["longer"].notna()
-    length = length_preference(
-        points[told].to_numpy(),
-        asked["longer"].eq(asked["better"])[told].to_numpy(),
-        asked["set"][told].to_numpy(),
-    )
+    longer, sets = asked["longer"].eq(asked["better"]).to_numpy(), asked["set"].to_numpy()
+    told[told] = comparable(longer[told], sets[told])
+    length = length_preference(points[told].to_numpy(), longer[told], sets[told])
     rows = [
         _two_sided("accuracy", mean_of(points[given].to_numpy(), (0.0, 1.0)), given.sum()),
         _two_sided("position", mean_of(shown_first[given].to_numpy(), (0.0, 1.0)), given.sum()),
@@ -206,7 +211,7 @@ def _two_sided(name: str, found: Estimate, n: int) -> dict:
         "high": found.high,
         "null": 0.5,
         "p": float(p_value(found.value, found.error, found.df, 0.5)),
-        "smallest": _smallest(found, SPREADS[name], n, LEVEL / len(CHECKS)),
+        "smallest": _smallest(found, name, 0.5, n, LEVEL / len(CHECKS)),
         "n": int(n),
     }
 
@@ -223,15 +228,15 @@ SPREADS: dict[str, Callable[[float, float, int], float]] = {
 }
 
 
-def _smallest(found: Estimate, spread: Callable, n: int, level: float) -> float:
+def _smallest(found: Estimate, name: str, null: float, n: int, level: float) -> float:
     """The smallest bias that a t test at a two-sided level finds in 80 % of audits, with the
-    variance that it would have."""
+    variance that it would have; NaN where it would be a share above 1, which no judge has."""
     if np.isnan(found.error):
         return np.nan
     errors, bias = float(smallest_effect(1.0, found.df, level)), 0.0
     for _ in range(50):  # of a square root: it converges from below
-        bias = errors * spread(found.error**2, bias, n) ** 0.5
-    return float(bias)
+        bias = errors * SPREADS[name](found.error**2, bias, n) ** 0.5
+    return float(bias) if null + bias <= 1 else np.nan
 
 
 def _changes(name: str, asked: pd.DataFrame, other: str) -> dict:
@@ -275,7 +280,7 @@ def _paraphrase(asked: pd.DataFrame) -> dict:
         "high": found.high,
         "null": TOLERANCE,
         "p": float(stats.t.sf((found.value - TOLERANCE) / found.error, found.df)),
-        "smallest": _smallest(found, SPREADS["paraphrase"], len(both), 2 * LEVEL / len(CHECKS)),
+        "smallest": _smallest(found, "paraphrase", TOLERANCE, len(both), 2 * LEVEL / len(CHECKS)),
         "n": len(both),
     }
 
@@ -283,8 +288,9 @@ def _paraphrase(asked: pd.DataFrame) -> dict:
 def _says(row: pd.Series) -> str:
     """What a check found, as a reader needs it."""
     name, more = row["check"], row["value"] > row["null"]
-    if np.isnan(row["p"]):
-        return "too few pairs to tell"
+    # without a bias that it would show, finding none says nothing
+    if np.isnan(row["p"]) or (np.isnan(row["smallest"]) and not row["found"]):
+        return TOO_FEW
     if name == "accuracy":
         words = ("right more often than chance", "wrong more often than right")
         return words[not more] if row["found"] else "not told from chance"

@@ -14,7 +14,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from tabulate import tabulate
 
-from rpo_nb.judging.audit import by_set, checks, unanswered
+from rpo_nb.judging.audit import TOO_FEW, by_set, checks, unanswered
 from rpo_nb.judging.judges import Judge
 from rpo_nb.judging.language_models import LanguageModelJudge
 from rpo_nb.judging.tokens import Tokens
@@ -76,19 +76,29 @@ def card(
 
 
 def headline(found: dict[str, Any]) -> str:
-    """The card in two sentences."""
-    told = {row["check"]: row for row in found["checks"]}
-    right = told["accuracy"]
-    biases = [row["says"] for name, row in told.items() if name != "accuracy" and row["found"]]
+    """The card in two sentences, three where a check could not tell."""
+    right, *others = found["checks"]
+    biases = [row["says"] for row in others if row["found"]]
+    untold = [row["check"] for row in others if row["says"] == TOO_FEW]
     given = found["pairs"] - found["unanswered"]
     of = f"{given:,} of {found['pairs']:,} gold pairs"
     if _missing(right["low"]):
-        return f"It gave a verdict on {of} ({found['gold']}): too few to tell."
-    share = f"{100 * right['value']:.0f} % [{100 * right['low']:.0f}, {100 * right['high']:.0f}]"
-    first = f"Right in {share} of {of} ({found['gold']}; chance is 50 %): {right['says']}."
+        said = [f"It gave a verdict on {of} ({found['gold']}): too few to tell."]
+    else:
+        ends = f"[{100 * right['low']:.0f}, {100 * right['high']:.0f}]"
+        share = f"{100 * right['value']:.0f} % {ends}"
+        said = [f"Right in {share} of {of} ({found['gold']}; chance is 50 %): {right['says']}."]
     if biases:
-        return f"{first} It {', '.join(biases[:-1])}{' and ' if biases[1:] else ''}{biases[-1]}."
-    return f"{first} No bias was found."
+        said.append(f"It {_and(biases)}.")
+    elif len(untold) < len(others):
+        said.append("No bias was found.")
+    if untold:
+        said.append(f"{TOO_FEW.capitalize()} of {_and(untold)}.")
+    return " ".join(said)
+
+
+def _and(words: list[str]) -> str:
+    return " and ".join([*filter(None, [", ".join(words[:-1])]), words[-1]])
 
 
 def write_card(found: dict[str, Any], out: str | Path) -> list[Path]:
@@ -231,7 +241,7 @@ def _two_sided(row: dict[str, Any]) -> bool:
 def _shown(row: dict[str, Any]) -> str:
     """The smallest share that would have been told from an unbiased judge's."""
     if _missing(row["smallest"]):
-        return ""
+        return "with so few pairs none"
     if _two_sided(row):
         return f"{100 * row['null']:.0f} ± {100 * row['smallest']:.1f} %"
     return f"{100 * (row['null'] + row['smallest']):.1f} %"

@@ -50,8 +50,13 @@ class Planted(Judge):
         self.accuracy = accuracy
         self.strength = PLANTED[bias][0] if strength is None else strength
         self.identity = f"{self.name}-{accuracy}-{self.strength}-{seed}"
-        self._better = {
-            frozenset((row.output_a, row.output_b)): getattr(row, f"output_{row.better}")
+        # by what is asked of a row; a row's own prompt is surer than another's rewording
+        self._pairs = {
+            (getattr(row, asked), frozenset((row.output_a, row.output_b))): (
+                (str(row.id), row.prompt),
+                getattr(row, f"output_{row.better}"),
+            )
+            for asked in ("paraphrase", "prompt")
             for row in gold.itertuples()
         }
         self._asked: Counter = Counter()
@@ -63,14 +68,14 @@ class Planted(Judge):
         return [self._choice(*texts) for texts in zip(prompts, first, second, strict=True)]
 
     def _choice(self, prompt: str, first: str, second: str) -> Choice:
-        better = self._better[frozenset((first, second))]
-        # its own mind: of the two texts alone, whatever the order and the prompt's words
-        knows = self._uniform("own", *sorted((first, second))) < self.accuracy
+        pair, better = self._pairs[prompt, frozenset((first, second))]
+        # its own mind: of the pair alone, whatever the order and the prompt's words
+        knows = self._uniform("own", *pair, *sorted((first, second))) < self.accuracy
         chosen = (first == better) == knows
         question = (prompt, first, second)
-        # of the texts alone, too: the prompt's words are no part of these biases
+        # of the pair alone, too: the prompt's words are no part of these biases
         order = (first, second) if self.bias == "first" else sorted((first, second))
-        if self._uniform("bias", *order) >= self.strength:
+        if self._uniform("bias", *pair, *order) >= self.strength:
             return "first" if chosen else "second"
         if self.bias == "longer" and len(first) != len(second):
             chosen = len(first) > len(second)

@@ -131,6 +131,29 @@ def test_choices_are_of_the_completion_whatever_its_place(gold):
     assert set(first["first_order"]) == {"a"} and set(first["second_order"]) == {"b"}
 
 
+def test_gold_of_another_index_is_the_same_gold(gold):
+    judge = Planted(gold, "longer")
+    expected = audit.ask_gold(judge, gold)
+    for index in (range(7, 307), [f"row {i}" for i in range(300)], np.arange(300)[::-1]):
+        found = audit.ask_gold(judge, gold.set_axis(index))
+        pd.testing.assert_frame_equal(found, expected)
+
+
+def test_only_pairs_of_sets_that_compare_are_counted_for_length(gold):
+    """A set whose longer completions are all the better ones compares nothing."""
+    alike = toy_gold(50, seed=4)
+    longer = alike["output_a"].str.len() > alike["output_b"].str.len()
+    same = alike["output_a"].str.len() == alike["output_b"].str.len()
+    alike = alike.assign(set="alike", better=np.where(longer, "a", "b"))[~same]
+    judge = Planted(pd.concat([gold, alike]), "fair")
+    few, more = checked(judge, gold), checked(judge, pd.concat([gold, alike]))
+    assert more.loc["accuracy", "n"] == 300 + len(alike)
+    assert more.loc["length"].drop("p").equals(few.loc["length"].drop("p"))
+    assert few.loc["length", "n"] <= 300
+    none = checked(judge, alike).loc["length"]
+    assert none["n"] == 0 and np.isnan(none["value"]) and none["says"] == "too few pairs to tell"
+
+
 def test_a_missing_choice_leaves_its_pair_out_and_is_counted(gold):
     def answer(prompt, first, second):
         return None if prompt == "prompt 3" and first.startswith("3 b") else "first"
@@ -162,6 +185,29 @@ def test_planted_biases_are_found_and_fair_noisy_judges_are_not(gold):
     assert (table.loc[["longer", "first", "coin"], "found"] >= 8).all()
     turned = checked(Planted(gold, "longer", strength=0.5), gold)
     assert turned.loc["length", "value"] > 0.5 and "longer" in turned.loc["length", "says"]
+
+
+@pytest.mark.parametrize("bias", ["fair", "first"])
+def test_equal_texts_under_other_prompts_are_other_pairs(bias):
+    """ "yes" and "no" to every prompt: a judge knows which is better of each, and errs on some."""
+    alike = toy_gold(300, seed=2).assign(output_a="yes", output_b="no")
+    asked = audit.ask_gold(Planted(alike, bias), alike)
+    sure = asked["first_order"].eq(asked["second_order"])  # the order decided none of these
+    assert sure.mean() == (1 if bias == "fair" else pytest.approx(0.7 + 0.3 * 0.5, abs=0.15))
+    assert audit.right(asked).mean() == pytest.approx(0.8 if bias == "fair" else 0.71, abs=0.07)
+    assert asked["first_order"].eq(asked["paraphrase"]).all()
+
+
+def test_where_no_bias_could_be_shown_the_smallest_is_none_and_the_check_does_not_tell():
+    """Always the first shown is the strongest leaning that there is; three pairs cannot show it."""
+    few = checked(Scripted(lambda *_: "first"), toy_gold(3))
+    assert few.loc["position", "value"] == 1 and not few["found"].any()
+    told = few.loc[["accuracy", "position", "paraphrase"]]
+    assert told["smallest"].isna().all() and set(told["says"]) == {"too few pairs to tell"}
+    for n in (2, 5, 10, 20, 40):
+        table = checked(Scripted(lambda *_: "first"), toy_gold(n))
+        assert (table["null"] + table["smallest"]).dropna().le(1).all()
+    assert table.loc["position", "found"] and table["smallest"].notna().all()
 
 
 def test_the_false_alarm_rate_is_what_it_says():

@@ -129,6 +129,21 @@ def test_a_judge_that_says_nothing_and_a_test_that_fails_are_told(gold):
     assert "did not pass its own test" in cards.markdown(weak)
 
 
+def test_the_headline_names_what_could_not_be_told(gold):
+    """Every better completion is the longer one: nothing compares for length."""
+    longer = gold["output_a"].str.len() > gold["output_b"].str.len()
+    alike = gold.assign(better=longer.map({True: "a", False: "b"}))
+    for bias, found in (("fair", "No bias was found."), ("first", "It prefers what is shown")):
+        told = made(Planted(alike, bias, strength=0.9), alike)["headline"]
+        assert found in told and told.endswith(" Too few pairs to tell of length.")
+    few = made(Planted(gold.head(3)), gold.head(3))
+    assert few["headline"].endswith(" Too few pairs to tell of position, length and paraphrase.")
+    one = made(Planted(gold.head(1)), gold.head(1))["headline"]
+    assert "No bias" not in one and "of position, length, repeats and paraphrase." in one
+    assert "with so few pairs none" in cards.markdown(few)
+    assert "Too few" not in made(Planted(gold), gold)["headline"]
+
+
 def test_a_folder_of_the_users_is_named_without_its_path(gold, folder):
     judge = local(folder)
     few = gold.head(3)
