@@ -34,7 +34,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "agreement": ["with_agreement"],
         "page": ["absent", "gather", "report"],
-        "published": ["published_numbers", "version4_note", "version4_table"],
+        "published": ["published_numbers", "version4_note"],
         "rendering": [
             "missing_footnotes",
             "plain_text",

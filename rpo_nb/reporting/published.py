@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
-import pandas as pd
 import yaml
 
 from rpo_nb.config.metrics import metric as row_of
@@ -58,13 +57,6 @@ def published_win_rate(
 
 
 # ---- version 4 of paper A ------------------------------------------------------------------------
-
-
-def version4_table() -> pd.DataFrame:
-    """What is known of version 4's numbers: one row a number, as printed, and what nobody said of
-    it. Columns: benchmark, metric, value, source, model, judge, baseline ("not named")."""
-    rows = pd.DataFrame(published_numbers()["paper_a_v4"]["numbers"])
-    return rows.replace({"null": "not named"})
 
 
 def version4_note() -> str:

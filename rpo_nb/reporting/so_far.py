@@ -25,7 +25,8 @@ SAID = (
     " not measured yet comes when its notebook ends, and the page loads itself anew.</p>"
 )
 RELOAD = '<meta http-equiv="refresh" content="20">'  # seconds
-READ = ("data", "figures", "generations", "seeds", "tables", "verdicts")  # folders of a page
+READ = ("data", "figures", "generations", "notebooks", "tables")  # folders of a page
+FORETOLD = "prediction.json"  # of a page, too; older than its run by design
 
 
 def so_far(out: Path, since: float) -> Path:
@@ -33,18 +34,17 @@ def so_far(out: Path, since: float) -> Path:
     epoch); return its path. Its pictures and links are those beside it."""
     profile = load_profile(str(out / "profile.yaml"))
     with tempfile.TemporaryDirectory(dir=out / STATE, prefix=SCRATCH) as folder:
-        for name in READ:
-            (Path(folder) / name).mkdir()
-            for file in (out / name).rglob("*"):
-                if file.is_file() and file.stat().st_mtime >= since:
-                    link = Path(folder) / file.relative_to(out)
-                    link.parent.mkdir(parents=True, exist_ok=True)
-                    link.symlink_to(file.resolve())
+        new = (
+            file
+            for name in READ
+            for file in (out / name).rglob("*")
+            if file.is_file() and file.stat().st_mtime >= since
+        )
+        for file in filter(Path.is_file, [*new, out / FORETOLD]):
+            link = Path(folder) / file.relative_to(out)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(file.resolve())
         text = page.report(folder, profile).read_text(encoding="utf-8")
-        (Path(folder) / "report.html").unlink()
-        for file in sorted(Path(folder).rglob("*")):
-            if file.is_file() and not file.is_symlink():  # the page's own, as a smaller picture
-                atomic_write(out / file.relative_to(folder), file.read_bytes())
     text = re.sub("(<head[^>]*>)", rf"\1{RELOAD}", text, count=1)
     return atomic_write(out / "report.html", re.sub("(<body[^>]*>)", rf"\1{SAID}", text, count=1))
 

@@ -293,10 +293,6 @@ def name_lines(axis: Axes, ends: Sequence[tuple[float, float, str, str]]) -> Non
         )
 
 
-def add_legend(figure: Figure, handles: list, **kwargs: object) -> None:
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6), **kwargs)
-
-
 def size_handles(sizes: Sequence[str], paper: bool = True) -> list[Line2D]:
     handles = [
         Line2D([], [], linestyle="none", label=f"size {size}", **style)

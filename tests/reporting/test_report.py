@@ -261,6 +261,18 @@ def test_every_figure_that_a_notebook_saves_is_described():
     assert len(found) > 20 and found <= set(captions.PICTURES)
 
 
+def test_every_class_that_a_style_sheet_names_is_given_to_something():
+    folder = PACKAGE / "reporting" / "templates"
+    pages = [*folder.glob("*.j2"), *folder.glob("*.js"), *PACKAGE.rglob("*.py")]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    given = set(re.findall(r"[\w-]+", " ".join(re.findall(r'class(?:=|: )"([^"]*)"', text))))
+    for sheet in folder.glob("*.css"):
+        rules = re.sub(r"{[^{}]*}", "", sheet.read_text(encoding="utf-8"))
+        # what a chip says is its second class, made of its words
+        named = set(re.findall(r"\.([a-z][\w-]*)", re.sub(r"\.chip[\w.-]*", "", rules)))
+        assert named and named <= given, f"{sheet.name}: {named - given}"
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
 def test_on_a_phone_nothing_is_wider_than_the_page(results, page, tmp_path):
     """In a frame of 390 px, as a phone has them; tables scroll in boxes of their own."""

@@ -8,8 +8,9 @@ import pytest
 
 from rpo_nb.__main__ import main
 from rpo_nb.config.loading import load_profile, write_profile
-from rpo_nb.reporting import so_far
+from rpo_nb.reporting import so_far, worlds
 from rpo_nb.running import early
+from rpo_nb.store import write_json
 
 
 @pytest.fixture
@@ -37,17 +38,22 @@ def test_it_shows_what_this_run_has_made_and_says_what_is_missing(out):
     assert text.count(so_far.RELOAD) == 1 and text.count('role="status"') == 1
 
 
-def test_files_that_the_page_writes_beside_itself_are_kept(out, monkeypatch):
-    def report(folder, profile):
-        (so_far.Path(folder) / "figures" / "small.png").write_bytes(b"picture")
-        page = so_far.Path(folder) / "report.html"
-        page.write_text("<head></head><body></body>")
-        return page
-
-    monkeypatch.setattr(so_far.page, "report", report)
-    so_far.so_far(out, 2 * 10**6)
-    assert (out / "figures" / "small.png").read_bytes() == b"picture"
-    assert not (out / "tables" / "of_this_run.csv").is_symlink()
+def test_it_has_the_executed_notebooks_of_this_run_and_the_prediction_that_was_before_it(
+    out, monkeypatch
+):
+    monkeypatch.setattr(worlds, "RESULTS", out / "none")
+    write_profile(load_profile("smollm-study"), out / "profile.yaml")
+    foretold = {"dated": "2026-01-02T03:04", "measured": {"data_wins": 71.6}}
+    write_json(out / "prediction.json", foretold)
+    (out / "notebooks").mkdir()
+    for name in ("01_data_prep", "04_table2_metrics"):
+        (out / "notebooks" / f"{name}.ipynb").write_text("{}")
+    for old in ("prediction.json", "notebooks/01_data_prep.ipynb"):
+        os.utime(out / old, (10**6, 10**6))
+    text = so_far.so_far(out, 2 * 10**6).read_text()
+    assert "<td>on 2026-01-02</td>" in text and "<td>72 %</td>" in text
+    assert 'href="notebooks/04_table2_metrics.ipynb"' in text
+    assert 'href="notebooks/01_data_prep.ipynb"' not in text
 
 
 def test_one_is_made_when_more_jobs_have_ended_and_ended_when_the_whole_comes(out, monkeypatch):
