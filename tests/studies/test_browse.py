@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from rpo_nb import pocket
 from rpo_nb.pocket import checker, violations
 from rpo_nb.studies.browse import notebook, page, scored, stored
 from rpo_nb.studies.lab import Spec
@@ -163,31 +164,67 @@ def test_an_empty_folder_is_refused_with_what_makes_it(tmp_path):
 # ---- which prompts -------------------------------------------------------------------------------
 
 
-def test_prompts_are_ordered_by_loss_and_by_disagreement(out):
-    rows = pd.DataFrame(
-        {
-            "preset": "paper",
-            "method": ["reference", "rpo"] * 2,
-            "split": "",
-            "prompt_id": [1, 1, 2, 2],
-            "reward": [5.0, 4.0, 9.0, 2.5],
-        }
+def rewarded(*rows):
+    return pd.DataFrame(rows, columns=["preset", "method", "policy", "prompt_id", "reward"]).assign(
+        split="", tau=np.nan
     )
-    assert scored.losses(rows, pd.DataFrame())[("", 2)] == 6.5
+
+
+def test_prompts_are_ordered_by_loss_and_by_disagreement(out):
+    rows = rewarded(
+        ("paper", "reference", "reference", 1, 5.0),
+        ("paper", "reference", "reference", 2, 9.0),
+        ("paper", "rpo", "RPO", 1, 6.0),
+        ("paper", "rpo", "RPO", 2, 2.5),
+        ("fixed", "reference", "reference", 1, 8.0),
+        ("fixed", "rpo", "RPO", 1, 7.9),
+    )
+    none = pd.DataFrame()
+    shown = rows[rows["method"].eq("rpo")]  # what is behind a reference that is not shown
+    found = scored.losses(shown, rows, none, by_preset=True)
+    assert found.to_dict() == {("", 1): 0.1, ("", 2): 6.5}
+    paper = shown[shown["preset"].eq("paper")]
+    assert scored.losses(paper, rows, none, by_preset=True).to_dict() == {("", 1): 0, ("", 2): 6.5}
     differ = scored.disagreements(stored.verdicts(out).query("seed == 0"))
     assert {prompt: differ[("", prompt)] for prompt in said.PROMPTS} == {7: 0, 3: 2, 9: 0, 4: 2}
 
 
-def test_without_rewards_a_loss_is_what_the_judges_say():
-    rows = pd.DataFrame({"reward": [np.nan]})
-    verdicts = pd.DataFrame(
+def test_in_the_lab_one_reference_without_a_preset_is_every_policys():
+    rows = rewarded(
+        ("", "reference", stored.AGAIN, 1, 9.0),
+        ("", "reference", "reference", 1, 5.0),
+        ("paper", "rpo", "RPO", 1, 4.0),
+    )
+    found = scored.losses(rows.tail(1), rows, pd.DataFrame(), by_preset=False)
+    assert found.to_dict() == {("", 1): 1.0}
+
+
+def test_without_rewards_a_loss_is_what_the_judges_say_of_the_pairs_that_are_shown():
+    rows = pd.DataFrame(
         {
-            "prompt_id": [1, 1, 2],
-            "baseline": ["reference", "sft", "reference"],
-            "verdict": ["baseline", "baseline", "method"],
+            "preset": "paper",
+            "method": ["reference", "sft", "rpo", "rpo"],
+            "tau": [np.nan, np.nan, 1.0, 5.0],
+            "reward": np.nan,
         }
     )
-    assert scored.losses(rows, verdicts).to_dict() == {("", 1): 1.0, ("", 2): 0.0}
+    verdicts = pd.DataFrame(
+        {
+            "preset": "paper",
+            "tau": [1.0, 1.0, 1.0, 5.0, 5.0],
+            "prompt_id": [1, 1, 2, 1, 2],
+            "baseline": ["reference", "sft", "reference", "reference", "reference"],
+            "verdict": ["baseline", "baseline", "method", "baseline", "baseline"],
+        }
+    )
+
+    def lost(shown):
+        pairs = scored.between(verdicts, shown)
+        return scored.losses(shown, rows, pairs, by_preset=True).to_dict()
+
+    assert lost(rows) == {("", 1): 2, ("", 2): 1}
+    assert lost(rows[rows["tau"].ne(5)]) == {("", 1): 1, ("", 2): 0}
+    assert lost(rows[rows["method"].ne("reference")]) == {("", 1): 0}  # of SFT's pair
 
 
 # ---- in a notebook -------------------------------------------------------------------------------
@@ -215,6 +252,28 @@ def test_text_in_a_notebook_is_escaped(out):
 def test_a_notebook_takes_the_order_and_how_many(out):
     shown = notebook.show(out, order="disagreement", prompts=2)
     assert list(dict.fromkeys(shown.rows["prompt_id"])) == [3, 4]
+
+
+def test_a_filter_leaves_the_order_to_what_is_shown(tmp_path):
+    """The reference is right where a preset's policies are not, and judges disagree on SFT."""
+    out = said.folder(tmp_path / "mine", seeds=(0,))
+    for preset, right in (("paper", 4), ("fixed", 9)):
+        file = out / "generations" / f"{preset}-small-seed0.jsonl.gz"
+        rows = [json.loads(line) for line in gzip.decompress(file.read_bytes()).splitlines()]
+        for row in rows:
+            if row["method"] == "reference" and row["prompt_id"] == right:
+                rng = np.random.default_rng(0)
+                row["completion"] = pocket.write(pocket.DEMONSTRATOR, row["prompt"], rng=rng)
+        file.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
+
+    def first(order, **where):
+        return notebook.show(out, order=order, **where).rows["prompt_id"].iloc[0]
+
+    assert first("loss", preset="paper", method="rpo") == 4
+    assert first("loss", preset="fixed", method="rpo") == 9
+    assert first("loss", method="reference") == said.PROMPTS[0]  # as asked: it is behind nobody
+    assert first("disagreement") == first("disagreement", preset="paper") == 3
+    assert first("disagreement", method="rpo") == said.PROMPTS[0]  # no pair of it is shown
 
 
 @pytest.mark.parametrize(

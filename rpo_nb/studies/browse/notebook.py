@@ -36,9 +36,10 @@ class Texts:
 def show(out: Path | str, *, order: str = "asked", prompts: int = 1, **where: Any) -> Texts:
     """The completions of the first prompts of a shelf, side by side.
 
-    order: of the prompts: "asked", "loss" (the most behind the reference first) or "disagreement"
-    (of the judges). where: study ("paper A", "lab", "paper B"), size or regime, seed, preset,
-    method, policy, split, prompt (its id); the first of each that is not given, of the columns all.
+    order: of the prompts, by what is shown: "asked", "loss" (the most behind the reference first)
+    or "disagreement" (of the judges), as on the page. where: study ("paper A", "lab", "paper B"),
+    size or regime, seed, preset, method, policy, split, prompt (its id); the first of each that is
+    not given, of the columns all.
     Raises ValueError for what there is not.
     """
     if order not in scored.ORDERS:
@@ -56,13 +57,18 @@ def show(out: Path | str, *, order: str = "asked", prompts: int = 1, **where: An
     profile = stored.profile_of(out)
     shelves = pd.DataFrame(stored.shelves(out, profile))
     shelf = Shelf(*_chosen(shelves, SHELF, wanted).iloc[0])
-    rows = scored.scored(stored.rows(out, shelf), profile.pocket_world and bool(shelf.files))
+    every = scored.scored(stored.rows(out, shelf), profile.pocket_world and bool(shelf.files))
     verdicts = stored.of_shelf(stored.verdicts(out), shelf)
-    rows = _chosen(rows, COLUMN, wanted)
+    rows = _chosen(every, COLUMN, wanted)
     kept = list(rows.drop_duplicates(scored.PROMPT)[scored.PROMPT].itertuples(index=False))
     if order != "asked":
-        by = scored.losses(rows, verdicts) if order == "loss" else scored.disagreements(verdicts)
-        kept.sort(key=lambda prompt: -by.fillna(0.0).get(tuple(prompt), 0.0))
+        pairs = scored.between(verdicts, rows)
+        by = (
+            scored.losses(rows, every, pairs, by_preset=shelf.study == A)
+            if order == "loss"
+            else scored.disagreements(pairs)
+        ).fillna(0.0)
+        kept.sort(key=lambda prompt: -by.get(tuple(prompt), 0.0))
     parts = [
         rows[rows["split"].eq(split) & rows["prompt_id"].eq(prompt)]
         for split, prompt in kept[:prompts]

@@ -31,22 +31,48 @@ def _each(texts: list[tuple[str, str]], value: Callable[[str, str], object]) -> 
     return [known.get(one) for one in texts]
 
 
-def losses(rows: pd.DataFrame, verdicts: pd.DataFrame) -> pd.Series:
-    """Of each prompt (PROMPT), by how much a policy is worse than the reference of its preset: the
-    most points of reward; without rewards, how many verdicts of judges say so."""
+def between(verdicts: pd.DataFrame, shown: pd.DataFrame) -> pd.DataFrame:
+    """The verdicts on pairs of which both policies are among the rows that are shown."""
+    policies = shown.drop_duplicates(["preset", "method", "tau"])
+    mine = policies[policies["method"].eq("rpo")]
+    mine, theirs = (
+        set(zip(those["preset"], those[name], strict=True))
+        for those, name in ((mine, "tau"), (policies, "method"))
+    )
+    both = [
+        (one.preset, one.tau) in mine and (one.preset, one.baseline) in theirs
+        for one in verdicts.itertuples()
+    ]
+    return verdicts[pd.Series(both, verdicts.index, dtype=bool)]
+
+
+def losses(
+    shown: pd.DataFrame, rows: pd.DataFrame, pairs: pd.DataFrame, *, by_preset: bool
+) -> pd.Series:
+    """Of each prompt (PROMPT), by how much a policy that is shown is worse than the reference: the
+    most points of reward, in hundredths as the page has them, 0 where none is; without rewards, how
+    many verdicts say so.
+
+    rows: all of the shelf, since the reference may not be shown. pairs: of `between`. by_preset:
+    each preset has a reference of its own, as in paper A.
+    """
     if rows["reward"].notna().any():
-        of_reference = rows[rows["method"].eq("reference")].drop_duplicates(["preset", *PROMPT])
-        own = of_reference.set_index(["preset", *PROMPT])["reward"].rename("own")
-        both = rows.join(own, on=["preset", *PROMPT])
-        return (both["own"] - both["reward"]).groupby([both[name] for name in PROMPT]).max()
-    lost = verdicts["baseline"].eq("reference") & verdicts["verdict"].eq("baseline")
-    return _by_prompt(lost, verdicts)
+        keys = [*(["preset"] if by_preset else []), *PROMPT]
+        # not the one that is drawn again
+        reference = rows[rows["method"].eq("reference") & rows["policy"].eq("reference")]
+        own = reference.drop_duplicates(keys).set_index(keys)["reward"].rename("own")
+        both = shown.join(own, on=keys)
+        behind = (both["own"].round(2) - both["reward"].round(2)).round(2).clip(lower=0)
+        return behind.groupby([both[name] for name in PROMPT]).max()
+    lost = pairs["baseline"].eq("reference") & pairs["verdict"].eq("baseline")
+    return _by_prompt(lost, pairs)
 
 
-def disagreements(verdicts: pd.DataFrame) -> pd.Series:
-    """Of each prompt, on how many pairs the judges that gave a verdict gave different ones."""
+def disagreements(pairs: pd.DataFrame) -> pd.Series:
+    """Of each prompt, on how many pairs the judges that gave a verdict gave different ones. pairs:
+    of `between`."""
     pair = ["preset", "tau", "baseline", "prompt_id"]
-    found = verdicts.groupby(pair, dropna=False)["verdict"].nunique().gt(1).reset_index()
+    found = pairs.groupby(pair, dropna=False)["verdict"].nunique().gt(1).reset_index()
     return _by_prompt(found["verdict"], found)
 
 
