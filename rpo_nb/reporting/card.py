@@ -12,7 +12,7 @@ import pandas as pd
 import yaml
 
 from rpo_nb.config.loading import REPOSITORY
-from rpo_nb.config.methods import tau_of
+from rpo_nb.config.methods import ROWS, tau_of
 from rpo_nb.config.schema import Profile
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ def card(chosen: Chosen, repo: str, *, base: str, licence: str) -> str:
             template_path=str(TEMPLATE),
             chosen=chosen,
             run=chosen.run,
+            method=ROWS[chosen.run.method],
             repo=repo,
             base=base,
             data=data,

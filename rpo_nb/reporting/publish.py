@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rpo_nb.config.loading import repository_root
-from rpo_nb.config.methods import METHODS, ROWS, tau_of
+from rpo_nb.config.methods import ROWS, tau_of
 from rpo_nb.config.objective import Preset
 from rpo_nb.config.schema import Profile
 from rpo_nb.reporting.card import PARTS, Chosen, card
@@ -57,7 +57,8 @@ def choose(
     """
     from rpo_nb.experiment import grid as experiment_grid
 
-    method = _one_of("method", method or "rpo", [m for m in METHODS if m != "reference"])
+    trained = [name for name, row in ROWS.items() if row.objective]
+    method = _one_of("method", method or "rpo", trained)
     presets = list(profile.presets)
     preset = _one_of("preset", preset or ("fixed" if "fixed" in presets else presets[-1]), presets)
     size = _one_of("size", size or next(iter(profile.sizes)), list(profile.sizes))

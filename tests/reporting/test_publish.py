@@ -2,6 +2,7 @@
 what the hub may refuse."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,8 @@ import torch
 from huggingface_hub import ModelCard
 
 from rpo_nb.config import loading
-from rpo_nb.experiment import inputs
+from rpo_nb.config.methods import ROWS, tau_of
+from rpo_nb.experiment import grid, inputs
 from rpo_nb.policy import encoding, load
 from rpo_nb.policy.logps import score_completions
 from rpo_nb.reporting import card as reporting_card
@@ -195,6 +197,27 @@ def test_of_a_lora_policy_the_adapter_is_published_and_its_base_named(tiny_t5, t
         score_completions(*load.load_policy(path, base=base), rows)[0] for path, base in places
     ]
     assert torch.equal(logps[0], logps[1]) and not torch.allclose(logps[0], logps[2])
+
+
+def test_a_card_names_every_method_and_what_was_not_trained_is_refused(tiny_t5, tmp_path):
+    profile, out = lora_run(tmp_path, tiny_t5)
+    chosen, preset = publish.choose(profile, out), profile.presets["fixed"]
+    for method, row in ROWS.items():
+        tau = tau_of(preset, method)
+        run = replace(grid.recipe(profile, preset, method, "small", tau, 0), preset="fixed")
+        if not run.trained:
+            with pytest.raises(ValueError, match=f"--method '{method}' .* choose one of .*qrpo$"):
+                publish.choose(profile, out, method=method)
+            continue
+        text = reporting_card.card(
+            replace(chosen, run=run), REPO, base="google/flan-t5-small", licence="apache-2.0"
+        )
+        (named,) = re.findall("aligned with\n(.*) on scalar rewards", text)
+        assert {"best_of_k": "best-of-K"}.get(method, row.title) in named
+        slopes = re.findall(r"\| ([τβ]) \| (.*) \|", text)
+        own = f"{getattr(preset, row.temperature):g}" if row.temperature else ""
+        assert slopes == ([(row.symbol, own)] if own else [])
+        assert ("arXiv 2507.08068" in named) == (method == "qrpo")  # not of the paper reproduced
 
 
 def test_feedback_of_the_users_own_is_named_by_file_name_and_hash_only(
