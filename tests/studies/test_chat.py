@@ -64,13 +64,22 @@ def test_of_an_adapter_the_reference_is_the_model_without_it(tiny_llama):
     from peft import LoraConfig, get_peft_model
 
     model, tokenizer = tiny_llama
-    config = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], init_lora_weights=False)
-    adapted = get_peft_model(copy.deepcopy(model), config).eval()
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        target_modules=["v_proj"],
+        lora_alpha=200,  # an adapter that changes what is said
+        init_lora_weights=False,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        adapted = get_peft_model(copy.deepcopy(model), config).eval()
     mine, theirs = pair_of(adapted, tokenizer).answer("the red lamp")
-    apart = pair_of(adapted, tokenizer)
-    expected = pair_of(model, tokenizer, model).answer("the red lamp")[1]
-    assert theirs["completion"] == expected["completion"]
-    assert mine["log_ratio"] != 0 and apart.asked == 0
+    merged = copy.deepcopy(adapted).merge_and_unload()  # the policy as a model of its own
+    expected = pair_of(merged, tokenizer, model).answer("the red lamp")
+    assert mine["completion"] != theirs["completion"] and abs(mine["log_ratio"]) > 1e-3
+    for one, other in zip((mine, theirs), expected, strict=True):
+        assert one["completion"] == other["completion"]
+        assert one["log_ratio"] == pytest.approx(other["log_ratio"], abs=1e-4)
 
 
 def test_a_chat_model_reads_a_line_as_a_message_in_its_template(tiny_llama, monkeypatch):
