@@ -1,5 +1,6 @@
 """What the README shows, as it stands: its code runs, its commands are there, its links hold."""
 
+import gzip
 import json
 import re
 import shlex
@@ -7,15 +8,23 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import parse_qsl
 
+import pandas as pd
 import pytest
 
 from docs.site import readme
 from rpo_nb.config.arguments import parser
+from rpo_nb.config.loading import load_profile
+from rpo_nb.running import parts
+from rpo_nb.studies import deep, lab, prediction
+from rpo_nb.studies.browse.trace import trace
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+POCKET, DEEP = ROOT / "results" / "pocket", ROOT / "results" / "pocket-deep"
+COMMITTED = pytest.mark.skipif(not DEEP.is_dir(), reason="the committed results are in a clone")
 
 
 def block(heading: str, language: str) -> str:
@@ -104,3 +113,80 @@ def test_the_guides_words_on_the_prediction_are_the_predictions():
         f"right in {', '.join(right)} and {last} % of comparisons",
     ):
         assert words in text
+    assert f"every draw there is up to {prediction.DRAWS:,}" in text
+
+
+# The guide ----------------------------------------------------------------------------------------
+
+
+def guide(name: str) -> str:
+    """A page in one line."""
+    return " ".join((ROOT / "docs" / name).read_text(encoding="utf-8").split())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_table_has_its_head(page):
+    """A row that a blank line parts from its table is text."""
+    lines = ["", *page.read_text(encoding="utf-8").splitlines(), ""]
+    for above, line, below in zip(lines, lines[1:], lines[2:], strict=False):
+        if line.startswith("|") and not above.startswith("|"):
+            assert re.fullmatch(r"[| :-]+", below), f"{page.name}: {line}"
+
+
+@COMMITTED
+def test_the_guides_cells_and_examples_are_there(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / "docs" / "generations.md").read_text(encoding="utf-8")
+    addresses = re.findall(r"generations\.html#(table=\S+)", text)
+    for address in addresses:
+        cell = dict(parse_qsl(address))
+        assert len(trace(POCKET, cell.pop("table"), **cell)), address
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    for code in blocks:
+        exec(code, {})
+    assert len(addresses) == 4 and len(blocks) == 2
+
+
+@COMMITTED
+def test_the_same_texts_on_two_kinds_of_processors_are_as_many_as_the_guide_says():
+    """Of results/pocket and of the deep run's seed 0."""
+    theirs = parts.read(DEEP / "parts" / "grid-seed0.tar.xz").files
+    runs, shares = pd.read_csv(POCKET / "generations" / "runs.csv"), {}
+    for run in runs[runs["study"].eq("paper A")].itertuples():
+        note = json.loads(
+            theirs[f"out/runs/generations/{run.preset}-{run.place}-seed0.jsonl.gz.json"]
+        )
+        assert note[run.name].split("/")[1] == run.run  # the same settings and code
+        with gzip.open(POCKET / run.file, "rt", encoding="utf-8") as lines:
+            ours = [json.loads(line)["completion"] for line in lines][run.first - 1 : run.last]
+        other = json.loads(theirs[f"out/{note[run.name]}"])["completions"]
+        same = 100 * sum(map(str.__eq__, ours, other)) / len(other)
+        shares.setdefault((run.place, run.method == "reference"), []).append(same)
+    said = {key: f"{min(found):.0f} to {max(found):.0f} %" for key, found in shares.items()}
+    text = guide("provenance.md")
+    assert f"same are {said['small', True]} of the reference's, {said['small', False]} of" in text
+    assert f"of size xl {said['xl', True]} and {said['xl', False]}." in text
+
+
+@COMMITTED
+def test_what_equal_length_changes_is_what_the_guide_says():
+    table = pd.read_csv(POCKET / "tables" / "length_controlled.csv")
+    moved = (table["lc_win_rate"] - table["win_rate"]).groupby(table["judge"]).agg
+    mean, low, high = moved("mean"), moved("min"), moved("max")
+    checker, model = (
+        f"by {mean[judge]:.1f}{unit} ({low[judge]:.0f} to {high[judge]:+.0f})".replace("-", "−")
+        for judge, unit in (("checker", " points on average"), ("reward_model", ""))
+    )
+    assert f"moves the checker's rates {checker}, the reward model's {model}" in guide("judges.md")
+
+
+def test_the_guide_names_every_kind_of_part_and_the_labs_profiles():
+    profile = load_profile("pocket-deep")
+    kinds = {part.study for part in deep.parts_of(profile)} - set(profile.lab.regimes)
+    named = guide("deep.md").split("**A part**")[1].split("**On another machine**")[0]
+    assert kinds <= set(re.findall(r"`(\w+)`", named))
+    words = {1: "one seed", 2: "two regimes", 6: "six regimes", 10: "ten seeds"}
+    for name, said in (("pocket", "has {} and {}"), ("pocket-deep", "has all {} and {}")):
+        known = load_profile(name)
+        counts = len(known.lab.regimes), len(lab.seeds_of(known))
+        assert said.format(*map(words.get, counts)) in guide("own_objective.md")

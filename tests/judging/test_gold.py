@@ -95,3 +95,8 @@ def test_llmbar_has_its_419_pairs():
         pytest.skip("../shared/data/llmbar.jsonl.gz is not on this machine")
     found = gold.read_gold(path)
     assert found["set"].value_counts().to_dict() == {"adversarial": 319, "natural": 100}
+    adversarial = found[found["set"].eq("adversarial")]
+    longer = adversarial["output_a"].str.len() - adversarial["output_b"].str.len()
+    worse = longer.where(adversarial["better"].eq("b"), -longer).gt(0).sum()
+    guide = (root / "docs" / "judges.md").read_text(encoding="utf-8")
+    assert f"in {worse} of 319 it is the longer" in " ".join(guide.split())

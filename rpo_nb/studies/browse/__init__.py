@@ -5,5 +5,5 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["cells", "chat", "commands", "notebook", "page", "scored", "stored", "trace"],
-    submod_attrs={"notebook": ["show"], "page": ["write"], "trace": ["trace"]},
+    submod_attrs={"notebook": ["show"], "page": ["write"]},
 )
