@@ -134,19 +134,26 @@ def _grid(profile: Profile, out: Path, first: bool) -> None:
 
 
 class Remembered(Pointwise):
-    """A judge by scores whose answers are kept beside it, without the texts: it is asked once."""
+    """A judge by scores whose answers are kept beside it, without the texts. It is asked once for
+    each text: one that it has scored keeps that score in later calls."""
 
     def __init__(self, judge: Pointwise, out: Path) -> None:
         super().__init__()
         self.name, self.identity, self.judge = judge.name, judge.identity, judge
         self.folder = out / "runs" / "judges" / "scores"
+        self._known: dict[tuple[str, str], float] = {}
 
     def _score(self, rows: list[tuple[str, str]]) -> Sequence[float]:
         file = self.folder / f"{self.name}-{content_key([self.identity, rows])}.json"
         kept = store.read_sealed(file)
         if kept is None:
-            kept = {"scores": self.judge.score(*zip(*rows, strict=True)).tolist()}
+            asked = [row for row in rows if row not in self._known]
+            if asked:
+                scores = self.judge.score(*zip(*asked, strict=True)).tolist()
+                self._known |= dict(zip(asked, scores, strict=True))
+            kept = {"scores": [self._known[row] for row in rows]}
             store.write_sealed(file, kept)
+        self._known |= dict(zip(rows, kept["scores"], strict=True))
         return kept["scores"]
 
 

@@ -4,7 +4,9 @@ of the feedback in them."""
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import transformers
 
@@ -130,3 +132,10 @@ def test_a_judge_that_remembers_says_what_it_said(study):
     again = deep.Remembered(judge, out)
     again.judge = None
     assert (again.score(*zip(*rows, strict=True)) == fresh).all()
+    more = ("write about the lamp", "a b")
+    asked = []
+    again.judge = SimpleNamespace(
+        score=lambda *texts: asked.extend(zip(*texts, strict=True)) or np.ones(1)
+    )
+    assert again.score(*zip(*rows, more, strict=True)).tolist() == [*fresh, 1.0]
+    assert asked == [more]  # of a later call only what is new
