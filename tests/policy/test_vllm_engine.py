@@ -371,9 +371,9 @@ def test_completions_of_another_engine_are_other_files(tmp_path):
     )
     with pytest.raises(ValueError, match="generation"):
         load_profile("llama", generation="tgi")
-    with pytest.raises(ValueError, match="'released' sets it; choose presets without it"):
+    with pytest.raises(ValueError, match="presets.released.decoding sets it; choose presets"):
         load_profile("llama", generation="vllm")
-    with pytest.raises(ValueError, match="'decoding' sets it"):
+    with pytest.raises(ValueError, match="decoding.no_repeat_ngram_size sets it; set it to 0"):
         load_profile(
             "llama", preset="fixed", generation="vllm", **{"decoding.no_repeat_ngram_size": 3}
         )
