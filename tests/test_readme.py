@@ -16,6 +16,7 @@ import pytest
 from docs.site import readme
 from rpo_nb.config.arguments import parser
 from rpo_nb.config.loading import load_profile
+from rpo_nb.reporting import rendering
 from rpo_nb.running import parts
 from rpo_nb.studies import deep, lab, prediction
 from rpo_nb.studies.browse.trace import trace
@@ -114,6 +115,14 @@ def test_the_guides_words_on_the_prediction_are_the_predictions():
     ):
         assert words in text
     assert f"every draw there is up to {prediction.DRAWS:,}" in text
+    # what came true
+    came, *_ = rendering.footnotes(file.parent, "prediction_score")
+    score = pd.read_csv(file.parent / "tables" / "prediction_score.csv")
+    decided, every = score.to_dict("records")
+    assert came in text
+    assert f"with {decided['lab_brier']:.3f} on these pairs and {every['lab_brier']:.3f} on" in text
+    pairs = f"of {every['pairs']} pairs {decided['pairs']} are decided, and {decided['right']:g}"
+    assert pairs in " ".join(README.split())
 
 
 # The guide ----------------------------------------------------------------------------------------
