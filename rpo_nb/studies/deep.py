@@ -11,6 +11,7 @@ its judge said of them. They hold no text of the feedback.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -22,7 +23,7 @@ from typing import NamedTuple
 from rpo_nb import store
 from rpo_nb.config.keys import content_key
 from rpo_nb.config.schema import Profile
-from rpo_nb.experiment import generations, inputs
+from rpo_nb.experiment import generations, grid, inputs
 from rpo_nb.judging import verdicts
 from rpo_nb.judging.judges import Pointwise
 from rpo_nb.running import parts
@@ -30,6 +31,7 @@ from rpo_nb.running.jobs import LAB, MADE, PAPER_B, TABLES, jobs
 from rpo_nb.running.manifest import JOBS
 from rpo_nb.running.processes import only_one, parallel_jobs
 from rpo_nb.running.provenance import cache_dir, source_key, step_code
+from rpo_nb.running.staging import stage
 from rpo_nb.studies import (
     insight,
     lab,
@@ -282,6 +284,16 @@ def _note(out: Path, part: Part) -> Path:
     return out / "runs" / PARTS / f"{part.name}.json"
 
 
+def _vouch(profile: Profile, out: Path) -> None:
+    """What policies said is known by the feedback's name, which is another on another machine and
+    in a notebook; that it is the same feedback the part's key has shown."""
+    for run in grid.cells(profile):
+        file = generations.completions_file(profile, run, out)
+        kept, world = store.read_sealed(file), grid.cell_world(profile, run)
+        if kept is not None and kept["world"] != world:
+            store.write_sealed(file, kept | {"world": world})
+
+
 def bring(profile: Profile, part: Part, out: Path) -> bool:
     """Whether a part is here: its file fits today's settings and code and is installed. One that
     does not fit or is damaged is told in a line."""
@@ -289,18 +301,19 @@ def bring(profile: Profile, part: Part, out: Path) -> bool:
     if not file.is_file():
         return False
     note["file"] = store.file_digest(file)
-    if store.read_sealed(_note(out, part)) == note:
-        return True
-    try:
-        packed = parts.read(file)
-        if packed.header["key"] != note["key"]:
-            store.again(file, "was made with other settings or other code")
+    if store.read_sealed(_note(out, part)) != note:
+        try:
+            packed = parts.read(file)
+            if packed.header["key"] != note["key"]:
+                store.again(file, "was made with other settings or other code")
+                return False
+            parts.install(packed, _roots(out))
+        except store.Damaged as error:
+            print(f"{part.name}: {error}: made again", flush=True)
             return False
-        parts.install(packed, _roots(out))
-    except store.Damaged as error:
-        print(f"{part.name}: {error}: made again", flush=True)
-        return False
-    store.write_sealed(_note(out, part), note)
+        store.write_sealed(_note(out, part), note)
+    if part.study == "policies":
+        _vouch(of_seed(profile, part.seed), out)
     return True
 
 
@@ -372,6 +385,12 @@ def _mark(profile: Profile, out: Path) -> None:
             )
     if not profile.pocket_world:
         _answers(profile, out, out)
+        staged, here = stage(profile, out), Path.cwd()
+        os.chdir(out)  # as a notebook sees the feedback
+        try:
+            _vouch(staged, Path())
+        finally:
+            os.chdir(here)
 
 
 def notebooks(profile: Profile, out: Path) -> list[str]:

@@ -14,7 +14,7 @@ from rpo_nb import judging
 from rpo_nb.config import loading
 from rpo_nb.experiment import generations, inputs
 from rpo_nb.judging import verdicts
-from rpo_nb.running import parts
+from rpo_nb.running import parts, staging
 from rpo_nb.store import write_json
 from rpo_nb.studies import deep, prediction, prediction_scores
 from tests.studies.test_paper_b_feedback import own_feedback
@@ -98,6 +98,9 @@ def test_elsewhere_the_tables_ask_nobody_and_train_nothing(study, tmp_path, monk
     profile, out = study
     monkeypatch.setenv("RPO_NB_CACHE", str(tmp_path / "cache"))
     inputs._splits.cache_clear()
+    moved = shutil.copy(profile.data.source, tmp_path / "moved.jsonl")
+    data = profile.data.model_copy(update={"source": str(moved)})
+    profile = profile.model_copy(update={"data": data})
     shutil.copytree(out / deep.PARTS, tmp_path / "out" / deep.PARTS)
     shutil.copy(out / prediction.FILE, tmp_path / "out")
 
@@ -120,6 +123,11 @@ def test_elsewhere_the_tables_ask_nobody_and_train_nothing(study, tmp_path, monk
     said = prediction_scores.texts(rows, found, profile)
     first = {seed: judges[0] for seed, judges in bench.items()}
     assert len(prediction_scores.rewards(first, tmp_path / "out", said)[0]) == len(said)
+    # what every notebook of the batch begins with: the feedback has another name there
+    staged = staging.stage(profile, tmp_path / "out")
+    monkeypatch.chdir(tmp_path / "out")
+    generations.ensure_runs(staged, Path(), progress=False)
+    assert rows.equals(generations.load_generations(Path()))
 
 
 def test_a_judge_that_remembers_says_what_it_said(study):
