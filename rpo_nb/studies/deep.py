@@ -11,7 +11,6 @@ its judge said of them. They hold no text of the feedback.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -23,22 +22,19 @@ from typing import NamedTuple
 from rpo_nb import store
 from rpo_nb.config.keys import content_key
 from rpo_nb.config.schema import Profile
-from rpo_nb.experiment import generations, grid, inputs
+from rpo_nb.experiment import generations, inputs
 from rpo_nb.judging import verdicts
-from rpo_nb.judging.judges import Pointwise
 from rpo_nb.running import parts
 from rpo_nb.running.jobs import LAB, MADE, PAPER_B, TABLES, jobs
 from rpo_nb.running.manifest import JOBS
 from rpo_nb.running.processes import only_one, parallel_jobs
 from rpo_nb.running.provenance import cache_dir, source_key, step_code
-from rpo_nb.running.staging import stage
 from rpo_nb.studies import (
+    deep_feedback,
     insight,
     lab,
     lab_runs,
     lab_tables,
-    prediction,
-    prediction_scores,
     truth,
     tuning,
 )
@@ -135,51 +131,6 @@ def _grid(profile: Profile, out: Path, first: bool) -> None:
         insight.frontier(profile, size, seed)
 
 
-class Remembered(Pointwise):
-    """A judge by scores whose answers are kept beside it, without the texts. It is asked once for
-    each text: one that it has scored keeps that score in later calls."""
-
-    def __init__(self, judge: Pointwise, out: Path) -> None:
-        super().__init__()
-        self.name, self.identity, self.judge = judge.name, judge.identity, judge
-        self.folder = out / "runs" / "judges" / "scores"
-        self._known: dict[tuple[str, str], float] = {}
-
-    def _score(self, rows: list[tuple[str, str]]) -> Sequence[float]:
-        file = self.folder / f"{self.name}-{content_key([self.identity, rows])}.json"
-        kept = store.read_sealed(file)
-        if kept is None:
-            asked = [row for row in rows if row not in self._known]
-            if asked:
-                scores = self.judge.score(*zip(*asked, strict=True)).tolist()
-                self._known |= dict(zip(asked, scores, strict=True))
-            kept = {"scores": [self._known[row] for row in rows]}
-            store.write_sealed(file, kept)
-        self._known |= dict(zip(rows, kept["scores"], strict=True))
-        return kept["scores"]
-
-
-def _answers(profile: Profile, out: Path, to: Path) -> None:
-    """Ask the judges by scores what Tables III and IV and a prediction's score ask of a profile's
-    seeds; their verdicts go to the folder `to`, as those write them."""
-    rows, bench = generations.load_generations(out), {}
-    for seed in profile.seeds:
-        judges = verdicts.judges_for(profile, out, seed)
-        bench[seed] = [Remembered(judge, out) for judge in judges if isinstance(judge, Pointwise)]
-    if not all(bench.values()):
-        return  # the profile has none
-    for table in verdicts.BASELINES:
-        pairs = verdicts.make_pairs(rows, profile, table=table)
-        if len(pairs):
-            verdicts.ask(bench, pairs, to, table)
-    first = {seed: judges[0] for seed, judges in bench.items()}
-    foretold = profile.evaluation.judges[0] == first[profile.seeds[0]].name
-    if foretold and (out / prediction.FILE).is_file():
-        found = store.read_json(out / prediction.FILE)
-        found["study"]["seeds"] = list(profile.seeds)
-        prediction_scores.rewards(first, to, prediction_scores.texts(rows, found, profile))
-
-
 def _regime(profile: Profile, out: Path, name: str) -> None:
     studies = [study for study in lab.map_studies(profile) if study.name == name]
     lab_runs.measure(studies, out, progress=False)
@@ -241,7 +192,7 @@ def make(profile: Profile, part: Part, out: Path) -> Path:
                 _policies(own, out)
             elif part.study == "answers":
                 with TemporaryDirectory() as unused:  # a table has the verdicts of all seeds
-                    _answers(own, out, Path(unused))
+                    deep_feedback.answers(own, out, Path(unused))
             elif part.study == "lab":
                 _lab(own, out, first)
             elif part.study == "tuning":
@@ -284,16 +235,6 @@ def _note(out: Path, part: Part) -> Path:
     return out / "runs" / PARTS / f"{part.name}.json"
 
 
-def _vouch(profile: Profile, out: Path) -> None:
-    """What policies said is known by the feedback's name, which is another on another machine and
-    in a notebook; that it is the same feedback the part's key has shown."""
-    for run in grid.cells(profile):
-        file = generations.completions_file(profile, run, out)
-        kept, world = store.read_sealed(file), grid.cell_world(profile, run)
-        if kept is not None and kept["world"] != world:
-            store.write_sealed(file, kept | {"world": world})
-
-
 def bring(profile: Profile, part: Part, out: Path) -> bool:
     """Whether a part is here: its file fits today's settings and code and is installed. One that
     does not fit or is damaged is told in a line."""
@@ -301,7 +242,8 @@ def bring(profile: Profile, part: Part, out: Path) -> bool:
     if not file.is_file():
         return False
     note["file"] = store.file_digest(file)
-    if store.read_sealed(_note(out, part)) != note:
+    fits = part.study != "policies" or deep_feedback.known(of_seed(profile, part.seed), out)
+    if store.read_sealed(_note(out, part)) != note or not fits:
         try:
             packed = parts.read(file)
             if packed.header["key"] != note["key"]:
@@ -311,9 +253,9 @@ def bring(profile: Profile, part: Part, out: Path) -> bool:
         except store.Damaged as error:
             print(f"{part.name}: {error}: made again", flush=True)
             return False
+        if part.study == "policies":
+            deep_feedback.vouch(of_seed(profile, part.seed), out)
         store.write_sealed(_note(out, part), note)
-    if part.study == "policies":
-        _vouch(of_seed(profile, part.seed), out)
     return True
 
 
@@ -384,13 +326,8 @@ def _mark(profile: Profile, out: Path) -> None:
                 {file.relative_to(out).as_posix(): store.file_digest(file) for file in files},
             )
     if not profile.pocket_world:
-        _answers(profile, out, out)
-        staged, here = stage(profile, out), Path.cwd()
-        os.chdir(out)  # as a notebook sees the feedback
-        try:
-            _vouch(staged, Path())
-        finally:
-            os.chdir(here)
+        deep_feedback.answers(profile, out, out)
+        deep_feedback.for_notebooks(profile, out)
 
 
 def notebooks(profile: Profile, out: Path) -> list[str]:

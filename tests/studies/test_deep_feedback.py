@@ -12,11 +12,11 @@ import transformers
 
 from rpo_nb import judging
 from rpo_nb.config import loading
-from rpo_nb.experiment import generations, inputs
+from rpo_nb.experiment import generations, grid, inputs
 from rpo_nb.judging import verdicts
 from rpo_nb.running import parts, staging
-from rpo_nb.store import write_json
-from rpo_nb.studies import deep, prediction, prediction_scores
+from rpo_nb.store import read_sealed, write_json, write_sealed
+from rpo_nb.studies import deep, deep_feedback, prediction, prediction_scores
 from tests.studies.test_paper_b_feedback import own_feedback
 
 ASKED = ("table3", "prediction")
@@ -128,16 +128,24 @@ def test_elsewhere_the_tables_ask_nobody_and_train_nothing(study, tmp_path, monk
     monkeypatch.chdir(tmp_path / "out")
     generations.ensure_runs(staged, Path(), progress=False)
     assert rows.equals(generations.load_generations(Path()))
+    # a run with other settings has written over what a part brought
+    run = next(run for run in grid.cells(profile) if run.method == "sft")
+    file = generations.completions_file(profile, run, tmp_path / "out")
+    said = read_sealed(file)
+    write_sealed(file, said | {"world": "another", "completions": ["b"] * len(said["completions"])})
+    assert deep.run(profile, tmp_path / "out", cores=1)
+    assert read_sealed(file)["completions"] == said["completions"]
+    assert rows.equals(generations.load_generations(tmp_path / "out"))
 
 
 def test_a_judge_that_remembers_says_what_it_said(study):
     profile, out = study
     judge = verdicts.judges_for(profile, out, 0)[0]
-    kept = deep.Remembered(judge, out)
+    kept = deep_feedback.Remembered(judge, out)
     rows = [("write about the lamp", "red boat"), ("write about the lamp", "a")]
     fresh = kept.score(*zip(*rows, strict=True))
     assert (fresh == judge.score(*zip(*rows, strict=True))).all()
-    again = deep.Remembered(judge, out)
+    again = deep_feedback.Remembered(judge, out)
     again.judge = None
     assert (again.score(*zip(*rows, strict=True)) == fresh).all()
     more = ("write about the lamp", "a b")
