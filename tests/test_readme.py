@@ -16,9 +16,10 @@ import pytest
 from docs.site import readme
 from rpo_nb.config.arguments import parser
 from rpo_nb.config.loading import load_profile
-from rpo_nb.reporting import rendering
+from rpo_nb.reporting import claims, rendering
+from rpo_nb.reporting.decisions import OPEN
 from rpo_nb.running import parts
-from rpo_nb.studies import deep, lab, prediction
+from rpo_nb.studies import deep, lab, prediction, prediction_scores
 from rpo_nb.studies.browse.trace import trace
 
 ROOT = Path(__file__).parents[1]
@@ -123,6 +124,33 @@ def test_the_guides_words_on_the_prediction_are_the_predictions():
     assert f"with {decided['lab_brier']:.3f} on these pairs and {every['lab_brier']:.3f} on" in text
     pairs = f"of {every['pairs']} pairs {decided['pairs']} are decided, and {decided['right']:g}"
     assert pairs in " ".join(README.split())
+
+
+def test_the_guides_words_on_what_came_true_are_the_studys():
+    folder = ROOT / "results" / "smollm-study"
+    if not folder.is_dir():
+        pytest.skip("the committed results are in a clone")
+    table = pd.read_csv(folder / "tables" / "prediction.csv")
+    known = table[table["outcome"].ne(OPEN)]
+    wrong = known[(known["probability"] > 0.5) != known["outcome"].eq("yes")]
+    gains = prediction_scores.over_reference(table)
+    best, widths = gains.loc["RPO released"], gains["high"] - gains["low"]
+    table3 = rendering.read_table(folder / "tables" / "table3.csv")
+    rivals = [claims.pick(table3, baseline=rival) for rival in table3["baseline"].unique()]
+    cells = pd.concat(map(claims.win_cells, rivals))
+    alike = claims.pick(cells, preset="released", baseline="reference").iloc[0]
+    told, seen = cells["verdict"].value_counts(), cells["smallest"][cells["smallest"] < 50]
+    for words in (
+        f"Of the {len(known)} decided pairs {known['decoded'].eq('unlike').sum()} compare the two",
+        f"{wrong['decoded'].eq('unlike').sum()} of the {len(wrong)} wrong ones are among them",
+        f"gains {best['gain']:.2f} [{best['low']:.2f}, {best['high']:.2f}] of the judge's points",
+        f"wins {alike['win_rate']:.1f} [{alike['ci_low']:.1f}, {alike['ci_high']:.1f}] %",
+        f"of {len(cells)} comparisons RPO surely wins {told.get('holds', 0)} and surely loses "
+        f"{told.get('does not hold', 0)}. {len(cells) - len(seen)} could have seen no difference",
+        f"the others {seen.min():.0f} to {seen.max():.0f} points from 50",
+        f"over the reference are {widths.min():.1f} to {widths.max():.1f} points wide",
+    ):
+        assert words in guide("prediction.md"), words
 
 
 # The guide ----------------------------------------------------------------------------------------

@@ -55,6 +55,8 @@ REWARDS = ["policy", "seed", "prompt_id", "reward"]
 YES, NO, OPEN = "yes", "no", decisions.OPEN
 REFERENCE = METHOD_NAMES["reference"]
 OF = {"config": "settings", "data": "data", "model": "model"}  # keys of `prediction.made_from`
+SHARED = "shared"  # the decoding of a preset that decodes all methods alike
+UNLIKE = "Decoded as their preset says, not as the others: {}. A pair of both compares that, too."
 WORST = 5  # pairs that are told where the lab was most wrong
 
 
@@ -72,8 +74,7 @@ def texts(generations: pd.DataFrame, found: dict[str, Any], profile: Profile) ->
     rows = rows[rows["size"].eq(found["study"]["size"]) & rows["seed"].isin(seeds)]
     parts = []
     for policy in found["policies"]:
-        alike = [one for one in policy["presets"] if profile.presets[one].decoding == "shared"]
-        preset = (alike or policy["presets"])[0]
+        preset = _preset(policy, profile)
         mine = rows[rows["method"].eq(policy["method"]) & rows["preset"].eq(preset)]
         lost = set(seeds) - set(mine["seed"])
         if lost:
@@ -84,6 +85,20 @@ def texts(generations: pd.DataFrame, found: dict[str, Any], profile: Profile) ->
         parts.append(mine.assign(policy=policy["policy"]))
     columns = ["policy", "seed", "prompt_id", "prompt", "completion"]
     return pd.concat(parts)[columns].reset_index(drop=True)
+
+
+def _preset(policy: dict[str, Any], profile: Profile) -> str:
+    alike = [one for one in policy["presets"] if profile.presets[one].decoding == SHARED]
+    return (alike or policy["presets"])[0]
+
+
+def otherwise(found: dict[str, Any], profile: Profile) -> list[str]:
+    """The predicted policies that are not decoded as all methods alike are."""
+    return [
+        policy["policy"]
+        for policy in found["policies"]
+        if profile.presets[_preset(policy, profile)].decoding != SHARED
+    ]
 
 
 def rewards(
@@ -211,10 +226,15 @@ def verdict(score: pd.DataFrame, seeds: int) -> str:
 
 @styled
 def figure(
-    table: pd.DataFrame, policies: Sequence[dict[str, Any]], title: str, judge: str
+    table: pd.DataFrame,
+    policies: Sequence[dict[str, Any]],
+    title: str,
+    judge: str,
+    others: Sequence[str] = (),
 ) -> Figure:
     """Left every pair: the probability of the one that was thought better, against its lead. Right
-    the policies in their predicted order, with what they gain over the reference."""
+    the policies in their predicted order, with what they gain over the reference. others: of
+    `otherwise`."""
     drawn = Figure(figsize=(11, 2.2 + 0.3 * len(policies)), layout="constrained")
     left, right = drawn.subplots(1, 2, width_ratios=(1, 1.15))
     methods = {one["policy"]: one["method"] for one in policies}
@@ -226,6 +246,8 @@ def figure(
         f"that it is first. Rewards by {judge.replace('_', ' ')}. "
         + interval_note(table["seeds"].max())
     )
+    if others:
+        note += f" {UNLIKE.format(', '.join(others))}"
     shown_methods = [name for name in METHODS if name in methods.values()]
     entitle(drawn, title, note, method_handles(shown_methods))
     return drawn
@@ -314,7 +336,9 @@ def score(profile: Profile, out: Path) -> list[str]:
     said = texts(load_generations(out), found, profile)
     bench = {seed: judge_of(profile, out, seed) for seed in sorted(set(said["seed"]))}
     scored, judge = rewards(bench, out, said)
-    table = compared(scored, found["pairs"])
+    table, others = compared(scored, found["pairs"]), otherwise(found, profile)
+    alike = table["first"].isin(others) == table["second"].isin(others)
+    table["decoded"] = alike.map({True: "alike", False: "unlike"})
     summary, wrong = scores(table), worst(table)
     title = verdict(summary, int(table["seeds"].max()))
     notes = [
@@ -323,10 +347,12 @@ def score(profile: Profile, out: Path) -> list[str]:
         "lab taken at its word. A pair is decided where "
         "the 95 % interval of the difference, over other seeds and prompts, leaves out 0 (not "
         "corrected for the number of pairs). Pairs share policies: their outcomes hang together.",
+        *[UNLIKE.format(", ".join(others))] * bool(others),
     ]
     write_table(table, out, "prediction", notes)
     write_table(summary, out, "prediction_score", [f"{title}.", *wrong])
-    save(figure(table, found["policies"], title, judge), out, "prediction")
+    drawn = figure(table, found["policies"], title, judge, others)
+    save(drawn, out, "prediction")
     return [f"{title}.", *wrong]
 
 

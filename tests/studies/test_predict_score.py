@@ -135,6 +135,7 @@ def test_the_command_scores_a_study_and_the_report_shows_it(study, capsys):
     assert outcomes["RPO", "SFT"] == outcomes["RPO", "reference"] == "yes"
     assert outcomes["SFT", "reference"] == "not decided"  # the same texts
     assert (table["seeds"] == len(profile.seeds)).all()
+    assert table["decoded"].eq("alike").all()
     found = json.loads((out / prediction.FILE).read_text())
     p = pairs(found)
     score = pd.read_csv(out / "tables" / "prediction_score.csv").iloc[0]
@@ -177,3 +178,17 @@ def test_a_prediction_of_another_study_is_not_scored(study, capsys, change):
     assert main(["predict", "--score", "--results", str(out)]) == 2
     assert "was made for other settings than this study has" in capsys.readouterr().err
     assert not (out / "tables" / "prediction.csv").exists()
+
+
+def test_who_is_not_decoded_as_the_others_is_told():
+    """By the texts that are taken: of a preset that decodes all methods alike, where one does."""
+    policies = [
+        {"policy": name, "method": "rpo", "presets": presets}
+        for name, presets in {
+            "paper": ["paper"],
+            "released": ["released"],
+            "both": ["released", "fixed"],
+        }.items()
+    ]
+    profile = loading.load_profile("smoke")
+    assert prediction_scores.otherwise({"policies": policies}, profile) == ["released"]
