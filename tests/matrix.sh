@@ -38,8 +38,8 @@ if wanted lowest; then
       && uv pip install --quiet --python .venv-lowest/bin/python -r .cache/matrix/lowest.txt \
       && uv pip install --quiet --python .venv-lowest/bin/python --no-deps -e . \
       && RPO_NB_PROFILE=smoke HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false \
-         .venv-lowest/bin/python -m pytest --nbmake --nbmake-timeout=900 tests notebooks --deselect \
-         tests/test_setup.py ${ARGS:-}; } >"$log" 2>&1
+         .venv-lowest/bin/python -m pytest -n auto --maxprocesses 4 --no-loadscope-reorder \
+         --nbmake --nbmake-timeout=900 tests notebooks --deselect tests/test_setup.py ${ARGS:-}; } >"$log" 2>&1
     told lowest $? "$log"
 fi
 exit $failed
