@@ -15,6 +15,7 @@ from pathlib import Path
 from benchmarks import tables
 from benchmarks.cases import Found, Settings
 from benchmarks.growth import size
+from benchmarks.half import half
 from benchmarks.measuring import ROOT, first_sentence
 from benchmarks.peaks import gpu, memory
 from benchmarks.steps import methods, padding, run, scoring, sft, trl
@@ -29,6 +30,7 @@ BENCHMARKS: dict[str, Callable[[Settings], Found]] = {
     "padding": padding,
     "size": size,
     "memory": memory,
+    "half": half,
     "gpu": gpu,
     "policy": policy,
     "reproduction": reproduction,

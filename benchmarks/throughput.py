@@ -36,7 +36,7 @@ from rpo_nb.config.loading import load_profile
 from rpo_nb.config.objective import Objective
 from rpo_nb.config.schema import DecodingConfig, TrainingConfig
 from rpo_nb.planning import costs
-from rpo_nb.policy import generation, load
+from rpo_nb.policy import generation, load, logps
 from rpo_nb.remedies import OutOfMemory, memory_advice
 from rpo_nb.training.batches import prompt_groups
 from rpo_nb.training.trainer import make_trainer
@@ -163,7 +163,8 @@ class Until(TrainerCallback):
 
 def model_of(spec: Spec, case: Case) -> torch.nn.Module:
     """Random weights on the device, held as a training of the kit holds them."""
-    model = fresh(case.config, dtype=torch.bfloat16 if spec.lora else torch.float32)
+    half = spec.lora and spec.training.bf16
+    model = fresh(case.config, dtype=torch.bfloat16 if half else torch.float32)
     if spec.way == "liger":
         load.use_liger(model)
     return load.add_lora(model, RANK) if spec.lora else model
@@ -195,7 +196,7 @@ def trained(spec: Spec, case: Case, end: float) -> tuple[float, float]:
     return (clock.ends[-1] - clock.ends[0]) / (len(clock.ends) - 1), sum(tokens(case))
 
 
-def sampled(spec: Spec, case: Case) -> tuple[float, float]:
+def sampled(spec: Spec, case: Case, new_tokens: int = NEW_TOKENS) -> tuple[float, float]:
     """(seconds, tokens written) of one completion a prompt, the second time it is asked."""
     model, words = model_of(spec, case).eval(), tokenizer(case.config.vocab_size)
     rng = np.random.default_rng(0)
@@ -205,16 +206,17 @@ def sampled(spec: Spec, case: Case) -> tuple[float, float]:
     ]
     for seed in (0, 1):
         started = time.perf_counter()
-        found = generation.samples(
-            model,
-            words,
-            prompts,
-            decoding=DecodingConfig(do_sample=True, max_new_tokens=NEW_TOKENS),
-            seed=seed,
-            max_prompt_tokens=spec.shape.limit,
-            batch_size=SAMPLED,
-            engine="vllm" if spec.way == "vllm" else "transformers",
-        )
+        with logps.autocast(spec.training.bf16):
+            found = generation.samples(
+                model,
+                words,
+                prompts,
+                decoding=DecodingConfig(do_sample=True, max_new_tokens=new_tokens),
+                seed=seed,
+                max_prompt_tokens=spec.shape.limit,
+                batch_size=SAMPLED,
+                engine="vllm" if spec.way == "vllm" else "transformers",
+            )
     return time.perf_counter() - started, sum(len(one.ids) for one in found)
 
 

@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import gpu, throughput
+from benchmarks import gpu, half, throughput
+from benchmarks.cases import Settings
 from benchmarks.throughput import SAMPLING, Shape, Spec
 from benchmarks.workloads import Case, fresh
 from rpo_nb.config.schema import TrainingConfig
@@ -178,3 +179,33 @@ def test_plan_takes_the_share_of_the_model_itself_and_of_the_kits_own_steps(tmp_
     assert costs.share_of_peak(rows, "H100", False, "another") == 0.4
     assert costs.share_of_peak(rows, "H100", True, "xl") == 0.05
     assert costs.share_of_peak(rows, "A100 80GB", False, "xl") is None
+
+
+def test_bfloat16_is_measured_beside_float32_with_all_else_equal():
+    ratios, details = half.half(Settings(repetitions=1, quick=True))
+    rates = {(one.name, one.what): one.value for one in details if one.quantity.startswith("tok")}
+    for found in ratios:
+        ours, theirs = (rates[found.name, side] for side in half.SIDES)
+        assert found.ratio == pytest.approx(theirs / ours) and found.goal == 0.5
+    assert [one.name.split(",")[0] for one in ratios] == [
+        "RPO step",
+        "log-probabilities",
+        "sampling",
+    ]
+    shares = [one.name.split(",")[0] for one in details if one.quantity.endswith("peak")]
+    assert shares == 2 * ["RPO step"] + 2 * ["log-probabilities"]
+
+
+@pytest.mark.parametrize("on, held", [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_side_holds_its_frozen_weights_as_a_training_of_the_kit_does(on, held):
+    spec = half.spec_of(LLAMA, "rpo", on)
+    model = throughput.model_of(spec, spec.case(1))
+    frozen = {p.dtype for p in model.parameters() if not p.requires_grad}
+    trained = {p.dtype for p in model.parameters() if p.requires_grad}
+    assert frozen == {held} and trained == {torch.float32}
+
+
+def test_the_arithmetic_of_a_scoring_pass_is_near_what_torch_counts():
+    spec, case = half.spec_of(LLAMA, "sft", False), Case(LLAMA.model, [(24, [24])], 1)
+    counted = counted_flops(fresh(case.config), case, backward=False)  # adapters are left out
+    assert half.flops_a_token(spec, case) * (24 + 24) == pytest.approx(counted, rel=0.25)
