@@ -184,8 +184,9 @@ def rows_of(
     from tqdm.auto import tqdm
 
     policies, here = list(dict.fromkeys(policies)), set(here)
-    mine = _stored(out / ROWS_FILE)
-    known = {key: told for file in _files() for key, told in _stored(file).items()} | mine
+    mine, code = _stored(out / ROWS_FILE), step_code("all of the lab")
+    stored = [*chain(*(_stored(file).items() for file in _files())), *mine.items()]
+    known = dict(sorted(stored, key=lambda row: row[1].code == code))  # of today's code if there is
     left = [
         policy
         for policy in policies
@@ -207,21 +208,21 @@ def rows_of(
     with tqdm(total=len(groups), desc="trainings", disable=not progress or not left) as bar:
         for _ in tasks:
             bar.update()
-    found, code = {}, step_code("all of the lab")
+    found = {}
     for policy in policies:
-        stored = read_sealed(policy.study.file(policy.setting.spec, out))
-        if stored is not None and stored["world"] == policy.study.world:
-            pairs = zip(policy.study.prompts, stored["completions"], strict=True)
+        answers = read_sealed(policy.study.file(policy.setting.spec, out))
+        if answers is not None and answers["world"] == policy.study.world:
+            pairs = zip(policy.study.prompts, answers["completions"], strict=True)
             found[policy] = Told(
                 np.array([checker.score(prompt, text) for prompt, text in pairs]),
-                np.subtract(stored["policy_logps"], stored["ref_logps"]),
+                np.subtract(answers["policy_logps"], answers["ref_logps"]),
                 code,
                 True,
             )
         else:
             found[policy] = known[policy.key]
     made = {p.key: found[p] for p in policies if not isinstance(p.setting.spec, OwnSpec)}
-    _keep({key: told for key, told in mine.items() if told.code == code} | made, out)
+    _keep(mine | made, out)  # all: what this call does not need, the next one may
     return found
 
 

@@ -10,10 +10,12 @@ import pandas as pd
 import pytest
 
 from rpo_nb import __main__ as command
+from rpo_nb import store
 from rpo_nb.config import loading
 from rpo_nb.reporting import contents
 from rpo_nb.studies import own_method, own_tables
-from rpo_nb.studies.own_method import Policy
+from rpo_nb.studies.lab import REFERENCE
+from rpo_nb.studies.own_method import Policy, Setting
 from rpo_nb.training import own
 
 ROOT = Path(__file__).parent.parent.parent
@@ -87,6 +89,44 @@ def test_the_kits_methods_are_not_trained_again_for_the_second_loss(compared):
     for method in {*first.reward} - {first.own.words}:
         np.testing.assert_array_equal(first.log_ratio[method], second.log_ratio[method])
         assert first.seconds.get(method) == second.seconds.get(method)
+
+
+def test_rows_of_earlier_code_choose_and_report_and_stay(compared, tmp_path, monkeypatch):
+    """The settings are chosen on rows that are then still there to be reported."""
+    profile, _, found = compared
+    lab = profile.lab.model_copy(update={"seeds": (0, 1), "prompts": 4})
+    profile, mine = profile.model_copy(update={"lab": lab}), found["kto"].own
+    settings = own_method.settings_of(mine, profile, (0.3, 1.0))
+    kits = own_method.rivals(profile, 2)
+    with own.named(mine):
+        keys = {
+            Policy(profile, "stronger", seed, setting).key
+            for seed in (*lab.tuning_seeds, *lab.seeds)
+            for tried in (*kits.values(), [Setting(REFERENCE, 1.0, 1)])
+            for setting in tried
+        }
+    before = [
+        {"key": key, "code": "earlier", "reward": [5.0] * 4, "log_ratio": [0.5] * 4}
+        for key in (*sorted(keys), "of other settings")
+    ]
+    file = tmp_path / own_method.ROWS_FILE
+    store.atomic_write(file, store.packed(pd.DataFrame(before)))
+    trained, make = [], own_method.train_group
+
+    def noted(group, *rest):
+        trained.extend(policy for policy in group if policy.setting.spec.method != own.NAME)
+        return make(group, *rest)
+
+    monkeypatch.setattr(own_method, "train_group", noted)
+    c = own_method.compare(profile, mine, settings, tmp_path, progress=False)
+    # one of each for its seconds
+    assert {policy.seed for policy in trained} == {0} and len(trained) == len(kits)
+    # seed 7 with two settings each; seed 1; the reference
+    assert c.other_code == c.stored == 2 * len(kits) + len(kits) + 2
+    np.testing.assert_array_equal(c.reward["KTO"][0, 1], [5.0] * 4)
+    after = {row["key"]: row["code"] for row in store.unpacked(file)}
+    assert after.keys() == {row["key"] for row in before}
+    assert list(after.values()).count("earlier") == len(before) - len(kits)
 
 
 def test_the_five_rivals_run_and_stand_in_one_table(tmp_path, monkeypatch, capsys):
