@@ -13,97 +13,61 @@ is the model as it is given; of a PEFT model it is the model without its adapter
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from transformers import TrainerCallback, TrainingArguments, set_seed
+from torch import Tensor, nn
+from transformers import TrainerCallback, set_seed
+from transformers.trainer_utils import HubStrategy
 
-from rpo_nb import checks, partition
+from rpo_nb import partition
 from rpo_nb.config.keys import content_key
 from rpo_nb.config.methods import ROWS
-from rpo_nb.config.objective import ESTIMATORS, Objective
-from rpo_nb.data.feedback import conversations, load_feedback
+from rpo_nb.config.objective import Objective
 from rpo_nb.data.splits import weights_of
-from rpo_nb.policy import encoding, load
+from rpo_nb.policy import load
 from rpo_nb.policy.logps import score_completions
 from rpo_nb.store import atomic_write, read_sealed, write_sealed
-from rpo_nb.training import batches
+from rpo_nb.training import batches, feedback_rows
 from rpo_nb.training.checkpoints import save_policy
-from rpo_nb.training.losses import PolicyWithValue
+from rpo_nb.training.feedback_config import (
+    METHODS,
+    DROConfig,
+    FeedbackConfig,
+    KTOConfig,
+    RPOConfig,
+    SFTConfig,
+)
+from rpo_nb.training.feedback_policy import Trained, policy_of, trained_weights
 from rpo_nb.training.steps import Step
 from rpo_nb.training.trainer import PolicyTrainer
 
-METHODS = ("rpo", "dro", "kto", "sft", "best_of_k")
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class FeedbackConfig(TrainingArguments):
-    """TrainingArguments, and what a method on scalar feedback needs.
-
-    An item of the data is a prompt with all its completions, so per_device_train_batch_size counts
-    prompts; micro_batch_tokens bounds the memory of a step, gradient_accumulation_steps stays 1.
-    """
-
-    method: str = field(default="rpo", metadata={"help": f"One of {', '.join(METHODS)}."})
-    tau: float = field(default=1.0, metadata={"help": "RPO and DRO: reward per nat of log-ratio."})
-    beta: float = field(default=1.0, metadata={"help": "KTO's β."})
-    estimator: str = field(
-        default="empirical",
-        metadata={
-            "help": f"RPO: of log Ẑ, one of {', '.join(ESTIMATORS)}; empirical is eq. 19, "
-            "none takes V̂ = 0."
-        },
-    )
-    reduce: str = field(
-        default="sum", metadata={"help": "Log-probability of a completion: sum, or mean a token."}
-    )
-    standardise: bool = field(
-        default=True, metadata={"help": "Rewards in standard deviations from their mean."}
-    )
-    max_prompt_tokens: int = field(default=512, metadata={"help": "Longer prompts are cut."})
-    max_completion_tokens: int = field(default=512, metadata={"help": "Longer ones are cut."})
-    micro_batch_tokens: int = field(
-        default=16384, metadata={"help": "Tokens of a pass; a step is passed in several."}
-    )
-    disable_dropout: bool = field(
-        default=True, metadata={"help": "With it a log-ratio is exactly 0 before the first step."}
-    )
-    remove_unused_columns: bool = field(default=False)
-    label_names: list[str] | None = field(default_factory=lambda: ["labels"])
-    ddp_broadcast_buffers: bool | None = field(default=False)
-
-    def objective(self) -> Objective:
-        """What is trained. Raises ValueError naming a field that is out of its range."""
-        checks.known("method", self.method, METHODS)
-        checks.known("reduce", self.reduce, ("sum", "mean"))
-        checks.known("estimator", self.estimator, ESTIMATORS)
-        for name in ("tau", "beta"):
-            checks.number(name, getattr(self, name), above=0.0)
-        method = ROWS[self.method].objective
-        return Objective(method=method, reduce=self.reduce, tau=self.tau, beta=self.beta)
 
 
 class FeedbackTrainer(PolicyTrainer):
     """A Trainer of one of METHODS on scalar feedback.
 
     model: a hub id, a folder, or a loaded model of transformers or peft (T5-like or causal). args:
-    a FeedbackConfig. train_dataset, eval_dataset: columns prompt, completion, reward, or any other
-    source or shape that `rpo_nb.load_feedback` reads. processing_class: the model's tokenizer,
-    default the one beside the model. peft_config: as in peft; only its adapter is trained.
+    a FeedbackConfig. train_dataset: columns prompt, completion, reward, or any other source or
+    shape that `rpo_nb.load_feedback` reads, and what it returns. eval_dataset: the same, or several
+    in a dict; rewards are on the scale of the training rows. processing_class: the model's
+    tokenizer, default the one beside the model. peft_config: as in peft, of methods that change
+    layers; only its adapter is trained.
 
-    What was set aside of the data is in `report`, RPO's diagnosis in `diagnosis`. Raises ValueError
-    in one sentence for data that cannot be used, a model that would be wrong, a setting out of
-    range.
+    What was set aside of the data is in `report`, RPO's diagnosis in `diagnosis`. eval_loss is the
+    mean over rows, as the training's loss is (KTO's z0 is that of a batch). Raises ValueError in
+    one sentence for data that cannot be used, a model that would be wrong, a setting out of range.
     """
 
     config_class: type[FeedbackConfig] = FeedbackConfig
+    methods: tuple[str, ...] = METHODS
 
     def __init__(
         self,
@@ -113,53 +77,81 @@ class FeedbackTrainer(PolicyTrainer):
         eval_dataset: Any = None,
         processing_class: Any = None,
         peft_config: Any = None,
-        callbacks: Sequence[TrainerCallback] = (),
+        callbacks: Sequence[TrainerCallback] | None = None,
         optimizers: tuple = (None, None),
     ):
         args = self.config_class(output_dir="policy") if args is None else args
-        objective = args.objective()
+        objective = self._objective(args)
         set_seed(args.seed)  # an adapter and DRO's value network start at random
         if train_dataset is None:
             raise ValueError("there is no train_dataset; give prompt, completion, reward")
-        policy, self.tokenizer = _policy(model, processing_class, peft_config, args)
+        policy, self.tokenizer = policy_of(
+            model, processing_class, peft_config, dropout=not args.disable_dropout
+        )
         policy.to(args.device)
         self.reference_scores = 0  # rows that the reference read; none where they were kept
-        rows, self.report = _read(train_dataset, "train_dataset")
-        rewards = np.asarray(rows["reward"], float)
-        self.reward_mean, self.reward_std = 0.0, 1.0
-        if args.standardise:
-            self.reward_mean, self.reward_std = float(rewards.mean()), float(rewards.std()) + 1e-8
-        self.diagnosis, held_out = "", None
-        groups = self._groups(policy, rows, args, objective, "train")
+        rows, self.report = feedback_rows.read(train_dataset, "train_dataset")
+        self.scale = feedback_rows.Scale.of(rows, standardise=args.standardise)
+        if objective.method != "sft" and len(set(rows["reward"])) == 1:
+            raise ValueError(
+                f"train_dataset: all {len(rows)} rewards are {rows['reward'][0]:g}, so none says "
+                "what is better; give rewards that differ, or train SFT"
+            )
+        self.diagnosis, self._evaluated = "", [0.0, 0.0]
+        groups, held_out = self._groups(policy, rows, args, objective, "train"), None
         if eval_dataset is not None:
-            others, report = _read(eval_dataset, "eval_dataset")
-            self.report += report
-            held_out = self._groups(policy, others, args, objective, "eval")
+            held_out = {
+                name: self._held_out(policy, source, args, objective, f"eval_{i}" if i else "eval")
+                for i, (name, source) in enumerate(
+                    feedback_rows.held_out(eval_dataset, train_dataset).items()
+                )
+            }
+            held_out = held_out[""] if list(held_out) == [""] else held_out
         super().__init__(
-            model=PolicyWithValue(policy, objective),
+            model=Trained(policy, objective),
             args=args,
             train_dataset=groups,
             eval_dataset=held_out,
             objective=objective,
             pad_id=self.tokenizer.pad_token_id,
             micro_batch_tokens=args.micro_batch_tokens,
-            callbacks=list(callbacks),
+            callbacks=list(callbacks or ()),
             optimizers=optimizers,
         )
+
+    def _objective(self, args: Any) -> Objective:
+        """What is trained, of one of this trainer's methods."""
+        if not isinstance(args, FeedbackConfig):
+            raise ValueError(
+                f"args is a {type(args).__name__}; give a {self.config_class.__name__}, which has "
+                "every field of TrainingArguments"
+            )
+        objective = args.objective()
+        if args.method not in self.methods:
+            raise ValueError(
+                f"{type(self).__name__} trains {' or '.join(self.methods)}, and args.method is "
+                f"{args.method!r}; give a {self.config_class.__name__}, or another trainer"
+            )
+        return objective
+
+    def _held_out(
+        self, policy: nn.Module, source: Any, args: FeedbackConfig, objective: Objective, part: str
+    ) -> list[dict]:
+        """The items of an evaluation set; what is desirable there is so in the training rows."""
+        rows, report = feedback_rows.read(source, "eval_dataset")
+        self.report += report
+        groups = self._groups(policy, rows, args, objective, part)
+        for item in groups:
+            item["desirable"] = [float(one >= self.scale.desirable) for one in item["rewards"]]
+        return groups
 
     def _groups(
         self, policy: nn.Module, rows: Any, args: FeedbackConfig, objective: Objective, part: str
     ) -> list[dict]:
         """The items that a part of the data is trained or evaluated on."""
-        encoded = encoding.encode(
-            self.tokenizer,
-            conversations(rows),
-            rows["completion"],
-            max_prompt_tokens=args.max_prompt_tokens,
-            max_completion_tokens=args.max_completion_tokens,
-        )
-        ids = np.asarray(rows["prompt_id"])
-        rewards = (np.asarray(rows["reward"], float) - self.reward_mean) / self.reward_std
+        limits = args.max_prompt_tokens, args.max_completion_tokens
+        encoded = feedback_rows.encoded(self.tokenizer, rows, limits, part)
+        ids, rewards = np.asarray(rows["prompt_id"]), self.scale(rows)
         ref_logps, chosen = np.zeros(len(rewards)), None
         if ROWS[args.method].best_only and part == "train":
             chosen = batches.best_rows(ids, rewards)
@@ -210,6 +202,11 @@ class FeedbackTrainer(PolicyTrainer):
         lengths = np.array([len(completion) for _, completion in encoded])
         return sums if args.reduce == "sum" else (sums / lengths).astype(np.float32)
 
+    def watch(self, out: dict[str, Tensor], batch: dict[str, Tensor]) -> None:
+        """Of training alone: an evaluation between two steps is none of the step's log."""
+        if torch.is_grad_enabled():
+            super().watch(out, batch)
+
     def prediction_step(self, model, inputs: Step, prediction_loss_only, ignore_keys=None):
         """The mean loss of an evaluation step's rows, nothing else."""
         total, weight = 0.0, 0.0
@@ -218,15 +215,75 @@ class FeedbackTrainer(PolicyTrainer):
                 count = batches.total_weight(part)
                 loss = self.compute_loss(model, self.batch(part))
                 total, weight = total + loss.detach() * count, weight + count
+        self._evaluated[0] += float(total)
+        self._evaluated[1] += float(weight)
         return torch.as_tensor(total / weight), None, None
 
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+        """Trainer's, with the loss as the mean over all rows: Trainer's own is one over batches,
+        and so depends on how many prompts are in one."""
+        self._evaluated = [0.0, 0.0]
+        found = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        sums = torch.tensor(self._evaluated, device=self.args.device)
+        total, weight = self.accelerator.reduce(sums, "sum").tolist()
+        found.metrics[f"{metric_key_prefix}_loss"] = total / weight
+        return found
+
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As Trainer's; eval_dataset: also feedback as the trainer's own, see `_asked`."""
+        return super().evaluate(self._asked(eval_dataset), *args, **kwargs)
+
+    def predict(self, test_dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's, which here has a loss and no predictions."""
+        return super().predict(self._asked(test_dataset), *args, **kwargs)
+
+    def _asked(self, source: Any) -> Any:
+        """Items of feedback that was not given as eval_dataset. ValueError where its reference's
+        log-probabilities can no longer be had."""
+        ours = isinstance(source, list) and source and "encoded" in source[0]
+        if source is None or ours or isinstance(source, str) or not len(source):
+            return source  # a str is the name of an evaluation set
+        policy = self.accelerator.unwrap_model(self.model).policy
+        if not (self.objective.method == "sft" or hasattr(policy, "disable_adapter")):
+            raise ValueError(
+                "the reference is the model before its training, which is no longer here; give "
+                "this feedback as eval_dataset when the trainer is made"
+            )
+        given = feedback_rows.held_out(source, None)
+        found = {
+            name: self._held_out(policy, one, self.args, self.objective, "asked")
+            for name, one in given.items()
+        }
+        return found[""] if list(found) == [""] else found
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """The policy (of PEFT its adapter) and its tokenizer, as `from_pretrained` reads them. A
-        checkpoint, which Trainer asks for itself, is all that goes on needs."""
+        """The policy (of PEFT its adapter) and its tokenizer, as `from_pretrained` reads them;
+        other files of the folder stay. With args.push_to_hub it is pushed, too. A checkpoint,
+        which Trainer asks for itself, is all that goes on needs."""
         if _internal_call:
             super().save_model(output_dir, _internal_call=True)
             return
-        save_policy(self, self.tokenizer, Path(output_dir or self.args.output_dir))
+        self._write(Path(output_dir or self.args.output_dir))
+        if self.args.push_to_hub:
+            self.push_to_hub("Model save")
+
+    def _write(self, folder: Path) -> None:
+        """The policy's files, each whole or absent, into a folder that may have others."""
+        folder = folder.resolve()
+        written = folder / ".policy"
+        save_policy(self, self.tokenizer, written)
+        if self.is_world_process_zero():
+            for file in sorted(written.iterdir()):
+                if file.is_dir():  # of an adapter that has a name
+                    shutil.rmtree(folder / file.name, ignore_errors=True)
+                os.replace(file, folder / file.name)
+            written.rmdir()
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """What Trainer pushes at a save: the policy, which `from_pretrained` reads, and not the
+        checkpoint, which it does not."""
+        if self.args.hub_strategy != HubStrategy.END:
+            self.push_to_hub(f"Training in progress, step {self.state.global_step}")
 
     def push_to_hub(self, commit_message: str = "End of training", **kwargs: Any) -> Any:
         """The policy, its tokenizer and a card that says what was trained on what, to
@@ -234,7 +291,9 @@ class FeedbackTrainer(PolicyTrainer):
         from huggingface_hub import HfApi
 
         folder = Path(self.args.output_dir) / "to_hub"
-        self.save_model(str(folder))
+        if self.is_world_process_zero():
+            shutil.rmtree(folder, ignore_errors=True)  # an adapter's folder has no whole model
+        self._write(folder)
         if not self.is_world_process_zero():
             return None
         atomic_write(folder / "README.md", self.card())
@@ -246,7 +305,7 @@ class FeedbackTrainer(PolicyTrainer):
             repo_id=repository,
             folder_path=str(folder),
             commit_message=commit_message,
-            revision=kwargs.get("revision"),
+            revision=kwargs.get("revision") or getattr(self.args, "hub_revision", None),
         )
 
     def card(self) -> str:
@@ -276,50 +335,19 @@ class FeedbackTrainer(PolicyTrainer):
         )
 
 
-def _read(source: Any, name: str) -> tuple[Any, list[dict]]:
-    """Feedback, and the report of what was set aside or repaired; a warning says that there is
-    one."""
-    rows, report = load_feedback(source, return_report=True)
-    if report:
-        logger.warning("%s: %d entries were set aside or mended; see report", name, len(report))
-    return rows, [entry | {"part": name} for entry in report]
-
-
-def _policy(
-    model: str | nn.Module, tokenizer: Any, peft_config: Any, args: FeedbackConfig
-) -> tuple[nn.Module, Any]:
-    """The policy as it is trained, and its tokenizer."""
-    if isinstance(model, (str, Path)):
-        model, own = load.load_policy(model)
-    else:
-        name = getattr(model.config, "_name_or_path", "")
-        if tokenizer is None and not name:
-            raise ValueError(
-                "this model does not say where its tokenizer is; give it as processing_class"
-            )
-        own = load.load_tokenizer(name, model.config) if tokenizer is None else None
-        load.admit(model)
-    tokenizer = own if tokenizer is None else load.ready_tokenizer(tokenizer, model.config)
-    if args.disable_dropout:
-        load.set_dropout(model, 0.0)
-    if peft_config is not None:
-        from peft import get_peft_model
-
-        model = get_peft_model(model, peft_config)
-    return model, tokenizer
-
-
 def _scored(
     policy: nn.Module, tokenizer: Any, encoded: list[batches.Pair], args: FeedbackConfig
 ) -> np.ndarray:
     """log πref of rows, float32 [n]: of the policy as it is, or without its adapter."""
-    training = policy.training
+    training, trained = policy.training, trained_weights(policy)
     policy.eval()
     try:
         with load.adapter_off(policy) if _has_adapter(policy) else nullcontext(policy) as reference:
             return score_completions(reference, tokenizer, encoded, bf16=args.bf16)[0].numpy()
     finally:
         policy.train(training)
+        for name, weight in policy.named_parameters():  # peft lets an adapter that was off train
+            weight.requires_grad_(name in trained)
 
 
 def _has_adapter(policy: nn.Module) -> bool:
@@ -340,53 +368,25 @@ def _weights_key(policy: nn.Module) -> list[Any]:
 # The methods by name ------------------------------------------------------------------------------
 
 
-@dataclass
-class RPOConfig(FeedbackConfig):
-    """Of paper A's RPO, its eq. 19 by default. Tuned alike (results/pocket-deep, lab_tuned_duels)
-    that did better than V̂ = 0 (estimator "none") on data of other writers, and worse on the
-    reference's own texts."""
-
-
-@dataclass
-class DROConfig(FeedbackConfig):
-    """FeedbackConfig of DRO, with its value network."""
-
-    method: str = "dro"
-
-
-@dataclass
-class KTOConfig(FeedbackConfig):
-    """FeedbackConfig of KTO."""
-
-    method: str = "kto"
-
-
-@dataclass
-class SFTConfig(FeedbackConfig):
-    """FeedbackConfig of SFT on all completions; method "best_of_k" on each prompt's best."""
-
-    method: str = "sft"
-
-
 class RPOTrainer(FeedbackTrainer):
     """See `FeedbackTrainer`."""
 
-    config_class = RPOConfig
+    config_class, methods = RPOConfig, ("rpo",)
 
 
 class DROTrainer(FeedbackTrainer):
     """See `FeedbackTrainer`."""
 
-    config_class = DROConfig
+    config_class, methods = DROConfig, ("dro",)
 
 
 class KTOTrainer(FeedbackTrainer):
     """See `FeedbackTrainer`."""
 
-    config_class = KTOConfig
+    config_class, methods = KTOConfig, ("kto",)
 
 
 class SFTTrainer(FeedbackTrainer):
     """See `FeedbackTrainer`."""
 
-    config_class = SFTConfig
+    config_class, methods = SFTConfig, ("sft", "best_of_k")

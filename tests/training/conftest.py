@@ -51,3 +51,12 @@ def calm(tiny_t5):
         reader,
         respond(model, model, PROMPTS, 3, length, reader, seed=1),
     )
+
+
+@pytest.fixture
+def folder(tmp_path, tiny_t5):
+    """A policy with its tokenizer, as a user has one."""
+    model, tokenizer = tiny_t5
+    model.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
