@@ -180,8 +180,9 @@ SHOWN = {
     "rivals": Shown(
         WHEN,
         "Losses of one's own beside the kit's methods",
-        "Gain over the reference in points, KL in nats; tried: settings that the method was given; "
-        "page: whose standing has the row (lab --method).",
+        "Gain over the reference in points, KL in nats; over: regimes, seeds and a key of the "
+        "other settings, and rows with another one do not compare; tried: settings that the method "
+        "was given; page: whose standing has the row (lab --method).",
     ),
     "partition_truth": Shown(
         WHEN, "The true V*", "V* by sampling, with its error, by temperature.", _LAB

@@ -270,6 +270,7 @@ class Comparison:
     seconds: dict[str, list[float]]  # a step, of each policy that was trained on this machine
     stored: int  # policies whose rows were read from a file
     other_code: int  # of these, those that another version of the kit's code made
+    alike: str  # a key of what else numbers depend on: data, training, decoding, what is tuned on
 
 
 def compare(
@@ -338,7 +339,15 @@ def compare(
         seconds,
         len(read),
         sum(one.code != code for one in read),
+        _alike(profile),
     )
+
+
+def _alike(profile: Profile) -> str:
+    """Comparisons of the same regimes and seeds may stand in one ranking where this is the same."""
+    any_policy = Policy(profile, "stronger", 0, Setting(REFERENCE, *tuning.SCHEDULES[0]))
+    config = profile.lab
+    return content_key([any_policy.key, config.tuning_seeds, config.taus, config.betas])[:6]
 
 
 def _tune(

@@ -71,8 +71,9 @@ def write_rivals(out: Path) -> Path:
         "rivals",
         [
             "gain: points over the reference; kl: nats; intervals 95 %, over other seeds and "
-            "prompts; tried: settings that the method was given; page: whose standing has the row, "
-            "<page>/tables/standing.csv in lab/."
+            "prompts; over: regimes, seeds and a key of the other settings, rows with another one "
+            "do not compare; tried: settings that the method was given; page: whose standing has "
+            "the row, <page>/tables/standing.csv in lab/."
         ],
     )
 
@@ -90,7 +91,7 @@ def write(c: Comparison, profile: Profile, out: Path) -> Path:
         [
             "gain: points over the reference; kl: nats; lead: points of the researcher's loss over "
             "the method; improvement: probability that it scores higher; intervals 95 %, over "
-            "other seeds and prompts."
+            "other seeds and prompts; over: regimes, seeds and a key of the other settings."
         ],
     )
     write_csv(tuning, folder, "tuning")

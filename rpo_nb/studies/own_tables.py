@@ -42,10 +42,14 @@ def improvement(first: np.ndarray, second: np.ndarray) -> Share:
 
 
 def standing(c: Comparison) -> pd.DataFrame:
-    """One row a method and regime, and one a method for all of them: regime, method, setting, gain
-    (points over the reference), kl (nats), lead (points of the researcher's loss over this method),
-    each with _low and _high, the lead with _error and _df; improvement, _low and _high (probability
-    that the researcher's loss scores higher; of all regimes only); prompts, seeds."""
+    """One row a method and regime, and one a method for all of them: regime, over (in words, what
+    the row is a mean over, and a key of the settings: rows with another one do not compare),
+    method, setting, gain (points over the reference), kl (nats), lead (points of the researcher's
+    loss over this method), each with _low and _high, the lead with _error and _df; improvement,
+    _low and _high (probability that the researcher's loss scores higher; of all regimes only);
+    prompts, seeds."""
+    over = "seed" if len(c.seeds) == 1 else "seeds"
+    over += f" {', '.join(map(str, c.seeds))}; settings {c.alike}"
     mine, rows = c.own.words, []
     for method in c.reward:
         parts = {
@@ -56,7 +60,9 @@ def standing(c: Comparison) -> pd.DataFrame:
         chance = improvement(c.reward[mine], c.reward[method])
         for place, regime in enumerate((*c.regimes, ALL)):
             setting = c.chosen.get((method, regime))
-            row = {"regime": regime, "method": method, "setting": setting and setting.words}
+            mean = over if regime != ALL else f"{', '.join(c.regimes)}; {over}"
+            row = {"regime": regime, "over": mean, "method": method}
+            row["setting"] = setting and setting.words
             for name, values in parts.items():
                 one = estimate(values[place] if regime != ALL else values.mean(0), c.prompts)
                 row |= {name: one.value, f"{name}_low": one.low, f"{name}_high": one.high}
@@ -84,24 +90,33 @@ def tuning(c: Comparison) -> pd.DataFrame:
 
 def together(pages: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]]) -> pd.DataFrame:
     """Every loss that has a page, and the kit's methods, in one table: for each regime a row a
-    method, best gain first. pages: (`standing`, `tuning`) by the page's name.
+    method, best gain first. Pages that were made with other regimes, seeds or settings do not
+    compare: they follow one another, and `over` says which is which. pages: (`standing`, `tuning`)
+    by the page's name; one of an earlier version, which has no `over`, stands alone.
 
-    regime, method, setting, tried (settings that it was given; NaN of the reference), gain, kl,
-    each with _low and _high, prompts, seeds, page (where the row stands; of a row that several
+    regime, over, method, setting, tried (settings that it was given; NaN of the reference), gain,
+    kl, each with _low and _high, prompts, seeds, page (where the row stands; of a row that several
     pages have the first). A method has two rows where pages differ in it, as when one loss was
     given more settings than another, and so the kit's methods beside it.
     """
     values = [f"{name}{end}" for name in ("gain", "kl") for end in ("", "_low", "_high")]
-    columns = ["regime", "method", "setting", "tried", *values, "prompts", "seeds"]
+    columns = ["regime", "over", "method", "setting", "tried", *values, "prompts", "seeds"]
     tables = [
-        standing.assign(tried=standing["method"].map(tuning["method"].value_counts()), page=page)
+        standing.assign(
+            over=standing.get("over", f"as page {page} alone"),
+            tried=standing["method"].map(tuning["method"].value_counts()),
+            page=page,
+        )
         for page, (standing, tuning) in pages.items()
     ]
     rows = pd.concat(tables, ignore_index=True)[[*columns, "page"]].drop_duplicates(columns)
-    place = {name: i for i, name in enumerate([ALL, *rows["regime"].drop_duplicates()])}
-    rows = rows.assign(place=rows["regime"].map(place | {ALL: 0}))
-    rows = rows.sort_values(["place", "gain"], ascending=[True, False], kind="stable")
-    return rows.drop(columns="place").reset_index(drop=True)
+    regimes = [ALL, *rows.loc[rows["regime"].ne(ALL), "regime"].unique()]
+    rankings = [
+        ranking.sort_values("gain", ascending=False, kind="stable")
+        for regime in regimes
+        for _, ranking in rows[rows["regime"].eq(regime)].groupby("over", sort=False)
+    ]
+    return pd.concat(rankings, ignore_index=True)
 
 
 def timings(c: Comparison) -> pd.DataFrame:

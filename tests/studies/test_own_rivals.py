@@ -15,7 +15,7 @@ from rpo_nb.config import loading
 from rpo_nb.reporting import contents
 from rpo_nb.studies import own_method, own_tables
 from rpo_nb.studies.lab import REFERENCE
-from rpo_nb.studies.own_method import Policy, Setting
+from rpo_nb.studies.own_method import Policy, Setting, Told
 from rpo_nb.training import own
 
 ROOT = Path(__file__).parent.parent.parent
@@ -145,6 +145,7 @@ def test_the_five_rivals_run_and_stand_in_one_table(tmp_path, monkeypatch, capsy
         + ["RPO V̂ = 0"]
     )
     assert every["gain"].is_monotonic_decreasing and table["gain"].notna().all()
+    assert every["over"].nunique() == 1
     assert (tmp_path / "tables" / "rivals.md").is_file()
     for name in FIVE:
         page = tmp_path / "lab" / f"rivals-{name}"
@@ -156,19 +157,21 @@ def test_the_five_rivals_run_and_stand_in_one_table(tmp_path, monkeypatch, capsy
     assert every.set_index("method").loc[mine, "kl"].nunique() == 5
 
 
-def test_one_table_of_pages_has_a_method_once_unless_they_differ():
-    def page(mine, gain, kto, settings):
-        methods, ends = [mine, "KTO", "reference"], ("_low", "_high")
-        rows = [
-            {"regime": regime, "method": method, "setting": "s", "gain": value, "kl": 1.0}
-            | {f"{name}{end}": np.nan for name in ("gain", "kl") for end in ends}
-            | {"lead": gain - value, "prompts": 4, "seeds": 2}
-            for regime in ("stronger", "all")
-            for method, value in zip(methods, (gain, kto, 0.0), strict=True)
-        ]
-        tried = pd.DataFrame({"method": sorted([mine, "KTO"] * settings)})
-        return pd.DataFrame(rows), tried
+def page(mine, gain, kto, settings, over="seeds 0, 1"):
+    """A page's standing and tuning."""
+    methods, ends = [mine, "KTO", "reference"], ("_low", "_high")
+    rows = [
+        {"regime": regime, "over": over, "method": method, "setting": "s", "gain": value, "kl": 1.0}
+        | {f"{name}{end}": np.nan for name in ("gain", "kl") for end in ends}
+        | {"lead": gain - value, "prompts": 4, "seeds": 2}
+        for regime in ("stronger", "all")
+        for method, value in zip(methods, (gain, kto, 0.0), strict=True)
+    ]
+    tried = pd.DataFrame({"method": sorted([mine, "KTO"] * settings)})
+    return pd.DataFrame(rows), tried
 
+
+def test_one_table_of_pages_has_a_method_once_unless_they_differ():
     pages = {
         "x-a": page("x.py:a", 1.0, 0.5, 3),
         "x-b": page("x.py:b", 2.0, 0.5, 3),
@@ -181,6 +184,59 @@ def test_one_table_of_pages_has_a_method_once_unless_they_differ():
     assert list(every["page"]) == ["x-b", "x-a", "y-c", "x-a", "y-c", "x-a"]
     assert list(every["tried"].fillna(0)) == [3, 3, 1, 3, 1, 0]
     assert "lead" not in found  # which is over one loss
+
+
+def test_what_is_not_over_the_same_stands_in_a_ranking_of_its_own():
+    old, tuning = page("y.py:old", 9.0, 0.5, 3)
+    pages = {
+        "x-a": page("x.py:a", 1.0, 0.5, 3),
+        "x-b": page("x.py:b", 2.0, 0.7, 3, over="seed 0"),
+        "x-c": page("x.py:c", 0.2, 0.5, 3),
+        "y-old": (old.drop(columns="over"), tuning),  # of a version that did not say
+    }
+    found = own_tables.together(pages)
+    every = found[found["regime"] == "all"]
+    assert list(every["method"]) == [
+        *("x.py:a", "KTO", "x.py:c", "reference"),
+        *("x.py:b", "KTO", "reference"),
+        *("y.py:old", "KTO", "reference"),
+    ]
+    assert list(every["over"].unique()) == ["seeds 0, 1", "seed 0", "as page y-old alone"]
+
+
+def test_a_standing_says_what_it_is_over(compared, monkeypatch):
+    profile, out, found = compared
+    mine = found["kto"].own
+
+    def rows(policies, *_, **__):
+        return {one: Told(np.full(8, 5.0), np.zeros(8), "", True) for one in policies}
+
+    monkeypatch.setattr(own_method, "rows_of", rows)
+
+    def over(temperatures=(0.3,), **changed):
+        one = loading.load_profile("smoke", **{"sizes": "small", "lab.prompts": 8} | changed)
+        settings = own_method.settings_of(mine, one, temperatures)
+        table = own_tables.standing(own_method.compare(one, mine, settings, out))
+        return dict(zip(table["regime"], table["over"], strict=True))
+
+    first = over()
+    assert first["stronger"].startswith("seed 0; settings ")
+    assert first["all"] == f"stronger; {first['stronger']}"
+    # how a loss is tuned is its own affair, and in the column tried
+    assert over((0.3, 1.0)) == first
+    two = over(**{"lab.regimes": ["stronger", "on_policy"], "lab.seeds": [0, 1]})
+    assert two["all"].startswith("stronger, on_policy; seeds 0, 1; settings ")
+    settings = two["all"].split("; ")[-1]
+    assert first["all"].endswith(settings)
+    changes = [
+        {"training.epochs": 2},
+        {"data.prompts": 20},
+        {"decoding.max_new_tokens": 20},
+        {"lab.taus": [0.1, 1.0]},
+        {"lab.tuning_seeds": [8]},
+    ]
+    others = [over(**changed)["all"] for changed in changes]
+    assert len({first["all"], *others}) == 1 + len(changes)
 
 
 def test_a_loss_that_cannot_be_tried_stops_all_before_anything_is_trained(tmp_path, capsys):
