@@ -16,10 +16,12 @@ import importlib.abc
 import importlib.util
 import inspect
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,7 +32,7 @@ from torch import Tensor
 from rpo_nb import checks
 from rpo_nb.config.methods import METHOD_NAMES, ROWS, STEPS, Method
 from rpo_nb.config.objective import Objective
-from rpo_nb.running.provenance import code_key, source_modules
+from rpo_nb.running.provenance import PACKAGE, code_key, source_modules
 from rpo_nb.training.losses import LOSSES
 
 NAME = "own"  # of its row and its line
@@ -40,7 +42,11 @@ PLAIN = ("policy_logps", "ref_logps", "rewards", "prompt_ids", "lengths", "tempe
 # What costs more: rewards [n, m] of the reference's own texts, QRPO's; z0, KTO's.
 NAMED = ("desirable", "ref_rewards", "kl")
 ARGUMENTS = (*PLAIN, *NAMED)
+REF_REWARDS = 16  # of a prompt: experiment.inputs.QRPO_SAMPLES
 COLOUR = "#6A1B9A"  # of no method of the kit
+MODULE = "rpo_nb_own_objective"  # what a user's file is called while it runs
+# where modules are that nobody edits, beside site-packages; and the kit, whose code is in the key
+KEPT = (*map(sysconfig.get_path, ("stdlib", "platstdlib")), PACKAGE)
 
 
 @dataclass(frozen=True)
@@ -66,10 +72,9 @@ class Own:
     def module(self) -> ModuleType:
         """The file's module, made anew: what it keeps in globals begins anew. Raises ValueError
         where it cannot be run."""
-        name = "rpo_nb_own_objective"
-        spec = importlib.util.spec_from_loader(name, _Text(self))
+        spec = importlib.util.spec_from_loader(MODULE, _Text(self))
         module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # where a dataclass looks for its module
+        sys.modules[MODULE] = module  # where a dataclass looks for its module
         with self._told("cannot be run"):
             spec.loader.exec_module(module)
         return module
@@ -159,14 +164,18 @@ def read(text: str) -> Own:
     except UnicodeDecodeError:
         raise ValueError(f"--method {text!r}: {path} is not UTF-8 text; save it so") from None
     _stands_alone(own)
-    function = own.function(own.module())
-    _try(own, function)
+    before = set(sys.modules)
+    try:
+        function = own.function(own.module())
+        _try(own, function)
+    finally:
+        _came_alone(own, before)
     return own
 
 
 def _stands_alone(own: Own) -> None:
-    """ValueError where the file imports another one of its owner's: a change there would go
-    unnoticed, since a policy is known by the text of this file."""
+    """ValueError where the file says that it imports another one of its owner's: a change there
+    would go unnoticed, since a policy is known by the text of this file."""
     with own._told("cannot be read"):
         tree = ast.parse(own.source)
     names = [
@@ -183,13 +192,42 @@ def _stands_alone(own: Own) -> None:
     near = {Path.cwd(), Path(own.path).resolve().parent}
     for name in names:
         top = name.split(".")[0]
-        spec = importlib.util.find_spec(top) if top not in ("", "rpo_nb", "__future__") else None
-        places = [*(spec.submodule_search_locations or []), spec.origin or ""] if spec else []
-        if not top or any(Path(place).parent in near for place in places if place):
-            raise ValueError(
-                f"{Path(own.path).name} imports {name} from beside it, whose changes would go "
-                "unnoticed; put all of the loss into one file"
-            )
+        spec = importlib.util.find_spec(top) if top else None
+        # what is not found now may be when the file has made its way there
+        beside = any((folder / f"{top}.py").is_file() or (folder / top).is_dir() for folder in near)
+        if not top or (beside if spec is None else not _is_installed(spec)):
+            raise _neighbour(own, name)
+
+
+def _came_alone(own: Own, before: set[str]) -> None:
+    """ValueError where what ran brought a file of its owner's, however it came to it. That is
+    forgotten, so that it is noticed the next time, too."""
+    new = set(sys.modules) - before
+    specs = {name: getattr(sys.modules[name], "__spec__", None) for name in new if "." not in name}
+    others = sorted(name for name, spec in specs.items() if spec and not _is_installed(spec))
+    others = [name for name in others if name != MODULE]
+    for name in new:
+        if name.split(".")[0] in others:
+            del sys.modules[name]
+    if others:
+        raise _neighbour(own, others[0])
+
+
+def _is_installed(spec: ModuleSpec) -> bool:
+    """Whether a module is the kit's, the standard library's or of an installed package."""
+    places = spec.submodule_search_locations or ([spec.origin] if spec.has_location else [])
+    return all(
+        {"site-packages", "dist-packages"} & {*Path(place).parts}
+        or any(Path(place).is_relative_to(folder) for folder in KEPT)
+        for place in places
+    )
+
+
+def _neighbour(own: Own, name: str) -> ValueError:
+    return ValueError(
+        f"{Path(own.path).name} imports {name}, which is no installed package, so that its changes "
+        "would go unnoticed; put all of the loss into one file"
+    )
 
 
 def _try(own: Own, function: Callable[..., Any]) -> None:
@@ -206,7 +244,7 @@ def _try(own: Own, function: Callable[..., Any]) -> None:
         "lengths": torch.arange(8, 16),
         "rows": torch.arange(8),
         "desirable": rewards >= rewards.mean(),
-        "ref_rewards": torch.randn(8, 4, generator=g),
+        "ref_rewards": torch.randn(8, REF_REWARDS, generator=g),
     }
     losses = call(own, function, policy * 1, batch, 1.0, torch.tensor(0.0))
     if not losses.isfinite().all():
@@ -216,6 +254,15 @@ def _try(own: Own, function: Callable[..., Any]) -> None:
             f"ref_logps {ref[row]:.3g}, rewards {rewards[row]:.3g}, temperature 1; mend it"
         )
     losses.mean().backward()
+    if policy.grad is None:  # its gradient goes to a weight of its own, which nobody trains
+        raise _without_gradient(own)
+
+
+def _without_gradient(own: Own) -> ValueError:
+    return ValueError(
+        f"{own.words} has no gradient, so nothing is learnt; compute it from policy_logps, "
+        "without detach"
+    )
 
 
 def call(
@@ -253,10 +300,7 @@ def call(
             "their mean"
         )
     if not losses.requires_grad:
-        raise ValueError(
-            f"{own.words} has no gradient, so nothing is learnt; compute it from policy_logps, "
-            "without detach"
-        )
+        raise _without_gradient(own)
     if not losses.shape and not losses.isfinite():
         raise checks.NotFinite(
             f"{own.words} returns {losses.item()} as a mean; return one number a row to see which"

@@ -4,6 +4,7 @@ it is none."""
 from __future__ import annotations
 
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from rpo_nb.checks import NotFinite
 from rpo_nb.config.loading import load_profile
 from rpo_nb.config.methods import METHOD_NAMES, METHODS, ROWS
 from rpo_nb.config.objective import Objective
+from rpo_nb.experiment import inputs
 from rpo_nb.training import own
 from rpo_nb.training.losses import LOSSES
 
@@ -165,11 +167,15 @@ WRONG = {
     "def loss(policy_logps, ref_logps):\n    return (policy_logps - ref_logps).abs().sqrt()\n": (
         "the gradient of my.py:loss is not finite at row 0"
     ),
+    "import torch\nw = torch.nn.Parameter(torch.ones(1))\n"
+    "def loss(policy_logps, rewards):\n    return (rewards - w) ** 2 * policy_logps.detach()\n": (
+        "has no gradient, so nothing is learnt; compute it from policy_logps"
+    ),
     "\ndef loss(policy_logps):\n    return -policy_logps[99]\n": "fails: line 3: IndexError: index",
     "def loss(policy_logps:\n": "cannot be read: line 1: ",
     "import torch\n1 / 0\n": "cannot be run: line 2: ZeroDivisionError: division by zero",
     "import no_such_module\n": "cannot be run: line 1: ModuleNotFoundError: No module named",
-    "from .helper import x\n": "imports .helper from beside it, whose changes would go unnoticed",
+    "from .helper import x\n": "imports .helper, which is no installed package, so that",
 }
 
 
@@ -180,6 +186,15 @@ def test_what_is_no_loss_is_told_in_one_sentence(source, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_the_trial_has_as_many_rewards_of_the_reference_as_training_has(tmp_path):
+    source = (
+        "def loss(policy_logps, ref_rewards):\n"
+        f"    assert ref_rewards.shape[1] == {inputs.QRPO_SAMPLES}\n"
+        "    return -policy_logps * ref_rewards.topk(8, dim=1).values.mean(1)\n"
+    )
+    assert loss_of(tmp_path, source).name == "loss"
+
+
 def test_a_file_that_needs_its_neighbour_is_refused(tmp_path, monkeypatch):
     (tmp_path / "helper_of_mine.py").write_text("scale = 2\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
@@ -187,8 +202,49 @@ def test_a_file_that_needs_its_neighbour_is_refused(tmp_path, monkeypatch):
     source = (
         "def loss(policy_logps):\n    from helper_of_mine import scale\n    return -policy_logps"
     )
-    with pytest.raises(ValueError, match="my.py imports helper_of_mine from beside it"):
+    with pytest.raises(ValueError, match="my.py imports helper_of_mine, which is no installed"):
         loss_of(tmp_path, source)
+
+
+ON_ITS_WAY = "import sys\nsys.path.insert(0, {folder!r})\n"
+LOSS = "def loss(policy_logps):\n    {more}\n    return -policy_logps\n"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        ON_ITS_WAY + "import near_one\n" + LOSS.format(more="pass"),
+        ON_ITS_WAY + "from near_folder import scale\n" + LOSS.format(more="pass"),
+        ON_ITS_WAY + LOSS.format(more="import near_one"),
+        "import importlib\n"
+        + ON_ITS_WAY
+        + "importlib.import_module('near_one')\n"
+        + LOSS.format(more="pass"),
+        # in a branch that the trial does not take
+        LOSS.format(more="if len(policy_logps) > 99: import near_one"),
+    ],
+)
+@pytest.mark.parametrize("place", ["beside", "elsewhere"])
+def test_a_file_that_makes_its_own_way_to_another_is_refused(source, place, tmp_path, monkeypatch):
+    """Each time that it is read, though Python keeps what it has once imported."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    near = tmp_path if place == "beside" else tmp_path / "elsewhere"
+    (near / "near_folder").mkdir(parents=True)
+    for name in ("near_one.py", "near_folder/__init__.py"):
+        (near / name).write_text("scale = 2\n", encoding="utf-8")
+    if "99" in source and place == "elsewhere":
+        monkeypatch.syspath_prepend(str(near))  # a file of the owner's on PYTHONPATH
+    for _ in range(2):
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        with pytest.raises(ValueError, match=r"my.py imports near_\w+, which is no installed"):
+            loss_of(tmp_path, source.replace("{folder!r}", repr(str(near))))
+    assert not {"near_one", "near_folder"} & set(sys.modules)
+
+
+def test_installed_packages_and_the_standard_library_may_be_imported(tmp_path):
+    (tmp_path / "scipy").mkdir()  # of data, say: the package is what is imported
+    source = "import array\nimport colorsys\nimport scipy.special\n"
+    assert loss_of(tmp_path, source + LOSS.format(more="from xml import sax")).name == "loss"
 
 
 @pytest.mark.parametrize(
