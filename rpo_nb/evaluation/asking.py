@@ -24,13 +24,13 @@ from rpo_nb.evaluation.exports import conversation, export, prompt_text
 from rpo_nb.evaluation.prompt_sets import PromptSet, read_prompts
 from rpo_nb.experiment import inputs
 from rpo_nb.experiment.generations import completions
-from rpo_nb.experiment.grid import Run, cells
+from rpo_nb.experiment.grid import Run, cells, world_key
 from rpo_nb.judging.length_control import length_controlled, length_notes
 from rpo_nb.judging.verdicts import ask, judges_for, make_pairs
 from rpo_nb.reporting.rendering import write_table
 from rpo_nb.running.processes import only_one, shown
 from rpo_nb.running.staging import placed
-from rpo_nb.store import sealed
+from rpo_nb.store import STAMP, read_json, sealed
 
 
 class Asked(NamedTuple):
@@ -68,13 +68,29 @@ def chosen_runs(
     ]
 
 
+def check_start(profile: Profile, run: Run, folder: Path) -> None:
+    """ValueError where a finished policy was not trained from the reference and on the rows that
+    this version of the kit makes: beside today's reference it would be measured wrongly. Which code
+    trained it does not matter."""
+    stamp = read_json(folder / STAMP)
+    if stamp.get("world") == world_key(profile, run.size, run.seed):
+        return
+    prepared = inputs.prepare(profile, run.size, run.seed)
+    if stamp.get("inputs") != inputs.inputs_key(profile, run, prepared):
+        raise ValueError(
+            f"the policy {folder.name} was trained from another reference, or on other rows, than "
+            "this version of the kit makes, so it cannot stand beside them; run reproduce again "
+            "with the same output folder, which trains it again"
+        )
+
+
 def ask_policies(
     profile: Profile, out: str | Path, prompts: PromptSet, runs: list[Run] | None = None
 ) -> list[Asked]:
     """What the policies say to the prompts, turn by turn. runs: default `chosen_runs` of all.
 
     A completion's random numbers are those of its policy's seed. Raises ValueError naming the first
-    policy that is not finished in `out`, before any is asked.
+    policy that is not finished in `out`, or that `check_start` refuses, before any is asked.
     """
     out = Path(out)
     runs = chosen_runs(profile) if runs is None else runs
@@ -86,6 +102,9 @@ def ask_policies(
             "are there with --presets, --methods, --sizes, --seeds"
         )
     inputs.torch_threads(profile)
+    for run in runs:
+        if run.trained:
+            check_start(profile, run, run.folder(out))
     found = []
     for size, seed in dict.fromkeys((run.size, run.seed) for run in runs):
         prepared = inputs.prepare(profile, size, seed)

@@ -4,6 +4,7 @@ judges take what they say."""
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from rpo_nb.__main__ import main
 from rpo_nb.config.loading import load_profile, write_profile
 from rpo_nb.evaluation import asking
 from rpo_nb.evaluation.prompt_sets import PromptSet, read_prompts
+from rpo_nb.experiment.grid import world_key
 from rpo_nb.pocket.prompts import make_prompts
 from rpo_nb.store import seal
 
@@ -42,7 +44,7 @@ def world(tmp_path_factory, tiny_t5):
     for run in asking.chosen_runs(profile, methods="rpo,sft"):
         for part in (model, tokenizer):
             part.save_pretrained(run.folder(out) / "policy")
-        seal(run.folder(out), {"seconds": 1.0})
+        seal(run.folder(out), {"seconds": 1.0, "world": world_key(profile, "small", 0)})
     write_profile(profile, out / "profile.yaml")
     return profile, out
 
@@ -143,6 +145,17 @@ def test_a_policy_that_is_not_there_and_a_name_that_is_none_are_told(world, tmp_
     lonely = asking.ask_policies(profile, out, prompts, asking.chosen_runs(profile, methods="rpo"))
     with pytest.raises(ValueError, match="no pair to judge"):
         asking.judged(lonely, profile, out, prompts)
+
+
+def test_a_policy_of_another_reference_is_not_asked_beside_todays(world, tmp_path):
+    """Its folder is named by its own settings and code, not by the reference's code."""
+    profile, out = world
+    other = shutil.copytree(out, tmp_path / "other")
+    (run,) = asking.chosen_runs(profile, methods="rpo")
+    seal(run.folder(other), {"world": "earlier", "inputs": "of another reference"})
+    prompts = PromptSet("p", "prompts", [["a"]], [{}])
+    with pytest.raises(ValueError, match=f"{run.name} was trained from another reference"):
+        asking.ask_policies(profile, other, prompts)
 
 
 def test_the_reading_of_a_file_goes_the_whole_way(world, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,11 +12,13 @@ import pytest
 import torch
 
 from rpo_nb import __main__ as command_line
-from rpo_nb.config.loading import load_profile
+from rpo_nb.config.loading import load_profile, write_profile
+from rpo_nb.evaluation import asking
+from rpo_nb.experiment import grid, inputs
 from rpo_nb.experiment.grid import Run
 from rpo_nb.pocket import checker, violations
 from rpo_nb.policy import encoding
-from rpo_nb.store import read_json, write_json
+from rpo_nb.store import read_json, seal, write_json
 from rpo_nb.studies.browse import chat
 
 CLONE = Path(__file__).parents[2] / "results" / "pocket"
@@ -141,9 +144,35 @@ def test_a_finished_policy_answers_lines_from_a_file(reproduction, monkeypatch, 
     assert printed.count("  RPO τ 0.3: ") == 2 and printed.count(" of 10; ") == 4
 
 
-def test_a_policy_without_its_weights_is_refused(reproduction, tmp_path, monkeypatch):
-    import shutil
+def test_a_policy_of_earlier_code_stands_beside_its_own_reference_or_is_refused(
+    tmp_path, tiny_t5, monkeypatch
+):
+    monkeypatch.setenv("RPO_NB_CACHE", str(tmp_path / "cache"))
+    model, tokenizer = tiny_t5
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "base")
+    more = {"sizes.small.id": str(tmp_path / "base")}
+    profile, out = load_profile("smoke", sizes="small", seeds="0", **more), tmp_path / "mine"
+    write_profile(profile, out / "profile.yaml")
+    (run,) = asking.chosen_runs(profile, presets="fixed", methods="rpo")
+    folder = out / "runs" / "rpo-small-seed0-earlier"
+    shutil.copytree(tmp_path / "base", folder / "policy")
+    known = inputs.inputs_key(profile, run, inputs.prepare(profile, "small", 0))
+    write_json(folder / "recipe.json", run.recipe | {"code": "earlier", "inputs": known})
 
+    def opened(**stamp: str) -> chat.Pair:
+        seal(folder, stamp)
+        return chat.open_pair(out)
+
+    assert opened(world=grid.world_key(profile, "small", 0)).chosen.folder == folder
+    # the code is another one, and what it was trained on the same
+    assert opened(world="earlier", inputs=known).chosen.folder == folder
+    for stamp in ({"world": "earlier", "inputs": "of another reference"}, {}):
+        with pytest.raises(ValueError, match="rpo-small-seed0-earlier was trained from another"):
+            opened(**stamp)
+
+
+def test_a_policy_without_its_weights_is_refused(reproduction, tmp_path, monkeypatch):
     monkeypatch.setenv("RPO_NB_CACHE", str(reproduction.cache))
     out = tmp_path / "light"
     shutil.copytree(reproduction.out, out, ignore=shutil.ignore_patterns("notebooks"))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rpo_nb.config.schema import Profile
+from rpo_nb.evaluation.asking import check_start
 from rpo_nb.experiment import inputs
 from rpo_nb.pocket import checker, violations
 from rpo_nb.policy import load, logps
@@ -100,7 +101,8 @@ def _worth(profile: Profile, prompt: str, text: str) -> dict[str, Any]:
 
 def open_pair(out: Path | str, **which: Any) -> Pair:
     """A finished policy of an output folder (`publish.choose`: method, size, preset, tau, seed) and
-    its reference. Raises ValueError where the policies are not here."""
+    its reference. Raises ValueError where the policies are not here, and for one that was trained
+    from another reference than today's, as by earlier code."""
     out = Path(out)
     profile = profile_of(out)
     if not any((out / "runs").glob("*/done.json")):
@@ -120,7 +122,9 @@ def open_pair(out: Path | str, **which: Any) -> Pair:
         )
     logging.disable_progress_bar()  # of every model that is read
     size, seed = chosen.run.size, chosen.run.seed
-    path = inputs.reference_path(placed(profile, out), size, seed)
+    here = placed(profile, out)
+    path = inputs.reference_path(here, size, seed)
+    check_start(here, chosen.run, chosen.folder)
     training = profile.training
     policy, tokenizer = load.load_policy(
         chosen.folder / "policy",
