@@ -12,12 +12,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from rpo_nb.config.loading import load_profile
 from rpo_nb.config.methods import METHOD_NAMES, METHODS, ROWS
 from rpo_nb.config.schema import Profile
-from rpo_nb.store import Damaged, read_json, unpacked
+from rpo_nb.store import STAMP, Damaged, read_json, unpacked
 
 A, LAB, B = "paper A", "lab", "paper B"
 NAME = re.compile(r"(?P<place>.*)-?seed(?P<seed>\d+)")  # of a file: the size comes before
@@ -108,7 +109,7 @@ def rows(out: Path | str, shelf: Shelf) -> pd.DataFrame:
         found = pd.DataFrame(unpacked(out / file))
         if len(found):
             found = found.assign(file=file, row=range(1, len(found) + 1))
-            parts.append(_alike(found, shelf, _runs(out, file, shelf)))
+            parts.append(_alike(found, shelf, _runs(out, file, shelf, found)))
     if not parts:
         parts.append(_from_verdicts(of_shelf(verdicts(out), shelf)))
     return pd.concat(parts, ignore_index=True).reindex(columns=[*COLUMN, *ROW])
@@ -154,26 +155,39 @@ def _policies(methods: Iterable[str], taus: Iterable[float]) -> list[str]:
     return [policy_name(method, tau) for method, tau in zip(methods, taus, strict=True)]
 
 
-def _runs(out: Path, file: str, shelf: Shelf) -> dict[str, str]:
-    """Run folders below runs/ that wrote a file, by what the file calls them: from the stamps of
-    this machine's runs, else from INDEX. Empty where neither is here."""
+def _runs(out: Path, file: str, shelf: Shelf, found: pd.DataFrame) -> dict[str, str]:
+    """Run folders below runs/ that wrote a file, by what the file calls them: from this machine's
+    runs, else from INDEX. Without what neither knows."""
     stamp = out / "runs" / "generations" / f"{Path(file).name}.json"
     if shelf.study == A and stamp.is_file():
         notes = {name: Path(str(path)).parts for name, path in read_json(stamp).items()}
         return {name: path[1] for name, path in notes.items() if path[:1] == ("runs",)}
-    if shelf.study == B and (out / "runs" / "paper_b").is_dir():
-        folders = sorted(
-            (out / "runs" / "paper_b").glob(f"*-seed{shelf.seed}-*/done.json"),
-            key=lambda done: done.stat().st_mtime_ns,
-        )
-        return {
-            f.parent.name.rpartition(f"-seed{shelf.seed}-")[0]: f"paper_b/{f.parent.name}"
-            for f in folders
-        }
+    known = {}
     if shelf.study != LAB and (out / INDEX).is_file():
-        known = pd.read_csv(out / INDEX, keep_default_na=False)
-        return dict(known.loc[known["file"].eq(file), ["name", "run"]].itertuples(index=False))
-    return {}
+        index = pd.read_csv(out / INDEX, keep_default_na=False)
+        known = dict(index.loc[index["file"].eq(file), ["name", "run"]].itertuples(index=False))
+    if shelf.study == B:
+        # a run that is here and says something else did not write it, whatever INDEX says
+        known = {name: run for name, run in known.items() if not (out / "runs" / run).is_dir()}
+        known |= _wrote(out / "runs" / "paper_b", found, shelf.seed)
+    return known
+
+
+def _wrote(runs: Path, found: pd.DataFrame, seed: int) -> dict[str, str]:
+    """The runs of paper B that said what a file has, by name: no stamp says which wrote it. Of
+    several that said the very same, the latest."""
+    wrote, texts = {}, ["split", "prompt", "completion"]
+    for name, mine in found.groupby("run"):
+        done = sorted(
+            runs.glob(f"{name}-seed{seed}-*/{STAMP}"), key=lambda stamp: stamp.stat().st_mtime_ns
+        )
+        for folder in (stamp.parent for stamp in done):
+            said = pd.DataFrame(unpacked(folder / "completions.jsonl.gz"))
+            if said[texts].to_numpy().tolist() == mine[texts].to_numpy().tolist() and np.allclose(
+                said["policy_logp"], mine["policy_logp"], equal_nan=True
+            ):
+                wrote[name] = f"{runs.name}/{folder.name}"
+    return wrote
 
 
 # ---- verdicts ------------------------------------------------------------------------------------
