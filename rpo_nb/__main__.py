@@ -25,7 +25,6 @@ if __name__ == "__main__" and HEARD:
     signal.signal(signal.SIGINT, stop_at_once)
 
 import argparse
-import contextlib
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,7 +37,7 @@ from rpo_nb.config.schema import Profile
 
 def _profile(arguments: argparse.Namespace) -> Profile:
     chosen = settings(arguments.set)
-    if arguments.feedback:
+    if getattr(arguments, "feedback", ""):
         chosen["feedback"] = arguments.feedback
     if chosen.get("feedback"):
         chosen["feedback"] = readable(str(chosen["feedback"]))
@@ -127,6 +126,12 @@ def _reproduced(arguments: argparse.Namespace) -> Path:
             f"{processes.shown(out)} has no profile.yaml, so nothing was reproduced "
             "there; run reproduce first"
         )
+    made_with = load_profile(str(out / "profile.yaml")).name
+    if arguments.profile and load_profile(arguments.profile).name != made_with:
+        raise ValueError(
+            f"{processes.shown(out)} was made with profile {made_with}; leave --profile out, or "
+            "name another --output-dir"
+        )
     return out
 
 
@@ -138,6 +143,13 @@ def again(arguments: argparse.Namespace) -> int:
     if arguments.command == "judge" and (arguments.audit is not None or arguments.batch):
         from rpo_nb.judging import commands
 
+        for option, given in (
+            ("executor", arguments.executor != "local"),
+            ("snakemake", arguments.snakemake),
+            ("cores", arguments.cores),
+        ):
+            if given:
+                raise ValueError(f"--{option} is of asking again; leave it out")
         return commands.run(arguments)
     if arguments.command == "judge" and (arguments.judges or arguments.pairs or arguments.prices):
         raise ValueError(
@@ -175,6 +187,8 @@ def publish(arguments: argparse.Namespace) -> int:
     from rpo_nb.running.processes import shown
 
     reporting_publish.check_repo(arguments.repo)
+    if arguments.private and not arguments.push:
+        raise ValueError("--private is of --push; give both, or neither")
     out = _reproduced(arguments)
     cell = {key: getattr(arguments, key) for key in ("size", "method", "preset", "tau", "seed")}
     chosen = reporting_publish.choose(load_profile(str(out / "profile.yaml")), out, **cell)
@@ -198,6 +212,9 @@ def data(arguments: argparse.Namespace) -> int:
     from rpo_nb.data import feedback as data_feedback
     from rpo_nb.reporting.rendering import readable as number
 
+    for name in ("feedback", "data.source"):
+        if name in settings(arguments.set):
+            raise ValueError(f"data reads {arguments.source}; leave {name} out, or name that alone")
     config = _profile(arguments).data.model_copy(update={"strict": arguments.strict})
     feedback, report = data_feedback.load_feedback(
         readable(arguments.source), config=config, return_report=True
@@ -223,44 +240,9 @@ def data(arguments: argparse.Namespace) -> int:
 def clean(arguments: argparse.Namespace) -> int:
     """List what no profile's results need, with sizes; remove it with --yes or when the question is
     answered with yes."""
-    from rpo_nb import store
     from rpo_nb.planning import stale
-    from rpo_nb.running import batch, processes
-    from rpo_nb.running.provenance import CACHES, cache_dir
 
-    outs = stale.outputs([Path(out).expanduser().resolve() for out in arguments.output_dir])
-    if not outs:
-        raise ValueError(
-            "nothing is reproduced in results/, so what is needed is not known; name "
-            "the folders with --output-dir"
-        )
-    print(
-        f"what is needed is what a rerun of {', '.join(map(processes.shown, outs))} would look for"
-    )
-    with contextlib.ExitStack() as locks:
-        for out in outs:
-            locks.enter_context(processes.only_one(out))
-        half = store.sweep(cache_dir(), CACHES) + sum(
-            store.sweep(out, batch.RESULTS) for out in outs
-        )
-        if half:
-            print(f"removed {half} files and folders that killed processes left half written")
-        found = stale.stale(outs)
-        for path, size, why in found:
-            print(f"{size / 1e6:10.1f} MB  {processes.shown(path)}: {why}")
-        total = f"{len(found)} files and folders, {sum(item.bytes for item in found) / 1e6:.1f} MB"
-        if not found:
-            print("nothing is stale")
-        elif (
-            arguments.yes
-            or sys.stdin.isatty()
-            and input(f"remove these {total}? [y/N] ").strip().lower() in ("y", "yes")
-        ):
-            stale.remove(found)
-            print(f"removed {total}")
-        else:
-            print(f"nothing was removed; --yes removes these {total}")
-    return 0
+    return stale.clean(arguments.output_dir, yes=arguments.yes)
 
 
 def plan(arguments: argparse.Namespace) -> int:
@@ -313,6 +295,9 @@ def predict(arguments: argparse.Namespace) -> int:
     from rpo_nb.studies import prediction, prediction_scores
 
     if arguments.score:
+        for option in ("set", "feedback"):
+            if getattr(arguments, option):
+                raise ValueError(f"--score reads what was predicted; leave --{option} out")
         return prediction_scores.run(_reproduced(arguments))
     return prediction.run(_profile(arguments), arguments.output_dir)
 
@@ -324,6 +309,7 @@ def lab(arguments: argparse.Namespace) -> int:
     from rpo_nb.training import own as training_own
 
     profile = _profile(arguments)
+    own_page.check_settings(settings(arguments.set), profile)
     out = results_dir(profile, arguments.output_dir)
     losses = [training_own.read(one) for one in dict.fromkeys(arguments.method)]
     options = (arguments.temperatures, arguments.learning_rates)

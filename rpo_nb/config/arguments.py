@@ -171,7 +171,8 @@ def parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="default results/<profile>, with your own feedback results/<profile>-<file>-<hash>",
     )
-    place.add_argument(
+    jobs = argparse.ArgumentParser(add_help=False, parents=[place])
+    jobs.add_argument(
         "--cores",
         "--jobs",
         type=int,
@@ -191,8 +192,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="OPTIONS",
         help="its own options, in one string: --snakemake='--default-resources slurm_account=me'",
     )
-    change = argparse.ArgumentParser(add_help=False)
-    change.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=SET_HELP)
+    some = argparse.ArgumentParser(add_help=False)
+    some.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=SET_HELP)
+    change = argparse.ArgumentParser(add_help=False, parents=[some])
     change.add_argument(
         "--feedback",
         default="",
@@ -202,7 +204,7 @@ def parser() -> argparse.ArgumentParser:
 
     command = add(
         "reproduce",
-        parents=[profile, place, where, change],
+        parents=[profile, jobs, where, change],
         help="make every table, figure and the report",
     )
     command.add_argument("--dry-run", action="store_true", help="only say what would run")
@@ -222,20 +224,20 @@ def parser() -> argparse.ArgumentParser:
     )
     command = add(
         "report",
-        parents=[profile, place, where],
+        parents=[profile, jobs, where],
         help="the tables and the report again, from stored completions",
     )
     _add_judge(
         add(
             "judge",
-            parents=[profile, place, where],
+            parents=[profile, jobs, where],
             help="ask the judges again about stored completions, or audit them",
         )
     )
     _add_ask(add("ask", "FILE ", parents=[profile], help="ask finished policies other prompts"))
     command = add(
         "deep",
-        parents=[profile, place, change],
+        parents=[profile, jobs, change],
         help="a run of many seeds, in parts that can be committed",
     )
     command.add_argument("--minutes", type=float, help="begin no part after so many")
@@ -279,7 +281,7 @@ def parser() -> argparse.ArgumentParser:
     command = add(
         "data",
         "SOURCE ",
-        parents=[profile, change],
+        parents=[profile, some],
         help="read feedback and say what is wrong with it",
     )
     command.add_argument("source", help="a file, a folder saved by datasets, or a hub id")
@@ -335,7 +337,7 @@ def parser() -> argparse.ArgumentParser:
     command = add(
         "lab",
         "--method FILE.py:FUNCTION ... ",
-        parents=[profile, place, change],
+        parents=[profile, jobs, change],
         help="your own loss in every regime of the lab, beside the others",
         description="Runs the Python file that --method names: name no file that you do not trust. "
         "docs/own_objective.md says what the function is given.",

@@ -31,6 +31,10 @@ def run(arguments: argparse.Namespace) -> int:
     """`judge --audit` and `judge --batch write|read FILE`."""
     if arguments.batch and arguments.batch[0] not in ("write", "read"):
         raise ValueError(f"--batch {arguments.batch[0]!r}: it must be write or read, then a file")
+    if arguments.pairs and arguments.audit is None:
+        raise ValueError(
+            "--pairs is of --audit; leave it out, and all pairs of the tables are asked"
+        )
     profile, out = _place(arguments)
     settings = profile.evaluation
     names = [name for name in arguments.judges.split(",") if name] or list(settings.judges)

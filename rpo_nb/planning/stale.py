@@ -6,16 +6,20 @@ judges (verdicts/ of the cache) are never listed: asking again may cost money.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from rpo_nb import store
 from rpo_nb.config.loading import load_profile, repository_root
 from rpo_nb.config.schema import Profile
 from rpo_nb.experiment import generations, grid, inputs, references
 from rpo_nb.judging import verdicts
-from rpo_nb.running.provenance import STEPS, cache_dir, model_key, step_code
+from rpo_nb.running import batch, processes
+from rpo_nb.running.provenance import CACHES, STEPS, cache_dir, model_key, step_code
 from rpo_nb.running.staging import placed
 from rpo_nb.store import LEFT_OVER, STAMP, Damaged, read_json
 from rpo_nb.studies import lab, tuning
@@ -62,6 +66,43 @@ def stale(outs: Sequence[Path]) -> list[Stale]:
                 if folder not in runs and folder.is_dir()
             ]
     return [Stale(path, size_of(path), why) for path, why in sorted(dict(found).items())]
+
+
+def clean(more: Sequence[str] = (), *, yes: bool = False) -> int:
+    """`python -m rpo_nb clean --stale`: list it, with sizes; remove it where that was said before
+    or is answered with yes. more: output folders besides those in results/."""
+    outs = outputs([Path(out).expanduser().resolve() for out in more])
+    if not outs:
+        raise ValueError(
+            "nothing is reproduced in results/, so what is needed is not known; name "
+            "the folders with --output-dir"
+        )
+    names = ", ".join(map(processes.shown, outs))
+    print(f"what is needed is what a rerun of {names} would look for")
+    with contextlib.ExitStack() as locks:
+        for out in outs:
+            locks.enter_context(processes.only_one(out))
+        half = store.sweep(cache_dir(), CACHES) + sum(
+            store.sweep(out, batch.RESULTS) for out in outs
+        )
+        if half:
+            print(f"removed {half} files and folders that killed processes left half written")
+        found = stale(outs)
+        for path, size, why in found:
+            print(f"{size / 1e6:10.1f} MB  {processes.shown(path)}: {why}")
+        total = f"{len(found)} files and folders, {sum(item.bytes for item in found) / 1e6:.1f} MB"
+        if not found:
+            print("nothing is stale")
+        elif (
+            yes
+            or sys.stdin.isatty()
+            and input(f"remove these {total}? [y/N] ").strip().lower() in ("y", "yes")
+        ):
+            remove(found)
+            print(f"removed {total}")
+        else:
+            print(f"nothing was removed; --yes removes these {total}")
+    return 0
 
 
 def remove(found: Sequence[Stale]) -> None:

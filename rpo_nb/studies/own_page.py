@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,26 @@ from rpo_nb.studies.own_tables import ALL
 from rpo_nb.training.own import COLOUR, Own
 
 COLUMNS = {"gain": 2, "kl": 2, "lead": 2, "improvement": 2}  # decimals
+
+
+def check_settings(given: Iterable[str], profile: Profile) -> None:
+    """Raises ValueError for a setting that was given (a key of --set) and that nothing here
+    reads."""
+    out = "leave it out"
+    instead = {
+        "taus": "use --temperatures, or --set lab.taus for the kit's methods",
+        "methods": out,
+        "preset": out,
+        "presets": out,
+        "lab.estimators": out,
+        "lab.tuning": "use --temperatures and --learning-rates, and all have as many settings",
+    }
+    if profile.lab.seeds:
+        instead["seeds"] = "use --set lab.seeds, which this profile has"
+    for name in given:
+        remedy = instead.get(name) or instead.get(name.partition(".")[0])
+        if remedy:
+            raise ValueError(f"lab --method does not read {name}; {remedy}")
 
 
 def make(

@@ -179,3 +179,33 @@ def test_report_and_judge_keep_the_manifest_of_a_clone(tmp_path, monkeypatch):
 def test_a_key_without_its_section_is_refused_with_the_whole_key(key, named):
     with pytest.raises(ValueError, match=f"--set '{key}=2'.*did you mean '{named}"):
         arguments.settings([f"{key}=2"])
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("data FILE --set feedback=other.jsonl", "data reads FILE; leave feedback out"),
+        ("data FILE --set data.source=other.jsonl", "data reads FILE; leave data.source out"),
+        ("predict --score --set seeds=0", "--score reads what was predicted; leave --set out"),
+        ("predict --score --feedback FILE", "--score reads what was predicted; leave --feedback"),
+        ("publish --repo a/b --private", "--private is of --push; give both, or neither"),
+        ("judge --audit --executor slurm", "--executor is of asking again; leave it out"),
+        ("judge --audit --cores 2", "--cores is of asking again; leave it out"),
+        ("judge --batch write FILE --snakemake=-n", "--snakemake is of asking again"),
+        ("judge --batch write FILE --pairs 3", "--pairs is of --audit; leave it out"),
+        ("ask FILE --profile flan-t5 --output-dir OUT", "was made with profile smoke; leave "),
+    ],
+)
+def test_an_option_that_nothing_would_read_is_refused(typed, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    loading.write_profile(loading.load_profile("smoke"), tmp_path / "OUT" / "profile.yaml")
+    assert main(typed.split()) == 2
+    told = capsys.readouterr().err
+    assert words in told and told.count("\n") == 1
+
+
+@pytest.mark.parametrize("typed", ["data FILE --feedback x", "plan --cores 2", "train --jobs 2"])
+def test_an_option_of_other_commands_is_none_of_this_one(typed, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(typed.split())
+    assert ended.value.code == 2 and "unrecognized arguments" in capsys.readouterr().err

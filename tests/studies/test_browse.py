@@ -283,6 +283,8 @@ def test_a_filter_leaves_the_order_to_what_is_shown(tmp_path):
         ({"colour": "red"}, "size, regime, seed"),
         ({"preset": "mine"}, "there is"),
         ({"seed": 5}, "there is 0, 1"),
+        ({"study": "paper B", "size": "small"}, "size is of paper A, and study is 'paper B'"),
+        ({"size": "small", "regime": "stronger"}, "regime is of lab, .*; leave one of them out"),
     ],
 )
 def test_a_notebook_refuses_what_there_is_not(out, where, told):

@@ -265,3 +265,23 @@ def test_two_losses_of_one_folder_are_refused_before_anything_is_trained(tmp_pat
 
 def test_the_report_knows_the_table():
     assert contents.shown("rivals").title != contents.shown("no_such_table").title
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("taus=0.1", "does not read taus; use --temperatures, or --set lab.taus for the kit's"),
+        ("methods=rpo", "does not read methods; leave it out"),
+        ("preset=paper", "does not read preset; leave it out"),
+        ("presets.paper.rpo_tau=0.5", "does not read presets.paper.rpo_tau; leave it out"),
+        ("seeds=0,1", "does not read seeds; use --set lab.seeds, which this profile has"),
+        ("lab.tuning=3", "does not read lab.tuning; use --temperatures and --learning-rates"),
+        ("lab.estimators=[none]", "does not read lab.estimators; leave it out"),
+    ],
+)
+def test_a_setting_that_the_lab_does_not_read_is_refused(given, words, tmp_path, capsys):
+    loss = f"{ROOT / 'examples' / 'rivals.py'}:a_star"
+    arguments = ["lab", "--profile", "smoke", "--output-dir", str(tmp_path / "out")]
+    assert command.main([*arguments, "--method", loss, "--set", given]) == 2
+    assert f"lab --method {words}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -47,6 +47,10 @@ def show(out: Path | str, *, order: str = "asked", prompts: int = 1, **where: An
     out, wanted = Path(out), dict(where)
     for name, study in (("size", A), ("regime", stored.LAB)):
         if name in wanted:
+            if wanted.get("study", study) != study:
+                raise ValueError(
+                    f"{name} is of {study}, and study is {wanted['study']!r}; leave one of them out"
+                )
             wanted |= {"study": study, "place": wanted.pop(name)}
     if "prompt" in wanted:
         wanted["prompt_id"] = wanted.pop("prompt")
