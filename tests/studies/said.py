@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from rpo_nb import store
 from rpo_nb.config.loading import load_profile, write_profile
 from rpo_nb.pocket.prompts import make_prompts
 from rpo_nb.reporting.rendering import write_csv
@@ -32,7 +33,8 @@ def folder(out: Path, *, texts: bool = True, seeds: tuple[int, ...] = (0, 1)) ->
     The first completion of SFT is hostile. texts: whether the completions are there."""
     import numpy as np
 
-    profile = load_profile("pocket", sizes="small", seeds=",".join(map(str, seeds)))
+    every = {"seeds": ",".join(map(str, seeds)), "paper_b.seeds": list(seeds)}
+    profile = load_profile("pocket", sizes="small", **every)
     out.mkdir(parents=True, exist_ok=True)
     write_profile(profile, out / "profile.yaml")
     asked = make_prompts(len(PROMPTS), rng=np.random.default_rng(0))
@@ -80,3 +82,22 @@ def _lab(out: Path, seeds: tuple[int, ...]) -> None:
     write_csv(pd.DataFrame([row | numbers]), out, "regime_map")
     by_seed = [{"study": "stronger", "policy": "SFT", "seed": seed} | numbers for seed in seeds]
     write_seeds(pd.DataFrame(by_seed), out, "regime_map")
+
+
+def paper_b(out: Path, seed: int, key: str, text: str, *, write: bool = True) -> str:
+    """A run of paper B's dpo, its folder and, with write, what it said in generations/; return the
+    run's name below runs/."""
+    import numpy as np
+
+    rows = [
+        {"split": "test", "prompt": prompt, "completion": f"{text} {prompt}", "truth": 5.0}
+        | {"learnt": 0.5, "policy_logp": -20.25 - len(text), "ref_logp": -21.0, "tokens": 4.0}
+        for prompt in make_prompts(2, rng=np.random.default_rng(0))
+    ]
+    frame, folder = pd.DataFrame(rows), out / "runs" / "paper_b" / f"dpo-seed{seed}-{key}"
+    store.atomic_write(folder / "completions.jsonl.gz", store.packed(frame))
+    store.seal(folder)
+    if write:
+        file = out / "generations" / "paper_b" / f"seed{seed}.jsonl.gz"
+        store.atomic_write(file, store.packed(frame.assign(run="dpo", seed=seed)))
+    return f"paper_b/{folder.name}"

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from rpo_nb import pocket
+from rpo_nb.config.loading import load_profile, write_profile
 from rpo_nb.pocket import checker, violations
 from rpo_nb.studies.browse import notebook, page, scored, stored
 from rpo_nb.studies.lab import Spec
@@ -157,7 +158,7 @@ def test_an_empty_folder_is_refused_with_what_makes_it(tmp_path):
     with pytest.raises(ValueError, match="profile.yaml"):
         page.write(tmp_path)
     (tmp_path / "manifest.json").write_text('{"profile": "pocket"}')
-    with pytest.raises(ValueError, match="neither generations/ nor verdicts/"):
+    with pytest.raises(ValueError, match="neither generations/ nor verdicts/ of profile"):
         page.write(tmp_path)
 
 
@@ -225,6 +226,34 @@ def test_without_rewards_a_loss_is_what_the_judges_say_of_the_pairs_that_are_sho
     assert lost(rows) == {("", 1): 2, ("", 2): 1}
     assert lost(rows[rows["tau"].ne(5)]) == {("", 1): 1, ("", 2): 0}
     assert lost(rows[rows["method"].ne("reference")]) == {("", 1): 0}  # of SFT's pair
+
+
+def test_what_an_earlier_profile_left_is_not_shown_as_this_ones(tmp_path):
+    out = said.folder(tmp_path / "mine")
+    before = stored.shelves(out, stored.profile_of(out))
+    file = out / "generations" / "paper-small-seed0.jsonl.gz"
+    lab, paper_b = (out / "generations" / name for name in ("lab", "paper_b"))
+    for folder in (lab, paper_b):
+        folder.mkdir()
+    for other in (
+        file.with_name("paper-small-seed7.jsonl.gz"),
+        file.with_name("paper-xl-seed0.jsonl.gz"),
+        file.with_name("released-small-seed0.jsonl.gz"),
+        file.with_name("mine-small-seed0.jsonl.gz"),
+        lab / "stronger-seed7.jsonl.gz",
+        lab / "weak_reference-seed0.jsonl.gz",
+        paper_b / "seed7.jsonl.gz",
+    ):
+        other.write_bytes(file.read_bytes())
+    narrow = {"sizes": "small", "seeds": "0,1", "preset": "paper,fixed"}
+    write_profile(load_profile("pocket", **narrow), out / "profile.yaml")
+    assert stored.shelves(out, stored.profile_of(out)) == before
+    (out / "profile.yaml").unlink()
+    with pytest.raises(ValueError, match="has neither profile.yaml nor manifest.json"):
+        stored.profile_of(out)
+    # a folder that is passed on may have a manifest alone, which has the seeds
+    (out / "manifest.json").write_text(json.dumps({"profile": "pocket", "seeds": [0, 1]}))
+    assert stored.profile_of(out).seeds == (0, 1)
 
 
 # ---- in a notebook -------------------------------------------------------------------------------
@@ -296,7 +325,6 @@ def test_a_notebook_refuses_what_there_is_not(out, where, told):
 
 
 def test_the_labs_texts_are_written_and_read_with_their_regime(tmp_path, monkeypatch):
-    from rpo_nb.config.loading import load_profile
     from rpo_nb.studies import lab, lab_texts
 
     profile = load_profile("smoke")

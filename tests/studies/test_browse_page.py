@@ -20,6 +20,7 @@ CELL = "#table=table3&preset=paper&judge=checker&size=small&baseline=sft"
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     found = said.folder(tmp_path_factory.mktemp("said") / "mine")
+    said.paper_b(found, 0, "aaaa", "They said")
     page.write(found)
     return found
 
@@ -99,6 +100,21 @@ def test_filters_choose_and_stand_in_the_address(opened):
     again = opened(tab.evaluate("location.hash"))
     assert listed(again) == ["3", "4"] and cards(again) == cards(tab)
     assert again.complaints == []
+
+
+def test_a_filter_that_another_study_does_not_have_is_forgotten_there(opened):
+    """Of paper B there are no verdicts, and no way to take a filter by them back."""
+    tab = opened("#preset=paper&order=disagreement&only=1&method=rpo%2Csft")
+    assert listed(tab) == ["3", "4"]
+    tab.select_option("[name=study]", "paper B")
+    tab.wait_for_function("document.body.dataset.ready.includes('paper+B')")
+    assert listed(tab) == ["0", "1"] and cards(tab) == ["dpo"]
+    gone = "preset=paper&method=rpo&split=valid&order=disagreement&only=1&judge=checker&said=won"
+    again = opened(f"#study=paper+B&{gone}")  # as a link may have it
+    assert listed(again) == ["0", "1"] and cards(again) == ["dpo"]
+    tab.select_option("[name=study]", "paper A")
+    tab.wait_for_function("document.body.dataset.ready.includes('paper+A')")
+    assert listed(tab) == ["7", "3", "9", "4"] and tab.complaints == again.complaints == []
 
 
 def test_a_cell_leads_to_its_texts_and_a_count_to_its_pairs(opened):

@@ -13,8 +13,6 @@ import pandas as pd
 import pytest
 
 from rpo_nb import __main__ as command_line
-from rpo_nb import store
-from rpo_nb.pocket.prompts import make_prompts
 from rpo_nb.reporting.rendering import read_table
 from rpo_nb.studies.browse import cells, page, stored, trace
 from tests.studies import said
@@ -82,23 +80,6 @@ def test_runs_are_named_by_the_stamps_and_where_there_are_none_by_what_the_page_
     assert runs() == expected
 
 
-def paper_b(out: Path, seed: int, key: str, text: str, *, write: bool) -> str:
-    """A run of paper B's dpo as it is kept; write: whether generations/ has what it said. Returns
-    its name."""
-    rows = [
-        {"split": "test", "prompt": prompt, "completion": f"{text} {prompt}", "truth": 5.0}
-        | {"learnt": 0.5, "policy_logp": -20.25 - len(text), "ref_logp": -21.0, "tokens": 4.0}
-        for prompt in make_prompts(2, rng=np.random.default_rng(0))
-    ]
-    frame, folder = pd.DataFrame(rows), out / "runs" / "paper_b" / f"dpo-seed{seed}-{key}"
-    store.atomic_write(folder / "completions.jsonl.gz", store.packed(frame))
-    store.seal(folder)
-    if write:
-        file = out / "generations" / "paper_b" / f"seed{seed}.jsonl.gz"
-        store.atomic_write(file, store.packed(frame.assign(run="dpo", seed=seed)))
-    return f"paper_b/{folder.name}"
-
-
 def paper_b_runs(out: Path) -> dict[int, list[str]]:
     """The runs that are named of each seed of paper B."""
     shelves = stored.shelves(out, stored.profile_of(out))
@@ -112,9 +93,9 @@ def paper_b_runs(out: Path) -> dict[int, list[str]]:
 def test_the_run_of_paper_b_is_the_one_that_said_these_texts(tmp_path):
     """Whichever was trained last: settings may be changed and changed back."""
     out = said.folder(tmp_path / "mine")
-    first = paper_b(out, 0, "aaaa", "first", write=True)
-    second = paper_b(out, 1, "cccc", "first", write=True)
-    paper_b(out, 0, "bbbb", "second", write=False)
+    first = said.paper_b(out, 0, "aaaa", "first", write=True)
+    second = said.paper_b(out, 1, "cccc", "first", write=True)
+    said.paper_b(out, 0, "bbbb", "second", write=False)
     assert paper_b_runs(out) == {0: [first], 1: [second]}
     page.write(out)
     shutil.rmtree(out / "runs" / second)  # of this seed nothing is here
@@ -122,7 +103,7 @@ def test_the_run_of_paper_b_is_the_one_that_said_these_texts(tmp_path):
     page.write(out)
     assert paper_b_runs(out) == {0: [first], 1: [second]}
     # what the page once wrote is not believed against the run that is here
-    third = paper_b(out, 0, "dddd", "third", write=True)
+    third = said.paper_b(out, 0, "dddd", "third", write=True)
     shutil.rmtree(out / "runs" / third)
     assert paper_b_runs(out) == {0: [], 1: [second]}
     shutil.rmtree(out / "runs")  # as in a clone

@@ -95,9 +95,21 @@ async function render() {
     byId("status").textContent = "reading …";
     const data = await load(shelf.name);
     byId("status").textContent = "";
+    forget(shelf, data);
     draw(shelf, data);
   } catch (error) { byId("status").textContent = `Not shown: ${error.message}.`; }
   document.body.dataset.ready = location.hash || "#"; // for whoever waits
+}
+
+const judgesOf = data => unique((data.verdicts || []).map(v => v.judge));
+function forget(shelf, data) { // filters that this shelf does not have: there would be no way to take them back
+  const judges = judgesOf(data);
+  if (!shelf.presets.some(name => name.split("/").includes(state.preset))) state.preset = "";
+  if (state.method) state.method = state.method.split(",").filter(method => shelf.methods.includes(method)).join(",");
+  if (!shelf.splits.includes(state.split)) state.split = "";
+  if (!judges.length && state.order === "disagreement") state.order = "";
+  if (judges.length < 2) state.only = "";
+  if (!judges.includes(state.judge)) state.judge = state.said = "";
 }
 
 // ---- which columns and prompts --------------------------------------------------------------
@@ -181,7 +193,7 @@ function filters(shelf, data, count) {
     choice("prompts", "split", [["", "all"], ...shelf.splits.map(s => [s, s.replaceAll("_", " ")])], state.split || ""),
     choice("order", "order", [["", "as asked"], ["loss", "biggest loss against the reference"], ...(data.verdicts ? [["disagreement", "judges disagree most"]] : [])], state.order || ""),
     el("fieldset", {}, el("legend", {}, "methods"), el("div", {}, ...boxes)),
-    unique((data.verdicts || []).map(v => v.judge)).length > 1 ? el("label", { class: "pick" }, only, "only where judges disagree") : "",
+    judgesOf(data).length > 1 ? el("label", { class: "pick" }, only, "only where judges disagree") : "",
     held ? el("button", { type: "button", onclick: () => change({ who: "", judge: "", said: "" }) }, `${held} ✕`) : "",
     el("span", { class: "note" }, [shelf.place.replaceAll("_", " "), `seed ${shelf.seed}`, `${count} prompts`].filter(Boolean).join(", ")),
   ].filter(Boolean));

@@ -18,6 +18,7 @@ import pandas as pd
 from rpo_nb.config.loading import load_profile
 from rpo_nb.config.methods import METHOD_NAMES, METHODS, ROWS
 from rpo_nb.config.schema import Profile
+from rpo_nb.config.studies import REGIMES
 from rpo_nb.store import STAMP, Damaged, read_json, unpacked
 
 A, LAB, B = "paper A", "lab", "paper B"
@@ -54,7 +55,8 @@ def profile_of(out: Path | str) -> Profile:
     if (out / "profile.yaml").is_file():
         return load_profile(str(out / "profile.yaml"))
     if (out / "manifest.json").is_file():
-        return load_profile(read_json(out / "manifest.json")["profile"])
+        manifest = read_json(out / "manifest.json")
+        return load_profile(manifest["profile"], seeds=manifest.get("seeds", ""))
     raise ValueError(
         f"{out.name or out} has neither profile.yaml nor manifest.json, so nothing was reproduced "
         "there; name the folder of a reproduction, as results/pocket"
@@ -62,23 +64,25 @@ def profile_of(out: Path | str) -> Profile:
 
 
 def shelves(out: Path | str, profile: Profile) -> list[Shelf]:
-    """Every shelf of an output folder, in the profile's order. Raises ValueError when it has
-    neither completions nor verdicts."""
+    """Every shelf of an output folder, in the profile's order. What a run with other seeds, sizes,
+    presets or regimes left there is none of them. Raises ValueError when it has neither completions
+    nor verdicts."""
     out, found = Path(out), {}
+    lab = profile.lab.seeds or profile.seeds
+    seeds = {A: profile.seeds, LAB: lab, B: profile.paper_b.seeds}
     for study, folder in ((A, ""), (LAB, "lab"), (B, "paper_b")):
         for file in sorted((out / "generations" / folder).glob("*.jsonl.gz")):
             name = NAME.fullmatch(file.name.removesuffix(".jsonl.gz"))
-            if name:
-                place = name["place"].removesuffix("-")
-                place = _size(place, profile) if study == A else place
+            place = name and _place(study, name["place"].removesuffix("-"), profile)
+            if name and place is not None and int(name["seed"]) in seeds[study]:
                 key = (study, place, int(name["seed"]))
                 found.setdefault(key, []).append(file.relative_to(out).as_posix())
     if not any(study == A for study, *_ in found):
         found |= {(A, size, seed): [] for size, seed in _judged_cells(out)}
     if not found:
         raise ValueError(
-            f"{out.name or out} has neither generations/ nor verdicts/; reproduce makes them, and "
-            "for a deep run in parts: python -m rpo_nb deep"
+            f"{out.name or out} has neither generations/ nor verdicts/ of profile {profile.name}; "
+            "reproduce makes them, and for a deep run in parts: python -m rpo_nb deep"
         )
     order = [A, LAB, B]
     places = [*profile.sizes, *profile.lab.regimes]
@@ -90,9 +94,18 @@ def shelves(out: Path | str, profile: Profile) -> list[Shelf]:
     return [Shelf(*key, tuple(found[key])) for key in sorted(found, key=rank)]
 
 
-def _size(name: str, profile: Profile) -> str:
-    """The size in "preset-size"; both may have hyphens."""
-    return next((size for size in profile.sizes if name.endswith(f"-{size}")), name)
+def _place(study: str, name: str, profile: Profile) -> str | None:
+    """The place of a shelf whose file has this name before its seed: of paper A the size in
+    "preset-size", both of which may have hyphens. None where it is not the profile's."""
+    if study == A:
+        sizes = [
+            size
+            for size in profile.sizes
+            for preset in profile.presets
+            if name == f"{preset}-{size}"
+        ]
+        return sizes[0] if sizes else None
+    return None if study == LAB and name in set(REGIMES) - set(profile.lab.regimes) else name
 
 
 def _judged_cells(out: Path) -> list[tuple[str, int]]:
