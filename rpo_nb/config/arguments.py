@@ -307,7 +307,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="NAME",
-        help="some of them: sft methods trl run scoring padding size memory gpu policy "
+        help="some of them: sft methods trl run scoring padding size memory half gpu policy "
         "reproduction start",
     )
     command.add_argument(
