@@ -21,10 +21,11 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 # not tab, LF, CR
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 # Zero-width marks, joiners, direction marks, variation selectors and the byte-order mark: nothing
-# to be seen.
+# to be seen. In a pattern's own words: what Python takes for printable differs between its
+# versions, and so would the hash of this module.
 INVISIBLE = (
-    "\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
-    "\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0"
+    r"\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
+    r"\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0"
 )
 _VISIBLE = re.compile(f"[^\\s\x00-\x1f\x7f-\x9f{INVISIBLE}]")
 MESSAGES_IN_A_STRING = re.compile(r"\s*(\[\s*)?\{\s*([\"'])(role|content|from|value)\2\s*:")

@@ -247,8 +247,11 @@ def code_of(source: bytes) -> str:
 
 
 def _dumped(value: Any) -> str:
-    """`ast.dump` as Python 3.11 has it: from 3.12 on it tells of type parameters, from 3.13 on it
-    leaves out what is empty, and every part of the deep run would be another's."""
+    """`ast.dump` as Python 3.11 has it: from 3.12 on it tells of type parameters, some 3.12 end a
+    format in an empty constant, from 3.13 on it leaves out what is empty, and every part of the
+    deep run would be another's."""
+    if isinstance(value, ast.JoinedStr):
+        value.values = [part for part in value.values if getattr(part, "value", None) != ""]
     if isinstance(value, ast.AST):
         fields = [(name, getattr(value, name, None)) for name in value._fields]
         told = [

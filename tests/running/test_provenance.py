@@ -8,6 +8,7 @@ import hashlib
 import json
 import shutil
 import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,22 @@ def test_code_has_the_same_hash_on_every_python():
     assert found == "6cf92d895e9704995b27a6f2c9c0575b62eabd51f66f0e75892b661492bb72dc"
     if sys.version_info < (3, 12):
         assert found == hashlib.sha256(ast.dump(ast.parse(source)).encode()).hexdigest()
+
+
+def test_no_text_of_the_package_is_printed_otherwise_by_another_python():
+    """The hash of a module has its texts as `repr` has them, which leaves a character as it is
+    where this Python's Unicode knows it; all have known those of version 3.2, and the thumbs."""
+    young = {
+        (file.name, letter)
+        for file in provenance.PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_bytes()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        for letter in node.value
+        if letter.isprintable()
+        and unicodedata.ucd_3_2_0.category(letter) == "Cn"
+        and not 0x1F300 <= ord(letter) <= 0x1F5FF  # of Unicode 6
+    }
+    assert not young
 
 
 def test_code_that_was_shown_to_give_the_same_numbers_keeps_its_key(tmp_path, monkeypatch):
