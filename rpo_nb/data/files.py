@@ -23,7 +23,7 @@ import pyarrow
 import pyarrow.parquet
 
 from rpo_nb.data import names
-from rpo_nb.data.arrow import to_rows
+from rpo_nb.data.arrow import class_labels_of, to_rows
 from rpo_nb.data.defects import Report
 
 REPEATED_KEYS = (
@@ -215,12 +215,12 @@ def _parse(text: str) -> tuple[list, str]:
 
 
 def parquet(path: Path, report: Report) -> Iterator[tuple[int, Any]]:
-    """Rows of a Parquet file; maps are objects."""
+    """Rows of a Parquet file; maps are objects, class labels their names."""
     try:
         with pyarrow.parquet.ParquetFile(path) as table:
-            before = 0
+            before, classes = 0, class_labels_of(table.schema_arrow)
             for batch in table.iter_batches(batch_size=1024):
-                yield from enumerate(to_rows(batch), before + 1)
+                yield from enumerate(to_rows(batch, classes), before + 1)
                 before += batch.num_rows
     except (pyarrow.ArrowInvalid, OSError) as error:
         with path.open("rb") as stream:

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from rpo_nb.data import delimited, files, json_file
-from rpo_nb.data.arrow import to_rows
+from rpo_nb.data.arrow import class_labels, to_rows
 from rpo_nb.data.defects import Report
 from rpo_nb.data.scores import is_null
 from rpo_nb.remedies import hub_problem
@@ -133,9 +133,9 @@ def _without_splits(second: bool, report: Report) -> None:
 
 def _table(table: datasets.Dataset) -> Iterator[tuple[int, Any]]:
     """Rows of a Dataset, some thousand at a time."""
-    before = 0
+    before, classes = 0, class_labels(table.features.to_dict())
     for batch in table.with_format("arrow").iter(1024):
-        yield from enumerate(to_rows(batch), before + 1)
+        yield from enumerate(to_rows(batch, classes), before + 1)
         before += batch.num_rows
 
 

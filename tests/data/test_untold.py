@@ -1,0 +1,77 @@
+"""What feedback says and a reader could overlook without a word: it is read, told, or refused."""
+
+import datasets
+import pytest
+
+from rpo_nb.config.schema import DataConfig
+from rpo_nb.data.feedback import load_feedback
+
+GOOD, BAD = "Good.", "Bad."
+PROMPTS = [f"Name thing {i}." for i in range(3)]
+
+
+def read(source, **settings):
+    """({completion: reward}, [(reason, field)]) of a source."""
+    found, report = load_feedback(source, config=DataConfig(**settings), return_report=True)
+    told = [(row["reason"], row["field"]) for row in report]
+    return dict(zip(found["completion"], found["reward"], strict=True)), told
+
+
+# ---- the names of classes ------------------------------------------------------------------------
+
+
+def labelled(good, bad):
+    return datasets.Dataset.from_list(
+        [
+            {"prompt": prompt, "completion": text, "label": word}
+            for prompt in PROMPTS
+            for text, word in ((GOOD, good), (BAD, bad))
+        ]
+    )
+
+
+@pytest.mark.parametrize("kind", ["dataset", "parquet", "saved"])
+@pytest.mark.parametrize("words", [("accept", "reject"), ("positive", "negative"), ("yes", "no")])
+def test_classes_are_their_names_and_not_their_numbers(kind, words, tmp_path):
+    table = labelled(*words).class_encode_column("label")
+    source = table if kind == "dataset" else tmp_path / f"feedback.{kind}"
+    if kind == "parquet":
+        table.to_parquet(source)
+    elif kind == "saved":
+        table.save_to_disk(source)
+    assert read(source)[0] == {GOOD: 1, BAD: 0}
+
+
+def test_classes_whose_names_are_numbers_are_these_numbers():
+    names = datasets.ClassLabel(names=["7", "2.5"])
+    found, told = read(labelled("7", "2.5").cast_column("label", names))
+    assert found == {GOOD: 7, BAD: 2.5} and not any("quotes" in reason for reason, _ in told)
+
+
+def test_a_class_without_a_number_is_missing_and_one_without_meaning_refused():
+    names = datasets.ClassLabel(names=["bad", "good"])
+    table = labelled(1, -1).cast_column("label", names)
+    found, told = read(table)
+    assert found == {GOOD: 1} and told.count(("score is missing", "label")) == 3
+    with pytest.raises(ValueError, match="not a number .'maybe'"):
+        load_feedback(labelled("sure", "maybe").class_encode_column("label"))
+
+
+@pytest.mark.parametrize("kind", ["dataset", "parquet"])
+@pytest.mark.parametrize("shape", ["objects", "lists"])
+def test_classes_within_a_row_are_their_names_too(kind, shape, tmp_path):
+    names, text = datasets.ClassLabel(names=["accept", "reject"]), datasets.Value("string")
+    if shape == "objects":
+        rows = [{"text": GOOD, "label": 0}, {"text": BAD, "label": 1}]
+        row, features = {"responses": rows}, {"responses": [{"text": text, "label": names}]}
+    else:
+        row = {"responses": [GOOD, BAD], "labels": [0, 1]}
+        features = {"responses": [text], "labels": [names]}
+    table = datasets.Dataset.from_list(
+        [{"prompt": prompt} | row for prompt in PROMPTS],
+        features=datasets.Features({"prompt": text} | features),
+    )
+    source = table if kind == "dataset" else tmp_path / "feedback.parquet"
+    if kind == "parquet":
+        table.to_parquet(source)
+    assert read(source)[0] == {GOOD: 1, BAD: 0}
