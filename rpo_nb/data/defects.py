@@ -77,7 +77,7 @@ DEFECTS = {  # reason: (action, remedy)
     "lists of different length": ("dropped", "give as many scores as completions"),
     "winner is not understood": (
         "dropped",
-        "name the better one by its letter, number or column, or tie",
+        "name the better one by its letter, number, column, model or text, as A>B, or tie",
     ),
     "neither score nor winner": (
         "dropped",

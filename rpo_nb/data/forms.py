@@ -1,5 +1,5 @@
-"""The forms in which a row gives completions and rewards: lists, pairs, sides, flat,
-conversations."""
+"""The forms in which a row gives completions and rewards: lists, flat, conversations (pairs are in
+`sides`)."""
 
 from __future__ import annotations
 
@@ -150,166 +150,14 @@ def _parallel(row: Row, prompt: Found, field: str, texts: list, parallel: Found)
         )
 
 
-def read_pair(row: Row) -> Iterator[Entry]:
-    """A better and a worse completion (chosen and rejected), with scores or without (1 and 0)."""
-    texts, models, given = row.columns.pair
-    prompt = _pair_prompt(row)
-    told = given is not None
-    if not told:
-        row.report.once(row.line, f"{texts[0]}, {texts[1]}", "pair has no scores")
-    for i, (text, model) in enumerate(zip(texts, models, strict=True)):
-        score = (given[i], row.values[given[i]]) if told else (text, 1.0 - i)
-        yield Entry(
-            prompt,
-            (text, row.values[text]),
-            score,
-            (model, row.values.get(model)),
-            row.values,
-            row.columns,
-            paired=not told,
-        )
-
-
-def _pair_prompt(row: Row) -> Found:
-    """A pair of whole conversations brings its prompt."""
-    found = row.first(row.columns.prompt)
-    rest = (*row.columns.after, *row.columns.before, *row.columns.conversation)
-    return (
-        found
-        if not is_blank(found[1])
-        else row.first(rest)
-        if has(row.values, rest)
-        else ("", None)
-    )
-
-
-def read_sides(row: Row) -> Iterator[Entry]:
-    """Completions told apart by a letter or a number (response_a, output_1), with a score each or a
-    column that names the better one."""
-    columns, values = row.columns, row.values
-    sides = {side: key for side, key in columns.sides.items() if not is_blank(values[key])}
-    told = all(side in columns.side_scores for side in sides)
-    if told:
-        given = {
-            side: (columns.side_scores[side], values[columns.side_scores[side]]) for side in sides
-        }
-    else:
-        field, better = _better(row, sides)
-        if better is None:
-            reason = "winner is not understood" if field else "neither score nor winner"
-            row.report.add(row.line, field, reason, values.get(field))
-            return
-        row.report.once(row.line, field, "pair has no scores")
-        if better == "tie":
-            row.report.add(row.line, field, "pair is a tie")
-        given = {side: (field, 0.5 if better == "tie" else float(side == better)) for side in sides}
-    prompt, turns = row.prompt, _turns(row, sides)
-    for side, key in sides.items():
-        model = columns.side_models.get(side, "")
-        before, text = turns[side] if turns else (prompt[1], values[key])
-        yield Entry(
-            (prompt[0], before),
-            (key, text),
-            given[side],
-            (model, values.get(model)),
-            values,
-            columns,
-            paired=not told,
-        )
-
-
-def _turns(row: Row, sides: dict[str, str]) -> dict[str, tuple[Any, str]]:
-    """Of every side (the conversation so far, its answer) where prompt and answers are lists of
-    turns in strings."""
-    asked = texts_in_a_string(row.prompt[1])
-    answers = {side: texts_in_a_string(row.values[key]) for side, key in sides.items()}
-    if not asked or any(not texts or len(texts) != len(asked) for texts in answers.values()):
-        return {}
-    row.report.add(row.line, row.prompt[0], "list of texts in a string")
-    if len({tuple(texts[:-1]) for texts in answers.values()}) > 1:
-        row.report.add(row.line, row.prompt[0], "the pair's conversations differ before the end")
-    return {side: (_conversation(asked, texts), texts[-1]) for side, texts in answers.items()}
-
-
-def _conversation(asked: list[str], answered: list[str]) -> Any:
+def conversation_of(asked: list[str], answered: list[str]) -> Any:
+    """The turns up to the last answer, a single question as its text."""
     turns = [
         {"role": role, "content": text}
         for pair in zip(asked, answered, strict=True)
         for role, text in zip(("user", "assistant"), pair, strict=True)
     ]
     return asked[0] if len(asked) == 1 else turns[:-1]
-
-
-TIES = {
-    "tie",
-    "draw",
-    "equal",
-    "same",
-    "both",
-    "neither",
-    "none",
-    "tie_bothbad",
-    "bothbad",
-    "both_bad",
-    "both_good",
-}
-
-
-def _better(row: Row, sides: dict[str, str]) -> tuple[str, str | None]:
-    """(the column that tells, the side that is better or "tie"); None if it is not understood."""
-    columns, values = row.columns, row.values
-    hot = [
-        side
-        for side, key in columns.one_hot.items()
-        if scores.number(values[key]) == 1 or values[key] is True
-    ]
-    if columns.one_hot.keys() >= sides.keys():
-        return next(iter(columns.one_hot.values())), hot[0] if len(hot) == 1 else None
-    for key in columns.winners:
-        value = values[key]
-        if is_blank(value):
-            continue
-        number, name = scores.number(value), names.normal(key)
-        if name in names.STRENGTH:
-            ordered = sorted(sides)
-            return key, None if number is None else "tie" if number == 0 else ordered[number > 0]
-        if isinstance(value, bool) or (number is not None and name in ("label", "labels")):
-            return key, None  # nothing says which of the two it means
-        if number is not None:
-            return key, next(
-                (side for side in sides if side.isdigit() and int(side) == number), None
-            )
-        return key, "tie" if names.normal(value) in TIES else next(
-            (
-                side
-                for side in sides
-                if _is_side(value, side, sides)
-                or value == values.get(columns.side_models.get(side))
-            ),
-            None,
-        )
-    return columns.winners[0] if columns.winners else "", None
-
-
-def _is_side(value: Any, side: str, sides: dict[str, str]) -> bool:
-    """Whether a value names this side: A, 1, response_a, Response A, model_a."""
-    word = names.normal(value)
-    return (
-        word in (side, names.normal(sides[side]))
-        or word.endswith(f"_{side}")
-        or (side.isdigit() and word.endswith(side))
-    )
-
-
-def names_sides(row: Row) -> bool:
-    """Whether chosen and rejected are the names of two of the row's texts, and no texts."""
-    given, sides = [row.values[key] for key in row.columns.pair[0]], row.columns.sides
-    return bool(sides) and all(
-        isinstance(value, (str, int))
-        and len(str(value)) < 20
-        and any(_is_side(value, side, sides) for side in sides)
-        for value in given
-    )
 
 
 def read_flat(row: Row) -> Iterator[Entry]:
@@ -322,7 +170,7 @@ def read_flat(row: Row) -> Iterator[Entry]:
         answers = texts_in_a_string(text[1])
         if len(answers) == len(asked):
             row.report.add(row.line, prompt[0], "list of texts in a string")
-            prompt, text = (prompt[0], _conversation(asked, answers)), (text[0], answers[-1])
+            prompt, text = (prompt[0], conversation_of(asked, answers)), (text[0], answers[-1])
     yield Entry(
         prompt, text, score, first(values, columns.model), values, columns, rank=rank, flat=True
     )

@@ -232,6 +232,12 @@ def normal(name: object) -> str:
     return re.sub(r"[^\w]+", "_", text).strip("_").lower()
 
 
+def stem(name: object) -> str:
+    """What stands before a name's letter or number: "response" of response_a and response1."""
+    found = _NUMBERED.fullmatch(normal(name))
+    return found[1] if found else ""
+
+
 def nearest(name: object) -> str:
     """The known name that a misspelt one is nearest to, "" if none is near."""
     found = difflib.get_close_matches(normal(name), KNOWN, n=1, cutoff=0.75)
@@ -285,7 +291,7 @@ class Columns:
         self.sides, self.side_scores, self.side_models, self.one_hot = {}, {}, {}, {}
         for name, (key, *_) in self.names.items():
             self._place(name, key)
-        if len(self.sides) < 2 or len({self._stem(key) for key in self.sides.values()}) > 1:
+        if len(self.sides) < 2 or len({stem(key) for key in self.sides.values()}) > 1:
             self.sides = {}
         self.winners = self.keys(WINNER) if self.sides else ()
 
@@ -319,11 +325,6 @@ class Columns:
                     None if score is None else (bases[0][score], bases[1][score]),
                 )
         return ()
-
-    @staticmethod
-    def _stem(key: object) -> str:
-        found = _NUMBERED.fullmatch(normal(key))
-        return found[1] if found else ""
 
     def _place(self, name: str, key: object) -> None:
         found = _NUMBERED.fullmatch(name)

@@ -17,15 +17,14 @@ from rpo_nb.data.forms import (
     Row,
     has,
     has_list,
-    names_sides,
     read_conversation,
     read_flat,
     read_list,
-    read_pair,
-    read_sides,
     report_repeated,
 )
 from rpo_nb.data.names import Columns
+from rpo_nb.data.sides import read_pair, read_sides
+from rpo_nb.data.winners import names_sides
 
 
 class Shape(NamedTuple):
