@@ -199,11 +199,9 @@ class Reading:
         called so."""
         report, config = self.report, self.config
         field, value = entry.score
-        if self.parts and (
-            entry.flat
-            or entry.prefix
-            or not all(part in names.normal(field) for part in self.parts)
-        ):
+        # of lists, pairs and sides the score's own name holds the part's: scores[0], chosen_score
+        own = len(self.parts) == 1 and next(iter(self.parts)) in names.normal(field)
+        if self.parts and (entry.flat or entry.prefix or not own):
             found = [self._part(line, entry, part) for part in self.parts]
             if None in found:
                 return field, None
@@ -225,10 +223,17 @@ class Reading:
             own=entry.own,
             annotations=entry.owner.get("annotations"),
         )
-        if score is not None and entry.rank:
-            report.once(line, field, "rank was read as minus the rank")
-            return field, -score
-        return field, score
+        if score is None:
+            return field, None
+        share = next(iter(self.parts.values())) if self.parts else 1.0
+        return field, share * (self._of_rank(line, field, score, share) if entry.rank else score)
+
+    def _of_rank(self, line: int, field: str, rank: float, share: float) -> float:
+        """A rank as a score: minus the rank (1 is the best), unless its weight says so already."""
+        if share < 0:
+            return rank
+        self.report.once(line, field, "rank was read as minus the rank")
+        return -rank
 
     def _note(self, value: Any) -> None:
         if len(self.values) < 4:
@@ -301,9 +306,11 @@ class Reading:
                 ),
                 None,
             )
-        return scores.read_score(
-            line, f"{entry.prefix}{key or part}", value, self.config, self.report
-        )
+        field = f"{entry.prefix}{key or part}"
+        score = scores.read_score(line, field, value, self.config, self.report)
+        if score is None or part not in names.RANKS:
+            return score
+        return self._of_rank(line, field, score, self.parts[part])
 
     def _aspects(self, entry: Entry) -> dict[str, float] | None:
         """The values of the aspects that an entry has, NaN where one is no number."""

@@ -53,7 +53,7 @@ def test_a_class_without_a_number_is_missing_and_one_without_meaning_refused():
     table = labelled(1, -1).cast_column("label", names)
     found, told = read(table)
     assert found == {GOOD: 1} and told.count(("score is missing", "label")) == 3
-    with pytest.raises(ValueError, match="not a number .'maybe'"):
+    with pytest.raises(ValueError, match="not a number .'sure'"):
         load_feedback(labelled("sure", "maybe").class_encode_column("label"))
 
 
@@ -75,3 +75,38 @@ def test_classes_within_a_row_are_their_names_too(kind, shape, tmp_path):
     if kind == "parquet":
         table.to_parquet(source)
     assert read(source)[0] == {GOOD: 1, BAD: 0}
+
+
+# ---- the weights of data.reward ------------------------------------------------------------------
+
+SCORED = {
+    "lists": {"responses": [GOOD, BAD], "scores": [1, 2]},
+    "pair": {"chosen": GOOD, "rejected": BAD, "chosen_score": 1, "rejected_score": 2},
+    "sides": {"response_a": GOOD, "response_b": BAD, "score_a": 1, "score_b": 2},
+    "objects": {"responses": [{"text": GOOD, "score": 1}, {"text": BAD, "score": 2}]},
+}
+
+
+@pytest.mark.parametrize("shape", SCORED)
+def test_a_weight_of_data_reward_counts_in_every_shape(shape):
+    rows = [{"prompt": prompt} | SCORED[shape] for prompt in PROMPTS]
+    assert read(rows, reward={"score": -1})[0] == {GOOD: -1, BAD: -2}
+    assert read(rows, reward={"score": 0.5})[0] == {GOOD: 0.5, BAD: 1}
+    assert read(rows, reward="score")[0] == {GOOD: 1, BAD: 2}
+
+
+RANKED = {
+    "flat": [{"response": GOOD, "rank": 1}, {"response": BAD, "rank": 2}],
+    "objects": [{"answers": [{"answer": GOOD, "rank": 1}, {"answer": BAD, "rank": 2}]}],
+    "lists": [{"responses": [GOOD, BAD], "ranks": [1, 2]}],
+}
+
+
+@pytest.mark.parametrize("shape", RANKED)
+@pytest.mark.parametrize("reward", ["", "rank", {"rank": -1}])
+def test_the_first_rank_is_the_best_however_it_is_named(shape, reward):
+    rows = [{"prompt": prompt} | row for prompt in PROMPTS for row in RANKED[shape]]
+    found, told = read(rows, reward=reward)
+    assert found == {GOOD: -1, BAD: -2}
+    said = any(reason == "rank was read as minus the rank" for reason, _ in told)
+    assert said == (reward != {"rank": -1})
