@@ -15,6 +15,7 @@ from rpo_nb.data.forms import Entry, Found, first
 from rpo_nb.data.gather import BOOLEAN, CELL, NUMBER, PAIR, RANK, WORD, Gatherer
 from rpo_nb.data.prompts import read_completion, read_prompt, whole_conversation, why_no_prompt
 from rpo_nb.data.texts import valid_unicode
+from rpo_nb.data.unused import Unused
 
 FEATURES = datasets.Features(
     {
@@ -38,8 +39,7 @@ class Reading:
         self.choice: dict[str, None] = {}
         # the row and prompt read last, and what was read: entries share it
         self._last: tuple = (None, None, None)
-        # of every kind of row, how many were looked at for columns that are not used
-        self._looked: dict[int, int] = {}
+        self.unused = Unused(report, self.parts)
 
     def entry(self, line: int, split: int, row: dict, entry: Entry) -> None:
         """One entry of a row, if it is sound."""
@@ -80,7 +80,9 @@ class Reading:
                 **context,
             )
             self._last = row, prompt_found, prompt
-            self._unused(line, row, columns, entry, used)
+            self.unused.row(line, row, columns, entry, used)
+        if entry.prefix:
+            self.unused.item(line, entry)
         prompt = self._last[2]
         if prompt is None:
             self._note(entry.score[1])
@@ -152,47 +154,6 @@ class Reading:
             if system or before or after
             else {}
         )
-
-    def _unused(
-        self, line: int, row: dict, columns: names.Columns, entry: Entry, used: set
-    ) -> None:
-        """Names a column that looks like content, or like the reward, and is not used."""
-        if self._looked.setdefault(id(columns), 0) > 20:
-            return
-        self._looked[id(columns)] += 1
-        known = {
-            *columns.model,
-            *columns.models,
-            *columns.rater,
-            *columns.weight,
-            *columns.completions,
-            *columns.sides.values(),
-            *columns.side_scores.values(),
-            *columns.side_models.values(),
-            *columns.winners,
-            *columns.one_hot.values(),
-            *(key for _, key in columns.aspects),
-            *(key for pair in columns.pair if pair for key in pair),
-        }
-        for key, value in row.items():
-            if key is REPEATED_KEYS or key in known or str(key) in used or forms.is_blank(value):
-                continue
-            name = names.normal(key)
-            if entry.flat and key in columns.score and name not in self.parts:
-                if entry.score[0]:
-                    self.report.once(line, str(key), "column could be the reward too")
-            elif (
-                name not in self.parts
-                and f"{key}[" not in entry.score[0]
-                and (
-                    _is_text(value)
-                    or (
-                        name in names.CONTENT
-                        and (name not in names.TEXTS or not isinstance(value, (int, float)))
-                    )
-                )
-            ):
-                self.report.once(line, str(key), "column looks like content and is not used")
 
     def _reward(self, line: int, entry: Entry) -> tuple[str, float | None]:
         """(its field, the reward): of the columns that data.reward names, else of the one that is
@@ -352,15 +313,3 @@ _TAKEN = {*FEATURES, "weight", "rater", "ratings", "messages", "split"}
 
 def _content(message: dict) -> Any:
     return message.get("content", message.get("value"))
-
-
-def _is_text(value: Any) -> bool:
-    """Whether an unknown column holds a text to read, or messages."""
-    return (
-        value.count(" ") > 3
-        if type(value) is str
-        else isinstance(value, list)
-        and bool(value)
-        and isinstance(value[0], dict)
-        and bool({"role", "from"} & value[0].keys())
-    )

@@ -110,3 +110,48 @@ def test_the_first_rank_is_the_best_however_it_is_named(shape, reward):
     assert found == {GOOD: -1, BAD: -2}
     said = any(reason == "rank was read as minus the rank" for reason, _ in told)
     assert said == (reward != {"rank": -1})
+
+
+# ---- columns that belong to the prompt -----------------------------------------------------------
+
+UNUSED = "column looks like content and is not used"
+
+
+@pytest.mark.parametrize("name", ["choices", "candidates", "contexts", "options"])
+def test_lists_of_texts_beside_one_completion_are_told(name):
+    texts = ["Mars is a planet", "Mars is a moon"]
+    rows = [
+        {"question": "Which is right?", name: given, "completion": "A", "reward": reward}
+        for given, reward in ((texts, 1), (texts[::-1], 0))
+    ]
+    assert (UNUSED, name) in read(rows)[1]
+
+
+def test_the_list_that_is_read_is_not_told():
+    rows = [{"prompt": prompt, "candidates": [GOOD, BAD], "scores": [2, 1]} for prompt in PROMPTS]
+    found, told = read(rows)
+    assert found == {GOOD: 2, BAD: 1} and not any(reason == UNUSED for reason, _ in told)
+    rows = [row | {"choices": ["Mars", "Venus"]} for row in rows]
+    assert (UNUSED, "choices") in read(rows)[1]
+
+
+def test_a_column_that_is_filled_late_is_told():
+    rows = [
+        {"prompt": prompt, "completion": GOOD, "score": i, "images": ["x.png"] if i > 50 else None}
+        for i, prompt in enumerate(f"What is in it, {i}?" for i in range(80))
+    ]
+    assert (UNUSED, "images") in read(rows)[1]
+
+
+def test_an_image_beside_a_completion_within_a_row_is_told():
+    rows = [
+        {
+            "prompt": prompt,
+            "responses": [
+                {"text": GOOD, "score": 2, "image": "a.png"},
+                {"text": BAD, "score": 1, "image": "b.png"},
+            ],
+        }
+        for prompt in PROMPTS
+    ]
+    assert read(rows)[1].count((UNUSED, "responses[0].image")) == 1
