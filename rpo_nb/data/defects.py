@@ -89,6 +89,10 @@ DEFECTS = {  # reason: (action, remedy)
         "known, not by how much, nor how good a "
         "prompt's texts are beside another's",
     ),
+    "scores go against the better one": (
+        "kept",
+        "check it; the scores were used (if less is better, give data.reward a weight below 0)",
+    ),
     "pair is a tie": ("kept", "none needed; both have 0.5"),
     "the pair's conversations differ before the end": (
         "kept",
@@ -145,6 +149,10 @@ DEFECTS = {  # reason: (action, remedy)
     "content is a list of parts": (
         "dropped",
         "write the content as one string; images and other parts are not read",
+    ),
+    "an image, audio, video or tools beside the text": (
+        "dropped",
+        "remove the entry, or what stands beside its text, which is not read",
     ),
     "prompt is missing": (
         "dropped",

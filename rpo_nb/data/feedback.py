@@ -22,7 +22,7 @@ from rpo_nb.data.defects import Report
 from rpo_nb.data.gather import Gatherer
 from rpo_nb.data.reading import FEATURES, Reading
 from rpo_nb.data.shapes import Reader
-from rpo_nb.data.unusable import LABELS, nothing_usable, stop_at_loss
+from rpo_nb.data.unusable import LABELS, nothing_usable, stop_at_contradiction, stop_at_loss
 
 
 def load_feedback(source: Any, *, config: DataConfig | None = None, return_report: bool = False):
@@ -49,7 +49,7 @@ def load_feedback(source: Any, *, config: DataConfig | None = None, return_repor
         Report(name, strict=config.strict),
         list(dict.fromkeys(filter(None, (config.split, config.validation_split)))),
     )
-    rows, reader = Gatherer(report, wanted), Reader(report)
+    rows, reader = Gatherer(report, wanted), Reader(report, config.reward_parts())
     read = Reading(config, report, rows, reader.of)
     for number, split in enumerate(wanted):
         for line, row in sources.rows(
@@ -69,6 +69,7 @@ def load_feedback(source: Any, *, config: DataConfig | None = None, return_repor
             f"{name}: there is one completion in it; give at least two, so that there "
             "is a better and a worse one"
         )
+    stop_at_contradiction(report, reader)
     values = set(np.unique(rewards).tolist())
     labels = values in LABELS
     if labels:

@@ -33,6 +33,14 @@ class Entry(NamedTuple):
     paired: bool = False  # the score is 1 or 0 for being better or worse
 
 
+class Scored:
+    """How often the scores of a source's pairs, of this name, go against what else tells which is
+    better."""
+
+    def __init__(self) -> None:
+        self.name, self.compared, self.against = "", 0, 0
+
+
 class Row(NamedTuple):
     """A row, what its columns mean, and whom to tell."""
 
@@ -41,6 +49,8 @@ class Row(NamedTuple):
     columns: Columns
     report: Report
     of: Callable[[dict], Columns]  # the columns of an object within the row
+    parts: dict[str, float]  # what data.reward names
+    scored: Scored
 
     def first(self, keys: tuple, otherwise: str = "") -> Found:
         """Of columns with the same meaning the first with a value."""

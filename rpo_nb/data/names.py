@@ -177,19 +177,17 @@ SIDES = (
 _TEXT = frozenset(
     (*COMPLETION, *CONVERSATION, *COMPLETIONS, "message", "human_ref", "candidate", "option")
 )
-_SCORE = frozenset(
-    (
-        *SCORE,
-        "avg_rating",
-        "average_rating",
-        "mean_rating",
-        "avg_score",
-        "average_score",
-        "mean_score",
-        "rm_score",
-        "total_score",
-        "reward_score",
-    )
+_SCORE = (
+    *SCORE,
+    "avg_rating",
+    "average_rating",
+    "mean_rating",
+    "avg_score",
+    "average_score",
+    "mean_score",
+    "rm_score",
+    "total_score",
+    "reward_score",
 )
 LESS = frozenset(("toxicity", "verbosity", "complexity"))  # aspects of which more is not better
 OTHER = frozenset(("image", "images", "audio", "video", "videos", "tools"))  # content, no text
@@ -256,10 +254,11 @@ def described(columns: Iterable[object]) -> str:
 class Columns:
     """What the keys of an object mean: of every role the keys that can play it, best first.
 
-    pair: of a pair the keys of (better text, worse text), (better score, worse score) and
-    (better model, worse model), "" where there is none. sides: of texts told apart by a letter or a
-    number {letter: key}, likewise side_scores and side_models; winners: the keys that can tell
-    which is better, and one_hot {letter: key}.
+    pair: of a pair the keys of (better text, worse text) and (better model, worse model), "" where
+    there is none. sides: of texts told apart by a letter or a number {letter: key}, likewise
+    side_models; winners: the keys that can tell which is better, and one_hot {letter: key}.
+    pair_ratings and side_ratings: of every (name, text's name in it or "") that scores of sides go
+    by {side: key}, the best name first; side_scores: the keys of all of them.
     """
 
     def __init__(self, keys: Iterable[object]):
@@ -287,10 +286,18 @@ class Columns:
         self.aspects = tuple(
             (name, keys[0]) for name, keys in self.names.items() if name in ASPECTS
         )
+        self.pair_ratings, self.side_ratings = {}, {}
         self.pair = self._pair()
-        self.sides, self.side_scores, self.side_models, self.one_hot = {}, {}, {}, {}
+        self.sides, self.side_models, self.one_hot = {}, {}, {}
         for name, (key, *_) in self.names.items():
             self._place(name, key)
+        self.side_ratings = _ranked(self.side_ratings)
+        self.side_scores = {
+            (name, side): key
+            for ratings in (self.pair_ratings, self.side_ratings)
+            for name, keys in ratings.items()
+            for side, key in keys.items()
+        }
         if len(self.sides) < 2 or len({stem(key) for key in self.sides.values()}) > 1:
             self.sides = {}
         self.winners = self.keys(WINNER) if self.sides else ()
@@ -312,18 +319,17 @@ class Columns:
             both = [base for base in bases[0] if base in bases[1]]
             text = next((base for base in both if not base or base in _TEXT), None)
             if text is not None:
-                score = next((base for base in both if base in _SCORE), None)
+                for i, base in enumerate(bases):
+                    for name in (name for name in base if name in _SCORE):
+                        self.pair_ratings.setdefault((name, ""), {})[i] = base[name]
+                self.pair_ratings = _ranked(self.pair_ratings)
                 model = next((base for base in both if base in MODEL), None)
                 models = ("", "") if model is None else (bases[0][model], bases[1][model])
                 if model is None:  # one side's model alone is still known
                     models = tuple(
                         next((base[m] for m in MODEL if m in base), "") for base in bases
                     )
-                return (
-                    (bases[0][text], bases[1][text]),
-                    models,
-                    None if score is None else (bases[0][score], bases[1][score]),
-                )
+                return (bases[0][text], bases[1][text]), models
         return ()
 
     def _place(self, name: str, key: object) -> None:
@@ -333,17 +339,24 @@ class Columns:
                 self.one_hot["tie"] = key
             found = _NUMBERED_SCORE.fullmatch(name)
             if found and found[1] in (*_TEXT, *MODEL) and found[4] in _SCORE:
-                self.side_scores.setdefault(found[2] or found[3], key)
+                self._rate((found[4], found[1]), found[2] or found[3], key)
             return
         stem, side = found[1], found[2] or found[3]
         if stem in _TEXT and not (stem == "text" and side not in "ab01"):
             self.sides.setdefault(side, key)
         elif stem in _SCORE:
-            self.side_scores[side] = key
+            self._rate((stem, ""), side, key)
         elif stem in MODEL:
             self.side_models[side] = key
         elif stem in ("winner_model", "winner"):
             self.one_hot[side] = key
+
+    def _rate(self, name: tuple[str, str], side: str, key: object) -> None:
+        self.side_ratings.setdefault(name, {}).setdefault(side, key)
+
+
+def _ranked(ratings: dict[tuple[str, str], dict]) -> dict[tuple[str, str], dict]:
+    return dict(sorted(ratings.items(), key=lambda item: _SCORE.index(item[0][0])))
 
 
 def _without(name: str, side: str) -> str | None:

@@ -15,6 +15,7 @@ from rpo_nb.data.files import REPEATED_KEYS
 from rpo_nb.data.forms import (
     Entry,
     Row,
+    Scored,
     has,
     has_list,
     read_conversation,
@@ -22,7 +23,7 @@ from rpo_nb.data.forms import (
     read_list,
     report_repeated,
 )
-from rpo_nb.data.names import Columns
+from rpo_nb.data.names import Columns, normal
 from rpo_nb.data.sides import read_pair, read_sides
 from rpo_nb.data.winners import names_sides
 
@@ -70,8 +71,9 @@ SHAPES = (  # in the order in which they are looked for
 class Reader:
     """Reads rows of any shape, also of several in one source."""
 
-    def __init__(self, report: Report):
-        self.report = report
+    def __init__(self, report: Report, parts: dict[str, float]):
+        self.report, self.scored = report, Scored()
+        self.parts = {normal(name): share for name, share in parts.items()}
         self.seen: dict[object, None] = {}  # every column, in the order of appearance
         self._kinds: dict[tuple, Columns] = {}
 
@@ -80,7 +82,8 @@ class Reader:
         if not isinstance(row, dict):
             self.report.add(line, "", "row is not an object", row)
             return
-        found = Row(line, row, self._of_row(row), self.report, self.of)
+        columns = self._of_row(row)
+        found = Row(line, row, columns, self.report, self.of, self.parts, self.scored)
         shape = self._shape(found)
         if shape is None:
             self.report.add(line, "", "row has no known keys", row)

@@ -3,27 +3,32 @@ a number (response_a, output_1)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
+from rpo_nb.data import scores
 from rpo_nb.data.forms import Entry, Found, Row, conversation_of, has, is_blank
 from rpo_nb.data.messages import texts_in_a_string
 from rpo_nb.data.winners import better
 
+AGAINST = "scores go against the better one"
+Ratings = dict[tuple[str, str], dict]  # of a name of scores, of every side its column
+
 
 def read_pair(row: Row) -> Iterator[Entry]:
     """A better and a worse completion (chosen and rejected), with scores or without (1 and 0)."""
-    texts, models, given = row.columns.pair
+    texts, models = row.columns.pair
     prompt = _pair_prompt(row)
-    told = given is not None
+    name, given = _given(row, row.columns.pair_ratings, (0, 1))
+    _compare(row, name, given, 0)
     own = [row.values[text] for text in texts]
     for key in row.columns.sides.values():
         if not is_blank(row.values[key]) and row.values[key] not in own:
             row.report.once(row.line, str(key), "column looks like content and is not used")
-    if not told:
+    if not given:
         row.report.once(row.line, f"{texts[0]}, {texts[1]}", "pair has no scores")
     for i, (text, model) in enumerate(zip(texts, models, strict=True)):
-        score = (given[i], row.values[given[i]]) if told else (text, 1.0 - i)
+        score = given[i] if given else (text, 1.0 - i)
         yield Entry(
             prompt,
             (text, row.values[text]),
@@ -31,7 +36,7 @@ def read_pair(row: Row) -> Iterator[Entry]:
             (model, row.values.get(model)),
             row.values,
             row.columns,
-            paired=not told,
+            paired=not given,
         )
 
 
@@ -53,13 +58,14 @@ def read_sides(row: Row) -> Iterator[Entry]:
     column that names the better one."""
     columns, values = row.columns, row.values
     sides = {side: key for side, key in columns.sides.items() if not is_blank(values[key])}
-    told = all(side in columns.side_scores for side in sides)
+    name, given = _given(row, columns.side_ratings, sides)
+    told = bool(given)
+    field, best = better(row, sides)
     if told:
-        given = {
-            side: (columns.side_scores[side], values[columns.side_scores[side]]) for side in sides
-        }
+        _compare(row, name, given, best)
+        if best is None and field and not is_blank(values[field]):
+            row.report.once(row.line, field, "column looks like content and is not used")
     else:
-        field, best = better(row, sides)
         if best is None:
             reason = "winner is not understood" if field else "neither score nor winner"
             row.report.add(row.line, field, reason, values.get(field))
@@ -81,6 +87,43 @@ def read_sides(row: Row) -> Iterator[Entry]:
             columns,
             paired=not told,
         )
+
+
+def _given(row: Row, ratings: Ratings, sides: Collection) -> tuple[str, dict[Any, Found]]:
+    """(name, the scores of the sides): of the columns that score all sides those that data.reward
+    names, else the first that hold scores; the others are told. ("", {}) where there are none."""
+    values, parts = row.values, row.parts
+    whole = [name for name, keys in ratings.items() if keys.keys() >= set(sides)]
+    named = [name for name in whole if name[0] in parts]
+    full = [
+        name for name in whole if None not in [_size(values[ratings[name][side]]) for side in sides]
+    ]
+    used = next(iter(named or full or whole), None)
+    for name, keys in ratings.items() if not named else ():
+        for key in keys.values():
+            if name != used and not is_blank(values[key]):
+                row.report.once(row.line, str(key), "column could be the reward too")
+    if used is None:
+        return "", {}
+    keys = ratings[used]
+    return used[0], {side: (str(keys[side]), values[keys[side]]) for side in sides}
+
+
+def _size(value: Any) -> float | None:
+    number = scores.number(value)
+    return scores.label(value) if number is None else number
+
+
+def _compare(row: Row, name: str, given: dict[Any, Found], best: Any) -> None:
+    """Tells where the scores of this name go against the side that is the best."""
+    sizes = {side: _size(value) for side, (_, value) in given.items()}
+    share = row.parts.get(name, 0.0 if row.parts else 1.0)
+    if not share or best not in sizes or None in sizes.values():
+        return
+    row.scored.compared += 1
+    if sizes[best] * share < max(size * share for size in sizes.values()):
+        row.scored.name, row.scored.against = name, row.scored.against + 1
+        row.report.add(row.line, ", ".join(field for field, _ in given.values()), AGAINST)
 
 
 def _turns(row: Row, sides: dict[str, str]) -> dict[str, tuple[Any, str]]:

@@ -9,6 +9,7 @@ from rpo_nb.data import names
 from rpo_nb.data.defects import HARMLESS, Report
 from rpo_nb.data.reading import Reading
 from rpo_nb.data.shapes import Reader
+from rpo_nb.data.sides import AGAINST
 
 FEW = 5  # entries that may be lost however short the source is
 LABELS = ({0.0, 1.0}, {-1.0, 1.0})
@@ -51,6 +52,21 @@ def _first(report: Report, read: Reading, config: DataConfig) -> str:
             f"or a sum such as data.reward={{{name}:1}})"
         )
     return told
+
+
+def stop_at_contradiction(report: Report, reader: Reader) -> None:
+    """Raises ValueError where the scores of most pairs go against what else tells which is better,
+    and data.reward does not say that they are meant."""
+    scored = reader.scored
+    if reader.parts or 2 * scored.against <= scored.compared:
+        return
+    row = next(row for row in report.sorted() if row["reason"] == AGAINST)
+    raise ValueError(
+        f"{report.name}: in {scored.against:,} of {scored.compared:,} pairs the scores go against "
+        f"the better one, the first on line {row['line']}, {row['field']}; they are probably a "
+        f"loss: say so with data.reward={{{scored.name}:-1}}, or leave the scores out, or use them "
+        f"as they are with data.reward={scored.name}"
+    )
 
 
 def stop_at_loss(

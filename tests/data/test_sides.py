@@ -122,3 +122,99 @@ def test_two_columns_that_name_different_winners_are_told():
     ]
     _, report = load([LETTERS | {"winner": "a", "verdict": "A>B"}])
     assert "column could be the reward too" not in told(report, "kept")
+
+
+# ---- scores beside a winner ----------------------------------------------------------------------
+
+PAIR = {"prompt": Q, "chosen": A, "rejected": B}
+AGAINST = "scores go against the better one"
+SCORED = {
+    "pair": PAIR | {"chosen_score": 2.1, "rejected_score": 0.3},
+    "sides": LETTERS | {"score_a": 2.1, "score_b": 0.3, "winner": "a"},
+}
+
+
+def turned(row):
+    first, second = [key for key in row if "score" in key]
+    return row | {first: row[second], second: row[first]}
+
+
+def file_of(row, right, wrong):
+    rows = [row] * right + [turned(row)] * wrong
+    return [row | {"prompt": f"{Q} {i}"} for i, row in enumerate(rows)]
+
+
+@pytest.mark.parametrize("kind", SCORED)
+def test_scores_against_the_better_one_are_told(kind):
+    _, report = load(file_of(SCORED[kind], 3, 0))
+    assert AGAINST not in told(report, "kept")
+    found, report = load(file_of(SCORED[kind], 3, 1))
+    against = [(row["line"], row["field"]) for row in report if row["reason"] == AGAINST]
+    assert against == [(4, ", ".join(key for key in SCORED[kind] if "score" in key))]
+    assert sorted(found["reward"]) == [0.3] * 4 + [2.1] * 4
+
+
+@pytest.mark.parametrize("kind", SCORED)
+def test_scores_that_are_a_loss_are_refused_unless_they_are_named(kind):
+    rows = file_of(SCORED[kind], 1, 3)
+    message = refused(rows)
+    assert "in 3 of 4 pairs" in message and "line 2" in message
+    assert "data.reward={score:-1}" in message
+    _, report = load(rows, reward="score")
+    assert told(report, "kept")[AGAINST] == 3
+    _, report = load(rows, reward={"score": -1})
+    assert told(report, "kept")[AGAINST] == 1
+
+
+def test_a_tie_and_a_hole_go_against_nothing():
+    rows = [
+        SCORED["sides"] | {"winner": "tie"},
+        SCORED["sides"] | {"score_a": 0.3},
+        SCORED["sides"] | {"winner": None},
+        SCORED["pair"] | {"rejected_score": 2.1},
+    ]
+    rows = [row | {"prompt": f"{Q} {i}"} for i, row in enumerate(rows)]
+    assert AGAINST not in told(load(rows)[1], "kept")
+
+
+def test_a_winner_that_is_not_understood_beside_scores_is_told():
+    _, report = load([SCORED["sides"] | {"winner": "the first"}])
+    assert [row["field"] for row in report if "not used" in row["reason"]] == ["winner"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "values"),
+    [("score", "vote", (0, 3)), ("rating", "feedback", ("Good", "Too long, all in all"))],
+)
+@pytest.mark.parametrize("swap", [False, True])
+@pytest.mark.parametrize("texts", [("response_{}", "ab"), ("{}", ("chosen", "rejected"))])
+def test_of_two_score_columns_the_first_known_name_counts(first, second, values, swap, texts):
+    shape, sides = texts
+    row = {shape.format(side): text for side, text in zip(sides, (A, B), strict=True)}
+    known = {f"{first}_{side}": n for side, n in zip(sides, (9, 1), strict=True)}
+    other = {f"{second}_{side}": n for side, n in zip(sides, values, strict=True)}
+    row |= other | known if swap else known | other
+    found, report = load([{"prompt": Q} | row])
+    assert dict(zip(found["completion"], found["reward"], strict=True)) == {A: 9, B: 1}
+    told = {row["field"] for row in report if row["reason"] == "column could be the reward too"}
+    assert told == set(other)
+
+
+def test_a_score_column_that_data_reward_names_is_the_one():
+    row = LETTERS | {"score_a": 9, "score_b": 1, "vote_a": 0, "vote_b": 3}
+    assert sorted(load([row], reward="vote")[0]["reward"]) == [0, 3]
+    assert sorted(load([row], reward="score")[0]["reward"]) == [1, 9]
+
+
+def test_a_score_of_one_side_alone_is_told():
+    found, report = load([LETTERS | {"score_a": 9, "rating_a": 4, "rating_b": 2}])
+    assert sorted(found["reward"]) == [2, 4]
+    assert ("score_a", "column could be the reward too") in [
+        (row["field"], row["reason"]) for row in report
+    ]
+
+
+def test_a_hole_in_the_first_score_column_is_filled_from_the_second():
+    holes = {"score_a": None, "score_b": None, "vote_a": 3, "vote_b": 0}
+    found, _ = load([LETTERS | holes])
+    assert dict(zip(found["completion"], found["reward"], strict=True)) == {A: 3, B: 0}
