@@ -7,7 +7,14 @@ from typing import Any
 
 from rpo_nb.data.defects import Report
 from rpo_nb.data.scores import is_null
-from rpo_nb.data.texts import MESSAGES_IN_A_STRING, _parsed, parse_text, read_text
+from rpo_nb.data.texts import (
+    BESIDE,
+    MESSAGES_IN_A_STRING,
+    _parsed,
+    more_than_text,
+    parse_text,
+    read_text,
+)
 
 # of a message, and how `render` names them
 ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}
@@ -54,6 +61,8 @@ def as_messages(
             return messages[:-1] if unanswered and not quiet else messages
         return None
     if isinstance(value, dict):
+        if more_than_text(value):
+            return None  # refused where its text is read
         if all(isinstance(value.get(key), list) for key in ("role", "content")) and len(
             value["role"]
         ) == len(value["content"]):
@@ -123,6 +132,9 @@ def message_of(line: int, field: str, message: Any, report: Report) -> dict[str,
             line, f"{field}.role", "role is unknown", message.get("role", message.get("from"))
         )
         return None
+    if more_than_text(message):
+        report.add(line, field, BESIDE)
+        return None
     if isinstance(content, list):
         texts = [_part(part) for part in content]
         if None in texts:
@@ -140,5 +152,6 @@ def message_of(line: int, field: str, message: Any, report: Report) -> dict[str,
 def _part(part: Any) -> str | None:
     """The text of one part of a message's content; None if it is an image or another thing."""
     if isinstance(part, dict):
-        part = part.get("text") if part.get("type", "text") in TEXT_PARTS else None
+        text = part.get("type", "text") in TEXT_PARTS and not more_than_text(part)
+        part = part.get("text") if text else None
     return part if isinstance(part, str) else None

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from rpo_nb.data.defects import Report
 from rpo_nb.data.messages import ROLES, TOOLS, as_messages, message_of, role_of
-from rpo_nb.data.texts import _note_length, read_text
+from rpo_nb.data.texts import BESIDE, _note_length, more_than_text, read_text
 
 
 class Prompt(NamedTuple):
@@ -193,6 +193,8 @@ def whole_conversation(
 
 def why_no_prompt(line: int, field: str, value: Any, report: Report) -> str:
     """The reason for which a completion without a prompt beside it is no whole conversation."""
+    if more_than_text(value):
+        return BESIDE
     messages = as_messages(line, field, value, report, quiet=True)
     if not messages or not all(isinstance(message, dict) for message in messages):
         return "prompt is missing"

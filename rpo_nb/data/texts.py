@@ -11,6 +11,7 @@ import json
 import re
 from typing import Any
 
+from rpo_nb.data import names
 from rpo_nb.data.defects import Report
 from rpo_nb.data.scores import is_null
 
@@ -29,6 +30,9 @@ INVISIBLE = (
 )
 _VISIBLE = re.compile(f"[^\\s\x00-\x1f\x7f-\x9f{INVISIBLE}]")
 MESSAGES_IN_A_STRING = re.compile(r"\s*(\[\s*)?\{\s*([\"'])(role|content|from|value)\2\s*:")
+BESIDE = "an image, audio, video or tools beside the text"  # a reason of the report
+# of an object with a text: what belongs to it and is no text
+NO_TEXT = names.OTHER | {"image_url", "image_urls", "audio_url", "video_url", "input_audio"}
 BAD = object()  # what a string that should hold messages and does not is read as
 
 
@@ -63,6 +67,9 @@ def read_text(
 ) -> str | None:
     """The text as it stands, valid Unicode. max_tokens: what it may have (None: no matter)."""
     if type(value) is not str:
+        if more_than_text(value):
+            report.add(line, field, BESIDE)
+            return None
         value = _unwrapped(value)
     if not isinstance(value, str) or not value.strip():
         reason = (
@@ -87,6 +94,14 @@ def read_text(
     if max_tokens:
         _note_length(line, field, value, max_tokens, report)
     return value
+
+
+def more_than_text(value: Any) -> bool:
+    """Whether an object holds an image, audio, video or tools."""
+    return isinstance(value, dict) and any(
+        names.normal(key) in NO_TEXT and not is_null(item) and item not in ("", [], {})
+        for key, item in value.items()
+    )
 
 
 def _unwrapped(value: Any) -> Any:

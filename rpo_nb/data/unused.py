@@ -9,6 +9,7 @@ from rpo_nb.data import names
 from rpo_nb.data.defects import Report
 from rpo_nb.data.files import REPEATED_KEYS
 from rpo_nb.data.forms import Entry, is_blank
+from rpo_nb.data.texts import NO_TEXT
 
 LOOKS = 20  # values of a column that are looked at, of every kind of row
 _OF_THE_JUDGE = {"correct_answers", "incorrect_answers"}  # UltraFeedback's, no part of the prompt
@@ -42,9 +43,13 @@ class Unused:
             if entry.flat and key in columns.score:
                 if entry.score[0]:
                     self.report.once(line, str(key), "column could be the reward too")
-            elif _is_text(value) or (
-                name in names.CONTENT
-                and (name not in names.TEXTS or not isinstance(value, (int, float)))
+            elif (
+                _is_text(value)
+                or name in NO_TEXT
+                or (
+                    name in names.CONTENT
+                    and (name not in names.TEXTS or not isinstance(value, (int, float)))
+                )
             ):
                 self.report.once(line, str(key), "column looks like content and is not used")
 
@@ -58,7 +63,7 @@ class Unused:
             if key in (*entry.columns.score, *entry.columns.rank):
                 if entry.score[0]:
                     self.report.once(line, field, "column could be the reward too")
-            elif name in names.OTHER:
+            elif name in NO_TEXT:
                 self.report.once(line, field, "column looks like content and is not used")
 
     def _next(self, values: dict, columns: names.Columns) -> list[Any]:

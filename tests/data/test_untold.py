@@ -135,12 +135,13 @@ def test_the_list_that_is_read_is_not_told():
     assert (UNUSED, "choices") in read(rows)[1]
 
 
-def test_a_column_that_is_filled_late_is_told():
+@pytest.mark.parametrize("name", ["images", "image_url"])
+def test_a_column_that_is_filled_late_is_told(name):
     rows = [
-        {"prompt": prompt, "completion": GOOD, "score": i, "images": ["x.png"] if i > 50 else None}
+        {"prompt": prompt, "completion": GOOD, "score": i, name: "x.png" if i > 50 else None}
         for i, prompt in enumerate(f"What is in it, {i}?" for i in range(80))
     ]
-    assert (UNUSED, "images") in read(rows)[1]
+    assert (UNUSED, name) in read(rows)[1]
 
 
 def test_an_image_beside_a_completion_within_a_row_is_told():
@@ -155,3 +156,52 @@ def test_an_image_beside_a_completion_within_a_row_is_told():
         for prompt in PROMPTS
     ]
     assert read(rows)[1].count((UNUSED, "responses[0].image")) == 1
+
+
+# ---- what is no text beside the text -------------------------------------------------------------
+
+BESIDE = "an image, audio, video or tools beside the text"
+TURN = {"role": "user", "content": "What is this?"}
+TEXT = {"text": "What is this?"}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "field"),
+    [
+        (TEXT | {"image": "cat.png"}, "prompt"),
+        (TEXT | {"imageUrl": "cat.png"}, "prompt"),
+        ([TURN | {"content": TEXT | {"image_url": "cat.png"}}], "prompt[0].content"),
+        ([TURN | {"images": ["cat.png"]}], "prompt[0]"),
+        (TURN | {"audio": "cat.wav"}, "prompt"),
+        ([TURN | {"content": [TEXT | {"type": "text", "image": "cat.png"}]}], "prompt[0].content"),
+        ({"messages": [TURN], "tools": [{"type": "function"}]}, "prompt"),
+        ({"role": ["user"], "content": ["What is this?"], "images": ["cat.png"]}, "prompt"),
+    ],
+)
+def test_what_is_no_text_beside_a_prompt_is_refused(prompt, field):
+    rows = [{"prompt": prompt, "completion": GOOD, "score": 5}]
+    rows += [{"prompt": PROMPTS[0], "completion": BAD, "score": n} for n in (1, 2)]
+    found, told = read(rows)
+    assert found == {BAD: 1.5}
+    assert {(BESIDE, field), ("content is a list of parts", field)} & set(told)
+
+
+@pytest.mark.parametrize("name", ["images", "tools", "tool_calls"])
+@pytest.mark.parametrize("empty", [None, [], "", {}])
+def test_an_empty_image_beside_a_text_is_none(name, empty):
+    prompts = ([TURN | {name: empty}], {"messages": [TURN], name: empty}, TEXT | {name: empty})
+    rows = [{"prompt": p, "completion": GOOD, "score": n} for n, p in enumerate(prompts)]
+    assert read(rows)[0] == {GOOD: 1}
+
+
+def test_tools_of_openais_pairs_and_images_beside_completions_are_refused():
+    answers = [{"role": "assistant", "content": text} for text in (GOOD, BAD)]
+    row = {"preferred_output": answers[:1], "non_preferred_output": answers[1:]}
+    prompt = {"messages": [TURN], "tools": [{"type": "function"}]}
+    with pytest.raises(ValueError, match=BESIDE):
+        load_feedback([row | {"input": prompt}])
+    whole = {"messages": [TURN, answers[0]], "images": ["cat.png"]}
+    with pytest.raises(ValueError, match=BESIDE):
+        load_feedback([{"messages": whole, "score": n} for n in (1, 2)])
+    with pytest.raises(ValueError, match=BESIDE):
+        load_feedback([{"prompt": "Draw.", "completion": TEXT | {"image": "x"}, "score": 1}])
