@@ -54,6 +54,11 @@ DEFECTS = {  # reason: (action, remedy)
         "none needed; it was read as cp1252, Western Europe (save as UTF-8)",
     ),
     "decimal commas": ("repaired", "none needed; 8,5 was read as 8.5 (only the first is listed)"),
+    "points of thousands": (
+        "repaired",
+        "none needed; 1.000 was read as 1000, as the column has decimal commas (only the first is "
+        "listed)",
+    ),
     "delimiter is no comma": ("kept", "none needed; the header tells which it is"),
     "quotes are escaped by backslashes": ("kept", "none needed; read so (CSV doubles them)"),
     "space after the delimiter": ("repaired", "none needed; it was left out"),
@@ -141,6 +146,7 @@ DEFECTS = {  # reason: (action, remedy)
         "repaired",
         "none needed; Human and Assistant were read as turns (only the first is listed)",
     ),
+    "text stands twice in the prompt": ("repaired", "none needed; it was read once"),
     "prompt is not the completion's conversation": (
         "kept",
         "none needed; the completion's own conversation was used",

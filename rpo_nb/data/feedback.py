@@ -59,8 +59,9 @@ def load_feedback(source: Any, *, config: DataConfig | None = None, return_repor
             second=split != config.split,
             revision=config.revision,
         ):
-            for entry in reader.entries(line, row):
-                read.entry(line, number, row, entry)
+            asked = reader.once(line, row)
+            for entry in reader.entries(line, asked):
+                read.entry(line, number, asked, entry)
     rewards = rows.settle()
     if not len(rewards):
         raise ValueError(nothing_usable(report, reader, read, config))

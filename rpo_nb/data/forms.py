@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from rpo_nb.data.names import Columns
 
 Found = tuple[str, Any]  # the field of a value as the report calls it, and the value
 NOTHING: Found = ("", None)
+_WORDS = re.compile("\\s|[?!\u3002\uff01\uff1f]|[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]")
 
 
 class Entry(NamedTuple):
@@ -57,10 +59,21 @@ class Row(NamedTuple):
         return first(self.values, keys, otherwise)
 
     @property
+    def asked(self) -> tuple:
+        """The columns that can be the prompt; a user's id beside a question cannot."""
+        columns = self.columns
+        if not columns.user:
+            return columns.prompt
+        own = tuple(key for key in columns.prompt if key not in columns.user)
+        others = (*own, *columns.conversation, *columns.after, *columns.before)
+        ids = columns.user if has(self.values, others) else ()
+        return tuple(key for key in columns.prompt if key not in ids or not is_id(self.values[key]))
+
+    @property
     def prompt(self) -> Found:
         """The prompt, or what stands for it where no column is called so."""
         columns = self.columns
-        found = self.first(columns.prompt)
+        found = self.first(self.asked)
         if is_blank(found[1]):
             rest = (*columns.conversation, *columns.after, *columns.before)
             other = self.first(rest) if rest else NOTHING
@@ -71,6 +84,12 @@ class Row(NamedTuple):
 def is_blank(value: Any) -> bool:
     """Nothing stands there, or only white space, or an empty list."""
     return (not value.strip()) if type(value) is str else (scores.is_null(value) or value == [])
+
+
+def is_id(value: Any) -> bool:
+    """A number, or a word without a space or a mark that ends a question (and of a script that
+    sets spaces)."""
+    return not _WORDS.search(value) if type(value) is str else not isinstance(value, (list, dict))
 
 
 def first(values: dict, keys: Iterable, otherwise: str = "", prefix: str = "") -> Found:

@@ -20,11 +20,12 @@ PROMPT = (
     "user_prompt",
     "user_query",
     "user_message",
-    "user",
-    "request",
     "problem",
     "source_text",
+    "user",
+    "request",
 )
+USER = ("user", "request")  # beside a question their values may be ids
 CONVERSATION = ("messages", "conversation", "conversations", "dialogue", "dialog", "chat", "turns")
 SYSTEM = ("system", "system_prompt", "system_message")
 BEFORE = ("history", "context", "post")  # stands before the prompt; without one it is the prompt
@@ -267,6 +268,7 @@ class Columns:
             self.names.setdefault(normal(key), []).append(key)
         for role in (
             "PROMPT",
+            "USER",
             "CONVERSATION",
             "SYSTEM",
             "BEFORE",

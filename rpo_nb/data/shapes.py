@@ -82,14 +82,33 @@ class Reader:
         if not isinstance(row, dict):
             self.report.add(line, "", "row is not an object", row)
             return
-        columns = self._of_row(row)
-        found = Row(line, row, columns, self.report, self.of, self.parts, self.scored)
+        found = self._row(line, row)
         shape = self._shape(found)
         if shape is None:
             self.report.add(line, "", "row has no known keys", row)
             return
         report_repeated(found, "", row)
         yield from shape.read(found)
+
+    def once(self, line: int, row: Any) -> Any:
+        """The row without the texts that stand in another column of its prompt too."""
+        columns = self._of_row(row) if isinstance(row, dict) else None
+        if not columns or not (columns.after or columns.before):
+            return row
+        field, value = self._row(line, row).prompt
+        seen, twice = {_text(value)}, []
+        for key in (*columns.after, *columns.before):
+            text = _text(row[key])
+            if text and str(key) != field:
+                if text in seen:
+                    twice.append(key)
+                    self.report.once(line, str(key), "text stands twice in the prompt")
+                seen.add(text)
+        return row | dict.fromkeys(twice) if twice else row
+
+    def _row(self, line: int, row: dict) -> Row:
+        columns = self._of_row(row)
+        return Row(line, row, columns, self.report, self.of, self.parts, self.scored)
 
     def of(self, item: dict) -> Columns:
         """What the keys of an object mean (the same object for the same keys)."""
@@ -118,3 +137,7 @@ class Reader:
         if there or row.columns.score or row.columns.aspects:
             return there[0] if there else FLAT
         return LIST if row.columns.prompt else None
+
+
+def _text(value: Any) -> str:
+    return value.strip() if type(value) is str else ""

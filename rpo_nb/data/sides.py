@@ -42,7 +42,7 @@ def read_pair(row: Row) -> Iterator[Entry]:
 
 def _pair_prompt(row: Row) -> Found:
     """A pair of whole conversations brings its prompt."""
-    found = row.first(row.columns.prompt)
+    found = row.first(row.asked)
     rest = (*row.columns.after, *row.columns.before, *row.columns.conversation)
     return (
         found
