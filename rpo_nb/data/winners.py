@@ -55,11 +55,14 @@ def better(row: Row, sides: Sides) -> tuple[str, str | None]:
 
 
 def names_sides(row: Row) -> bool:
-    """Whether chosen and rejected are the names of two of the row's texts, and no texts."""
+    """Whether chosen and rejected are the names or the models of two of the row's texts, and no
+    texts."""
     texts, sides = [row.values[key] for key in row.columns.pair[0]], row.columns.sides
     stem = names.stem(next(iter(sides.values()))) if sides else ""
+    models = [row.values[key] for key in row.columns.side_models.values()]
     return bool(sides) and all(
-        isinstance(value, (str, int)) and _by_name(value, sides, f"{stem}|{_MODELS}")
+        isinstance(value, (str, int))
+        and (value in models or _by_name(value, sides, f"{stem}|{_MODELS}"))
         for value in texts
     )
 

@@ -115,6 +115,12 @@ def test_a_pairs_own_texts_stay_and_others_beside_them_are_told():
     assert not any("not used" in row["reason"] for row in report)
 
 
+@pytest.mark.parametrize(("better", "worse"), [("winner", "loser"), ("chosen", "rejected")])
+def test_a_pair_of_models_is_no_pair_of_texts(better, worse):
+    row = LETTERS | {"model_a": "gpt 4", "model_b": "Qwen", better: "Qwen", worse: "gpt 4"}
+    assert rewards(row) == {A: 0, B: 1}
+
+
 def test_two_columns_that_name_different_winners_are_told():
     _, report = load([LETTERS | {"winner": "a", "verdict": "b"}])
     assert ("verdict", "column could be the reward too") in [
