@@ -19,6 +19,8 @@ from rpo_nb.data.scores import NUMBER
 
 SAMPLE = 200  # rows that the dialect is found from
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d{1,2}\s*")
+_THOUSANDS = re.compile(r"\s*[+-]?[1-9]\d{0,2}(\.\d{3})+(,\d+)?\s*")  # 1.000 for 1000, 1.000,5
+_BACKSLASHES = re.compile(r'(\\+)("?)')
 _ENDED = re.compile(r"unexpected end of data")
 
 
@@ -28,10 +30,13 @@ class Dialect(NamedTuple):
     delimiter: str
     backslash: bool  # a quote within quotes is written \\"
     space: bool  # a space follows every delimiter
+    doubled: bool = True  # a backslash is written twice
 
     def cells(self, record: str) -> list[str]:
         """The cells of one record. Raises csv.Error if its quotes are broken."""
         escape = {"escapechar": "\\"} if self.backslash else {}
+        if self.backslash and "\\" in record:
+            record = _BACKSLASHES.sub(self._kept, record)
         return next(
             csv.reader(
                 [record],
@@ -42,6 +47,14 @@ class Dialect(NamedTuple):
             ),
             [],
         )
+
+    def _kept(self, found: re.Match) -> str:
+        """Backslashes so that only those that are an escape go: an odd one before a quote, and of
+        doubled ones each second."""
+        n, quote = len(found[1]), found[2]
+        odd = n % 2
+        n = n + (odd and not quote) if self.doubled else 2 * n - (odd and bool(quote))
+        return "\\" * n + quote
 
 
 def rows(path: Path, report: Report) -> Iterator[tuple[int, Any]]:
@@ -91,7 +104,10 @@ def _rows(path: Path, report: Report) -> Iterator[tuple[int, Any]]:
                     )
                 else:
                     for i in commas:
-                        if _DECIMAL_COMMA.fullmatch(cells[i]):
+                        if _THOUSANDS.fullmatch(cells[i]):
+                            cells[i] = cells[i].replace(".", "").replace(",", ".")
+                            report.once(line, header[i], "points of thousands")
+                        elif _DECIMAL_COMMA.fullmatch(cells[i]):
                             cells[i] = cells[i].replace(",", ".")
                             report.once(line, header[i], "decimal commas")
                     yield line, {key: cell or None for key, cell in zip(header, cells, strict=True)}
@@ -172,7 +188,11 @@ def _dialect(header: str, sample: list[str], name: str) -> Dialect:
         )
         for dialect in (plain, escaped)
     ]
-    return escaped if whole[1] > whole[0] else plain
+    if whole[1] <= whole[0]:
+        return plain
+    runs = [found for text in sample for found in _BACKSLASHES.findall(text)]
+    alone = any(len(run) % 2 and not quote for run, quote in runs)
+    return escaped._replace(doubled=not alone)
 
 
 def _names_in(text: str) -> int:
@@ -294,7 +314,8 @@ def _decimal_commas(header: list[str], sample: list[list[str]]) -> tuple[int, ..
         cells = [cells[i] for cells in sample if len(cells) == len(header) and cells[i].strip()]
         commas = [bool(_DECIMAL_COMMA.fullmatch(cell)) for cell in cells]
         if any(commas) and all(
-            comma or NUMBER.fullmatch(cell) for comma, cell in zip(commas, cells, strict=True)
+            comma or NUMBER.fullmatch(cell) or _THOUSANDS.fullmatch(cell)
+            for comma, cell in zip(commas, cells, strict=True)
         ):
             found.append(i)
     return tuple(found)

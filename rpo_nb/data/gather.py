@@ -22,6 +22,7 @@ NUMBER, WORD, CELL, BOOLEAN, PAIR, RANK = range(
     6
 )  # what a reward was written as; CELL: a word in a table of texts alone
 CHUNK = 8192  # rows that are Python objects at a time
+_POSITION = re.compile(r"\[\d+\]")
 _INVISIBLE = re.compile(f"[{INVISIBLE}]")
 
 
@@ -169,9 +170,7 @@ class Gatherer:
             self.lost |= ranks
         for i in np.flatnonzero(self.lost & ranks):
             self._tell(i, "rank among scores", field=self._said["field"][self.score_field[i]])
-        flat = np.flatnonzero((np.frombuffer(self.flat, np.int8) != 0) & ~self.lost)
-        columns = np.frombuffer(self.score_field, np.int32)[flat]
-        for i in flat[np.sort(np.unique(columns, return_index=True)[1])[1:]]:
+        for i in self._other_columns():
             self._tell(
                 i, "rewards are of several columns", field=self._said["field"][self.score_field[i]]
             )
@@ -188,6 +187,21 @@ class Gatherer:
             elif word[i] == WORD:
                 self._tell(i, "label is a word", field=field)
         return reward[~self.lost]
+
+    def _other_columns(self) -> list[int]:
+        """The first row of every column of rewards but the first, of rows of one completion and of
+        several (pairs have a column a side)."""
+        fields = [_POSITION.sub("[]", field) for field in self._said["field"]]
+        number = {field: i for i, field in enumerate(fields)}
+        column = np.array([number[field] for field in fields], np.int64)
+        listed = np.array(["[]" in field for field in fields], bool)
+        field = np.frombuffer(self.score_field, np.int32)
+        found = []
+        for those in (np.frombuffer(self.flat, np.int8) != 0, listed[field]):
+            rows = np.flatnonzero(those & ~self.lost)
+            _, first = np.unique(column[field[rows]], return_index=True)
+            found += rows[np.sort(first)[1:]].tolist()
+        return found
 
     def columns(self, *, level_raters: bool, labels: bool, own_split: bool) -> dict[str, Any]:
         """The columns of the feedback: the rows of a prompt together, of copies of a completion

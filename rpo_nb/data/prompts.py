@@ -120,10 +120,14 @@ def _with_context(
             return None
         last = messages[-1]
         messages = [*messages[:-1], last | {"content": f"{last['content']}\n\n{text}"}]
-    if system and messages[0]["role"] != "system":
-        text = read_text(line, *system, None, report)
-        return None if text is None else [{"role": "system", "content": text}, *messages]
-    return messages
+    if not system:
+        return messages
+    if messages[0]["role"] == "system":
+        if messages[0]["content"].strip() != str(system[1]).strip():
+            report.once(line, system[0], "column looks like content and is not used")
+        return messages
+    text = read_text(line, *system, None, report)
+    return None if text is None else [{"role": "system", "content": text}, *messages]
 
 
 def _pairs(value: Any) -> Any:

@@ -13,8 +13,9 @@ from rpo_nb.data.defects import Report
 from rpo_nb.data.files import REPEATED_KEYS
 from rpo_nb.data.forms import Entry, Found, first
 from rpo_nb.data.gather import BOOLEAN, CELL, NUMBER, PAIR, RANK, WORD, Gatherer
+from rpo_nb.data.messages import as_messages, role_of
 from rpo_nb.data.prompts import read_completion, read_prompt, whole_conversation, why_no_prompt
-from rpo_nb.data.texts import valid_unicode
+from rpo_nb.data.texts import more_than_text, valid_unicode
 from rpo_nb.data.unused import Unused
 
 FEATURES = datasets.Features(
@@ -127,14 +128,18 @@ class Reading:
         """The prompt and the completion where the completion's value is the whole conversation."""
         before, last = whole
         given = prompt[1]
-        own = (text[0], before)
-        if isinstance(given, list) and len(given) >= len(before) or forms.is_blank(given):
-            own = own if forms.is_blank(given) else prompt
-        elif isinstance(given, str) and given.strip() not in [
-            str(_content(message)).strip() for message in before
-        ]:
+        asked = as_messages(line, *prompt, self.report, quiet=True)
+        own = text[0], before
+        if more_than_text(given) or any(map(more_than_text, asked or ())):
+            own = prompt  # refused where it is read
+        elif asked and all(isinstance(message, dict) for message in asked):
+            own = _joined(prompt, asked, own)
+        elif not forms.is_blank(given):
+            said = [str(_content(message)).strip() for message in before]
+            own = own if str(given).strip() in said else None
+        if own is None:
             self.report.add(line, prompt[0], "prompt is not the completion's conversation")
-        return own, (text[0], last)
+        return own or (text[0], before), (text[0], last)
 
     def _context(self, row: dict, columns: names.Columns, used: set) -> dict[str, Any]:
         """What other columns say that belongs to the prompt, as `read_prompt` takes it."""
@@ -313,3 +318,21 @@ _TAKEN = {*FEATURES, "weight", "rater", "ratings", "messages", "split"}
 
 def _content(message: dict) -> Any:
     return message.get("content", message.get("value"))
+
+
+def _joined(prompt: Found, asked: list[dict], own: Found) -> Found | None:
+    """The prompt of a completion that brings its conversation: the prompt where it ends with that,
+    else the conversation, after the prompt's own system turn; None where they differ."""
+    given, before = (
+        [(role_of(turn), str(_content(turn)).strip()) for turn in turns]
+        for turns in (asked, own[1])
+    )
+    if len(given) > 1 and given[-1] == ("assistant", ""):  # HH's prompt ends with "Assistant:"
+        asked, given = asked[:-1], given[:-1]
+    if given[-len(before) :] == before:
+        return prompt
+    system = given[0][0] == "system" and before[0][0] != "system"
+    rest = given[system:]
+    if all(rest != before[i : i + len(rest)] for i in range(len(before) - len(rest) + 1)):
+        return None
+    return (prompt[0], [asked[0], *own[1]]) if system else own
