@@ -14,6 +14,7 @@ from rpo_nb.data.texts import (
     more_than_text,
     parse_text,
     read_text,
+    tell_left_out,
 )
 
 # of a message, and how `render` names them
@@ -31,6 +32,7 @@ ALIASES = {
 }
 TOOLS = {"tool", "function", "function_call", "tool_call", "observation", "ipython"}
 TEXT_PARTS = {"text", "input_text", "output_text"}
+_MESSAGE = ("role", "content", "from", "value")
 _HH_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):[ ]?")
 
 
@@ -135,6 +137,7 @@ def message_of(line: int, field: str, message: Any, report: Report) -> dict[str,
     if more_than_text(message):
         report.add(line, field, BESIDE)
         return None
+    tell_left_out(line, field, message, _MESSAGE, report)
     if isinstance(content, list):
         texts = [_part(part) for part in content]
         if None in texts:

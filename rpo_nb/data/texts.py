@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from collections.abc import Collection
 from typing import Any
 
 from rpo_nb.data import names
@@ -33,6 +34,7 @@ MESSAGES_IN_A_STRING = re.compile(r"\s*(\[\s*)?\{\s*([\"'])(role|content|from|va
 BESIDE = "an image, audio, video or tools beside the text"  # a reason of the report
 # of an object with a text: what belongs to it and is no text
 NO_TEXT = names.OTHER | {"image_url", "image_urls", "audio_url", "video_url", "input_audio"}
+_TEXT_KEYS = ("full_text", "text", "content", "value")  # of an object that is a text
 BAD = object()  # what a string that should hold messages and does not is read as
 
 
@@ -70,6 +72,7 @@ def read_text(
         if more_than_text(value):
             report.add(line, field, BESIDE)
             return None
+        tell_left_out(line, field, value, _TEXT_KEYS, report)
         value = _unwrapped(value)
     if not isinstance(value, str) or not value.strip():
         reason = (
@@ -104,16 +107,30 @@ def more_than_text(value: Any) -> bool:
     )
 
 
+def is_text(value: Any) -> bool:
+    """Whether an unknown column holds a text to read, several, or messages."""
+    if type(value) is str:
+        return value.count(" ") > 3
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(text, str) for text in value) or (
+        isinstance(value[0], dict) and bool({"role", "from"} & value[0].keys())
+    )
+
+
+def tell_left_out(line: int, field: str, value: Any, read: Collection[str], report: Report) -> None:
+    """Names the keys of an object that hold a text beside the one that is read."""
+    for key, item in value.items() if isinstance(value, dict) and len(value) > 1 else ():
+        if key not in read and isinstance(key, str) and is_text(item):
+            report.once(line, f"{field}.{key}", "column looks like content and is not used")
+
+
 def _unwrapped(value: Any) -> Any:
     """The one text of {text: …}, {content: …} or {full_text: …}, and of bytes; anything else as it
     is."""
     if isinstance(value, dict):
         value = next(
-            (
-                value[key]
-                for key in ("full_text", "text", "content", "value")
-                if isinstance(value.get(key), str)
-            ),
+            (value[key] for key in _TEXT_KEYS if isinstance(value.get(key), str)),
             value,
         )
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value

@@ -9,7 +9,7 @@ from rpo_nb.data import names
 from rpo_nb.data.defects import Report
 from rpo_nb.data.files import REPEATED_KEYS
 from rpo_nb.data.forms import Entry, is_blank
-from rpo_nb.data.texts import NO_TEXT
+from rpo_nb.data.texts import NO_TEXT, is_text
 
 LOOKS = 20  # values of a column that are looked at, of every kind of row
 _OF_THE_JUDGE = {"correct_answers", "incorrect_answers"}  # UltraFeedback's, no part of the prompt
@@ -44,7 +44,7 @@ class Unused:
                 if entry.score[0]:
                     self.report.once(line, str(key), "column could be the reward too")
             elif (
-                _is_text(value)
+                is_text(value)
                 or name in NO_TEXT
                 or (
                     name in names.CONTENT
@@ -94,14 +94,3 @@ def _known(columns: names.Columns) -> set:
         *(key for _, key in columns.aspects),
         *(key for pair in columns.pair if pair for key in pair),
     }
-
-
-def _is_text(value: Any) -> bool:
-    """Whether an unknown column holds a text to read, several, or messages."""
-    if type(value) is str:
-        return value.count(" ") > 3
-    if not isinstance(value, list) or not value:
-        return False
-    return all(isinstance(text, str) for text in value) or (
-        isinstance(value[0], dict) and bool({"role", "from"} & value[0].keys())
-    )

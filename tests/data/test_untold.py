@@ -205,3 +205,21 @@ def test_tools_of_openais_pairs_and_images_beside_completions_are_refused():
         load_feedback([{"messages": whole, "score": n} for n in (1, 2)])
     with pytest.raises(ValueError, match=BESIDE):
         load_feedback([{"prompt": "Draw.", "completion": TEXT | {"image": "x"}, "score": 1}])
+
+
+def test_a_text_beside_the_text_of_an_object_or_a_message_is_told():
+    more = "A long text that says that red is best."
+    rows = [
+        {
+            "prompt": TEXT | {"context": more},
+            "completion": {"role": "assistant", "content": text, "thinking": more, "name": "x"},
+            "score": n,
+        }
+        for n, text in enumerate((BAD, GOOD))
+    ]
+    found, told = read(rows)
+    assert found == {BAD: 0, GOOD: 1}
+    assert [field for reason, field in told if reason == UNUSED] == [
+        "prompt.context",
+        "completion[0].thinking",
+    ]
