@@ -38,8 +38,8 @@ TIMED = ("seconds", "sha256", "peak_memory_mb")
 
 
 def changed(commit: str) -> dict[str, tuple[str, str]]:
-    """Module -> the hash of its code today and what it counted as at the commit, of all modules
-    that a step is keyed by. Raises ValueError for a module that the commit does not have."""
+    """Module -> the hash of its code today and what it counted as at the commit ("" of a module
+    that the commit does not have), of all modules that a step is keyed by."""
     names = set().union(*map(_closure, provenance.STEPS))
     same = file_at(commit, provenance.SAME)
     known = json.loads(same) if same else {}
@@ -47,9 +47,8 @@ def changed(commit: str) -> dict[str, tuple[str, str]]:
     for name in sorted(names):
         file = module_file(name)
         source = file_at(commit, file)
-        if source is None:
-            raise ValueError(f"{name} is new since {commit}: its step has no earlier key to keep")
-        now, then = provenance.code_of(file.read_bytes()), provenance.code_of(source)
+        now = provenance.code_of(file.read_bytes())
+        then = "" if source is None else provenance.code_of(source)
         if now != then:
             found[name] = now, known.get(name, {}).get(then, then)
     return found

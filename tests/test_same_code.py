@@ -3,10 +3,10 @@
 import json
 
 import pandas as pd
-import pytest
 
 from benchmarks import same_code
 from rpo_nb.running import provenance
+from rpo_nb.store import atomic_write
 
 
 def part(seconds, weights="a"):
@@ -45,10 +45,22 @@ def test_what_changed_counts_as_what_the_commit_counted_it(monkeypatch):
     assert same_code.changed("HEAD") == {name: (then, "first")}
 
 
-def test_a_module_that_the_commit_lacks_is_named(monkeypatch):
+def test_a_module_that_the_commit_lacks_counts_as_absent(tmp_path, monkeypatch):
     monkeypatch.setattr(same_code, "file_at", lambda commit, path: None)
-    with pytest.raises(ValueError, match="is new since HEAD"):
-        same_code.changed("HEAD")
+    assert {then for _, then in same_code.changed("HEAD").values()} == {""}
+    folder = tmp_path / "package"
+    for name, code in (("a", "import package.b"), ("b", "x = 1")):
+        atomic_write(folder / f"{name}.py", code)
+    with_it = provenance.code_key("a", package=folder)
+    shown = {"b": {provenance.code_of((folder / "b.py").read_bytes()): ""}}
+    monkeypatch.setattr(provenance, "same_code", lambda: shown)
+    assert provenance.code_key("a", package=folder) != with_it
+    (folder / "b.py").unlink()
+    absent = provenance.code_key("a", package=folder)
+    atomic_write(folder / "b.py", "x = 1")
+    assert provenance.code_key("a", package=folder) == absent
+    atomic_write(folder / "b.py", "x = 2")  # its next edit was not shown
+    assert provenance.code_key("a", package=folder) != absent
 
 
 def test_what_is_kept_can_be_shown_again_without_its_commit():

@@ -15,7 +15,7 @@ from rpo_nb.data.names import Columns
 
 Found = tuple[str, Any]  # the field of a value as the report calls it, and the value
 NOTHING: Found = ("", None)
-_WORDS = re.compile("\\s|[?!\u3002\uff01\uff1f]|[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]")
+_WORDS = re.compile(r"\s|[?!\u3002\uff01\uff1f]|[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]")
 
 
 class Entry(NamedTuple):

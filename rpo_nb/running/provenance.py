@@ -100,20 +100,21 @@ def code_key(*modules: str, without: tuple[str, ...] = (), package: Path = PACKA
     `closure`). Comments, docstrings and layout do not count, nor a change that was shown to change
     no number (`same_code`)."""
     found = sorted(closure(modules, without=without, package=package))
-    return content_key({name: module_code(name, package) for name in found})
+    codes = {name: module_code(name, package) for name in found}
+    return content_key({name: code for name, code in codes.items() if code})
 
 
 def module_code(name: str, package: Path = PACKAGE) -> str:
     """A hash of a module's code; of code that was shown to give the same numbers as earlier code,
-    the hash of that."""
+    the hash of that; "" of a new module that was shown to change none."""
     code = code_of(_file(package, name).read_bytes())
     return same_code().get(name, {}).get(code, code)
 
 
 @cache
 def same_code() -> dict[str, dict[str, str]]:
-    """Module -> hash of its code -> hash of the earlier code that gives the same numbers:
-    docs/provenance.md."""
+    """Module -> hash of its code -> hash of the earlier code that gives the same numbers, "" where
+    there was no such module: docs/provenance.md."""
     return json.loads(SAME.read_text(encoding="utf-8"))
 
 
