@@ -9,7 +9,6 @@ _METHODS = ["Feedback", "RPO", "DRO", "KTO", "SFT"]
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "config.schema": ["DataConfig"],
         "data.feedback": ["load_feedback"],
         "training.feedback_config": [f"{name}Config" for name in _METHODS],
         "training.feedback_trainer": [f"{name}Trainer" for name in _METHODS],

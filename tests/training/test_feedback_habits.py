@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSeq2SeqLM, TrainingArguments
 
 from rpo_nb import (
-    DataConfig,
     DROConfig,
     DROTrainer,
     FeedbackConfig,
@@ -25,6 +24,7 @@ from rpo_nb import (
     SFTTrainer,
     load_feedback,
 )
+from rpo_nb.config import DataConfig
 from rpo_nb.training.batches import desirable_rows
 from rpo_nb.training.feedback_rows import Scale, read
 from tests.training.feedback import config, losses, rows
