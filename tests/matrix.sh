@@ -2,6 +2,7 @@
 # make test-matrix: the suite on every Python from 3.10 to 3.14 that is here (on the PATH, with pyenv, with uv), each in an
 # environment of its own (.venv-3.12 ...), and on the lowest versions that pyproject.toml allows, which needs uv.
 # Ends with one line a Python; exit status 1 when one failed. ONLY="3.12 lowest" limits it.
+# Each has a cache of its own: what a newer transformers saved, an older one may not read.
 mkdir -p .cache/matrix
 failed=0
 
@@ -24,7 +25,7 @@ for version in 3.10 3.11 3.12 3.13 3.14; do
     python=$(found "$version")
     if [ -z "$python" ]; then echo "$version: not here"; continue; fi
     log=.cache/matrix/$version.log
-    ${MAKE:-make} test VENV=".venv-$version" PYTHON="$python" >"$log" 2>&1
+    RPO_NB_CACHE="$PWD/.cache/matrix/$version" ${MAKE:-make} test VENV=".venv-$version" PYTHON="$python" >"$log" 2>&1
     told "$version" $? "$log"
 done
 
@@ -37,7 +38,7 @@ if wanted lowest; then
       && rm -rf .venv-lowest && uv venv --quiet --seed --python "$(found "${LOWEST_PYTHON:-3.11}")" .venv-lowest \
       && uv pip install --quiet --python .venv-lowest/bin/python -r .cache/matrix/lowest.txt \
       && uv pip install --quiet --python .venv-lowest/bin/python --no-deps -e . \
-      && RPO_NB_PROFILE=smoke HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false \
+      && RPO_NB_CACHE="$PWD/.cache/matrix/lowest" RPO_NB_PROFILE=smoke HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false \
          .venv-lowest/bin/python -m pytest -n auto --maxprocesses 4 --no-loadscope-reorder \
          --nbmake --nbmake-timeout=900 tests notebooks --deselect tests/test_setup.py ${ARGS:-}; } >"$log" 2>&1
     told lowest $? "$log"
