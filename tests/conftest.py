@@ -94,12 +94,22 @@ def word_tokenizer(**special: str):
     )
 
 
-def hub_http():
-    """The library whose responses huggingface_hub raises errors for: httpx2, before its release 2
-    httpx."""
+def hub_response(status, url, **headers):
+    """A response as huggingface_hub raises errors for it: of httpx2 or, before its release 2, of
+    httpx, before its release 1 of requests."""
     from huggingface_hub.utils import _http
 
-    return next(vars(_http)[name] for name in ("httpx2", "httpx") if name in vars(_http))
+    library = next((vars(_http)[n] for n in ("httpx2", "httpx") if n in vars(_http)), None)
+    headers = {f"X-Error-{name.title()}": value for name, value in headers.items()}
+    if library:
+        return library.Response(status, headers=headers, request=library.Request("GET", url))
+    import requests
+
+    response = requests.Response()
+    response.status_code, response.url = status, url
+    response.headers.update(headers)
+    response.request = requests.Request("GET", url).prepare()
+    return response
 
 
 @pytest.fixture(scope="session")

@@ -103,18 +103,12 @@ def hub_errors():
     from huggingface_hub import errors
     from huggingface_hub.utils import hf_raise_for_status
 
-    from tests.conftest import hub_http
+    from tests.conftest import hub_response
 
     def refused(status, code="", message=""):
-        request = hub_http().Request("GET", "https://huggingface.co/api/datasets/some/data")
+        url = "https://huggingface.co/api/datasets/some/data"
         try:
-            hf_raise_for_status(
-                hub_http().Response(
-                    status,
-                    headers={"X-Error-Code": code, "X-Error-Message": message},
-                    request=request,
-                )
-            )
+            hf_raise_for_status(hub_response(status, url, code=code, message=message))
         except errors.HfHubHTTPError as error:
             return error
 

@@ -156,15 +156,11 @@ def refusal(status, code="", message=""):
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import hf_raise_for_status
 
-    from tests.conftest import hub_http
+    from tests.conftest import hub_response
 
-    request = hub_http().Request("GET", "https://huggingface.co/api/models/some/model")
+    url = "https://huggingface.co/api/models/some/model"
     try:
-        hf_raise_for_status(
-            hub_http().Response(
-                status, headers={"X-Error-Code": code, "X-Error-Message": message}, request=request
-            )
-        )
+        hf_raise_for_status(hub_response(status, url, code=code, message=message))
     except HfHubHTTPError as error:
         return error
 
