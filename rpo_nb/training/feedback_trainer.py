@@ -241,9 +241,10 @@ class FeedbackTrainer(PolicyTrainer):
     def _asked(self, source: Any) -> Any:
         """Items of feedback that was not given as eval_dataset. ValueError where its reference's
         log-probabilities can no longer be had."""
-        ours = isinstance(source, list) and source and "encoded" in source[0]
-        if source is None or ours or isinstance(source, str) or not len(source):
-            return source  # a str is the name of an evaluation set
+        named = isinstance(self.eval_dataset, dict) and isinstance(source, str)
+        items = isinstance(source, list) and source and "encoded" in source[0]
+        if source is None or items or (named and source in self.eval_dataset):
+            return source
         policy = self.accelerator.unwrap_model(self.model).policy
         if not (self.objective.method == "sft" or hasattr(policy, "disable_adapter")):
             raise ValueError(

@@ -1,5 +1,8 @@
 """Feedback and settings for the tests of `feedback_trainer`."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 
 from rpo_nb import RPOConfig
@@ -39,3 +42,21 @@ def config(tmp_path, kind=RPOConfig, **more):
 
 def losses(trainer):
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+class Hub:
+    """What was sent to the hub, in order: token, repo_id, commit_message, names of files, ..."""
+
+    def __init__(self, monkeypatch):
+        self.sent = []
+        monkeypatch.setattr("huggingface_hub.HfApi", self._api)
+
+    def _api(self, token=None):
+        def create_repo(name, private=None, exist_ok=False):
+            return SimpleNamespace(repo_id=f"me/{name}")
+
+        def upload_folder(*, folder_path, **told):
+            names = {file.name for file in Path(folder_path).iterdir()}
+            self.sent.append(told | {"token": token, "names": names})
+
+        return SimpleNamespace(create_repo=create_repo, upload_folder=upload_folder)

@@ -1,7 +1,6 @@
 """Habits of Hugging Face that a FeedbackTrainer keeps, and those that it refuses by name."""
 
 from copy import deepcopy
-from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -27,7 +26,7 @@ from rpo_nb import (
 from rpo_nb.config import DataConfig
 from rpo_nb.training.batches import desirable_rows
 from rpo_nb.training.feedback_rows import Scale, read
-from tests.training.feedback import config, losses, rows
+from tests.training.feedback import Hub, config, losses, rows
 
 LORA = LoraConfig(task_type=TaskType.SEQ_2_SEQ_LM, r=2, target_modules=["q", "v"])
 
@@ -56,28 +55,6 @@ def test_saving_leaves_what_else_is_in_the_folder(folder, tmp_path, monkeypatch)
     assert trainer(RPOTrainer, folder, tmp_path).reference_scores == 0
 
 
-class Hub:
-    """What was sent, in order."""
-
-    def __init__(self, monkeypatch):
-        self.sent = []
-        hub = self
-
-        class Api:
-            def __init__(self, token=None): ...
-
-            def create_repo(self, name, private=None, exist_ok=False):
-                return SimpleNamespace(repo_id=f"me/{name}")
-
-            def upload_folder(self, *, folder_path, commit_message, **more):
-                from pathlib import Path
-
-                names = sorted(path.name for path in Path(folder_path).iterdir())
-                hub.sent.append((commit_message, names))
-
-        monkeypatch.setattr("huggingface_hub.HfApi", Api)
-
-
 def test_a_save_pushes_the_policy_as_it_is_read(folder, tmp_path, monkeypatch):
     hub = Hub(monkeypatch)
     monkeypatch.setattr("transformers.Trainer.init_hf_repo", lambda self, token=None: None)
@@ -85,13 +62,14 @@ def test_a_save_pushes_the_policy_as_it_is_read(folder, tmp_path, monkeypatch):
     made = trainer(RPOTrainer, folder, tmp_path, given={"peft_config": LORA}, **more)
     made.train()
     made.save_model()
-    assert [message for message, _ in hub.sent] == [
+    assert [told["commit_message"] for told in hub.sent] == [
         "Training in progress, step 2",
         "Training in progress, step 4",
         "Model save",
     ]
-    for _, names in hub.sent:
-        assert {"adapter_config.json", "adapter_model.safetensors", "README.md"} <= set(names)
+    for told in hub.sent:
+        names = told["names"]
+        assert {"adapter_config.json", "adapter_model.safetensors", "README.md"} <= names
         assert "model.safetensors" not in names and not [n for n in names if n.endswith(".bin")]
 
 
@@ -280,8 +258,13 @@ def test_other_feedback_is_evaluated_where_its_reference_is_still_there(folder, 
     # an adapter that has learnt nothing is its reference
     mine = adapted.evaluate(asked)["eval_loss"]
     assert mine == pytest.approx(with_it.evaluate()["eval_loss"], rel=1e-4)
-    predicted = trainer(SFTTrainer, folder, tmp_path).predict(asked)
-    assert np.isfinite(predicted.metrics["test_loss"])
+    asked.to_json(tmp_path / "asked.jsonl")
+    sft = trainer(SFTTrainer, folder, tmp_path)
+    found = [
+        sft.predict(source).metrics["test_loss"]
+        for source in (asked, tmp_path / "asked.jsonl", str(tmp_path / "asked.jsonl"))
+    ]
+    assert np.isfinite(found[0]) and found == found[:1] * 3
     with pytest.raises(ValueError, match="the reference is the model before its training"):
         with_it.evaluate(asked)
 
@@ -301,9 +284,14 @@ def test_the_trainers_name_is_the_method(folder, tmp_path):
     ):
         with pytest.raises(ValueError, match=words):
             kind(model=str(folder), args=args, train_dataset=rows())
-    for kind in (RPOConfig, DROConfig, KTOConfig, SFTConfig):
-        args = config(tmp_path, kind)
-        assert FeedbackTrainer(str(folder), args, rows()).args.method == args.method
+    for kind, method in (
+        (RPOConfig, "rpo"),
+        (DROConfig, "dro"),
+        (KTOConfig, "kto"),
+        (SFTConfig, "sft"),
+    ):
+        made = FeedbackTrainer(str(folder), config(tmp_path, kind), rows())
+        assert made.objective.method == method
 
 
 @pytest.mark.parametrize(

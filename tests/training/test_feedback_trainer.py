@@ -2,7 +2,6 @@
 
 import json
 from copy import deepcopy
-from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -15,7 +14,7 @@ import rpo_nb
 from rpo_nb import FeedbackConfig, FeedbackTrainer, RPOConfig, RPOTrainer
 from rpo_nb.policy.load import load_policy
 from rpo_nb.policy.logps import score_completions
-from tests.training.feedback import config, losses, rows
+from tests.training.feedback import Hub, config, losses, rows
 
 
 @pytest.mark.parametrize("method", ["rpo", "dro", "kto", "sft", "best_of_k"])
@@ -174,22 +173,11 @@ def test_a_causal_model_and_an_evaluation(tmp_path, tiny_llama):
 
 
 def test_what_is_pushed_is_a_policy_with_a_card(folder, tmp_path, monkeypatch):
-    sent = {}
-
-    class Api:
-        def __init__(self, token=None):
-            sent["token"] = token
-
-        def create_repo(self, name, private=None, exist_ok=False):
-            return SimpleNamespace(repo_id=f"me/{name}")
-
-        def upload_folder(self, **kwargs):
-            sent.update(kwargs)
-
-    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    hub = Hub(monkeypatch)
     trainer = RPOTrainer(model=str(folder), args=config(tmp_path), train_dataset=rows())
     trainer.train()
     trainer.push_to_hub(token="secret")
+    (sent,) = hub.sent
     assert sent["repo_id"] == "me/out" and sent["token"] == "secret"
     pushed = tmp_path / "out" / "to_hub"
     card = (pushed / "README.md").read_text()
