@@ -232,7 +232,7 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
         | {
             "original_max_position_embeddings": 48,
             "rope_scaling": {
-                "rope_type": "longrope",
+                "type": "longrope",  # as its checkpoints have it
                 "short_factor": [1.0] * 4,
                 "long_factor": [2.0] * 4,
             },

@@ -63,7 +63,8 @@ def test_two_items_with_the_same_prompt_are_two_tuples(pair, tmp_path):
     ):
         assert (mine is None) == (theirs is None)
         if mine is not None:
-            torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+            # T5 normalises in float32 whatever its weights are, and these are wild.
+            torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("sizes", [[2, 2], [4, 4, 4], [3, 1, 4, 2], [1] * 5, [8, 1, 1], [4]])
