@@ -168,14 +168,13 @@ class Teacher:
 def compare(source: str, model: str, seeds: int, prompts: int) -> pd.DataFrame:
     """labels.csv of one source: a row a method and what it is told, with 95 % intervals over other
     seeds and prompts; of scores, what they add over labels."""
-    from rpo_nb.config.keys import content_key
+    from benchmarks.kept import once
     from rpo_nb.config.loading import load_profile
     from rpo_nb.data import load_feedback
     from rpo_nb.experiment import references
     from rpo_nb.intervals import seeds_and_prompts
     from rpo_nb.running import provenance
     from rpo_nb.running.provenance import model_key, source_key, step_code
-    from rpo_nb.store import read_sealed, write_sealed
 
     training = load_profile("smollm").training
     teacher = Teacher(references.resolve(model), training)
@@ -187,17 +186,15 @@ def compare(source: str, model: str, seeds: int, prompts: int) -> pd.DataFrame:
     made_from = [source_key(source), model_key(teacher.path), training.model_dump(), prompts, code]
 
     def found(teaching: Teaching, seed: int) -> list[float]:
-        key = content_key([made_from, asdict(teaching), seed])
-        file = provenance.cache_dir() / "labels" / f"{key}.json"
-        if known := read_sealed(file):
-            return known["right"]
         chosen = np.random.default_rng([seed, 1]).choice(
             order[TEST_PROMPTS:], prompts, replace=False
         )
         train = pairs_of(rows[rows["prompt_id"].isin(chosen)], seed)
-        answer = teacher.teach(teaching, train, test, seed).tolist()
-        write_sealed(file, {"right": answer})
-        return answer
+        return once(
+            "labels",
+            [made_from, asdict(teaching), seed],
+            lambda: teacher.teach(teaching, train, test, seed).tolist(),
+        )
 
     answers = {}
     for teaching in (*TEACHINGS, *(OF_SCORES if scored else ())):

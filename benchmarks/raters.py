@@ -5,7 +5,8 @@
 FILE has ratings with a rater's name in each row. Reward models learn from the same prompts twice a
 seed: from the ratings as they were given, and with each rater's mean and spread taken out
 (`data.level_raters`). Both are asked of prompts that neither has seen, about two completions that
-one rater rated: there strictness cannot decide who is right. Writes benchmarks/raters.csv.
+one rater rated: there strictness cannot decide who is right. Writes benchmarks/raters.csv. A reward
+model's answers are kept in the cache: asked the same again, it is not trained again.
 """
 
 from __future__ import annotations
@@ -62,10 +63,12 @@ def learnt(path: str, rows: pd.DataFrame, data: Any, config: Any, seed: int) -> 
 def compare(source: str, model: str, seeds: int, prompts: int) -> pd.DataFrame:
     """raters.csv: a row a way, and one of the difference, with 95 % intervals over other seeds and
     prompts."""
+    from benchmarks.kept import once
     from rpo_nb.config.schema import DataConfig, EvaluationConfig
     from rpo_nb.data import load_feedback
     from rpo_nb.experiment import references
     from rpo_nb.intervals import seeds_and_prompts
+    from rpo_nb.running import provenance
 
     data = DataConfig(max_prompt_tokens=64, max_completion_tokens=64)
     config = EvaluationConfig(judge_comparisons=10_000, judge_epochs=1)
@@ -83,14 +86,26 @@ def compare(source: str, model: str, seeds: int, prompts: int) -> pd.DataFrame:
         within(first[first["prompt_id"].isin(test)]),
         columns=["prompt_id", "prompt", "better", "worse"],
     )
-    right: dict[str, list[pd.Series]] = {way: [] for way in WAYS}
-    for seed in range(seeds):
+    code = [
+        provenance.code_of(Path(__file__).read_bytes()),
+        provenance.code_key("judging.reward_training", "judging.judges", "data.feedback"),
+    ]
+    made_from = [provenance.source_key(source), provenance.model_key(path), prompts, code]
+
+    def right(way: str, seed: int) -> list[float]:
+        rows = feedback[way]
         chosen = np.random.default_rng([seed, 1]).choice(pool, prompts, replace=False)
-        for way, rows in feedback.items():
-            judge = learnt(path, rows[rows["prompt_id"].isin(chosen)], data, config, seed)
-            right[way].append(accuracy(judge, pairs))
-            print(f"seed {seed}, {way}: {right[way][-1].mean():.3f}", flush=True)
-    found = {way: np.array([one.to_numpy() for one in each]) for way, each in right.items()}
+        shown = rows[rows["prompt_id"].isin(chosen)]
+        answer = once(
+            "raters",
+            [made_from, way, seed],
+            lambda: accuracy(learnt(path, shown, data, config, seed), pairs).tolist(),
+        )
+        print(f"seed {seed}, {way}: {np.mean(answer):.3f}", flush=True)
+        return answer
+
+    of_seed = [{way: right(way, seed) for way in WAYS} for seed in range(seeds)]
+    found = {way: np.array([each[way] for each in of_seed]) for way in WAYS}
     given, out = found.values()
     return pd.DataFrame(
         {
