@@ -69,6 +69,10 @@ DEFECTS = {  # reason: (action, remedy)
     "key is given twice": ("kept", "keep one; the last value was used"),
     # the row
     "column looks like content and is not used": ("kept", "rename it, or leave it out"),
+    "columns together make the prompt": (
+        "kept",
+        "leave out what a policy must not read, as a user's name",
+    ),
     "column could be the reward too": ("kept", "name the one to take as data.reward"),
     "row is not an object": ("dropped", "write each row as an object with named fields"),
     "row has no known keys": (

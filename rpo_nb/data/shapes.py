@@ -103,6 +103,8 @@ class Reader:
                 if text in seen:
                     twice.append(key)
                     self.report.once(line, str(key), "text stands twice in the prompt")
+                elif field in map(str, columns.user):  # who asked, or what was asked?
+                    self.report.once(line, f"{field}, {key}", "columns together make the prompt")
                 seen.add(text)
         return row | dict.fromkeys(twice) if twice else row
 

@@ -61,6 +61,15 @@ def test_what_a_user_asks_is_the_question():
     assert prompts([{"user": "u17", "prompt": Q} | row for row in rows]) == {Q}
 
 
+@pytest.mark.parametrize("beside", ["input", "context"])
+def test_what_may_be_a_users_name_and_is_read_as_asked_is_told(beside):
+    rows = [{"user": "John Smith", beside: Q, "output": text, "rating": n} for _, text, n in TWO]
+    both = [row["field"] for row in load(rows)[1] if "together" in row["reason"]]
+    assert both == [f"user, {beside}"]
+    known = [{"instruction": "Answer in a word.", "user": "John Smith"} | row for row in rows]
+    assert not [row for row in load(known)[1] if "together" in row["reason"]]
+
+
 @pytest.mark.parametrize("twice", ["input", "context", "history"])
 def test_a_text_that_stands_in_two_columns_is_asked_once(twice):
     rows = [{"prompt": Q, twice: f" {Q}\n", "output": text, "rating": n} for _, text, n in TWO]
