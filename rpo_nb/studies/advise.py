@@ -207,7 +207,10 @@ def recommend(known: Evidence, mine: Data) -> Advice:
         k = int(known.low["k"].min())
         study, cells = f"K = {k}", known.low[known.low["k"].eq(k)]
         where = f"the low-data study at {study}"
-        reasons = [f"{mine.single_share:.0%} of the prompts have one completion."]
+        reasons = [
+            f"{mine.single_share:.0%} of the prompts have one completion. The low-data study is of "
+            "the pocket world's own writers; how like it your data are is not measured."
+        ]
     else:
         study, distance = nearest(known.regimes, mine)
         cells, where = known.regimes[known.regimes["regime"].eq(study)], f"the regime {study}"
@@ -221,11 +224,10 @@ def recommend(known: Evidence, mine: Data) -> Advice:
         reasons[0] += (
             " No regime is like your data, so what follows is a guess." if distance > ALIKE else ""
         )
+    if mine.logp < partition.LOST:
         reasons[0] += (
-            " The reference cannot write such texts: fine-tune it on them first (SFT) and ask "
-            "again."
-            if mine.logp < partition.LOST
-            else ""
+            " The reference can hardly write such texts, so there is little to learn from: take a "
+            "model that can, and ask again."
         )
     seeds = known.seeds[known.seeds["study"].eq(study)]
     reference = cells[cells["method"].eq("reference")].iloc[0]
@@ -245,6 +247,15 @@ def recommend(known: Evidence, mine: Data) -> Advice:
         reasons += _tuned(known.tuned[known.tuned["regime"].eq(study)])
         return Advice("reference", "", "", None, tuple(reasons))
     best = sound.loc[sound["reward"].idxmax()]
+    if best["reward"] <= reference["reward"]:
+        reasons.append(
+            f"In {where} the reference has a mean reward of {number(reference['reward'], 2)}, and "
+            f"no policy's mean is above it; the best: {_cell(best)}. So keep the reference, or "
+            "get other data."
+        )
+        reasons += _tuned(known.tuned[known.tuned["regime"].eq(study)])
+        reasons += _chances(seeds, best["policy"], [reference["policy"]])
+        return Advice("reference", "", "", None, tuple(reasons))
     chosen = _nearest_of_the_level(sound, best, seeds)
     reasons.append(
         f"In {where} the reference has a mean reward of "

@@ -22,9 +22,10 @@ from rpo_nb import intervals
 from rpo_nb.config.keys import content_key
 from rpo_nb.config.loading import load_profile
 from rpo_nb.config.methods import METHOD_NAMES, METHODS
-from rpo_nb.config.schema import Profile
+from rpo_nb.config.schema import DecodingConfig, Profile
 from rpo_nb.experiment.generations import load_generations
 from rpo_nb.judging.judges import Pointwise
+from rpo_nb.policy.generation import released_decoding
 from rpo_nb.reporting import decisions, tables
 from rpo_nb.reporting.rendering import number, write_table
 from rpo_nb.reporting.style import (
@@ -56,7 +57,9 @@ YES, NO, OPEN = "yes", "no", decisions.OPEN
 REFERENCE = METHOD_NAMES["reference"]
 OF = {"config": "settings", "data": "data", "model": "model"}  # keys of `prediction.made_from`
 SHARED = "shared"  # the decoding of a preset that decodes all methods alike
-UNLIKE = "Decoded as their preset says, not as the others: {}. A pair of both compares that, too."
+UNLIKE = (
+    "Decoded as their preset says, not as the others: {}. A pair decoded unlike compares that, too."
+)
 WORST = 5  # pairs that are told where the lab was most wrong
 
 
@@ -92,13 +95,15 @@ def _preset(policy: dict[str, Any], profile: Profile) -> str:
     return (alike or policy["presets"])[0]
 
 
-def otherwise(found: dict[str, Any], profile: Profile) -> list[str]:
-    """The predicted policies that are not decoded as all methods alike are."""
-    return [
-        policy["policy"]
+def decodings(found: dict[str, Any], profile: Profile) -> dict[str, DecodingConfig]:
+    """Predicted policy -> how its completions are decoded: preset `released` decodes KTO otherwise
+    than the rest (`released_decoding`)."""
+    return {
+        policy["policy"]: profile.decoding
+        if profile.presets[_preset(policy, profile)].decoding == SHARED
+        else released_decoding(policy["method"], profile.decoding)
         for policy in found["policies"]
-        if profile.presets[_preset(policy, profile)].decoding != SHARED
-    ]
+    }
 
 
 def rewards(
@@ -233,8 +238,8 @@ def figure(
     others: Sequence[str] = (),
 ) -> Figure:
     """Left every pair: the probability of the one that was thought better, against its lead. Right
-    the policies in their predicted order, with what they gain over the reference. others: of
-    `otherwise`."""
+    the policies in their predicted order, with what they gain over the reference. others: not
+    decoded as the profile says."""
     drawn = Figure(figsize=(11, 2.2 + 0.3 * len(policies)), layout="constrained")
     left, right = drawn.subplots(1, 2, width_ratios=(1, 1.15))
     methods = {one["policy"]: one["method"] for one in policies}
@@ -336,9 +341,12 @@ def score(profile: Profile, out: Path) -> list[str]:
     said = texts(load_generations(out), found, profile)
     bench = {seed: judge_of(profile, out, seed) for seed in sorted(set(said["seed"]))}
     scored, judge = rewards(bench, out, said)
-    table, others = compared(scored, found["pairs"]), otherwise(found, profile)
-    alike = table["first"].isin(others) == table["second"].isin(others)
-    table["decoded"] = alike.map({True: "alike", False: "unlike"})
+    table, decoded = compared(scored, found["pairs"]), decodings(found, profile)
+    table["decoded"] = [
+        "alike" if decoded[first] == decoded[second] else "unlike"
+        for first, second in zip(table["first"], table["second"], strict=True)
+    ]
+    others = [policy for policy, how in decoded.items() if how != profile.decoding]
     summary, wrong = scores(table), worst(table)
     title = verdict(summary, int(table["seeds"].max()))
     notes = [

@@ -174,6 +174,21 @@ def test_verdicts_follow_the_differences_and_their_intervals():
     assert not alone["sentence"].str.contains("[", regex=False).any()
 
 
+def test_no_less_says_which_differences_it_would_have_seen():
+    """From half a point behind on it is less; the run sees what is far enough from that, on either
+    side."""
+    curves = pd.DataFrame(columns=["run", "judge", "seed", "step", "truth", "learnt"])
+    noisy = frame(dict.fromkeys(RUNS, 5.0))
+    noisy.loc[noisy["run"].eq("online-bwd-learnt") & noisy["seed"].eq(0), "truth"] += 3
+    found = learnings.verdicts(noisy, curves, PaperB()).set_index("learning")
+    told = found.loc["with a learnt reward model, online gains over offline vanish (bwd)"]
+    low, high = (f"{end - 0.5:.2f}" for end in (-told["smallest"], told["smallest"]))
+    assert told["verdict"] == OPEN
+    assert told["sentence"].endswith(
+        f"; a difference below {low} or above {high} would have been seen"
+    )
+
+
 def test_seeds_that_agree_by_luck_are_no_surer_than_their_prompts():
     rng, rows = np.random.default_rng(0), []
     for name in ("dpo", "dpo-iteration3"):

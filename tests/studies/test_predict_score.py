@@ -180,10 +180,12 @@ def test_a_prediction_of_another_study_is_not_scored(study, capsys, change):
     assert not (out / "tables" / "prediction.csv").exists()
 
 
-def test_who_is_not_decoded_as_the_others_is_told():
-    """By the texts that are taken: of a preset that decodes all methods alike, where one does."""
+def test_how_each_is_decoded():
+    """By the texts that are taken: of a preset that decodes all methods alike, where one does; and
+    the authors' code decodes KTO otherwise than the rest."""
     policies = [
-        {"policy": name, "method": "rpo", "presets": presets}
+        {"policy": f"{method} {name}", "method": method, "presets": presets}
+        for method in ("rpo", "dro", "kto")
         for name, presets in {
             "paper": ["paper"],
             "released": ["released"],
@@ -191,4 +193,8 @@ def test_who_is_not_decoded_as_the_others_is_told():
         }.items()
     ]
     profile = loading.load_profile("smoke")
-    assert prediction_scores.otherwise({"policies": policies}, profile) == ["released"]
+    found = prediction_scores.decodings({"policies": policies}, profile)
+    unlike = [policy for policy, how in found.items() if how != profile.decoding]
+    assert unlike == ["rpo released", "dro released", "kto released"]
+    assert found["rpo released"] == found["dro released"] != found["kto released"]
+    assert not found["kto released"].do_sample

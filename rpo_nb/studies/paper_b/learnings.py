@@ -135,6 +135,9 @@ def _reach(says: str, smallest: float) -> str:
         return ""
     if says == SAME:
         return f"; this run can call alike what differs by {number(smallest, 2)}, not by {ALIKE:g}"
+    if says == NO_LESS:
+        low, high = (number(end - ALIKE, 2) for end in (-smallest, smallest))
+        return f"; a difference below {low} or above {high} would have been seen"
     return f"; a difference of {number(smallest, 2)} would have been seen"
 
 
