@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -135,6 +136,19 @@ def test_the_feedbacks_own_scores_are_what_the_first_policies_learn_from(users_w
     # what the judge in the truth's place learnt from
     held_out = set(inputs.splits(profile, 0).held_out["prompt"])
     assert len(set().union(*asked, held_out)) == sum(map(len, asked)) + len(held_out)
+
+
+def test_an_adapter_is_the_same_whatever_was_trained_and_loaded_before_it(users_world, tmp_path):
+    """As where a seed was interrupted before it."""
+    profile, out, _ = users_world
+    again = tmp_path / "again"
+    shutil.copytree(out, again)
+    folders = [World(profile, 0, place).folder(Run("kto")) for place in (out, again)]
+    shutil.rmtree(folders[1])
+    ensure(profile, again, progress=False)
+    first, second = (load_file(one / "policy" / "adapter_model.safetensors") for one in folders)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_an_iteration_goes_on_with_the_adapter_of_the_one_before(users_world):

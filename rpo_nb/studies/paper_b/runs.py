@@ -103,7 +103,6 @@ def train(world: World, run: Run) -> None:
         _write_completions(world, run, world.reference, world.probe("final", run.judge), folder)
         seal(folder)
         return
-    set_seed(world.seed)
     # the reference is within the policy
     training, within = (
         world.profile.training_of(world.size),
@@ -129,6 +128,7 @@ def train(world: World, run: Run) -> None:
     )
     if within:
         world.release()
+    set_seed(world.seed)  # an adapter starts at random, and a judge that was just loaded drew, too
     model = world.load(run.start, trained=True)
     before = probe.completions(model)
     trainer = alignment.make_alignment_trainer(
