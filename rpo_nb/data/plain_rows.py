@@ -12,6 +12,7 @@ from typing import Any
 
 from rpo_nb.data.defects import Report
 from rpo_nb.data.json_file import rows
+from rpo_nb.data.names import SYSTEM
 
 
 def plain_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -45,3 +46,19 @@ def text_of(row: dict[str, Any], names: tuple[str, ...], where: str) -> str:
     if not isinstance(row[name], str) or not row[name].strip():
         raise ValueError(f"{where}: {name!r} is {row[name]!r:.60}, no text; mend it or remove it")
     return row[name]
+
+
+def prompt_of(row: dict[str, Any], names: tuple[str, ...], where: str) -> str:
+    """The prompt of a row: `text_of` these names, and after it what Alpaca calls `input`, as
+    `load_feedback` reads the two. Raises ValueError, too, for a row with a system text, which is
+    not asked."""
+    text = text_of(row, names, where)
+    for name in SYSTEM:
+        if row.get(name):
+            raise ValueError(
+                f"{where}: it has a {name!r}, which would not be read; write it into the prompt, "
+                "or leave it out"
+            )
+    if not row.get("input") or row["input"] == text:
+        return text
+    return f"{text}\n\n{text_of(row, ('input',), where)}"

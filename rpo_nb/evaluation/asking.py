@@ -11,6 +11,7 @@ the content of the prompts, so the same question is not asked twice.
 from __future__ import annotations
 
 import argparse
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,8 +26,10 @@ from rpo_nb.evaluation.prompt_sets import PromptSet, read_prompts
 from rpo_nb.experiment import inputs
 from rpo_nb.experiment.generations import completions
 from rpo_nb.experiment.grid import Run, cells, world_key
+from rpo_nb.experiment.seen import NO_LIMIT
 from rpo_nb.judging.length_control import length_controlled, length_notes
 from rpo_nb.judging.verdicts import ask, judges_for, make_pairs
+from rpo_nb.policy.encoding import Prompt, encode
 from rpo_nb.reporting.rendering import write_table
 from rpo_nb.running.processes import only_one, shown
 from rpo_nb.running.staging import placed
@@ -125,12 +128,44 @@ def _replies(
             prompts.turns[i][0] if not turn else conversation(prompts.turns[i], replies[i])
             for i in rows
         ]
+        _tell_of_cuts(profile, run, prepared, prompts, rows, asked)
         texts = completions(
             profile, run, prepared, out, asked=f"{prompts.key}-turn{turn}-", prompts=asked
         )
         for i, text in zip(rows, texts, strict=True):
             replies[i].append(text)
     return replies
+
+
+def _tell_of_cuts(
+    profile: Profile,
+    run: Run,
+    prepared: inputs.Prepared,
+    prompts: PromptSet,
+    rows: list[int],
+    asked: list[Prompt],
+) -> None:
+    """Warn of prompts that are longer than the policy reads: exports and judges have them whole."""
+    limit = profile.limits(run.size)["max_prompt_tokens"]
+    read, whole = (
+        encode(
+            prepared.tokenizer,
+            asked,
+            ["x"] * len(asked),
+            max_prompt_tokens=tokens,
+            max_completion_tokens=1,
+        )
+        for tokens in (limit, NO_LIMIT)
+    )
+    cut = [i + 1 for i, mine, all_ in zip(rows, read, whole, strict=True) if mine[0] != all_[0]]
+    if cut:
+        warnings.warn(
+            f"{prompts.name}: {len(cut):,} of {len(rows):,} prompts, the first number {cut[0]}, "
+            f"have more than the {limit} tokens that {run.size} reads: they are cut in the middle, "
+            "or lose their oldest turns, while exports and judges have them whole; train with a "
+            "larger data.max_prompt_tokens, or ask shorter prompts",
+            stacklevel=2,
+        )
 
 
 def export_all(asked: list[Asked], prompts: PromptSet, out: str | Path) -> list[Path]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from typing import Any
 from rpo_nb.config.schema import DecodingConfig
 from rpo_nb.data.prompts import render
 from rpo_nb.evaluation.prompt_sets import PromptSet
-from rpo_nb.store import atomic_write, write_json
+from rpo_nb.store import atomic_write, read_json, write_json
 
 DATE = "2000-01-01T00-00-00.000000"  # the harness reads one from the name; ours tells no time
+SET = "prompts.json"  # in a set's folder: which prompts its files are of
 TASKS = {"ifeval": "ifeval", "mt_bench": "mt_bench", "alpaca_eval": "alpaca_eval"}
 
 
@@ -65,6 +67,7 @@ def lm_eval_samples(
         "temperature": decoding.temperature if decoding.do_sample else 0.0,
         "until": [],
     }
+    target: int | str = 0 if prompts.kind == "ifeval" else ""  # its task says doc_to_target: 0
     rows = []
     for number, (turns, said, doc) in enumerate(
         zip(prompts.turns, replies, prompts.docs, strict=True)
@@ -74,7 +77,7 @@ def lm_eval_samples(
             {
                 "doc_id": number,
                 "doc": doc,
-                "target": "",
+                "target": target,
                 "arguments": {"gen_args_0": {"arg_0": prompt, "arg_1": given}},
                 "resps": [[said[-1]]],
                 "filtered_resps": [said[-1]],
@@ -82,7 +85,7 @@ def lm_eval_samples(
                 "metrics": [],
                 "doc_hash": _sha256(json.dumps(doc, indent=2, ensure_ascii=False)),
                 "prompt_hash": _sha256(prompt),
-                "target_hash": _sha256(""),
+                "target_hash": _sha256(str(target)),
             }
         )
     return rows
@@ -111,7 +114,11 @@ def export(
 ) -> list[Path]:
     """Write a policy's generations below a folder: alpaca_eval/<policy>.json and
     lm_eval/<policy>/samples_<task>_<date>.jsonl, of MT-Bench also mt_bench/<policy>.jsonl. The same
-    generations give the same bytes."""
+    generations give the same bytes. Files there of other prompts are removed first."""
+    about = {"prompts": prompts.key}
+    if not (folder / SET).is_file() or read_json(folder / SET) != about:
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json(folder / SET, about)
     task = TASKS.get(prompts.kind, prompts.name)
     samples = folder / "lm_eval" / generator / f"samples_{task}_{DATE}.jsonl"
     written = [

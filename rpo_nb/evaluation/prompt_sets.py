@@ -7,7 +7,7 @@ The kind is told by the keys of the first row:
 | --- | --- | --- |
 | ifeval | key, prompt, instruction_id_list, kwargs | google-research, instruction_following_eval |
 | mt_bench | question_id, turns | lm-sys/FastChat, llm_judge/data/mt_bench/question.jsonl |
-| alpaca_eval | instruction (dataset, output, generator) | tatsu-lab/alpaca_eval, alpaca_eval.json |
+| alpaca_eval | instruction (input, dataset, generator) | tatsu-lab/alpaca_eval, alpaca_eval.json |
 | prompts | prompt; or a .txt file with a prompt a line | a user |
 """
 
@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rpo_nb.config.keys import content_key
-from rpo_nb.data.plain_rows import plain_rows, text_of
+from rpo_nb.config.names import ENDING
+from rpo_nb.data.plain_rows import plain_rows, prompt_of, text_of
 
 MOST_TURNS = 8  # of a conversation
 
@@ -44,7 +45,7 @@ def read_prompts(path: str | Path) -> PromptSet:
     row for a row of another form than the first, an empty prompt, a conversation of more than 8
     turns, and what is not UTF-8."""
     file = Path(path).expanduser()
-    name = re.sub(r"\W+", "_", file.name.split(".")[0]).strip("_") or "prompts"
+    name = re.sub(r"\W+", "_", ENDING.sub("", file.name)).strip("_") or "prompts"
     if file.suffix == ".txt":
         if not file.is_file():
             raise ValueError(f"there is no file {file.name!r}; check the path")
@@ -92,7 +93,8 @@ def _kind(row: dict[str, Any]) -> str:
 
 def _turns(kind: str, row: dict[str, Any], where: str) -> list[str]:
     if kind != "mt_bench":
-        return [text_of(row, ("instruction",) if kind == "alpaca_eval" else ("prompt",), where)]
+        names = ("instruction",) if kind == "alpaca_eval" else ("prompt",)
+        return [prompt_of(row, names, where)]
     turns = row.get("turns")
     if not isinstance(turns, list) or not 1 <= len(turns) <= MOST_TURNS:
         raise ValueError(f"{where}: turns must be a list of 1 to {MOST_TURNS} texts")

@@ -17,7 +17,7 @@ import pandas as pd
 
 from rpo_nb.config.loading import repository_root
 from rpo_nb.config.schema import Profile
-from rpo_nb.data.plain_rows import plain_rows, text_of
+from rpo_nb.data.plain_rows import plain_rows, prompt_of, text_of
 from rpo_nb.pocket import checker
 from rpo_nb.pocket.prompts import make_prompts, parse
 from rpo_nb.pocket.words import COUNTS, PROMPTS
@@ -54,19 +54,20 @@ def read_gold(path: str | Path) -> pd.DataFrame:
     name, found = Path(path).name, []
     for number, row in plain_rows(path):
         where = f"{name}, row {number}"
-        prompt, first, second = (text_of(row, names, where) for names in (PROMPT, FIRST, SECOND))
+        prompt = prompt_of(row, PROMPT, where)
+        first, second = (text_of(row, names, where) for names in (FIRST, SECOND))
         told = row.get("better", row.get("label"))
         if str(told).lower() not in BETTER:
             raise ValueError(f'{where}: better is {told!r:.40}; it must be "a" or "b"')
         if first == second:
             raise ValueError(f"{where}: its two completions are the same; remove the row")
-        paraphrase = row.get("paraphrase") or PARAPHRASES[number % len(PARAPHRASES)].format(
-            prompt=prompt
-        )
+        paraphrase = PARAPHRASES[number % len(PARAPHRASES)].format(prompt=prompt)
+        if row.get("paraphrase"):
+            paraphrase = text_of(row, ("paraphrase",), where)
         found.append(
             {
-                "id": str(row.get("id", number)),
-                "set": str(row.get("set", "all")),
+                "id": str(_given(row, "id", number)),
+                "set": str(_given(row, "set", "all")),
                 "prompt": prompt,
                 "paraphrase": paraphrase,
                 "output_a": first,
@@ -79,6 +80,10 @@ def read_gold(path: str | Path) -> pd.DataFrame:
     if len(twice):
         raise ValueError(f"{name}: the id {twice.iloc[0]!r} stands twice; name every row once")
     return frame
+
+
+def _given(row: dict, name: str, otherwise: Any) -> Any:
+    return otherwise if row.get(name) is None else row[name]
 
 
 def pocket_gold(count: int = COUNT, *, seed: int = 0) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -106,12 +106,13 @@ class Comparison(NamedTuple):
     @property
     def agrees(self) -> bool:
         """Whether no table that can be judged is further off than chance allows."""
-        return bool((self.allowed["off"] <= self.allowed["may"]).all())
+        return not (self.allowed["off"] > self.allowed["may"]).any()
 
     @property
     def unjudged(self) -> list[str]:
         """The tables whose seeds in the deep run are too few and too far apart to judge by."""
-        return self.allowed.loc[self.allowed["may"] >= FARTHEST, "table"].tolist()
+        judged = self.allowed["off"].notna() & (self.allowed["may"] < FARTHEST)
+        return self.allowed.loc[~judged, "table"].tolist()
 
 
 def compare(run: pd.DataFrame, deep: pd.DataFrame) -> Comparison:
@@ -135,7 +136,7 @@ def compare(run: pd.DataFrame, deep: pd.DataFrame) -> Comparison:
         {
             "table": tables,
             "cell": shared.get_level_values("cell"),
-            "value": np.nanmean(ours, axis=1),
+            "value": ours.mean(axis=1).to_numpy(),
             "expected": expected,
             "low": expected - half,
             "high": expected + half,
@@ -144,14 +145,14 @@ def compare(run: pd.DataFrame, deep: pd.DataFrame) -> Comparison:
         }
     )
     groups = {name: np.asarray(tables == name) for name in dict.fromkeys(tables)}
-    by_chance = _by_chance(theirs.to_numpy(), ours.shape[1])
+    level = LEVEL / len(groups)
     allowed = [
         {
             "table": name,
             "cells": int(mine.sum()),
             "misses": int(cells["misses"][mine].sum()),
             "off": np.exp(_off(deviation[mine])),
-            "may": np.exp(_may([_off(way[mine]) for way in by_chance], LEVEL / len(groups))),
+            "may": np.exp(_may(_left_out(ours[mine], theirs[mine], both), level)),
         }
         for name, mine in groups.items()
     ]
@@ -163,13 +164,27 @@ def compare(run: pd.DataFrame, deep: pd.DataFrame) -> Comparison:
 def _deviation(ours: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of values [cells, seeds]: how far our mean is from that of the others, in half widths of its
     prediction interval; that mean; the half width. A cell that is the same for all seeds must be
-    so here, too."""
+    so here, too; of one that has fewer than two other seeds nothing is known: NaNs."""
+    known = (np.sum(~np.isnan(others), axis=1) > 1) & ~np.isnan(ours).all(axis=1)
+    out = np.full((3, len(known)), np.nan)
+    ours, others = ours[known], others[known]
     n, k = (np.sum(~np.isnan(values), axis=1) for values in (others, ours))
     mean, spread = np.nanmean(others, axis=1), np.nanstd(others, axis=1, ddof=1)
     half = stats.t.ppf(SURE, n - 1) * spread * np.sqrt(1 / n + 1 / k)
     off = np.nanmean(ours, axis=1) - mean
     tiny = np.abs(off) <= 1e-9 * np.maximum(1, np.abs(mean))  # rounding
-    return np.where(tiny, 0.0, off / np.where(half > 0, half, 1e-12)), mean, half
+    out[:, known] = np.where(tiny, 0.0, off / np.where(half > 0, half, 1e-12)), mean, half
+    deviation, mean, half = out
+    return deviation, mean, half
+
+
+def _left_out(ours: pd.DataFrame, deep: pd.DataFrame, both: Sequence[Any]) -> list[float]:
+    """`_off` of seeds of the deep run beside its others, as many at a time as we have, of one
+    table's cells [cells, seeds]; none where the table has too few seeds that we have not."""
+    ours, deep = (frame.dropna(axis=1, how="all") for frame in (ours, deep))
+    if len(deep.columns.drop(both, errors="ignore")) < FEWEST:
+        return []
+    return [_off(way) for way in _by_chance(deep.to_numpy(), ours.shape[1])]
 
 
 def _by_chance(deep: np.ndarray, seeds: int) -> list[np.ndarray]:
@@ -186,15 +201,20 @@ def _by_chance(deep: np.ndarray, seeds: int) -> list[np.ndarray]:
 
 
 def _off(deviation: np.ndarray) -> float:
-    """log of the root mean square of deviations: near log ½ by chance."""
-    capped = np.minimum(np.abs(deviation), FARTHEST)
-    return float(0.5 * np.log(np.nanmean(capped**2) + 1e-12))
+    """log of the root mean square of deviations: near log ½ by chance; NaN of none."""
+    known = deviation[~np.isnan(deviation)]
+    capped = np.minimum(np.abs(known), FARTHEST)
+    return float(0.5 * np.log(np.mean(capped**2) + 1e-12)) if len(known) else np.nan
 
 
 def _may(left_out: Sequence[float], level: float) -> float:
     """The one-sided prediction bound of `_off` for another sound run, from that of the seeds left
-    out: where cells hang together it scatters from seed to seed, and the bound is wide."""
+    out: where cells hang together it scatters from seed to seed, and the bound is wide. Infinite
+    where fewer than two ways are known."""
+    left_out = [off for off in left_out if not np.isnan(off)]
     n = len(left_out)
+    if n < 2:
+        return np.inf
     spread = np.std(left_out, ddof=1) * np.sqrt(1 + 1 / n)
     return float(np.mean(left_out) + stats.t.ppf(1 - level, min(n, 10) - 1) * spread)
 
@@ -207,8 +227,10 @@ def sentence(found: Comparison, *, shown: int = 5) -> str:
     chance."""
     missing = found.cells[found.cells["misses"]].copy()
     missing = missing.reindex(missing["deviation"].abs().sort_values(ascending=False).index)
-    total = len(found.cells)
+    total = int(found.cells["deviation"].notna().sum())
     text = f"{total - len(missing)} of {total} cells are where they should be"
+    if total < len(found.cells):
+        text += f" ({len(found.cells) - total} more have too few seeds in the deep run)"
     if len(missing):
         named = [
             f"{row.table} {row.cell} ({row.value:.4g}, expected {row.low:.4g} to {row.high:.4g})"

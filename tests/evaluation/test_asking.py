@@ -170,3 +170,12 @@ def test_the_reading_of_a_file_goes_the_whole_way(world, tmp_path):
     assert [len(one.replies[0]) for one in asked] == [2, 2]
     written = asking.export_all(asked, prompts, out)
     assert sum(path.parent.name == "mt_bench" for path in written) == 2
+
+
+def test_a_prompt_that_is_cut_is_told(world):
+    profile, out = world
+    limit = profile.limits("small")["max_prompt_tokens"]
+    prompts = PromptSet("own", "prompts", [["the red lamp"], ["lamp " * (limit + 5)]], [{}, {}])
+    runs = asking.chosen_runs(profile, methods="rpo")
+    with pytest.warns(UserWarning, match=f"own: 1 of 2 prompts, the first number 2,.* {limit} tok"):
+        asking.ask_policies(profile, out, prompts, runs)

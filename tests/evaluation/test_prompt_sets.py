@@ -44,6 +44,33 @@ def test_the_kind_is_told_by_the_keys(tmp_path):
     assert read_prompts(lines).name == "my_prompts"
 
 
+def test_what_stands_after_an_instruction_is_asked_too(tmp_path):
+    rows = [ALPACA | {"instruction": "In a word.", "input": text} for text in ("Who?", "", None)]
+    asked = read_prompts(write(tmp_path / "a.jsonl", rows)).turns
+    assert asked == [["In a word.\n\nWho?"], ["In a word."], ["In a word."]]
+
+
+def test_two_versions_of_a_file_are_two_sets(tmp_path):
+    names = [
+        read_prompts(write(tmp_path / name, [{"prompt": "Hello?"}])).name
+        for name in ("eval.v1.jsonl", "eval.v2.jsonl", "eval.v2.json", "plain.jsonl")
+    ]
+    assert names == ["eval_v1", "eval_v2", "eval_v2", "plain"]
+
+
+def test_files_of_other_prompts_do_not_stay_beside(tmp_path):
+    """A file of the same name that says something else."""
+    for prompt, policies in (("Hello?", ("rpo", "sft")), ("Bye?", ("rpo",)), ("Bye?", ("dro",))):
+        prompts = read_prompts(write(tmp_path / "a.jsonl", [{"prompt": prompt}]))
+        for policy in policies:
+            export(tmp_path / "a", prompts, [["Hi."]], policy, DECODING)
+    found = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("a/alpaca_eval/*")}
+    assert {name: rows[0]["instruction"] for name, rows in found.items()} == {
+        "rpo": "Bye?",
+        "dro": "Bye?",
+    }
+
+
 def test_the_key_is_of_what_is_asked(tmp_path):
     one = read_prompts(write(tmp_path / "a.jsonl", [{"prompt": "Hello?"}]))
     assert read_prompts(write(tmp_path / "a.jsonl", [{"prompt": "Hello!"}])).key != one.key
@@ -57,6 +84,8 @@ def test_the_key_is_of_what_is_asked(tmp_path):
         ([BENCH, BENCH | {"turns": []}], "row 2: turns must be"),
         ([BENCH | {"turns": ["a", ""]}], "row 1: 'turns' is ''"),
         ([{"prompt": " "}], "row 1: 'prompt' is ' '"),
+        ([{"prompt": "Hello?", "system": "Be brief."}], "row 1: it has a 'system', which would"),
+        ([ALPACA | {"input": 7}], "row 1: 'input' is 7"),
     ],
 )
 def test_a_row_of_another_form_is_named(tmp_path, rows, told):
@@ -112,6 +141,7 @@ def test_the_harness_samples_have_its_fields_hashes_and_name(tmp_path):
     assert row["resps"] == [["hello hello"]] and row["filtered_resps"] == ["hello hello"]
     given = row["arguments"]["gen_args_0"]
     assert given["arg_0"] == IFEVAL["prompt"] and given["arg_1"]["max_gen_toks"] == 16
+    assert row["target"] == 0 and row["target_hash"] == hashlib.sha256(b"0").hexdigest()
     assert row["prompt_hash"] == hashlib.sha256(IFEVAL["prompt"].encode()).hexdigest()
     assert (
         row["doc_hash"]

@@ -30,6 +30,18 @@ def test_a_file_of_ones_own_needs_four_columns_and_may_have_three_more(tmp_path)
     assert "Say hello." in found["paraphrase"][0] != found["prompt"][0]
 
 
+def test_a_column_without_a_value_is_as_one_that_is_not_there(tmp_path):
+    empty = {"id": None, "set": None, "paraphrase": None, "input": None}
+    first, second = (gold.read_gold(write(tmp_path, [row, row])) for row in (ROW | empty, ROW))
+    assert first.equals(second)
+
+
+def test_what_stands_after_an_instruction_is_asked_too(tmp_path):
+    row = {"instruction": "Say it in French.", "input": "Hello."} | ROW
+    del row["prompt"]
+    assert gold.read_gold(write(tmp_path, [row]))["prompt"].item() == "Say it in French.\n\nHello."
+
+
 def test_llmbars_own_form_is_read(tmp_path):
     row = {"input": "Say hello.", "output_1": "Hello.", "output_2": "No.", "label": 2}
     path = tmp_path / "dataset.json"
@@ -45,6 +57,9 @@ def test_llmbars_own_form_is_read(tmp_path):
         ({"output_b": "Hello."}, "the same"),
         ({"prompt": " "}, "'prompt' is ' '"),
         ({"output_a": 3}, "'output_a' is 3"),
+        ({"paraphrase": ["Greet me.", "Hello?"]}, "'paraphrase' is ['Greet me.', 'Hello?']"),
+        ({"paraphrase": 7}, "'paraphrase' is 7"),
+        ({"system": "Be kind."}, "it has a 'system', which would not be read"),
     ],
 )
 def test_a_row_that_cannot_be_gold_is_named(tmp_path, change, told):

@@ -94,6 +94,34 @@ def test_with_few_seeds_it_says_that_it_cannot_tell():
     assert verify.compare(numbers([20]), DEEP).unjudged == []
 
 
+def noise(table, seeds, *, shift=0.0, cells=30):
+    rng = np.random.default_rng([len(table), *seeds])
+    rows = [(table, f"c{c}", s, shift + rng.normal()) for c in range(cells) for s in seeds]
+    return pd.DataFrame(rows, columns=["table", "cell", "seed", "value"])
+
+
+def test_a_table_of_fewer_seeds_than_the_others_is_judged_by_its_own():
+    deep = pd.concat([noise("table2", range(10)), noise("paper_b", range(5))])
+    wrong = pd.concat([noise("table2", [10]), noise("paper_b", [10], shift=1000)])
+    found = verify.compare(wrong, deep)
+    assert not found.agrees
+    assert "More than chance allows is wrong with paper_b (30 of 30" in verify.sentence(found)
+    few = pd.concat([noise("table2", range(10)), noise("paper_b", range(3))])
+    found = verify.compare(wrong, few)
+    assert found.agrees and found.unjudged == ["paper_b"]
+    assert "cannot be told of paper_b" in verify.sentence(found)
+
+
+def test_a_cell_that_one_other_seed_has_is_not_counted():
+    deep, run = noise("table2", range(10)), noise("table2", [10])
+    alone = deep["cell"].eq("c0") & deep["seed"].ne(3)
+    found = verify.compare(run, deep[~alone])
+    assert found.cells["deviation"].isna().tolist() == [True] + [False] * 29
+    assert not found.cells["misses"][0] and found.agrees
+    told = verify.sentence(found)
+    assert "of 29 cells" in told and "(1 more have too few seeds in the deep run)" in told
+
+
 def test_a_sound_run_is_seldom_refused():
     refused = sum(not verify.compare(numbers([seed]), DEEP).agrees for seed in range(100, 140))
     assert refused <= stats.binom.ppf(0.999, 40, 0.05)
