@@ -60,8 +60,8 @@ def over_seeds(
     own spread and the prompts' that are not shared. Its quantile lies between those of t with S − 1
     degrees of freedom and the normal's, by the shares of the two parts (Cochran 1964, Approximate
     significance levels of the Behrens-Fisher test); with no prompt shared it is Student's t. The
-    interval is never narrower than one standard error of the prompts to either side, so that two
-    seeds that happen to agree decide nothing.
+    interval is never narrower than one standard error of the prompts to either side: two seeds that
+    happen to agree are not taken for certain, and one interval in twenty still misses.
 
     Why this one (measured, tests/test_intervals.py): it covers the truth in 94 to 97 % of runs with
     3 to 10 seeds, whether the seeds' spread is 0, 1 or 3 times the prompts' error and whether seeds

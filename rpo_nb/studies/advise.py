@@ -93,7 +93,7 @@ def single_share(train: Dataset) -> float:
 
 def look(profile: Profile, size: str, seed: int, judge: Judge | None) -> tuple[Data, list[str]]:
     """The data of a profile under its reference, by a judge, and the diagnostics of each preset as
-    lines of text."""
+    lines of text. Raises ValueError for a judge that decides nothing."""
     prepared = inputs.prepare(profile, size, seed)
     train, runs = prepared.splits.train, {}
     for name, preset in profile.presets.items():
@@ -121,6 +121,11 @@ def look(profile: Profile, size: str, seed: int, judge: Judge | None) -> tuple[D
     chances += [
         {"first": 0.0, "second": 100.0}.get(a, np.nan) for a in judge.compare(prompts, own, theirs)
     ]
+    if np.isnan(chances).all():
+        raise ValueError(
+            f"the judge {judge.name} said of no completion whether it or the reference's own text "
+            "is better; name another first in evaluation.judges"
+        )
     return Data(k, single_share(train), logp, float(np.nanmean(chances))), lines
 
 

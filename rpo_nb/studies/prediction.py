@@ -170,7 +170,7 @@ def predicted(
     of it believed and no data too far from it).
 
     A policy that the lab does not have is even with every other. Raises ValueError without the
-    lab's seeds.
+    lab's seeds, and where the lab has none of the policies.
     """
     if known.seeds.empty:
         raise ValueError(
@@ -178,6 +178,11 @@ def predicted(
             "use the results of a newer run"
         )
     places = [i for i, policy in enumerate(studied) if policy.lab]
+    if not places:
+        raise ValueError(
+            "the lab has no policy of this study, so nothing is foretold; keep the reference among "
+            "its methods, or take temperatures that the lab has"
+        )
     names = [studied[i].lab for i in places]
     near = advise.distances(known.regimes, mine)
     drawn = [draws(_gains(known.seeds, regime, names), seeds) for regime in near.index]

@@ -253,3 +253,12 @@ def test_a_look_at_data_has_the_diagnostics_of_every_preset(profile):
     assert [line.split()[1].rstrip(":") for line in lines] == list(profile.presets) and all(
         "effective sample size" in line for line in lines
     )
+
+
+def test_a_judge_that_decides_nothing_is_named(profile):
+    class Mute(Checker):
+        def compare(self, prompts, first, second):
+            return ["none"] * len(prompts)
+
+    with pytest.raises(ValueError, match="judge checker said of no completion.*evaluation.judges"):
+        advise.look(profile, "small", 0, Mute(pocket.score))

@@ -102,6 +102,12 @@ def test_noise_says_next_to_nothing_and_data_that_are_like_no_regime_nothing():
     assert found["evidence"]["no_regime"] == pytest.approx(1, abs=1e-3)
 
 
+def test_a_study_of_nothing_that_the_lab_has_is_told():
+    strangers = [one._replace(lab="") for one in STUDIED]
+    with pytest.raises(ValueError, match="the lab has no policy of this study"):
+        prediction.predicted(evidence(always), MINE, strangers, 3)
+
+
 def test_regimes_that_contradict_each_other_carry_nothing_over():
     turned = evidence(
         lambda regime, policy, seed: always(regime, policy, 0) * (-1 if regime == "stronger" else 1)
