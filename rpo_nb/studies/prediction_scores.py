@@ -341,11 +341,16 @@ def score(profile: Profile, out: Path) -> list[str]:
     said = texts(load_generations(out), found, profile)
     bench = {seed: judge_of(profile, out, seed) for seed in sorted(set(said["seed"]))}
     scored, judge = rewards(bench, out, said)
-    table, decoded = compared(scored, found["pairs"]), decodings(found, profile)
-    table["decoded"] = [
-        "alike" if decoded[first] == decoded[second] else "unlike"
-        for first, second in zip(table["first"], table["second"], strict=True)
-    ]
+    return write(compared(scored, found["pairs"]), found, profile, out, judge)
+
+
+def write(
+    table: pd.DataFrame, found: dict[str, Any], profile: Profile, out: Path, judge: str
+) -> list[str]:
+    """The files and the sentences of `score`. table: of `compared`; found: the prediction."""
+    decoded = decodings(found, profile)
+    alike = [decoded[a] == decoded[b] for a, b in zip(table["first"], table["second"], strict=True)]
+    table = table.assign(decoded=np.where(alike, "alike", "unlike"))
     others = [policy for policy, how in decoded.items() if how != profile.decoding]
     summary, wrong = scores(table), worst(table)
     title = verdict(summary, int(table["seeds"].max()))
