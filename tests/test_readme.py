@@ -141,7 +141,8 @@ def test_the_guides_words_on_what_came_true_are_the_studys():
     alike = claims.pick(cells, preset="released", baseline="reference").iloc[0]
     told, seen = cells["verdict"].value_counts(), cells["smallest"][cells["smallest"] < 50]
     for words in (
-        f"Of the {len(known)} decided pairs {known['decoded'].eq('unlike').sum()} compare the two",
+        f"Of the {len(known)} decided pairs {known['decoded'].eq('unlike').sum()} compare "
+        "policies decoded unlike",
         f"{wrong['decoded'].eq('unlike').sum()} of the {len(wrong)} wrong ones are among them",
         f"gains {best['gain']:.2f} [{best['low']:.2f}, {best['high']:.2f}] of the judge's points",
         f"wins {alike['win_rate']:.1f} [{alike['ci_low']:.1f}, {alike['ci_high']:.1f}] %",

@@ -26,7 +26,7 @@ from rpo_nb.experiment import generations, inputs
 from rpo_nb.judging import verdicts
 from rpo_nb.running import parts
 from rpo_nb.running.jobs import LAB, MADE, PAPER_B, TABLES, jobs
-from rpo_nb.running.manifest import JOBS
+from rpo_nb.running.manifest import JOBS, write_manifest
 from rpo_nb.running.processes import only_one, parallel_jobs
 from rpo_nb.running.provenance import cache_dir, source_key, step_code
 from rpo_nb.studies import (
@@ -310,6 +310,7 @@ def run(
             print(f"{missing} parts are missing")
             return False
         _mark(profile, out)
+        write_manifest(profile, out)  # of all seeds, where tables of fewer were made before
         return True
 
 
