@@ -14,6 +14,7 @@ from rpo_nb.config import loading
 from rpo_nb.experiment import inputs
 from rpo_nb.running import parts
 from rpo_nb.running.provenance import PACKAGE, cache_dir
+from rpo_nb.store import read_json, write_json
 from rpo_nb.studies import deep, lab, lab_runs, lab_tables
 from rpo_nb.studies.paper_b import runs, tables
 
@@ -137,7 +138,9 @@ def test_what_tuning_chooses_comes_after_it():
 def test_tables_come_from_the_parts_alone_byte_by_byte(profile, first, before, cloned, no_training):
     assert len([name for name in before if name.endswith(".gz")]) == 2
     assert not cache_dir().exists()  # the other machine has made nothing
+    write_json(cloned / "manifest.json", {"seeds": [0], "config_hash": "of a run of fewer seeds"})
     assert deep.run(profile, cloned, cores=1)
+    assert read_json(cloned / "manifest.json")["seeds"] == [0, 1]
     assert tables_of(profile, cloned) == before
     for part in deep.parts_of(profile):
         deep.make(profile, part, cloned)
