@@ -179,9 +179,7 @@ def predicted(
         )
     places = [i for i, policy in enumerate(studied) if policy.lab]
     if not places:
-        raise ValueError(
-            "the lab has no policy of this study; keep reference among its methods"
-        )
+        raise ValueError("the lab has no policy of this study; keep reference among its methods")
     names = [studied[i].lab for i in places]
     near = advise.distances(known.regimes, mine)
     drawn = [draws(_gains(known.seeds, regime, names), seeds) for regime in near.index]
