@@ -164,10 +164,9 @@ def hub_problem(error: BaseException, name: str, *, kind: str = "model") -> Prob
 
     page, chain = PAGES[kind].format(name), list(_chain(error))
     told = " ".join(str(one) for one in chain)
-    refused = [one for one in chain if isinstance(one, errors.HfHubHTTPError)]
-    # before huggingface_hub 1 what is not in the cache is one of these, without a response
-    answered = [one.response for one in refused if one.response is not None]
-    status = answered[0].status_code if answered else None
+    status = next(
+        (one.response.status_code for one in chain if isinstance(one, errors.HfHubHTTPError)), None
+    )
     if any(isinstance(one, errors.GatedRepoError) for one in chain) or any(
         words in told for words in ("is a gated dataset", "trying to access a gated repo")
     ):

@@ -96,20 +96,12 @@ def word_tokenizer(**special: str):
 
 def hub_response(status, url, **headers):
     """A response as huggingface_hub raises errors for it: of httpx2 or, before its release 2, of
-    httpx, before its release 1 of requests."""
+    httpx."""
     from huggingface_hub.utils import _http
 
-    library = next((vars(_http)[n] for n in ("httpx2", "httpx") if n in vars(_http)), None)
+    library = next(vars(_http)[name] for name in ("httpx2", "httpx") if name in vars(_http))
     headers = {f"X-Error-{name.title()}": value for name, value in headers.items()}
-    if library:
-        return library.Response(status, headers=headers, request=library.Request("GET", url))
-    import requests
-
-    response = requests.Response()
-    response.status_code, response.url = status, url
-    response.headers.update(headers)
-    response.request = requests.Request("GET", url).prepare()
-    return response
+    return library.Response(status, headers=headers, request=library.Request("GET", url))
 
 
 @pytest.fixture(scope="session")

@@ -50,15 +50,19 @@ def text_of(row: dict[str, Any], names: tuple[str, ...], where: str) -> str:
 
 def prompt_of(row: dict[str, Any], names: tuple[str, ...], where: str) -> str:
     """The prompt of a row: `text_of` these names, and after it what Alpaca calls `input`, as
-    `load_feedback` reads the two. Raises ValueError, too, for a row with a system text, which is
-    not asked."""
+    `load_feedback` reads the two. Raises ValueError, too, for `refuse_system`."""
+    refuse_system(row, where)
     text = text_of(row, names, where)
+    if not row.get("input") or row["input"] == text:
+        return text
+    return f"{text}\n\n{text_of(row, ('input',), where)}"
+
+
+def refuse_system(row: dict[str, Any], where: str) -> None:
+    """Raise ValueError for a row with a system text, which is not asked."""
     for name in SYSTEM:
         if row.get(name):
             raise ValueError(
                 f"{where}: it has a {name!r}, which would not be read; write it into the prompt, "
                 "or leave it out"
             )
-    if not row.get("input") or row["input"] == text:
-        return text
-    return f"{text}\n\n{text_of(row, ('input',), where)}"

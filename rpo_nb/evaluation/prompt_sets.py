@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from rpo_nb.config.keys import content_key
 from rpo_nb.config.names import ENDING
-from rpo_nb.data.plain_rows import plain_rows, prompt_of, text_of
+from rpo_nb.data.plain_rows import plain_rows, prompt_of, refuse_system, text_of
 
 MOST_TURNS = 8  # of a conversation
 
@@ -95,6 +95,7 @@ def _turns(kind: str, row: dict[str, Any], where: str) -> list[str]:
     if kind != "mt_bench":
         names = ("instruction",) if kind == "alpaca_eval" else ("prompt",)
         return [prompt_of(row, names, where)]
+    refuse_system(row, where)
     turns = row.get("turns")
     if not isinstance(turns, list) or not 1 <= len(turns) <= MOST_TURNS:
         raise ValueError(f"{where}: turns must be a list of 1 to {MOST_TURNS} texts")

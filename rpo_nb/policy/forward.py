@@ -102,18 +102,16 @@ def depends_on_the_batch(model: nn.Module) -> str:
     """What a user must know of a model whose log-probabilities depend on the rows beside, "" of
     others: transformers scales its positions by the longest row of a batch."""
     config = text_config(model)
-    # transformers 4 has them under the older name, many a checkpoint has the older key.
-    ropes = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    ropes = getattr(config, "rope_parameters", None) or {}
     for rope in (ropes, *(part for part in ropes.values() if isinstance(part, dict))):
-        kind = rope.get("rope_type", rope.get("type"))
-        if kind in ("longrope", "dynamic"):
+        if rope.get("rope_type") in ("longrope", "dynamic"):
             limit = (
                 rope.get("original_max_position_embeddings")
                 or getattr(config, "original_max_position_embeddings", None)
                 or config.max_position_embeddings
             )
             return (
-                f"{type(core_of(model)).__name__} scales its positions ({kind}) "
+                f"{type(core_of(model)).__name__} scales its positions ({rope['rope_type']}) "
                 f"by the longest row of a batch as soon as that has more than {limit} tokens: "
                 "keep prompt and completion together below that, or a row's log-probability "
                 "depends on the rows beside it"

@@ -106,7 +106,8 @@ class FeedbackConfig(TrainingArguments):
 class RPOConfig(FeedbackConfig):
     """Of paper A's RPO, its eq. 19 by default. Tuned alike (results/pocket-deep, lab_tuned_duels)
     that did better than V̂ = 0 (estimator "none") on data of other writers, and worse on the
-    reference's own texts and where it had hardly seen the writers' words."""
+    reference's own texts and on those of better, not much better, writers whose words it had hardly
+    seen."""
 
 
 @dataclass

@@ -85,8 +85,7 @@ class FeedbackTrainer(PolicyTrainer):
         set_seed(args.seed)  # an adapter and DRO's value network start at random
         if train_dataset is None:
             raise ValueError("there is no train_dataset; give prompt, completion, reward")
-        # not self.tokenizer, which is Trainer's own before transformers 5
-        policy, self._tokenizer = policy_of(
+        policy, self.tokenizer = policy_of(
             model, processing_class, peft_config, dropout=not args.disable_dropout
         )
         policy.to(args.device)
@@ -114,7 +113,7 @@ class FeedbackTrainer(PolicyTrainer):
             train_dataset=groups,
             eval_dataset=held_out,
             objective=objective,
-            pad_id=self._tokenizer.pad_token_id,
+            pad_id=self.tokenizer.pad_token_id,
             micro_batch_tokens=args.micro_batch_tokens,
             callbacks=list(callbacks or ()),
             optimizers=optimizers,
@@ -151,7 +150,7 @@ class FeedbackTrainer(PolicyTrainer):
     ) -> list[dict]:
         """The items that a part of the data is trained or evaluated on."""
         limits = args.max_prompt_tokens, args.max_completion_tokens
-        encoded = feedback_rows.encoded(self._tokenizer, rows, limits, part)
+        encoded = feedback_rows.encoded(self.tokenizer, rows, limits, part)
         ids, rewards = np.asarray(rows["prompt_id"]), self.scale(rows)
         ref_logps, chosen = np.zeros(len(rewards)), None
         if ROWS[args.method].best_only and part == "train":
@@ -195,7 +194,7 @@ class FeedbackTrainer(PolicyTrainer):
             key = content_key([encoded, _weights_key(policy), args.bf16])
             kept = read_sealed(file)
             if kept is None or kept.get("key") != key:
-                kept = {"key": key, "sum": _scored(policy, self._tokenizer, encoded, args).tolist()}
+                kept = {"key": key, "sum": _scored(policy, self.tokenizer, encoded, args).tolist()}
                 self.reference_scores += len(encoded)
                 if args.process_index == 0:
                     write_sealed(file, kept)
@@ -273,7 +272,7 @@ class FeedbackTrainer(PolicyTrainer):
         """The policy's files, each whole or absent, into a folder that may have others."""
         folder = folder.resolve()
         written = folder / ".policy"
-        save_policy(self, self._tokenizer, written)
+        save_policy(self, self.tokenizer, written)
         if self.is_world_process_zero():
             for file in sorted(written.iterdir()):
                 if file.is_dir():  # of an adapter that has a name

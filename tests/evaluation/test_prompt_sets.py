@@ -85,6 +85,7 @@ def test_the_key_is_of_what_is_asked(tmp_path):
         ([BENCH | {"turns": ["a", ""]}], "row 1: 'turns' is ''"),
         ([{"prompt": " "}], "row 1: 'prompt' is ' '"),
         ([{"prompt": "Hello?", "system": "Be brief."}], "row 1: it has a 'system', which would"),
+        ([BENCH | {"system_prompt": "Be brief."}], "row 1: it has a 'system_prompt', which would"),
         ([ALPACA | {"input": 7}], "row 1: 'input' is 7"),
     ],
 )
