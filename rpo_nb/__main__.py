@@ -303,18 +303,26 @@ def predict(arguments: argparse.Namespace) -> int:
 
 
 def lab(arguments: argparse.Namespace) -> int:
-    """The user's own loss in every regime of the lab, as a page and tables. The only command that
-    runs code of the user's, which it is named for."""
-    from rpo_nb.studies import own_page
+    """The user's own loss in every regime of the lab, as a page and tables; on a user's feedback
+    beside the study's policies. The only command that runs code of the user's, which it is named
+    for."""
+    from rpo_nb.studies import own_feedback, own_page
     from rpo_nb.training import own as training_own
 
     profile = _profile(arguments)
-    own_page.check_settings(settings(arguments.set), profile)
     out = results_dir(profile, arguments.output_dir)
-    losses = [training_own.read(one) for one in dict.fromkeys(arguments.method)]
-    options = (arguments.temperatures, arguments.learning_rates)
-    workers = arguments.cores or profile.lab.workers
-    for line in own_page.make(losses, profile, out, *options, workers=workers):
+    workers, names = arguments.cores or profile.lab.workers, dict.fromkeys(arguments.method)
+    if profile.pocket_world:
+        own_page.check_settings(settings(arguments.set), profile)
+        losses = [training_own.read(one) for one in names]
+        options = (arguments.temperatures, arguments.learning_rates)
+        lines = own_page.make(losses, profile, out, *options, workers=workers)
+    else:
+        own_feedback.check_settings(settings(arguments.set), arguments.learning_rates)
+        asking = own_feedback.ASKING
+        wanted = [one if one in asking else training_own.read(one) for one in names]
+        lines = own_feedback.make(wanted, profile, out, arguments.temperatures, workers=workers)
+    for line in lines:
         print(line, flush=True)
     return 0
 

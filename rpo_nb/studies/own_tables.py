@@ -25,6 +25,7 @@ OUTCOMES = AHEAD, BEHIND, SAME, OPEN = (
     "the same reward for every prompt as",
     "not decided against",
 )
+WORDS = {decisions.HOLDS: AHEAD, decisions.FAILS: BEHIND, decisions.OPEN: OPEN}
 
 
 def estimate(values: np.ndarray, prompts: Sequence[Sequence[str]]) -> Estimate:
@@ -139,8 +140,7 @@ def outcomes(table: pd.DataFrame, mine: str) -> pd.DataFrame:
     lead, error, df = (others[name].to_numpy() for name in ("lead", "lead_error", "lead_df"))
     same = (lead == 0) & (error == 0)  # every text is worth the same: nothing to decide
     found = decisions.decide(lead, np.where(same, np.nan, error), df)
-    words = {decisions.HOLDS: AHEAD, decisions.FAILS: BEHIND, decisions.OPEN: OPEN}
-    outcome = [SAME if one else words[v] for one, v in zip(same, found.verdict, strict=True)]
+    outcome = [SAME if one else WORDS[v] for one, v in zip(same, found.verdict, strict=True)]
     names = others["method"].to_numpy()
     return pd.DataFrame(
         {"method": names, "outcome": outcome, "p": found.p, "smallest": found.smallest}

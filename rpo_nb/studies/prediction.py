@@ -123,19 +123,28 @@ def carried(pairs: np.ndarray, distance: np.ndarray) -> Carried:
 # ---- from the lab's tables to a study's policies -------------------------------------------------
 
 
-def policies(profile: Profile, size: str, table: pd.DataFrame) -> list[Policy]:
-    """What the study trains of a size, its reference with it, each once. table: the regime map."""
+def studied(profile: Profile, size: str) -> dict[str, list[grid.Run]]:
+    """What the study trains of a size with its first seed, its reference with it: the runs, one a
+    preset, that mean one policy, by the policy's name."""
     found: dict[str, list[grid.Run]] = {}
     for run in grid.cells(profile):
         own = tau_of(profile.presets[run.preset], run.method)
         here = (run.size, run.seed, run.tau) == (size, profile.seeds[0], own)
         if here and run.method != AUTHORS:
             found.setdefault(run.key, []).append(run)
+    named = {}
+    for same in found.values():
+        presets = [run.preset for run in same]
+        of = "" if len(presets) == len(profile.presets) else f" {'/'.join(presets)}"
+        named[METHOD_NAMES[same[0].method] + of] = same
+    return named
+
+
+def policies(profile: Profile, size: str, table: pd.DataFrame) -> list[Policy]:
+    """What the study trains of a size, each once. table: the regime map."""
     out = []
-    for runs in found.values():
+    for name, runs in studied(profile, size).items():
         presets, method = tuple(run.preset for run in runs), runs[0].method
-        every = len(presets) == len(profile.presets)
-        name = METHOD_NAMES[method] + ("" if every else f" {'/'.join(presets)}")
         out.append(Policy(name, method, presets, _in_lab(profile, method, presets, table)))
     return out
 

@@ -1,0 +1,145 @@
+"""A loss of one's own on a user's feedback: beside the study's policies, by the study's judge."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import transformers
+
+from rpo_nb import __main__ as command
+from rpo_nb import store
+from rpo_nb.experiment import generations, inputs
+from rpo_nb.reporting.rendering import read_table
+from rpo_nb.studies import deep, own_feedback, prediction
+from rpo_nb.training import own
+from tests.studies.test_deep_feedback import study  # noqa: F401, a fixture
+
+RIVALS = Path(__file__).parent.parent.parent / "examples" / "rivals.py"
+
+
+@pytest.fixture
+def place(study, tmp_path, monkeypatch):  # noqa: F811
+    """The profile, and a copy of its study's folder: its parts alone, as a clone has them."""
+    profile, out = study
+    monkeypatch.setenv("RPO_NB_CACHE", str(tmp_path / "cache"))
+    inputs._splits.cache_clear()
+    (tmp_path / "out" / deep.PARTS).mkdir(parents=True)
+    for file in (out / deep.PARTS).iterdir():
+        (tmp_path / "out" / deep.PARTS / file.name).write_bytes(file.read_bytes())
+    return profile, tmp_path / "out"
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The number of rewards a prompt, of every policy that is trained; 0 of one without."""
+    seen, train = [], transformers.Trainer.train
+
+    def counted(self, *args, **kwargs):
+        if type(self).__name__ == "PolicyTrainer":
+            first = self.train_dataset[0]
+            seen.append(np.shape(first.get("ref_rewards", ()))[-1:] or (0,))
+        return train(self, *args, **kwargs)
+
+    monkeypatch.setattr(transformers.Trainer, "train", counted)
+    return seen
+
+
+def test_losses_stand_beside_the_studys_policies_which_are_not_trained_again(place, trained):
+    profile, out = place
+    wanted = [own.read(f"{RIVALS}:dro_fixed"), own.read(f"{RIVALS}:a_star"), "qrpo"]
+    lines = list(own_feedback.make(wanted, profile, out, workers=1))
+    assert len(trained) == 3 * len(profile.seeds)
+    assert sorted(one for (one,) in trained) == [0, 0, *[own_feedback.TEXTS] * 4]
+    table, leads = (
+        read_table(out / "tables/rivals.csv"),
+        read_table(out / "tables/rivals_leads.csv"),
+    )
+    assert list(table.loc[~table["added"], "policy"].sort_values()) == ["RPO", "SFT", "reference"]
+    mine = ["dro_fixed τ 0.3", "a_star τ 0.3", "QRPO β 0.3"]
+    assert list(leads["policy"].unique()) == mine and len(leads) == 3 * 5
+    assert (out / "figures" / "rivals.png").is_file()
+    assert all(any(line.startswith(name) for line in lines) for name in mine)
+
+    # by hand: what the judge says of what the policies said
+    seed = profile.seeds[1]
+    judge = prediction.judge_of(profile, out, seed)
+    rows = generations.load_generations(_generations(profile, out))
+    for method, name in (("sft", "SFT"), ("rpo", "RPO")):
+        said = rows[rows["method"].eq(method) & rows["seed"].eq(seed)]
+        kept = store.read_sealed(out / f"lab/feedback-seed{seed}.json")["rewards"][name]
+        scores = judge.score(said["prompt"].tolist(), said["completion"].tolist())
+        np.testing.assert_allclose([kept[str(p)] for p in said["prompt_id"]], scores, atol=1e-5)
+
+    # nothing of it is made again, and another loss is made alone
+    trained.clear()
+    before = (out / "tables/rivals.csv").read_bytes()
+    assert list(own_feedback.make(wanted, profile, out)) == lines
+    assert not trained and (out / "tables/rivals.csv").read_bytes() == before
+    more = [*wanted, own.read(f"{RIVALS}:reward_weighted")]
+    list(own_feedback.make(more, profile, out))
+    assert len(trained) == len(profile.seeds)
+    assert len(read_table(out / "tables/rivals.csv")) == 7
+    lines = Path(profile.data.source).read_text(encoding="utf-8").splitlines()
+    texts = [line["prompt"] for line in map(json.loads, lines)]
+    told = (out / f"lab/feedback-seed{seed}.json").read_text(encoding="utf-8")
+    assert not [text for text in texts if text in told]
+
+
+def _generations(profile, out):
+    generations.ensure_runs(profile, out, progress=False)
+    return out
+
+
+def test_rewards_of_the_references_texts_are_on_the_scale_of_the_datas(place):
+    profile, out = place
+    own_profile = deep.of_seed(profile, profile.seeds[0])
+    judge = prediction.judge_of(own_profile, out, profile.seeds[0])
+    prepared = inputs.prepare(own_profile, "small", profile.seeds[0])
+    found = own_feedback.reference_rewards(own_profile, prepared, judge, out)
+    train = prepared.splits.train
+    assert found.shape == (len(train), own_feedback.TEXTS)
+    scores = judge.score(list(train["prompt"]), list(train["completion"]))
+    (file,) = (out / "runs").glob("reference-*/completions-own*.json")
+    texts = store.read_sealed(file)["completions"]
+    prompts = list(dict.fromkeys(train["prompt"]))
+    for place, prompt in enumerate(prompts):
+        mine = texts[place * own_feedback.TEXTS : (place + 1) * own_feedback.TEXTS]
+        raw = judge.score([prompt] * own_feedback.TEXTS, mine)
+        expected = (raw - scores.mean()) / scores.std()
+        for row in np.flatnonzero(np.array(train["prompt"]) == prompt):
+            np.testing.assert_allclose(found[row], expected, atol=1e-4)
+
+
+def test_leads_are_differences_with_holms_correction():
+    g = np.random.default_rng(0)
+    base = g.normal(size=(4, 50))
+    rewards = {"reference": base, "SFT": base + 0.5, "mine": base + 2 + g.normal(size=(4, 1)) / 20}
+    table, apart = own_feedback.standing(rewards, ["mine"]), own_feedback.leads(rewards, ["mine"])
+    assert list(table["policy"]) == ["mine", "SFT", "reference"]
+    assert list(apart["outcome"]) == ["ahead of"] * 2
+    np.testing.assert_allclose(apart["lead"], [table["gain"][0], table["gain"][0] - 0.5])
+    same = own_feedback.leads(rewards | {"mine": base}, ["mine"])
+    assert list(same["outcome"]) == [own_feedback.own_tables.SAME, "behind"]
+    one = {name: values[:1] for name, values in rewards.items()}
+    assert set(own_feedback.leads(one, ["mine"])["outcome"]) == {"not decided against"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--temperatures 0.1,0.3", "--temperatures takes one; 2 were given"),
+        ("--learning-rates 1e-4,2e-4", "leave --learning-rates out"),
+        ("--set lab.seeds=[0,1]", "does not read lab.seeds; leave it out"),
+        ("--set methods=sft", "keep reference among the methods"),
+    ],
+)
+def test_what_nothing_reads_is_refused(options, words, study, tmp_path, capsys):  # noqa: F811
+    profile, _ = study
+    given = ["lab", "--method", f"{RIVALS}:dro_fixed", "--profile", "smoke"]
+    given += ["--feedback", profile.data.source, "--output-dir", str(tmp_path / "out")]
+    assert command.main([*given, *options.split()]) != 0
+    assert words in capsys.readouterr().err
+    assert not list(tmp_path.rglob("recipe.json"))
