@@ -285,7 +285,7 @@ def check(profile: Profile) -> None:
         raise ValueError(
             "methods: qrpo compares a reward with those of the reference's own "
             "completions, which only the pocket world's checker can score; leave it "
-            "out"
+            "out, and compare it by a judge's scores with lab --method qrpo"
         )
     blocking = {
         f"presets.{name}.decoding": "choose presets without it (preset=paper,fixed)"

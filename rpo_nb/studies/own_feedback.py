@@ -10,6 +10,8 @@ What the judge gave is kept seed by seed in <out>/lab/feedback-seed<N>.json, wit
 
 from __future__ import annotations
 
+import inspect
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -34,6 +36,7 @@ from rpo_nb.judging.judges import Pointwise
 from rpo_nb.reporting import decisions, style
 from rpo_nb.reporting.rendering import number, write_table
 from rpo_nb.running import processes
+from rpo_nb.running.progress import time_words
 from rpo_nb.running.provenance import step_code
 from rpo_nb.studies import deep, own_method, own_tables, prediction
 from rpo_nb.studies.deep_feedback import Remembered
@@ -43,6 +46,7 @@ from rpo_nb.training.own import COLOUR, Own
 
 TEXTS = 4  # of the reference a prompt, where a loss asks for their rewards
 REFERENCE = METHOD_NAMES["reference"]
+AT_ONCE = 3.0  # seconds: a step that takes less made nothing
 # of the kit, and in no study of feedback: what they ask for needs a judge
 ASKING = tuple(name for name, row in ROWS.items() if "reference_rewards" in row.needs)
 
@@ -73,7 +77,9 @@ class Policy:
         judge = profile.evaluation.model_dump(mode="json")
         model = grid.model_recipe(profile, self.run.size)
         code = [step_code(step) for step in ("all of the grid", "reward model")]
-        asked = [self.run.decoding.key(), self.run.seed, TEXTS * self.asks]
+        asked = [self.run.decoding.key(), self.run.seed]
+        if self.asks:
+            asked += [TEXTS, inspect.getsource(reference_rewards)]
         return content_key([self.run.recipe, asked, model, grid.data_recipe(profile), judge, code])
 
 
@@ -168,6 +174,28 @@ def said(profile: Profile, policy: Policy, prepared: Prepared, out: Path) -> lis
     return generations.completions(profile, run, prepared, out)
 
 
+class Clock:
+    """Tells after each step of a seed what it took and what is left: so many as were long, as long
+    as the mean of the long ones."""
+
+    def __init__(self, seed: int, steps: int) -> None:
+        self.seed, self.steps, self.done = seed, steps, 0
+        self.long: list[float] = []
+        self.since = time.monotonic()
+
+    def told(self, what: str) -> None:
+        now = time.monotonic()
+        seconds, self.since, self.done = now - self.since, now, self.done + 1
+        line = f"seed {self.seed}, {self.done} of {self.steps}: {what}"
+        if seconds < AT_ONCE:
+            print(f"{line}, was there", flush=True)
+            return
+        self.long.append(seconds)
+        left = (self.steps - self.done) * sum(self.long) / len(self.long)
+        end = f"; {time_words(left)} of this seed" if left else ""
+        print(f"{line}, {seconds:.0f} s{end}", flush=True)
+
+
 def judged(
     whole: Profile,
     seed: int,
@@ -186,28 +214,29 @@ def judged(
         return kept
     inputs.torch_threads(profile)
     deep.bring(whole, deep.Part("policies", seed), out)
+    texts, asks = {}, any(policy.asks for policy in mine)
+    clock = Clock(seed, len(mine) + 1 + asks)
     learnt = prediction.judge_of(profile, out, seed)
+    clock.told(f"judge {learnt.name}")
     judge, prepared = Remembered(learnt, out), inputs.prepare(profile, size, seed)
     with runs.quick_collections():
-        if any(policy.asks for policy in mine):
+        if asks:
             prepared.ref_rewards = reference_rewards(profile, prepared, judge, out)
-        texts = {policy.name: said(profile, policy, prepared, out) for policy in mine}
+            clock.told("texts of the reference, judged")
+        for policy in mine:
+            texts[policy.name] = said(profile, policy, prepared, out)
+            clock.told(policy.name)
     validation = prepared.splits.validation
-    prompts, numbers = list(validation["prompt"]), map(str, validation["prompt_id"])
-    numbers = list(numbers)
+    prompts, numbers = list(validation["prompt"]), list(map(str, validation["prompt_id"]))
     rewards = {
         name: dict(zip(numbers, judge.score(prompts, told).tolist(), strict=True))
         for name, told in texts.items()
     }
     if kept["identity"] == learnt.identity:  # what other calls asked it about
         keys, rewards = kept["keys"] | keys, kept["rewards"] | rewards
-    found = {
-        "judge": learnt.name,
-        "identity": learnt.identity,
-        "right": None if learnt.held_out is None else float(learnt.held_out["correct"].mean()),
-        "keys": keys,
-        "rewards": rewards,
-    }
+    right = None if learnt.held_out is None else float(learnt.held_out["correct"].mean())
+    found = {"judge": learnt.name, "identity": learnt.identity, "right": right}
+    found |= {"keys": keys, "rewards": rewards}
     store.write_sealed(file, found)
     return found
 
