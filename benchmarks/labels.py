@@ -229,7 +229,8 @@ if __name__ == "__main__":
     parser.add_argument("--prompts", type=int, default=150)
     given = parser.parse_args()
     table = compare(given.source, given.model, given.seeds, given.prompts)
-    earlier = pd.read_csv(FILE) if FILE.is_file() else pd.DataFrame(columns=table.columns)
-    earlier = earlier[earlier["source"] != Path(given.source).name]
-    pd.concat([earlier, table]).to_csv(FILE, index=False, float_format="%.4g")
+    if FILE.is_file():
+        earlier = pd.read_csv(FILE)
+        table = pd.concat([earlier[earlier["source"] != Path(given.source).name], table])
+    table.to_csv(FILE, index=False, float_format="%.4g")
     print(FILE.name)
