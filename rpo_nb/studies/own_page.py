@@ -149,8 +149,8 @@ def told(c: Comparison) -> list[str]:
     return [
         headline(table, c),
         *outcomes(table, c),
-        f"a step took {mine:.3g} s here, SFT's {sft:.3g} s; each when it was trained, whatever else "
-        "ran then",
+        f"a step took {mine:.3g} s here, SFT's {sft:.3g} s; each when it was trained, whatever "
+        "else ran then",
     ]
 
 
