@@ -44,6 +44,8 @@ TITLES = {
     "prediction_score": (LAB, "Did the lab foretell this study?"),
     "prediction": (LAB, "Pair by pair: predicted and found"),
     "rivals": (LAB, "Losses of one's own beside the kit's methods"),
+    "losses": (LAB, "Losses of one's own beside this study's policies"),
+    "losses_leads": (LAB, "Losses of one's own: each beside every policy"),
     "lab_tuned": (LAB, "Every method tuned alike"),
     "lab_tuned_map": (LAB, "Every method tuned alike, regime by regime"),
     "lab_tuned_duels": (LAB, "Every method tuned alike: RPO against each other method"),

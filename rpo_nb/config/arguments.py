@@ -347,7 +347,7 @@ def parser() -> argparse.ArgumentParser:
         required=True,
         nargs="+",
         metavar="FILE.py:FUNCTION",
-        help="the loss, e.g. my.py:loss; several are made in turn, and stand in tables/rivals",
+        help="the loss, e.g. my.py:loss; several are made in turn, and stand in a table",
     )
     command.add_argument(
         "--temperatures",

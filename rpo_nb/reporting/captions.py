@@ -125,6 +125,12 @@ PICTURES = {
         "thought better against the lead it had, with a line at no lead. Right, each policy's gain "
         "over the reference in the judge's reward, in the predicted order.",
     ),
+    "losses": Picture(
+        WHEN,
+        "What losses of one's own gained over the reference, beside this study's policies.",
+        "A point a policy: its gain over the reference in the first judge's reward with its 95 % "
+        "interval, the best on top, with a line at no gain. What was added to the study is a star.",
+    ),
     "lab_map": Picture(
         WHEN,
         "Gain in mean score over the reference, by regime and policy. Framed: the best of a regime "

@@ -184,6 +184,18 @@ SHOWN = {
         "other settings, and rows with another one do not compare; tried: settings that the method "
         "was given; page: whose standing has the row (lab --method).",
     ),
+    "losses": Shown(
+        WHEN,
+        "Losses of one's own beside this study's policies",
+        "Gain over the reference in the first judge's reward; added: to the study, by "
+        "lab --method. Nothing was tuned.",
+    ),
+    "losses_leads": Shown(
+        WHEN,
+        "Losses of one's own: each beside every policy",
+        "lead: the difference of their gains; p by Holm's method over a policy's leads; smallest: "
+        "the lead that so many seeds would have decided in 80 % of runs.",
+    ),
     "partition_truth": Shown(
         WHEN, "The true V*", "V* by sampling, with its error, by temperature.", _LAB
     ),

@@ -370,8 +370,8 @@ def make(
     *,
     workers: int = 1,
 ) -> Iterator[str]:
-    """Train what is missing, some seeds at a time; write tables/rivals, tables/rivals_leads and
-    figures/rivals; yield what to tell. Raises ValueError before anything is trained where a loss
+    """Train what is missing, some seeds at a time; write tables/losses, tables/losses_leads and
+    figures/losses; yield what to tell. Raises ValueError before anything is trained where a loss
     cannot be."""
     seeds = profile.seeds
     every = policies(profile, wanted, temperatures)  # of the first seed: all have the same names
@@ -392,8 +392,8 @@ def make(
             f", right in {', '.join(rights)} % of held-out comparisons. " if rights else ". "
         )
         note += "Nothing was tuned; all are decoded alike. " + style.interval_note(len(seeds))
-        write_table(table, out, "rivals", [note])
-        written = write_table(apart, out, "rivals_leads", [note])
-        style.save(figure(table, note), out, "rivals")
+        write_table(table, out, "losses", [note])
+        written = write_table(apart, out, "losses_leads", [note])
+        style.save(figure(table, note), out, "losses")
     yield from told(table, apart)
-    yield f"{processes.shown(written)} has every lead, rivals.csv beside it every gain"
+    yield f"{processes.shown(written)} has every lead, losses.csv beside it every gain"

@@ -54,13 +54,13 @@ def test_losses_stand_beside_the_studys_policies_which_are_not_trained_again(pla
     assert len(trained) == 3 * len(profile.seeds)
     assert sorted(one for (one,) in trained) == [0, 0, *[own_feedback.TEXTS] * 4]
     table, leads = (
-        read_table(out / "tables/rivals.csv"),
-        read_table(out / "tables/rivals_leads.csv"),
+        read_table(out / "tables/losses.csv"),
+        read_table(out / "tables/losses_leads.csv"),
     )
     assert list(table.loc[~table["added"], "policy"].sort_values()) == ["RPO", "SFT", "reference"]
     mine = ["dro_fixed τ 0.3", "a_star τ 0.3", "QRPO β 0.3"]
     assert list(leads["policy"].unique()) == mine and len(leads) == 3 * 5
-    assert (out / "figures" / "rivals.png").is_file()
+    assert (out / "figures" / "losses.png").is_file()
     assert all(any(line.startswith(name) for line in lines) for name in mine)
 
     # by hand: what the judge says of what the policies said
@@ -75,13 +75,13 @@ def test_losses_stand_beside_the_studys_policies_which_are_not_trained_again(pla
 
     # nothing of it is made again, and another loss is made alone
     trained.clear()
-    before = (out / "tables/rivals.csv").read_bytes()
+    before = (out / "tables/losses.csv").read_bytes()
     assert list(own_feedback.make(wanted, profile, out)) == lines
-    assert not trained and (out / "tables/rivals.csv").read_bytes() == before
+    assert not trained and (out / "tables/losses.csv").read_bytes() == before
     more = [*wanted, own.read(f"{RIVALS}:reward_weighted")]
     list(own_feedback.make(more, profile, out))
     assert len(trained) == len(profile.seeds)
-    assert len(read_table(out / "tables/rivals.csv")) == 7
+    assert len(read_table(out / "tables/losses.csv")) == 7
     lines = Path(profile.data.source).read_text(encoding="utf-8").splitlines()
     texts = [line["prompt"] for line in map(json.loads, lines)]
     told = (out / f"lab/feedback-seed{seed}.json").read_text(encoding="utf-8")

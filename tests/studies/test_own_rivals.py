@@ -263,8 +263,9 @@ def test_two_losses_of_one_folder_are_refused_before_anything_is_trained(tmp_pat
     assert not (tmp_path / "out").exists()
 
 
-def test_the_report_knows_the_table():
-    assert contents.shown("rivals").title != contents.shown("no_such_table").title
+@pytest.mark.parametrize("name", ["rivals", "losses", "losses_leads"])
+def test_the_report_knows_the_table(name):
+    assert contents.shown(name).about and not contents.shown("no_such_table").about
 
 
 @pytest.mark.parametrize(
