@@ -44,11 +44,18 @@ def _profile(arguments: argparse.Namespace) -> Profile:
     return load_profile(arguments.profile or default_profile(), **chosen)
 
 
+def _to_train(arguments: argparse.Namespace) -> Profile:
+    """The profile, with a word where this machine is slow at what it asks for."""
+    from rpo_nb.planning.opening import warned_where_slow
+
+    return warned_where_slow(_profile(arguments))
+
+
 def reproduce(arguments: argparse.Namespace) -> int:
     """Every table, figure and the report."""
     from rpo_nb.running import batch, processes
 
-    profile = _profile(arguments)
+    profile = _to_train(arguments)
     out = results_dir(profile, arguments.output_dir)
     print(
         f"{profile.name}: {profile.description} Expect {profile.expect}.\nResults go to "
@@ -86,7 +93,7 @@ def deep(arguments: argparse.Namespace) -> int:
     from rpo_nb.studies import deep as studies_deep
 
     arguments.profile = arguments.profile or "pocket-deep"
-    profile = _profile(arguments)
+    profile = _to_train(arguments)
     out = results_dir(profile, arguments.output_dir)
     if not studies_deep.run(
         profile, out, minutes=arguments.minutes, most=arguments.parts, cores=arguments.cores
@@ -101,7 +108,7 @@ def train(arguments: argparse.Namespace) -> int:
     processes share each training."""
     from rpo_nb.experiment import generations, inputs, runs
 
-    profile = _profile(arguments)
+    profile = _to_train(arguments)
     out, group = results_dir(profile, arguments.output_dir), inputs.processes()
     if group.num_processes == 1:
         generations.ensure_runs(profile, out)
@@ -282,7 +289,7 @@ def advise(arguments: argparse.Namespace) -> int:
     """What to train on this feedback with this reference, and the measured evidence."""
     from rpo_nb.studies import advise as adviser
 
-    profile = _profile(arguments)
+    profile = _to_train(arguments)
     size, seed = next(iter(profile.sizes)), profile.seeds[0]
     name = Path(profile.data.source).name
     print(f"{name}, reference {size} of profile {profile.name}, seed {seed}", flush=True)
@@ -299,7 +306,7 @@ def predict(arguments: argparse.Namespace) -> int:
             if getattr(arguments, option):
                 raise ValueError(f"--score reads what was predicted; leave --{option} out")
         return prediction_scores.run(_reproduced(arguments))
-    return prediction.run(_profile(arguments), arguments.output_dir)
+    return prediction.run(_to_train(arguments), arguments.output_dir)
 
 
 def lab(arguments: argparse.Namespace) -> int:
@@ -309,7 +316,7 @@ def lab(arguments: argparse.Namespace) -> int:
     from rpo_nb.studies import own_feedback, own_page
     from rpo_nb.training import own as training_own
 
-    profile = _profile(arguments)
+    profile = _to_train(arguments)
     out = results_dir(profile, arguments.output_dir)
     workers, names = arguments.cores or profile.lab.workers, dict.fromkeys(arguments.method)
     if profile.pocket_world:

@@ -46,6 +46,7 @@ class GPU(NamedTuple):
     memory: float
 
 
+SLOW_HALF = 1.5  # so many times as long in bfloat16 is worth a sentence
 GPUS = (
     GPU("T4", 0, 8.1, 320, 14.7),
     GPU("L4", 121, 30.3, 300, 22.0),
@@ -128,6 +129,26 @@ def probe(where: torch.device, dtype: torch.dtype, seconds: float = 2.0, size: i
     """FLOP/s of square matrix products, measured for about this long."""
     a = torch.randn(size, size, device=where).to(dtype)
     return _timed(lambda: a @ a, seconds) * 2 * size**3
+
+
+def slow_half(training: TrainingConfig, rates: tuple[float, float] | None = None) -> str:
+    """A sentence where training.bf16 is set and this machine's CPU, without a GPU, is notably
+    slower in bfloat16 than in float32: one without such arithmetic (avx512_bf16, amx_bf16) takes
+    about ten times as long. "" elsewhere.
+
+    rates: FLOP/s in bfloat16 and in float32; measured in half a second where not given.
+    """
+    if not training.bf16 or (rates is None and torch.cuda.is_available()):
+        return ""
+    kinds, cpu = (torch.bfloat16, torch.float32), torch.device("cpu")
+    half, single = rates or (probe(cpu, kind, seconds=0.2, size=512) for kind in kinds)
+    if single < SLOW_HALF * half:
+        return ""
+    return (
+        f"training.bf16 is true, and a matrix product takes this CPU {single / half:.0f} times as "
+        "long in bfloat16 as in float32; use --set training.bf16=false, or a machine with "
+        "avx512_bf16 or amx_bf16 where the results of an earlier run are to be kept"
+    )
 
 
 def copy_rate(where: torch.device, seconds: float = 0.3) -> float:

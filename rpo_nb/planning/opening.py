@@ -40,7 +40,18 @@ def begin(notebook: str, profile: str = "", output_dir: str = "", **chosen: Any)
     out = results_dir(made, output_dir)
     print(f"profile {made.name}: {made.description}")
     print(f"Here: {machine(hardware())}. {cost(notebook, made, out)}")
+    warned_where_slow(made)
     return made, out
+
+
+def warned_where_slow(profile: Profile) -> Profile:
+    """The same profile, after a line where this machine is slow in its number format."""
+    if profile.training.bf16:  # else torch is not needed yet
+        from rpo_nb.planning.costs import slow_half
+
+        if slow := slow_half(profile.training):
+            print(f"Slow here: {slow}.", flush=True)
+    return profile
 
 
 def _mount(output_dir: Path) -> None:

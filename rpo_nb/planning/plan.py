@@ -60,9 +60,8 @@ def judge_hours(
         if judge and judge.kind == "local":
             config, _ = named_config(judge.model, revision=judge.revision, online=online)
             count = costs.parameters(config, TrainingConfig()) if config else None
-            found[name] = (
-                count and asked * count.forward(0, text, 1) / (device.rate(True) * share) / 3600
-            )
+            rate = device.rate(not device.cpu)  # on a CPU it computes in float32
+            found[name] = count and asked * count.forward(0, text, 1) / (rate * share) / 3600
     return found
 
 
@@ -93,6 +92,8 @@ def make_plan(profile: Profile, out: str | Path, *, device: Device) -> dict[str,
         "Generations and verdicts are counted at full length (decoding.max_new_tokens), an "
         "upper bound.",
     ]
+    slow = costs.slow_half(profile.training, (device.bf16, device.fp32)) if device.cpu else ""
+    notes += [f"Slow here: {slow}."] if slow else []
     splits = _splits(profile, looked, notes, problems)
     sizes = [
         _one_size(profile, size, out, splits, device, shares[size], online, notes)

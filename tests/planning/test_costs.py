@@ -31,6 +31,44 @@ def done(profile, tmp_path_factory):
     return out
 
 
+# ---- devices -------------------------------------------------------------------------------------
+
+HALF = TrainingConfig(bf16=True)
+
+
+def test_a_cpu_that_is_slow_in_bfloat16_is_told_with_the_remedy(monkeypatch):
+    said = costs.slow_half(HALF, (5e9, 66e9))
+    assert "13 times as long in bfloat16" in said and "--set training.bf16=false" in said
+    assert costs.slow_half(HALF, (185e9, 87e9)) == costs.slow_half(HALF, (70e9, 87e9)) == ""
+    assert costs.slow_half(TrainingConfig(), (5e9, 66e9)) == ""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert costs.slow_half(HALF) == ""
+
+
+def test_what_is_told_is_what_this_machine_takes(monkeypatch):
+    speeds = {torch.bfloat16: 4.0, torch.float32: 1.0}  # seconds a product
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(
+        costs, "_timed", lambda work, seconds: 1 / speeds[work.__closure__[0].cell_contents.dtype]
+    )
+    assert "4 times as long in bfloat16" in costs.slow_half(HALF)
+
+
+def test_the_plan_says_it_and_counts_a_local_judge_in_float32_on_a_cpu(profile, tmp_path):
+    def made(half, name="CPU (2 threads)"):
+        machine = costs.Device(name, half, 66e9, 1e10, 2**36, "test")
+        slow = profile.model_copy(update={"training": HALF.model_copy(update={"lora": True})})
+        return plan.make_plan(slow, tmp_path, device=machine), plan.judge_hours(
+            load_profile("flan-t5"), 100, machine, 0.5, online=False
+        )
+
+    (slow, judged), (quick, same) = made(5e9), made(185e9)
+    assert any(note.startswith("Slow here: ") for note in slow["notes"])
+    assert not any(note.startswith("Slow here: ") for note in quick["notes"])
+    assert judged == same and judged["mistral"] > 0
+    assert not any(note.startswith("Slow") for note in made(5e9, "GPU")[0]["notes"])
+
+
 # ---- counts, against a real run ------------------------------------------------------------------
 
 

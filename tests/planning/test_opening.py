@@ -10,7 +10,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
 from rpo_nb.config.loading import load_profile
-from rpo_nb.planning import opening
+from rpo_nb.planning import costs, opening
 from rpo_nb.running.jobs import committed_manifest
 from rpo_nb.store import read_json
 
@@ -38,6 +38,14 @@ def test_the_cost_is_what_was_measured_and_counts_what_is_not_trained_yet(tmp_pa
         for preset in profile.presets:
             (tmp_path / "generations" / f"{preset}-{size}-seed0.jsonl.gz").touch()
     assert "not trained yet" not in opening.cost("04_table2_metrics", profile, tmp_path)
+
+
+def test_it_says_where_the_machine_is_slow_in_the_profiles_number_format(monkeypatch, capsys):
+    slow, quick = {"training.bf16": True}, {"training.bf16": False}
+    monkeypatch.setattr(costs, "slow_half", lambda training: "slow" if training.bf16 else "")
+    for chosen, said in ((slow, "Slow here: slow.\n"), (quick, "")):
+        made = load_profile("smoke", **chosen)
+        assert opening.warned_where_slow(made) is made and capsys.readouterr().out == said
 
 
 def test_without_a_measurement_it_is_what_the_profile_says(tmp_path):
