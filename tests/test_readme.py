@@ -19,7 +19,7 @@ from rpo_nb.config.loading import load_profile
 from rpo_nb.reporting import claims, rendering
 from rpo_nb.reporting.decisions import OPEN
 from rpo_nb.running import parts
-from rpo_nb.studies import deep, lab, prediction, prediction_scores
+from rpo_nb.studies import deep, lab, odds, prediction_scores
 from rpo_nb.studies.browse.trace import trace
 
 ROOT = Path(__file__).parents[1]
@@ -115,7 +115,7 @@ def test_the_guides_words_on_the_prediction_are_the_predictions():
         f"right in {', '.join(right)} and {last} % of comparisons",
     ):
         assert words in text
-    assert f"every draw there is up to {prediction.DRAWS:,}" in text
+    assert f"every draw there is up to {odds.DRAWS:,}" in text
     # what came true
     came, *_ = rendering.footnotes(file.parent, "prediction_score")
     score = pd.read_csv(file.parent / "tables" / "prediction_score.csv")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from itertools import combinations, product
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,14 +32,13 @@ from rpo_nb.running import manifest
 from rpo_nb.running.processes import only_one, shown
 from rpo_nb.running.provenance import model_key, source_key
 from rpo_nb.store import file_digest, read_json, write_json
-from rpo_nb.studies import advise, lab
+from rpo_nb.studies import advise, lab, odds
 
 FILE = "prediction.json"
 WRITTEN = ("dated", "code")  # what alone may differ between two writings of one prediction
 # The share of what the lab says that is believed of another model, other data and another judge.
 # Nobody has measured it: even odds that the lab says nothing of them.
 OTHER_WORLD = 0.5
-DRAWS = 20_000  # of seeds at most; up to so many, every draw is counted once
 DIGITS = 4  # of a probability
 # what only a policy leaves in an output folder
 LEFT = (
@@ -56,68 +55,6 @@ class Policy(NamedTuple):
     method: str
     presets: tuple[str, ...]
     lab: str
-
-
-# ---- probabilities -------------------------------------------------------------------------------
-
-
-def draws(gains: np.ndarray, seeds: int) -> np.ndarray:
-    """[policies, draws]: mean gains over `seeds` seeds, drawn with replacement from the lab's.
-
-    gains: [policies, lab seeds]. A draw takes the same seeds for all policies, which share their
-    prompts and their reference. All draws there are, each once, or DRAWS at random."""
-    known = gains.shape[1]
-    if known**seeds <= DRAWS:
-        picks = np.array(list(product(range(known), repeat=seeds)))
-    else:
-        picks = np.random.default_rng(0).integers(known, size=(DRAWS, seeds))
-    return gains[:, picks].mean(-1)
-
-
-def ahead(drawn: np.ndarray) -> np.ndarray:
-    """[policies, policies]: the share of draws in which the first is above the second, equal ones
-    half."""
-    return np.array([0.5 + np.sign(one - drawn).mean(-1) / 2 for one in drawn])
-
-
-def leads(drawn: np.ndarray) -> np.ndarray:
-    """[policies]: the share of draws in which a policy is the best, shared by equal ones."""
-    best = drawn == drawn.max(0)
-    return (best / best.sum(0)).mean(-1)
-
-
-def weights(distance: np.ndarray) -> np.ndarray:
-    """How much each regime counts, by exp(−d²/2) of its distance. They sum to less than 1: the rest
-    is of no regime, and as large as one at `advise.ALIKE`, so that far regimes say little."""
-    kernel = np.exp(-np.square(distance) / 2)
-    return kernel / (kernel.sum() + np.exp(-(advise.ALIKE**2) / 2))
-
-
-def alone(distance: np.ndarray) -> np.ndarray:
-    """The same without "no regime", however far they all are: they sum to 1."""
-    kernel = np.exp((np.square(distance).min() - np.square(distance)) / 2)
-    return kernel / kernel.sum()
-
-
-class Carried(NamedTuple):
-    """How well regimes foretell one that was left out: the share of their lead over ½ to believe,
-    and the expected Brier score with it (½ for all has 0.25)."""
-
-    share: float
-    brier: float
-
-
-def carried(pairs: np.ndarray, distance: np.ndarray) -> Carried:
-    """pairs: [regimes, policies, policies] of `ahead`; distance: [regimes, regimes]. The share is
-    the one with the least expected Brier score, by least squares, within 0 to 1."""
-    first, second = np.triu_indices(pairs.shape[1], 1)
-    truth = pairs[:, first, second] - 0.5
-    apart = np.where(np.eye(len(pairs), dtype=bool), np.inf, distance)
-    told = np.array([weights(row) @ truth for row in apart])
-    size = np.square(told).sum()
-    share = float(np.clip((told * truth).sum() / size, 0, 1)) if size else 0.0
-    error = np.square(share * told - truth) + 0.25 - np.square(truth)
-    return Carried(share, float(error.mean()))
 
 
 # ---- from the lab's tables to a study's policies -------------------------------------------------
@@ -191,17 +128,17 @@ def predicted(
         raise ValueError("the lab has no policy of this study; keep reference among its methods")
     names = [studied[i].lab for i in places]
     near = advise.distances(known.regimes, mine)
-    drawn = [draws(_gains(known.seeds, regime, names), seeds) for regime in near.index]
-    pairs = np.stack([ahead(one) for one in drawn])
-    firsts = np.stack([leads(one) for one in drawn])
+    drawn = [odds.draws(_gains(known.seeds, regime, names), seeds) for regime in near.index]
+    pairs = np.stack([odds.ahead(one) for one in drawn])
+    firsts = np.stack([odds.leads(one) for one in drawn])
     between = np.stack([_from(known.regimes, regime) for regime in near.index])
-    trust, weight = carried(pairs, between), weights(near.to_numpy())
+    trust, weight = odds.carried(pairs, between), odds.weights(near.to_numpy())
     believed = OTHER_WORLD * trust.share
     n, m = len(studied), len(places)
     here, even = np.ix_(places, places), np.full((n, n), 0.5)
     word = even.copy()
     even[here] += believed * np.tensordot(weight, pairs - 0.5, 1)
-    word[here] += np.tensordot(alone(near.to_numpy()), pairs - 0.5, 1)
+    word[here] += np.tensordot(odds.alone(near.to_numpy()), pairs - 0.5, 1)
     first = np.full(n, 1 / n)
     first[places] += believed * (weight @ (firsts - 1 / m)) * m / n
     standing = (even.sum(1) - 0.5) / max(n - 1, 1)

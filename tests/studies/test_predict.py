@@ -11,7 +11,7 @@ from scipy import optimize
 
 from rpo_nb.__main__ import main
 from rpo_nb.config import loading, methods
-from rpo_nb.studies import advise, prediction
+from rpo_nb.studies import advise, odds, prediction
 from rpo_nb.studies.prediction import Policy
 from tests.studies.worlds import cell
 
@@ -131,26 +131,26 @@ def test_a_policy_that_the_lab_lacks_is_even_with_all_and_seeds_are_needed():
 
 def test_draws_are_all_there_are_and_many_seeds_are_near_the_normal_law(monkeypatch):
     gains = np.array([[0.0, 1.0], [0.5, 0.5]])
-    drawn = prediction.draws(gains, 2)
+    drawn = odds.draws(gains, 2)
     assert sorted(drawn[0]) == [0.0, 0.5, 0.5, 1.0]  # 00, 01, 10, 11
     # above in one draw of four, equal in two
-    assert prediction.ahead(drawn)[0, 1] == 0.5 and prediction.ahead(drawn)[0, 0] == 0.5
-    assert prediction.leads(drawn) == pytest.approx([(1 + 2 / 2) / 4, (1 + 2 / 2) / 4])
+    assert odds.ahead(drawn)[0, 1] == 0.5 and odds.ahead(drawn)[0, 0] == 0.5
+    assert odds.leads(drawn) == pytest.approx([(1 + 2 / 2) / 4, (1 + 2 / 2) / 4])
     # the mean of 3 of 60 seeds of N(m, 1) is above 0 with probability Φ(m √3)
     quantiles = np.sqrt(2) * np.array(
         [optimize.brentq(lambda x, u=u: erf(x) - u, -5, 5) for u in np.linspace(-0.98, 0.98, 60)]
     )
     many = np.stack([quantiles / quantiles.std() + 0.4, np.zeros(60)])
-    share = prediction.ahead(prediction.draws(many, 3))[0, 1]  # 216,000 draws: a sample of them
+    share = odds.ahead(odds.draws(many, 3))[0, 1]  # 216,000 draws: a sample of them
     assert share == pytest.approx((1 + erf(0.4 * sqrt(3) / sqrt(2))) / 2, abs=0.015)
-    assert prediction.draws(many, 3).shape == (2, prediction.DRAWS)
+    assert odds.draws(many, 3).shape == (2, odds.DRAWS)
 
 
 def test_the_share_that_carries_over_has_the_least_expected_brier_score():
     rng = np.random.default_rng(4)
     means = rng.normal([0.0, 0.2, 0.4, 0.1], 0.5, size=(5, 4))  # regimes that agree a little
     drawn = rng.normal(means[..., None], 0.5, size=(5, 4, 40))
-    told = np.stack([prediction.ahead(one) for one in drawn])
+    told = np.stack([odds.ahead(one) for one in drawn])
     distance = np.abs(np.subtract.outer(np.arange(5.0), np.arange(5.0)))
 
     def expected(share):
@@ -170,7 +170,7 @@ def test_the_share_that_carries_over_has_the_least_expected_brier_score():
         return np.mean(total)
 
     best = optimize.minimize_scalar(expected, bounds=(0, 1), method="bounded")
-    found = prediction.carried(told, distance)
+    found = odds.carried(told, distance)
     assert found.share == pytest.approx(best.x, abs=1e-4) and 0.1 < found.share < 0.9
     assert found.brier == pytest.approx(best.fun, abs=1e-6) and expected(0) == 0.25
 
