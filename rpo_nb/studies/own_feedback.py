@@ -204,7 +204,8 @@ def judged(
     temperatures: Sequence[float] = (),
 ) -> dict[str, Any]:
     """Of a seed of the whole profile: judge, right (its share of held-out comparisons) and rewards,
-    of each policy by prompt_id. Read where all are kept, else made and kept."""
+    of each policy by prompt_id. Read where all are kept; else the others are made, each kept as
+    soon as it is judged."""
     profile = deep.of_seed(whole, seed)
     size, mine = next(iter(profile.sizes)), policies(profile, wanted, temperatures)
     keys = {policy.name: policy.key(profile) for policy in mine}
@@ -214,31 +215,31 @@ def judged(
         return kept
     inputs.torch_threads(profile)
     deep.bring(whole, deep.Part("policies", seed), out)
-    texts, asks = {}, any(policy.asks for policy in mine)
+    asks = any(policy.asks for policy in mine)
     clock = Clock(seed, len(mine) + 1 + asks)
     learnt = prediction.judge_of(profile, out, seed)
     clock.told(f"judge {learnt.name}")
     judge, prepared = Remembered(learnt, out), inputs.prepare(profile, size, seed)
-    with runs.quick_collections():
-        if asks:
-            prepared.ref_rewards = reference_rewards(profile, prepared, judge, out)
-            clock.told("texts of the reference, judged")
-        for policy in mine:
-            texts[policy.name] = said(profile, policy, prepared, out)
-            clock.told(policy.name)
+    if kept["identity"] != learnt.identity:  # its rewards are another judge's
+        right = None if learnt.held_out is None else float(learnt.held_out["correct"].mean())
+        kept = {"judge": learnt.name, "identity": learnt.identity, "right": right}
+        kept |= {"keys": {}, "rewards": {}}
+    left = [one for one in mine if kept["keys"].get(one.name) != keys[one.name]]
     validation = prepared.splits.validation
     prompts, numbers = list(validation["prompt"]), list(map(str, validation["prompt_id"]))
-    rewards = {
-        name: dict(zip(numbers, judge.score(prompts, told).tolist(), strict=True))
-        for name, told in texts.items()
-    }
-    if kept["identity"] == learnt.identity:  # what other calls asked it about
-        keys, rewards = kept["keys"] | keys, kept["rewards"] | rewards
-    right = None if learnt.held_out is None else float(learnt.held_out["correct"].mean())
-    found = {"judge": learnt.name, "identity": learnt.identity, "right": right}
-    found |= {"keys": keys, "rewards": rewards}
-    store.write_sealed(file, found)
-    return found
+    with runs.quick_collections():
+        if any(policy.asks for policy in left):
+            prepared.ref_rewards = reference_rewards(profile, prepared, judge, out)
+        if asks:
+            clock.told("texts of the reference, judged")
+        for policy in mine:
+            if policy in left:
+                scores = judge.score(prompts, said(profile, policy, prepared, out)).tolist()
+                kept["rewards"][policy.name] = dict(zip(numbers, scores, strict=True))
+                kept["keys"][policy.name] = keys[policy.name]
+                store.write_sealed(file, kept)
+            clock.told(policy.name)
+    return kept
 
 
 # ---- tables and picture --------------------------------------------------------------------------

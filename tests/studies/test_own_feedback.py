@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,29 @@ def test_losses_stand_beside_the_studys_policies_which_are_not_trained_again(pla
     texts = [line["prompt"] for line in map(json.loads, lines)]
     told = (out / f"lab/feedback-seed{seed}.json").read_text(encoding="utf-8")
     assert not [text for text in texts if text in told]
+
+
+def test_what_was_judged_before_a_stop_is_not_made_again(place, trained, monkeypatch):
+    profile, out = place
+    seed, wanted = profile.seeds[0], [own.read(f"{RIVALS}:dro_fixed"), own.read(f"{RIVALS}:a_star")]
+    said = own_feedback.said
+
+    def stopped(profile, policy, prepared, out):
+        if policy.name.startswith("a_star"):
+            raise KeyboardInterrupt
+        return said(profile, policy, prepared, out)
+
+    monkeypatch.setattr(own_feedback, "said", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        own_feedback.judged(profile, seed, out, wanted)
+    kept = store.read_sealed(out / f"lab/feedback-seed{seed}.json")["rewards"]
+    assert "dro_fixed τ 0.3" in kept and "a_star τ 0.3" not in kept
+    shutil.rmtree(out / "runs")  # as on another machine
+    trained.clear()
+    monkeypatch.setattr(own_feedback, "said", said)
+    found = own_feedback.judged(profile, seed, out, wanted)["rewards"]
+    assert trained == [(own_feedback.TEXTS,)]  # a_star alone
+    assert {name: found[name] for name in kept} == kept and "a_star τ 0.3" in found
 
 
 def _generations(profile, out):
