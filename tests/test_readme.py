@@ -218,6 +218,22 @@ def test_what_equal_length_changes_is_what_the_guide_says():
     assert f"moves the checker's rates {checker}, the reward model's {model}" in guide("judges.md")
 
 
+def test_what_the_audit_of_a_language_model_found_is_what_the_guide_says():
+    text = " ".join((ROOT / "docs" / "judges.md").read_text(encoding="utf-8").split())
+    card = json.loads((ROOT / "results/smollm/judges/itself.json").read_text(encoding="utf-8"))
+    checks = {row["check"]: row for row in card["checks"]}
+    average = {row["set"]: row for row in card["accuracy_by_set"] if row["voice"] == "average"}
+
+    def told(row, value):
+        return f"{100 * row[value]:.1f} % [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+
+    assert f"LLMBar's {card['pairs']} pairs: {4 * card['pairs']:,} questions" in text
+    assert f"shown first in {100 * checks['position']['value']:.1f} % of pairs" in text
+    assert f"it is right in {told(checks['accuracy'], 'value')}" in text
+    assert f"it is right in {told(average['all'], 'accuracy')}, which is worse than a coin" in text
+    assert f"nobody made to mislead, in {told(average['natural'], 'accuracy')}" in text
+
+
 def test_the_guide_names_every_kind_of_part_and_the_labs_profiles():
     profile = load_profile("pocket-deep")
     kinds = {part.study for part in deep.parts_of(profile)} - set(profile.lab.regimes)
