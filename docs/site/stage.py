@@ -1,5 +1,5 @@
 """Everything that Sphinx reads, written to one folder: the guide, the notebooks, the tables, the
-names, the first page; and the run's own files, which are copied as they are."""
+judges, the names, the first page; and the run's own files, which are copied as they are."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
-from docs.site import api, home, notebooks, tables
+from docs.site import api, home, judges, notebooks, tables
 from docs.site.links import Links
 
 GUIDE = (  # in the order of a reader; pages that are not named follow
@@ -43,7 +43,10 @@ def stage(root: Path, run: Path, source: Path) -> list[tuple[str, str]]:
     copy_run(run, source / "extra" / files)
     guide = _guide(root)
     shown = notebooks.found(root, [run, root / "results" / "pocket"])
-    links = Links(_places(root, run, guide, shown))
+    audited = judges.cards(root, run)
+    places = _places(root, run, guide, shown)
+    places |= {_in_repository(path): f"{page}.md" for page, path in audited.items()}
+    links = Links(places)
     for file, page in guide.items():
         text = (root / file).read_text(encoding="utf-8")
         text = TITLE.sub("# Start", text, count=1) if file == "README.md" else text
@@ -53,7 +56,7 @@ def stage(root: Path, run: Path, source: Path) -> list[tuple[str, str]]:
         text = notebooks.page(one, lambda text, f=file, p=page: links.rewritten(text, f, p))
         _write(source / page, text)
     _write(source / "notebooks/index.md", notebooks.index(shown))
-    for page, text in tables.pages(run, files).items():
+    for page, text in (tables.pages(run, files) | judges.pages(audited)).items():
         _write(source / page, text)
     for page, text in api.pages().items():
         _write(source / f"{page}.rst", text)
@@ -64,12 +67,19 @@ def stage(root: Path, run: Path, source: Path) -> list[tuple[str, str]]:
     more = [(title, f"{files}/{name}", what) for name, title, what in whole] + [
         ("Tables", "tables/index.html", "Every number, to sort and to search."),
         ("Notebooks", "notebooks/index.html", "Each asks one question and answers it."),
+        *[("Judges", "judges/index.html", "What each is worth, by an audit.")] * bool(audited),
         ("Start", "start.html", "Two commands; your own feedback, your own model."),
         ("Names", "api/index.html", "Losses, estimators, trainers: what to import."),
     ]
     entries = [page.removesuffix(".md") for page in guide.values() if page != "contributing.md"]
+    entries += ["judges/index"] * bool(audited)
     _write(source / "index.md", home.page(run, files, more, entries))
     return [(title, f"{files}/{name}") for name, title, _ in whole]
+
+
+def _in_repository(card: Path) -> str:
+    """A card as pages link to it."""
+    return f"results/{card.parts[-3]}/judges/{card.name}"
 
 
 def _guide(root: Path) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The built site: what is on it, that its links hold, that it fetches nothing."""
 
 import html
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -128,10 +129,20 @@ def test_the_first_page_leads_to_everything(site, pages):
         "results/pocket/generations.html",
         "tables/index.html",
         "notebooks/index.html",
+        "judges/index.html",
         "api/index.html",
         "start.html",
     ):
         assert place in links
+
+
+def test_an_audited_judge_has_its_card(site, pages):
+    card = json.loads((ROOT / "results/smollm/judges/itself.json").read_text(encoding="utf-8"))
+    shown = site / "judges" / "smollm-itself.html"
+    for page in (shown, site / "judges" / "index.html"):
+        assert card["headline"] in html.unescape(page.read_text(encoding="utf-8"))
+    assert "<table" in shown.read_text(encoding="utf-8")
+    assert "../judges/smollm-itself.html" in pages[site / "guide" / "judges.html"].links
 
 
 def test_no_place_of_this_machine_is_on_it(site, run):

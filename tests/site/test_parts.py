@@ -11,7 +11,17 @@ import pytest
 pytest.importorskip("sphinx")
 
 from docs.site import __main__ as command  # noqa: E402
-from docs.site import api, docstrings, home, links, mathml, notebooks, stage, tables  # noqa: E402
+from docs.site import (  # noqa: E402
+    api,
+    docstrings,
+    home,
+    judges,
+    links,
+    mathml,
+    notebooks,
+    stage,
+    tables,
+)
 from rpo_nb.config.loading import load_profile  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -163,6 +173,19 @@ def test_a_run_without_a_study_has_a_page_without_it(run):
     (run / "tables" / "paper_b_verdicts.csv").unlink()
     assert "Paper B says" not in "".join(home.verdict_tables(run))
     assert "learning" not in home.told(load_profile(str(run / "profile.yaml")), run)
+
+
+def test_the_runs_own_cards_come_first_and_without_any_there_is_no_page(tmp_path):
+    run = tmp_path / "results" / "mine"
+    (run / "judges").mkdir(parents=True)
+    assert judges.cards(tmp_path, run) == {} and judges.pages({}) == {}
+    for name in ("json", "md"):
+        shutil.copy(ROOT / f"results/smollm/judges/itself.{name}", run / "judges" / f"a.{name}")
+    found = judges.cards(ROOT, run)
+    assert list(found) == ["judges/mine-a", "judges/smollm-itself"]
+    listed = judges.pages(found)["judges/index.md"]
+    assert listed.index("(mine-a.md)") < listed.index("(smollm-itself.md)")
+    assert "It prefers what is shown first." in listed
 
 
 def test_of_several_seeds_the_first_one_s_notebooks_are_shown(tmp_path):
