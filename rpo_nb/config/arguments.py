@@ -338,7 +338,7 @@ def parser() -> argparse.ArgumentParser:
         "lab",
         "--method FILE.py:FUNCTION ... ",
         parents=[profile, jobs, change],
-        help="your own loss in every regime of the lab, or on feedback, beside the others",
+        help="your own loss beside the others, in the lab or on feedback",
         description="Runs the Python file that --method names: name no file that you do not trust. "
         "docs/own_objective.md says what the function is given.",
     )
