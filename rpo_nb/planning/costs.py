@@ -126,9 +126,10 @@ def device(name: str = "") -> Device:
 
 
 def probe(where: torch.device, dtype: torch.dtype, seconds: float = 2.0, size: int = 1024) -> float:
-    """FLOP/s of square matrix products, measured for about this long."""
+    """FLOP/s of square matrix products, measured for about this long: the three of a layer, x Wᵀ
+    forward, g W and gᵀ x backward. A CPU without bfloat16 arithmetic is not alike slow at them."""
     a = torch.randn(size, size, device=where).to(dtype)
-    return _timed(lambda: a @ a, seconds) * 2 * size**3
+    return _timed(lambda: (a @ a.T, a @ a, a.T @ a), seconds) * 3 * 2 * size**3
 
 
 def slow_half(training: TrainingConfig, rates: tuple[float, float] | None = None) -> str:
@@ -145,8 +146,8 @@ def slow_half(training: TrainingConfig, rates: tuple[float, float] | None = None
     if single < SLOW_HALF * half:
         return ""
     return (
-        f"training.bf16 is true, and a matrix product takes this CPU {single / half:.0f} times as "
-        "long in bfloat16 as in float32; use --set training.bf16=false, or a machine with "
+        f"training.bf16 is true, and a layer's matrix products take this CPU {single / half:.0f} "
+        "times as long in bfloat16 as in float32; use --set training.bf16=false, or a machine with "
         "avx512_bf16 or amx_bf16 where the results of an earlier run are to be kept"
     )
 
