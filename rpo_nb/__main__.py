@@ -45,10 +45,11 @@ def _profile(arguments: argparse.Namespace) -> Profile:
 
 
 def _to_train(arguments: argparse.Namespace) -> Profile:
-    """The profile, with a word where this machine is slow at what it asks for."""
+    """The profile, with a word where this machine, if it trains, is slow at what it asks for."""
     from rpo_nb.planning.opening import warned_where_slow
 
-    return warned_where_slow(_profile(arguments))
+    here = getattr(arguments, "executor", "local") == "local"
+    return warned_where_slow(_profile(arguments)) if here else _profile(arguments)
 
 
 def reproduce(arguments: argparse.Namespace) -> int:
@@ -326,8 +327,7 @@ def lab(arguments: argparse.Namespace) -> int:
         lines = own_page.make(losses, profile, out, *options, workers=workers)
     else:
         own_feedback.check_settings(settings(arguments.set), arguments.learning_rates)
-        asking = own_feedback.ASKING
-        wanted = [one if one in asking else training_own.read(one) for one in names]
+        wanted = [one if one in own_feedback.ASKING else training_own.read(one) for one in names]
         lines = own_feedback.make(wanted, profile, out, arguments.temperatures, workers=workers)
     for line in lines:
         print(line, flush=True)

@@ -218,6 +218,36 @@ def test_what_equal_length_changes_is_what_the_guide_says():
     assert f"moves the checker's rates {checker}, the reward model's {model}" in guide("judges.md")
 
 
+def test_where_the_rivals_stand_is_what_the_guide_says():
+    text = (ROOT / "docs" / "own_objective.md").read_text(encoding="utf-8")
+    text = " ".join(text.replace("\\*", "*").replace("−", "-").split())
+    table = pd.read_csv(ROOT / "results/pocket-deep/tables/rivals.csv")
+    gains = table.drop_duplicates(["regime", "method"]).set_index(["regime", "method"])
+
+    def told(regime, method):
+        row = gains.loc[(regime, f"rivals.py:{method}")]
+        return f"{row['gain']:.2f} [{row['gain_low']:.2f}, {row['gain_high']:.2f}]"
+
+    for words in (
+        told("on_policy", "kto_balanced").replace(" [", " points [") + " over the reference",
+        f"(the kit's KTO {gains.loc[('on_policy', 'KTO'), 'gain']:.2f})",
+        f"reward-weighted fine-tuning {told('on_policy', 'reward_weighted')}",
+        f"DRO with a fixed baseline {told('on_policy', 'dro_fixed')}",
+        f"reward-weighted fine-tuning gains most, {told('stronger', 'reward_weighted')}",
+        f"A*-PO gains {told('stronger', 'a_star')}",
+        f"only A*-PO not surely: {told('narrow_much_stronger', 'a_star')}",
+        f"Over the three A*-PO gains {told('all', 'a_star')}",
+    ):
+        assert words in text
+    mine = gains.drop(index="reference", level="method")
+    assert mine.loc["stronger"]["gain"].idxmax() == "rivals.py:reward_weighted"
+    assert (mine.loc["narrow_much_stronger"]["gain"] < 0).all()
+    lowest = mine.loc["narrow_much_stronger"]["gain_high"]
+    assert list(lowest.index[lowest >= 0]) == ["rivals.py:a_star"]
+    surely = mine.loc["all"]["gain_low"]
+    assert list(surely.index[surely > 0]) == ["rivals.py:a_star"]
+
+
 def test_what_the_audit_of_a_language_model_found_is_what_the_guide_says():
     text = " ".join((ROOT / "docs" / "judges.md").read_text(encoding="utf-8").split())
     card = json.loads((ROOT / "results/smollm/judges/itself.json").read_text(encoding="utf-8"))

@@ -147,8 +147,8 @@ def slow_half(training: TrainingConfig, rates: tuple[float, float] | None = None
         return ""
     return (
         f"training.bf16 is true, and a layer's matrix products take this CPU {single / half:.0f} "
-        "times as long in bfloat16 as in float32; use --set training.bf16=false, or a machine with "
-        "avx512_bf16 or amx_bf16 where the results of an earlier run are to be kept"
+        "times as long in bfloat16 as in float32; use --set training.bf16=false or, to go on with "
+        "an earlier run, a machine with such arithmetic (a GPU, avx512_bf16, amx_bf16)"
     )
 
 

@@ -9,8 +9,10 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
+from rpo_nb import __main__ as command
 from rpo_nb.config.loading import load_profile
 from rpo_nb.planning import costs, opening
+from rpo_nb.running import batch
 from rpo_nb.running.jobs import committed_manifest
 from rpo_nb.store import read_json
 
@@ -46,6 +48,15 @@ def test_it_says_where_the_machine_is_slow_in_the_profiles_number_format(monkeyp
     for chosen, said in ((slow, "Slow here: slow.\n"), (quick, "")):
         made = load_profile("smoke", **chosen)
         assert opening.warned_where_slow(made) is made and capsys.readouterr().out == said
+
+
+@pytest.mark.parametrize(("executor", "warned"), [("local", 1), ("slurm", 0)])
+def test_a_machine_that_only_hands_on_the_jobs_is_not_measured(executor, warned, monkeypatch):
+    seen = []
+    monkeypatch.setattr(opening, "warned_where_slow", lambda made: seen.append(made) or made)
+    monkeypatch.setattr(batch, "run", lambda *given, **more: 1)
+    assert command.main(["reproduce", "--profile", "smoke", "--executor", executor]) == 1
+    assert len(seen) == warned
 
 
 def test_without_a_measurement_it_is_what_the_profile_says(tmp_path):

@@ -204,7 +204,7 @@ def test_eval_loss_is_the_mean_over_rows_whatever_the_batch(kind, folder, tmp_pa
         )
         made.model.double()  # float32 rounds other batches otherwise, by 3e-5 of DRO's on AVX2
         found.append(made.evaluate()["eval_loss"])
-    assert found[1:] == pytest.approx(found[:1] * 2, rel=1e-5)
+    assert found[1:] == pytest.approx(found[:1] * 2, rel=1e-7)
 
 
 def test_an_evaluation_is_none_of_the_trainings_log(folder, tmp_path):
