@@ -126,8 +126,8 @@ def device(name: str = "") -> Device:
 
 
 def probe(where: torch.device, dtype: torch.dtype, seconds: float = 2.0, size: int = 1024) -> float:
-    """FLOP/s of square matrix products, measured for about this long: the three of a layer, x Wᵀ
-    forward, g W and gᵀ x backward. A CPU without bfloat16 arithmetic is not alike slow at them."""
+    """FLOP/s of square matrix products, measured for about this long: the three of a layer, x W.T
+    forward, g W and g.T x backward. A CPU without bfloat16 arithmetic is not alike slow at them."""
     a = torch.randn(size, size, device=where).to(dtype)
     return _timed(lambda: (a @ a.T, a @ a, a.T @ a), seconds) * 3 * 2 * size**3
 
