@@ -25,6 +25,7 @@ five has to pass. `planted` tests the audit itself with judges whose bias is kno
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -41,6 +42,7 @@ TOLERANCE = 0.05  # of choices that may change: one in twenty
 FEWEST = 2  # pairs of a group, for a spread
 TOO_FEW = "too few pairs to tell"
 COLUMNS = ["check", "value", "low", "high", "null", "p", "smallest", "n", "found", "says"]
+COUNTS = re.compile(r"([\d,]+) of ([\d,]+) questions")  # of a remark
 CHOICES = ["first_order", "second_order", "again", "paraphrase"]
 SIDES = {"first": "a", "second": "b", None: None}
 
@@ -88,8 +90,23 @@ def ask_gold(
         paraphrase=_sides(other, SIDES),
         log_odds=np.array(odds, float),
     )
-    frame.attrs["remarks"] = list(dict.fromkeys([*said, *judge.remarks()]))
+    frame.attrs["remarks"] = together([*said, *judge.remarks()])
     return frame
+
+
+def together(remarks: Sequence[str]) -> list[str]:
+    """The remarks of several calls, each sentence once: its counts of questions are summed."""
+    sums: dict[str, tuple[int, ...]] = {}
+    for remark in remarks:
+        found = COUNTS.search(remark)
+        counts = [int(one.replace(",", "")) for one in found.groups()] if found else []
+        text = COUNTS.sub("\0", remark, count=1)
+        before = sums.get(text, (0,) * len(counts))
+        sums[text] = tuple(old + new for old, new in zip(before, counts, strict=True))
+    return [
+        text.replace("\0", "{:,} of {:,} questions".format(*counts)) if counts else text
+        for text, counts in sums.items()
+    ]
 
 
 def _sides(replies: Sequence[Reply], names: dict) -> pd.Series:

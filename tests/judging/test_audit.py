@@ -166,6 +166,21 @@ def test_a_missing_choice_leaves_its_pair_out_and_is_counted(gold):
     assert set(none["says"]) == {"too few pairs to tell"}
 
 
+def test_a_remark_of_every_call_is_said_once_with_the_sum_of_its_counts():
+    class Remarking(Scripted):
+        def compare(self, prompts, first, second):
+            self.asked = len(prompts)
+            return super().compare(prompts, first, second)
+
+        def remarks(self):
+            return [f"judge x: {self.asked:,} of {2 * self.asked:,} questions are long.", "as told"]
+
+    asked = audit.ask_gold(Remarking(lambda *_: "first"), toy_gold(301))
+    said = [f"judge x: {4 * 301:,} of {8 * 301:,} questions are long.", "as told"]
+    assert asked.attrs["remarks"] == said
+    assert "1,204 of 2,408" in said[0]
+
+
 def test_the_checker_is_always_right_on_the_pockets_gold():
     pocket = pocket_gold(40)
     table = checked(Checker(checker.score), pocket)
