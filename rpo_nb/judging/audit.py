@@ -42,7 +42,7 @@ TOLERANCE = 0.05  # of choices that may change: one in twenty
 FEWEST = 2  # pairs of a group, for a spread
 TOO_FEW = "too few pairs to tell"
 COLUMNS = ["check", "value", "low", "high", "null", "p", "smallest", "n", "found", "says"]
-COUNTS = re.compile(r"([\d,]+) of ([\d,]+) questions")  # of a remark
+COUNTS = re.compile(r"([\d,]+) of [\d,]+ questions")  # of a remark
 CHOICES = ["first_order", "second_order", "again", "paraphrase"]
 SIDES = {"first": "a", "second": "b", None: None}
 
@@ -63,17 +63,16 @@ def ask_gold(
     """
     gold = gold.reset_index(drop=True)  # replies come in the order of the rows
     prompts, a, b = (gold[column].tolist() for column in ("prompt", "output_a", "output_b"))
-    both = judge.replies(prompts * 2, a + b, b + a)
+    calls = Calls()
+    both = calls.replies(judge, prompts * 2, a + b, b + a)
     first, second = both[: len(gold)], both[len(gold) :]
-    said = judge.remarks()
     again: list[Reply] = [Reply(None)] * len(gold)
     order = np.random.default_rng([seed, 9]).permutation(len(gold))
     for part in np.array_split(order, 2):
         texts = ([column[i] for i in part] for column in (prompts, a, b))
-        for i, reply in zip(part, (another or judge).replies(*texts), strict=True):
+        for i, reply in zip(part, calls.replies(another or judge, *texts), strict=True):
             again[i] = reply
-        said += (another or judge).remarks()
-    other = judge.replies(gold["paraphrase"].tolist(), a, b)
+    other = calls.replies(judge, gold["paraphrase"].tolist(), a, b)
     odds = [
         np.nan
         if one.log_odds is None or two.log_odds is None
@@ -90,23 +89,35 @@ def ask_gold(
         paraphrase=_sides(other, SIDES),
         log_odds=np.array(odds, float),
     )
-    frame.attrs["remarks"] = together([*said, *judge.remarks()])
+    frame.attrs["remarks"] = calls.remarks()
     return frame
 
 
-def together(remarks: Sequence[str]) -> list[str]:
-    """The remarks of several calls, each sentence once: its counts of questions are summed."""
-    sums: dict[str, tuple[int, ...]] = {}
-    for remark in remarks:
-        found = COUNTS.search(remark)
-        counts = [int(one.replace(",", "")) for one in found.groups()] if found else []
-        text = COUNTS.sub("\0", remark, count=1)
-        before = sums.get(text, (0,) * len(counts))
-        sums[text] = tuple(old + new for old, new in zip(before, counts, strict=True))
-    return [
-        text.replace("\0", "{:,} of {:,} questions".format(*counts)) if counts else text
-        for text, counts in sums.items()
-    ]
+class Calls:
+    """Calls of a judge, and what it remarks of all of them."""
+
+    def __init__(self) -> None:
+        self.asked, self.said = 0, []
+
+    def replies(self, judge: Judge, *texts: Sequence[str]) -> list[Reply]:
+        found = judge.replies(*texts)
+        self.asked += len(set(zip(*texts, strict=True)))  # as a judge counts them
+        self.said += judge.remarks()
+        return found
+
+    def remarks(self) -> list[str]:
+        """Each sentence once, with the sum of its counts, of all questions: a call that had nothing
+        to remark on counts, too."""
+        counts: dict[str, int] = {}
+        for remark in self.said:
+            found = COUNTS.search(remark)
+            text = COUNTS.sub("\0", remark, count=1)
+            here = int(found[1].replace(",", "")) if found else 0
+            counts[text] = counts.get(text, 0) + here
+        return [
+            text.replace("\0", f"{count:,} of {self.asked:,} questions")
+            for text, count in counts.items()
+        ]
 
 
 def _sides(replies: Sequence[Reply], names: dict) -> pd.Series:

@@ -135,7 +135,7 @@ def probe(where: torch.device, dtype: torch.dtype, seconds: float = 2.0, size: i
 def slow_half(training: TrainingConfig, rates: tuple[float, float] | None = None) -> str:
     """A sentence where training.bf16 is set and this machine's CPU, without a GPU, is notably
     slower in bfloat16 than in float32: one without such arithmetic (avx512_bf16, amx_bf16) takes
-    about ten times as long. "" elsewhere.
+    tens of times as long. "" elsewhere.
 
     rates: FLOP/s in bfloat16 and in float32; measured in half a second where not given.
     """
@@ -147,8 +147,9 @@ def slow_half(training: TrainingConfig, rates: tuple[float, float] | None = None
         return ""
     return (
         f"training.bf16 is true, and a layer's matrix products take this CPU {single / half:.0f} "
-        "times as long in bfloat16 as in float32; use --set training.bf16=false or, to go on with "
-        "an earlier run, a machine with such arithmetic (a GPU, avx512_bf16, amx_bf16)"
+        "times as long in bfloat16 as in float32; use --set training.bf16=false (in a notebook: a "
+        "profile file of your own with it) or, to go on with an earlier run, a machine with such "
+        "arithmetic (a GPU, avx512_bf16, amx_bf16)"
     )
 
 

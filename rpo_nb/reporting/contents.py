@@ -193,7 +193,7 @@ SHOWN = {
     "losses_leads": Shown(
         WHEN,
         "Losses of one's own: each beside every policy",
-        "lead: the difference of their gains; p by Holm's method over a policy's leads; smallest: "
+        "lead: the difference of their gains; p by Holm's method over all leads; smallest: "
         "the lead that so many seeds would have decided in 80 % of runs.",
     ),
     "partition_truth": Shown(

@@ -20,11 +20,9 @@ from typing import Any
 
 import joblib
 import numpy as np
-import pandas as pd
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from rpo_nb import intervals, store
+from rpo_nb import checks, store
 from rpo_nb.config.keys import content_key
 from rpo_nb.config.methods import METHOD_NAMES, ROWS
 from rpo_nb.config.schema import Profile
@@ -32,21 +30,21 @@ from rpo_nb.data.feedback import conversations
 from rpo_nb.experiment import generations, grid, inputs, runs
 from rpo_nb.experiment.grid import Run
 from rpo_nb.experiment.inputs import Prepared
+from rpo_nb.judging import verdicts
 from rpo_nb.judging.judges import Pointwise
-from rpo_nb.reporting import decisions, style
-from rpo_nb.reporting.rendering import number, write_table
+from rpo_nb.reporting import style
+from rpo_nb.reporting.rendering import write_table
 from rpo_nb.running import processes
 from rpo_nb.running.progress import time_words
 from rpo_nb.running.provenance import step_code
-from rpo_nb.studies import deep, own_method, own_tables, prediction
+from rpo_nb.studies import deep, own_losses, own_method, prediction
 from rpo_nb.studies.deep_feedback import Remembered
+from rpo_nb.studies.own_losses import REFERENCE
 from rpo_nb.studies.truth import PLAIN
 from rpo_nb.training import own as training_own
-from rpo_nb.training.own import COLOUR, Own
+from rpo_nb.training.own import Own
 
 TEXTS = 4  # of the reference a prompt, where a loss asks for their rewards
-REFERENCE = METHOD_NAMES["reference"]
-AT_ONCE = 3.0  # seconds: a step that takes less made nothing
 # of the kit, and in no study of feedback: what they ask for needs a judge
 ASKING = tuple(name for name, row in ROWS.items() if "reference_rewards" in row.needs)
 
@@ -74,13 +72,16 @@ class Policy:
 
     def key(self, profile: Profile) -> str:
         """What its rewards are made from, wherever the feedback lies."""
-        judge = profile.evaluation.model_dump(mode="json")
-        model = grid.model_recipe(profile, self.run.size)
+        size, judge = self.run.size, profile.evaluation.model_dump(mode="json")
+        first = next(iter(profile.presets.values()))
+        # the data, the reference and the precision that every policy is asked in, this one, too
+        world = grid.recipe(profile, first, "sft", size, None, self.run.seed).recipe
+        judge["model"] = grid.model_recipe(profile, verdicts.judge_size(profile))
         code = [step_code(step) for step in ("all of the grid", "reward model")]
-        asked = [self.run.decoding.key(), self.run.seed]
+        asked = [self.run.decoding.key(), self.run.seed, profile.generation]
         if self.asks:
             asked += [TEXTS, inspect.getsource(reference_rewards)]
-        return content_key([self.run.recipe, asked, model, grid.data_recipe(profile), judge, code])
+        return content_key([self.run.recipe, world, asked, judge, code])
 
 
 # ---- which policies ------------------------------------------------------------------------------
@@ -88,21 +89,22 @@ class Policy:
 
 def temperature_of(own: Own, profile: Profile, given: Sequence[float]) -> own_method.OwnSpec:
     """The loss at the one temperature that it is trained at: the given one, else the middle of its
-    own. Raises ValueError for several."""
-    if len(given) > 1:
-        raise ValueError(
-            "on a user's feedback nothing is tuned, so --temperatures takes one; "
-            f"{len(given)} were given"
-        )
-    tried = {one.spec.tau: one.spec for one in own_method.settings_of(own, profile, given)}
-    return tried[sorted(tried)[(len(tried) - 1) // 2]]
+    own."""
+    tried = sorted(own_method.specs_of(own, profile, given), key=lambda spec: spec.tau)
+    return tried[(len(tried) - 1) // 2]
 
 
 def policies(
     profile: Profile, wanted: Sequence[Own | str], temperatures: Sequence[float] = ()
 ) -> list[Policy]:
     """The policies of the profile's first seed: the study's, each once and decoded as the profile
-    says, then those of losses and of methods that are wanted."""
+    says, then those of losses and of methods that are wanted. Raises ValueError for several
+    temperatures."""
+    if len(temperatures) > 1:
+        raise ValueError(
+            "on a user's feedback nothing is tuned, so --temperatures takes one; "
+            f"{len(temperatures)} were given"
+        )
     size, seed = next(iter(profile.sizes)), profile.seeds[0]
     found = []
     for name, same in prediction.studied(profile, size).items():
@@ -115,10 +117,13 @@ def policies(
                 run = spec.run(profile, size, seed)
             found.append(Policy(spec.words, run, one, True))
         else:
-            preset = next(iter(profile.presets.values()))
+            row, preset = ROWS[one], next(iter(profile.presets.values()))
+            for value in temperatures:
+                given = {row.temperature: checks.number("--temperatures", value, above=0.0)}
+                preset = preset.model_copy(update=given)
             run = grid.recipe(profile, preset, one, size, None, seed)
-            slope = getattr(preset, ROWS[one].temperature)
-            name = f"{METHOD_NAMES[one]} {ROWS[one].symbol} {slope:g}"
+            run = replace(run, decoding=profile.decoding)
+            name = f"{METHOD_NAMES[one]} {row.symbol} {getattr(preset, row.temperature):g}"
             found.append(Policy(name, run, added=True))
     return found
 
@@ -160,7 +165,7 @@ def reference_rewards(
 
 def said(profile: Profile, policy: Policy, prepared: Prepared, out: Path) -> list[str]:
     """A policy's completions of the validation prompts; trained first where it is not there."""
-    run, reference = policy.run, prepared.reference
+    run = policy.run
     if policy.asks:  # another judge makes another policy
         judged = content_key(prepared.ref_rewards.round(6).tolist())
         run = replace(run, recipe=run.recipe | {"ref_rewards": judged})
@@ -170,30 +175,30 @@ def said(profile: Profile, policy: Policy, prepared: Prepared, out: Path) -> lis
     if run.trained:
         with policy.registered():
             runs.train_runs(profile, [run], prepared, out, tqdm(disable=True))
-    prepared.__dict__["reference"] = reference  # training lets it go
     return generations.completions(profile, run, prepared, out)
 
 
 class Clock:
-    """Tells after each step of a seed what it took and what is left: so many as were long, as long
-    as the mean of the long ones."""
+    """Tells after each step of a seed what it took, and what is left: as many seconds a step as
+    the steps of its kind took, of a kind that none was of as the longest."""
 
-    def __init__(self, seed: int, steps: int) -> None:
-        self.seed, self.steps, self.done = seed, steps, 0
-        self.long: list[float] = []
-        self.since = time.monotonic()
+    def __init__(self, seed: int, kinds: Sequence[str], since: float) -> None:
+        self.seed, self.kinds = seed, list(kinds)
+        self.seconds: list[float] = []
+        self.since = since  # of time.monotonic
 
     def told(self, what: str) -> None:
         now = time.monotonic()
-        seconds, self.since, self.done = now - self.since, now, self.done + 1
-        line = f"seed {self.seed}, {self.done} of {self.steps}: {what}"
-        if seconds < AT_ONCE:
-            print(f"{line}, was there", flush=True)
-            return
-        self.long.append(seconds)
-        left = (self.steps - self.done) * sum(self.long) / len(self.long)
+        self.seconds.append(now - self.since)
+        self.since, done = now, len(self.seconds)
+        took: dict[str, list[float]] = {}
+        for kind, seconds in zip(self.kinds[:done], self.seconds, strict=True):
+            took.setdefault(kind, []).append(seconds)
+        mean = {kind: sum(seconds) / len(seconds) for kind, seconds in took.items()}
+        left = sum(mean.get(kind, max(mean.values())) for kind in self.kinds[done:])
         end = f"; {time_words(left)} of this seed" if left else ""
-        print(f"{line}, {seconds:.0f} s{end}", flush=True)
+        line = f"seed {self.seed}, {done} of {len(self.kinds)}: {what}"
+        print(f"{line}, {self.seconds[-1]:.0f} s{end}", flush=True)
 
 
 def judged(
@@ -215,137 +220,34 @@ def judged(
         return kept
     inputs.torch_threads(profile)
     deep.bring(whole, deep.Part("policies", seed), out)
-    asks = any(policy.asks for policy in mine)
-    clock = Clock(seed, len(mine) + 1 + asks)
+    since = time.monotonic()
     learnt = prediction.judge_of(profile, out, seed)
-    clock.told(f"judge {learnt.name}")
-    judge, prepared = Remembered(learnt, out), inputs.prepare(profile, size, seed)
     if kept["identity"] != learnt.identity:  # its rewards are another judge's
         right = None if learnt.held_out is None else float(learnt.held_out["correct"].mean())
         kept = {"judge": learnt.name, "identity": learnt.identity, "right": right}
         kept |= {"keys": {}, "rewards": {}}
     left = [one for one in mine if kept["keys"].get(one.name) != keys[one.name]]
+    asks = any(policy.asks for policy in left)
+    there = [one.name for one in mine if one not in left]
+    if there:
+        print(f"seed {seed}: judged before, {', '.join(there)}", flush=True)
+    kinds = ["added" if policy.added else "of the study" for policy in left]
+    clock = Clock(seed, ["judge", *["texts"] * asks, *kinds], since)
+    clock.told(f"judge {learnt.name}")
+    judge, prepared = Remembered(learnt, out), inputs.prepare(profile, size, seed)
     validation = prepared.splits.validation
     prompts, numbers = list(validation["prompt"]), list(map(str, validation["prompt_id"]))
     with runs.quick_collections():
-        if any(policy.asks for policy in left):
-            prepared.ref_rewards = reference_rewards(profile, prepared, judge, out)
         if asks:
+            prepared.ref_rewards = reference_rewards(profile, prepared, judge, out)
             clock.told("texts of the reference, judged")
-        for policy in mine:
-            if policy in left:
-                scores = judge.score(prompts, said(profile, policy, prepared, out)).tolist()
-                kept["rewards"][policy.name] = dict(zip(numbers, scores, strict=True))
-                kept["keys"][policy.name] = keys[policy.name]
-                store.write_sealed(file, kept)
+        for policy in left:
+            scores = judge.score(prompts, said(profile, policy, prepared, out)).tolist()
+            kept["rewards"][policy.name] = dict(zip(numbers, scores, strict=True))
+            kept["keys"][policy.name] = keys[policy.name]
+            store.write_sealed(file, kept)
             clock.told(policy.name)
     return kept
-
-
-# ---- tables and picture --------------------------------------------------------------------------
-
-
-def wide_rewards(found: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, np.ndarray]:
-    """[seeds, prompts] of each policy; NaN where a seed was not asked a prompt."""
-    prompts = sorted({int(p) for one in found for p in one["rewards"][names[0]]})
-    return {
-        name: np.array(
-            [[one["rewards"][name].get(str(p), np.nan) for p in prompts] for one in found], float
-        )
-        for name in names
-    }
-
-
-def standing(rewards: dict[str, np.ndarray], added: Sequence[str]) -> pd.DataFrame:
-    """One row a policy, the best first: policy, added (to the study), gain (mean reward over the
-    reference's) with low and high, reward, seeds, prompts (of a seed)."""
-    rows = []
-    for name, mine in rewards.items():
-        gain = intervals.seeds_and_prompts(mine - rewards[REFERENCE])
-        rows.append(
-            {
-                "policy": name,
-                "added": name in added,
-                "gain": gain.value,
-                "low": gain.low,
-                "high": gain.high,
-                "reward": np.nanmean(mine),
-                "seeds": len(mine),
-                "prompts": int(np.isfinite(mine).sum(1).max()),
-            }
-        )
-    return pd.DataFrame(rows).sort_values("gain", ascending=False, ignore_index=True)
-
-
-def leads(rewards: dict[str, np.ndarray], added: Sequence[str]) -> pd.DataFrame:
-    """Each added policy beside every other: policy, other, lead with low and high, p (Holm's, for
-    all of a policy's leads), outcome (of `own_tables.OUTCOMES`), smallest (the lead that these
-    seeds would have decided in 80 % of runs; NaN where decided)."""
-    parts = []
-    for name in added:
-        others = [other for other in rewards if other != name]
-        found = [intervals.seeds_and_prompts(rewards[name] - rewards[other]) for other in others]
-        value, low, high, error, df = (
-            np.array(column, float) for column in zip(*found, strict=True)
-        )
-        same = (value == 0) & (error == 0)  # every text is worth the same: nothing to decide
-        verdict = decisions.decide(value, np.where(same, np.nan, error), df)
-        outcome = [
-            own_tables.SAME if one else own_tables.WORDS[word]
-            for one, word in zip(same, verdict.verdict, strict=True)
-        ]
-        columns = {"policy": name, "other": others, "lead": value, "low": low, "high": high}
-        columns |= {"p": verdict.p, "outcome": outcome, "smallest": verdict.smallest}
-        parts.append(pd.DataFrame(columns))
-    return pd.concat(parts, ignore_index=True)
-
-
-@style.styled
-def figure(table: pd.DataFrame, note: str) -> Figure:
-    """What each policy gained over the reference; what was added is a star."""
-    rows = table[table["policy"].ne(REFERENCE)].reset_index(drop=True)
-    drawn = Figure(figsize=(8, 1.8 + 0.32 * len(rows)), layout="constrained")
-    axis = drawn.subplots()
-    for place, row in rows.iterrows():
-        axis.errorbar(
-            [row["gain"]],
-            [place],
-            xerr=style.errors(rows.iloc[[place]], "gain", "low", "high"),
-            marker="*" if row["added"] else "o",
-            markersize=11 if row["added"] else 5,
-            color=COLOUR if row["added"] else style.DARK,
-            elinewidth=0.8,
-            capsize=3,
-        )
-    axis.axvline(0, color=style.DARK, lw=1)
-    axis.set_yticks(range(len(rows)), rows["policy"])
-    axis.set_ylim(len(rows) - 0.5, -0.5)
-    axis.grid(axis="y", visible=False)
-    axis.set_xlabel("gain over the reference, judge reward (right is better)")
-    style.entitle(drawn, "Losses beside the study's policies", note, [])
-    return drawn
-
-
-def told(table: pd.DataFrame, found: pd.DataFrame) -> list[str]:
-    """A sentence a loss: what it gains, and against whom that decides anything."""
-    lines = []
-    for name, mine in found.groupby("policy", sort=False):
-        row = table.set_index("policy").loc[name]
-        line = f"{name} gains {number(row['gain'], 2)}"
-        if np.isfinite(row["low"]):
-            line += f" [{number(row['low'], 2)}, {number(row['high'], 2)}]"
-        groups = [
-            f"{words} {', '.join(mine.loc[mine['outcome'].eq(words), 'other'])}"
-            for words in own_tables.OUTCOMES
-            if mine["outcome"].eq(words).any()
-        ]
-        smallest = mine["smallest"].dropna()
-        if len(smallest):
-            groups[-1] += (
-                f" (a lead of {smallest.min():.2f} to {smallest.max():.2f} would have been seen)"
-            )
-        lines.append(f"{line} over the reference; {'; '.join(groups)}")
-    return lines
 
 
 # ---- the command ---------------------------------------------------------------------------------
@@ -354,7 +256,7 @@ def told(table: pd.DataFrame, found: pd.DataFrame) -> list[str]:
 def check_settings(given: Iterable[str], rates: Sequence[float]) -> None:
     """Raises ValueError for a setting that was given (a key of --set) and that nothing here reads,
     and for learning rates."""
-    for name in given:
+    for name in set(given) - {"lab.taus", "lab.workers"}:
         if name == "lab" or name.startswith(("lab.", "paper_b")):
             raise ValueError(f"lab --method on feedback does not read {name}; leave it out")
     if rates:
@@ -374,27 +276,43 @@ def make(
     """Train what is missing, some seeds at a time; write tables/losses, tables/losses_leads and
     figures/losses; yield what to tell. Raises ValueError before anything is trained where a loss
     cannot be."""
-    seeds = profile.seeds
+    inputs.fetch(profile)  # before any key is made of it
+    size, seeds = next(iter(profile.sizes)), profile.seeds
     every = policies(profile, wanted, temperatures)  # of the first seed: all have the same names
     names, added = [one.name for one in every], [one.name for one in every if one.added]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise ValueError(f"two policies are called {twice}; give each loss a name of its own")
-    if REFERENCE not in names:
+    if "reference" not in profile.methods:
         raise ValueError("a gain is over the reference; keep reference among the methods")
+    if REFERENCE not in names:
+        raise ValueError(
+            f"preset {', '.join(profile.presets)} decodes otherwise than a loss beside it is "
+            "asked, so nothing of the study compares; add paper or fixed"
+        )
+    for own in (one for one in wanted if isinstance(one, Own)):
+        if own_method.rates_of(own, profile) != (profile.training.learning_rate,):
+            yield (
+                f"{own.words}: its learning rates are not read on feedback; it learns at the "
+                f"profile's {profile.training.learning_rate:g}, as all do"
+            )
     with processes.only_one(out):
         found = joblib.Parallel(n_jobs=max(1, min(workers, len(seeds))), batch_size=1)(
             joblib.delayed(judged)(profile, seed, out, wanted, temperatures) for seed in seeds
         )
-        rewards = wide_rewards(found, names)
-        table, apart = standing(rewards, added), leads(rewards, added)
+        rewards = own_losses.wide_rewards(found, names)
+        table, apart = own_losses.standing(rewards, added), own_losses.leads(rewards, added)
         rights = [f"{100 * one['right']:.0f}" for one in found if one["right"] is not None]
         note = f"Rewards by {found[0]['judge']}" + (
             f", right in {', '.join(rights)} % of held-out comparisons. " if rights else ". "
         )
-        note += "Nothing was tuned; all are decoded alike. " + style.interval_note(len(seeds))
+        note += f"Size {size}. Nothing was tuned; all are decoded alike. "
+        note += style.interval_note(len(seeds))
         write_table(table, out, "losses", [note])
         written = write_table(apart, out, "losses_leads", [note])
-        style.save(figure(table, note), out, "losses")
-    yield from told(table, apart)
+        style.save(own_losses.figure(table, note), out, "losses")
+    yield from own_losses.told(table, apart)
+    more = [name for name in found[0]["rewards"] if name not in names]
+    if more:
+        yield f"judged before and not in these tables: {', '.join(more)}; name their losses, too"
     yield f"{processes.shown(written)} has every lead, losses.csv beside it every gain"

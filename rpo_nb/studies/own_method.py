@@ -105,45 +105,49 @@ def settings_of(
 ) -> tuple[Setting, ...]:
     """The settings of a researcher's loss: every temperature with every learning rate.
 
-    What is not given is the function's own (attributes temperatures, learning_rates), else its
-    module's (TEMPERATURES, LEARNING_RATES), else the lab's temperatures and the profile's rate.
-    Raises ValueError for what is no positive number, for temperatures of a loss that takes none,
-    and for more than MOST_SETTINGS.
+    Raises ValueError as `specs_of` does, and for more than MOST_SETTINGS.
     """
-    module = own.module()
-    function = own.function(module)
-    takes = "temperature" in own.wanted(function)
+    specs, wanted = specs_of(own, profile, temperatures), rates_of(own, profile, rates)
+    if len(specs) * len(wanted) > MOST_SETTINGS:
+        raise ValueError(
+            f"{own.words} has {len(specs) * len(wanted)} settings; try at most {MOST_SETTINGS}, "
+            "since every other method is given as many"
+        )
+    return tuple(
+        Setting(spec, rate / profile.training.learning_rate, 1) for rate in wanted for spec in specs
+    )
 
-    def numbers(given: Sequence[float], name: str, otherwise: Sequence[float]) -> tuple:
-        found = given or getattr(function, name, getattr(module, name.upper(), ()))
-        try:
-            found = tuple(dict.fromkeys(found))
-        except TypeError:
-            raise ValueError(f"{own.words}: {name} is {found!r}; give a list of numbers") from None
-        values = (checks.number(f"{own.words}: {name}", one, above=0.0) for one in found)
-        return tuple(values) or tuple(otherwise)
 
-    taus = numbers(temperatures, "temperatures", profile.lab.taus if takes else (1.0,))
+def specs_of(own: Own, profile: Profile, temperatures: Sequence[float] = ()) -> list[OwnSpec]:
+    """A researcher's loss at each of its temperatures: the given ones, else the function's own
+    (its attribute temperatures), else its module's (TEMPERATURES), else the lab's. Raises
+    ValueError for what is no positive number, and for temperatures of a loss that takes none."""
+    takes = "temperature" in own.wanted(own.function(own.module()))
+    taus = _numbers(own, "temperatures", temperatures, profile.lab.taus if takes else (1.0,))
     if not takes and taus != (1.0,):
         raise ValueError(
             f"{own.words} takes no temperature, but {len(taus)} are to be tried; "
             "give it an argument temperature"
         )
-    wanted = numbers(rates, "learning_rates", (profile.training.learning_rate,))
-    if len(taus) * len(wanted) > MOST_SETTINGS:
-        raise ValueError(
-            f"{own.words} has {len(taus) * len(wanted)} settings; try at most {MOST_SETTINGS}, "
-            "since every other method is given as many"
-        )
-    return tuple(
-        Setting(
-            OwnSpec(training_own.NAME, tau, own=own, has_tau=takes),
-            rate / profile.training.learning_rate,
-            1,
-        )
-        for rate in wanted
-        for tau in taus
-    )
+    return [OwnSpec(training_own.NAME, tau, own=own, has_tau=takes) for tau in taus]
+
+
+def rates_of(own: Own, profile: Profile, rates: Sequence[float] = ()) -> tuple[float, ...]:
+    """Its learning rates, found as `specs_of` finds temperatures; else the profile's."""
+    return _numbers(own, "learning_rates", rates, (profile.training.learning_rate,))
+
+
+def _numbers(
+    own: Own, name: str, given: Sequence[float], otherwise: Sequence[float]
+) -> tuple[float, ...]:
+    module = own.module()
+    found = given or getattr(own.function(module), name, getattr(module, name.upper(), ()))
+    try:
+        found = tuple(dict.fromkeys(found))
+    except TypeError:
+        raise ValueError(f"{own.words}: {name} is {found!r}; give a list of numbers") from None
+    values = (checks.number(f"{own.words}: {name}", one, above=0.0) for one in found)
+    return tuple(values) or tuple(otherwise)
 
 
 def rivals(profile: Profile, count: int) -> dict[str, tuple[Setting, ...]]:

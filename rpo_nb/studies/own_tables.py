@@ -25,6 +25,7 @@ OUTCOMES = AHEAD, BEHIND, SAME, OPEN = (
     "the same reward for every prompt as",
     "not decided against",
 )
+OTHER_SIDE = {AHEAD: BEHIND, BEHIND: AHEAD}
 WORDS = {decisions.HOLDS: AHEAD, decisions.FAILS: BEHIND, decisions.OPEN: OPEN}
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 import transformers
+from statsmodels.stats.multitest import multipletests
 
 from rpo_nb import __main__ as command
-from rpo_nb import store
+from rpo_nb import intervals, store
+from rpo_nb.config.loading import load_profile
 from rpo_nb.experiment import generations, inputs
 from rpo_nb.reporting.rendering import read_table
-from rpo_nb.studies import deep, own_feedback, prediction
+from rpo_nb.running.progress import time_words
+from rpo_nb.studies import deep, own_feedback, own_losses, prediction
 from rpo_nb.training import own
 from tests.studies.test_deep_feedback import study  # noqa: F401, a fixture
 
@@ -83,6 +88,8 @@ def test_losses_stand_beside_the_studys_policies_which_are_not_trained_again(pla
     list(own_feedback.make(more, profile, out))
     assert len(trained) == len(profile.seeds)
     assert len(read_table(out / "tables/losses.csv")) == 7
+    *_, last, _ = list(own_feedback.make(wanted[:1], profile, out))
+    assert "not in these tables: QRPO β 0.3, a_star τ 0.3, reward_weighted τ 1;" in last
     lines = Path(profile.data.source).read_text(encoding="utf-8").splitlines()
     texts = [line["prompt"] for line in map(json.loads, lines)]
     told = (out / f"lab/feedback-seed{seed}.json").read_text(encoding="utf-8")
@@ -141,14 +148,131 @@ def test_leads_are_differences_with_holms_correction():
     g = np.random.default_rng(0)
     base = g.normal(size=(4, 50))
     rewards = {"reference": base, "SFT": base + 0.5, "mine": base + 2 + g.normal(size=(4, 1)) / 20}
-    table, apart = own_feedback.standing(rewards, ["mine"]), own_feedback.leads(rewards, ["mine"])
+    table, apart = own_losses.standing(rewards, ["mine"]), own_losses.leads(rewards, ["mine"])
     assert list(table["policy"]) == ["mine", "SFT", "reference"]
     assert list(apart["outcome"]) == ["ahead of"] * 2
     np.testing.assert_allclose(apart["lead"], [table["gain"][0], table["gain"][0] - 0.5])
-    same = own_feedback.leads(rewards | {"mine": base}, ["mine"])
-    assert list(same["outcome"]) == [own_feedback.own_tables.SAME, "behind"]
+    same = own_losses.leads(rewards | {"mine": base}, ["mine"])
+    assert list(same["outcome"]) == [own_losses.own_tables.SAME, "behind"]
     one = {name: values[:1] for name, values in rewards.items()}
-    assert set(own_feedback.leads(one, ["mine"])["outcome"]) == {"not decided against"}
+    undecided = own_losses.leads(one, ["mine"])
+    assert set(undecided["outcome"]) == {"not decided against"}
+    (line,) = own_losses.told(own_losses.standing(one, ["mine"]), undecided)
+    assert line.endswith("not decided against reference, SFT (one seed decides nothing)")
+
+
+def test_the_leads_of_all_losses_are_corrected_together_and_agree_from_both_sides():
+    g = np.random.default_rng(0)
+    base, names = g.normal(size=(3, 40)), ["A", "B", "C"]
+    spread = {name: 0.5 * g.normal(size=(3, 1)) + 0.3 * g.normal(size=(3, 40)) for name in names}
+    rewards = {"reference": base, "SFT": base + 0.1 * g.normal(size=(3, 40))}
+    rewards |= {name: base + place + spread[name] for place, name in enumerate(names)}
+    apart = own_losses.leads(rewards, names).set_index(["policy", "other"])
+    assert len(apart) == 3 * 4
+    once = [(a, b) for a, b in apart.index if b not in names or a < b]
+    found = [intervals.seeds_and_prompts(rewards[a] - rewards[b]) for a, b in once]
+    raw = [2 * scipy.stats.t.sf(abs(one.value) / one.error, one.df) for one in found]
+    holm = multipletests(raw, method="holm")[1]
+    np.testing.assert_allclose(apart.loc[once, "p"], holm)
+    for a, b in itertools.permutations(names, 2):
+        mine, theirs = apart.loc[(a, b)], apart.loc[(b, a)]
+        assert (mine["low"], mine["lead"]) == (-theirs["high"], -theirs["lead"])
+        assert mine["p"] == theirs["p"]
+        assert {mine["outcome"], theirs["outcome"]} in (
+            {"ahead of", "behind"},
+            {"not decided against"},
+        )
+    assert apart.loc[("C", "A"), "outcome"] == "ahead of"  # so that both kinds are seen
+    assert "not decided against" in set(apart["outcome"])
+
+
+def test_a_key_has_all_that_rewards_are_made_from(study):  # noqa: F811
+    profile, _ = study
+
+    def keys(made):
+        return {policy.name: policy.key(made) for policy in own_feedback.policies(made, ["qrpo"])}
+
+    def other(part, **values):
+        return profile.model_copy(
+            update={part: getattr(profile, part).model_copy(update=values)} if part else values
+        )
+
+    large = profile.sizes["small"].model_copy(update={"id": "pocket"})
+    judged = profile.evaluation.model_copy(update={"judge_size": "large"})
+    judged_by_large = other(
+        None, sizes={"small": profile.sizes["small"], "large": large}, evaluation=judged
+    )
+    wider = large.model_copy(update={"d_model": 2 * large.d_model})
+    judged_by_wider = judged_by_large.model_copy(
+        update={"sizes": {"small": profile.sizes["small"], "large": wider}}
+    )
+    made = [
+        profile,
+        other(None, generation="vllm"),
+        other("training", lora=False),
+        other("training", quantize="4bit"),
+        other("training", bf16=True),
+        other("decoding", temperature=0.5),
+        other("evaluation", judge_comparisons=50),
+        judged_by_large,
+        judged_by_wider,
+    ]
+    found = [keys(one) for one in made]
+    for name in ("reference", "SFT", "QRPO β 0.3"):
+        assert len({one[name] for one in found}) == len(made)
+
+
+def test_a_temperature_and_the_studys_decoding_are_the_kits_method_s_too(study):  # noqa: F811
+    profile, _ = study
+    loss = own.read(f"{RIVALS}:dro_fixed")
+    *_, first, second = own_feedback.policies(profile, [loss, "qrpo"], (0.7,))
+    assert (first.name, second.name) == ("dro_fixed τ 0.7", "QRPO β 0.7")
+    assert second.run.recipe["objective"]["beta"] == 0.7
+    with pytest.raises(ValueError, match="takes one; 2 were given"):
+        own_feedback.policies(profile, ["qrpo"], (0.1, 0.7))
+    with pytest.raises(ValueError, match="--temperatures is -1"):
+        own_feedback.policies(profile, ["qrpo"], (-1.0,))
+    released = load_profile("smoke", feedback=profile.data.source, preset="released,paper")
+    (qrpo,) = (one for one in own_feedback.policies(released, ["qrpo"]) if one.added)
+    assert qrpo.run.decoding == released.decoding
+
+
+def test_ten_temperatures_and_a_rate_of_the_file_are_no_settings_to_tune(place, tmp_path):
+    profile, out = place
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "TEMPERATURES = [float(n) for n in range(1, 11)]\nLEARNING_RATES = [1.0, 2.0]\n"
+        "def loss(policy_logps, rewards, temperature):\n"
+        "    return -rewards * policy_logps / temperature\n"
+    )
+    mine = own.read(f"{file}:loss")
+    assert own_feedback.policies(profile, [mine])[-1].name == "loss τ 5"
+    line = next(own_feedback.make([mine], profile, out))
+    assert "mine.py:loss: its learning rates are not read" in line
+    assert f"the profile's {profile.training.learning_rate:g}" in line
+
+
+def test_a_model_of_the_hub_is_here_before_a_key_is_made_of_it(place, monkeypatch):
+    profile, out = place
+    order = []
+    monkeypatch.setattr(inputs, "fetch", lambda profile: order.append("fetched"))
+    monkeypatch.setattr(own_feedback, "policies", lambda *_: order.append("keys") or [])
+    with pytest.raises(ValueError, match="decodes otherwise"):  # no policy is its reference
+        list(own_feedback.make(["qrpo"], profile, out))
+    assert order == ["fetched", "keys"]
+
+
+def test_the_time_left_is_told_by_kinds_of_steps(monkeypatch, capsys):
+    times = iter([100.0, 110.0, 150.0, 450.0])
+    monkeypatch.setattr(own_feedback.time, "monotonic", lambda: next(times))
+    clock = own_feedback.Clock(0, ["judge", "of the study", "added", "added"], 0.0)
+    for what in ("judge", "SFT", "a", "b"):
+        clock.told(what)
+    lines = capsys.readouterr().out.splitlines()
+    # three steps as long as the one known, two as the longest, one as its own kind's
+    left = [f"{time_words(seconds)} of this seed" for seconds in (300.0, 200.0, 40.0)]
+    assert [line.partition("; ")[2] for line in lines] == [*left, ""]
+    assert lines[0].startswith("seed 0, 1 of 4: judge, 100 s")
 
 
 @pytest.mark.parametrize(
@@ -158,6 +282,7 @@ def test_leads_are_differences_with_holms_correction():
         ("--learning-rates 1e-4,2e-4", "leave --learning-rates out"),
         ("--set lab.seeds=[0,1]", "does not read lab.seeds; leave it out"),
         ("--set methods=sft", "keep reference among the methods"),
+        ("--set preset=released", "preset released decodes otherwise"),
     ],
 )
 def test_what_nothing_reads_is_refused(options, words, study, tmp_path, capsys):  # noqa: F811
