@@ -162,7 +162,7 @@ def parser() -> argparse.ArgumentParser:
         "--profile",
         default="",
         metavar="NAME",
-        help="or a YAML file; default RPO_NB_PROFILE, else pocket",
+        help="or a YAML file; default RPO_NB_PROFILE, else pocket; of deep pocket-deep",
     )
     place = argparse.ArgumentParser(add_help=False)
     place.add_argument(

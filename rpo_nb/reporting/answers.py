@@ -233,7 +233,8 @@ def normalised(tables: Tables) -> list[str]:
     if seen := _seen(table.get("smallest", pd.Series(dtype=float)), 50, " points from 50"):
         out.append(f"Those that are not decided {seen}.")
     above = in_words(table["above_published"], "surely above that", "surely below")
-    return [*out, f"Paper A (version 4) reports over 90 %: {above}."]
+    said = "Paper A's version 4, whose tables we have not seen, is said to report over 90 %"
+    return [*out, f"{said}: {above}."]
 
 
 # ---- paper B -------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ SHOWN = {
         A,
         "With an estimate of Ẑ against without",
         "Win rate in % of the normalised loss over the same loss with V̂ = 0; 50 is no difference, "
-        "and paper A (version 4) reports above 90.",
+        "and paper A (version 4) is said to report above 90.",
         _LAB,
     ),
     "paper_b_table1": Shown(

@@ -25,7 +25,7 @@ from rpo_nb.studies import lab_references
 from rpo_nb.studies.aggregates import improvement, iqm, over_seeds, profile, share_over_seeds
 from rpo_nb.studies.lab import MAP_KEYS, REFERENCE, RIVAL, Spec, Study
 
-# paper A, version 4: preference in % for the normalised loss, over models and judges
+# paper A, version 4, as we were told: preference in % for the normalised loss (docs/papers.md)
 ABOVE = 90.0
 PUBLISHED_ABLATION = f">{ABOVE:g}"
 PROFILE_POINTS = 41
