@@ -16,7 +16,7 @@ import pytest
 from docs.site import readme
 from rpo_nb.config.arguments import parser
 from rpo_nb.config.loading import load_profile
-from rpo_nb.reporting import claims, rendering
+from rpo_nb.reporting import claims, decisions, rendering
 from rpo_nb.reporting.decisions import OPEN
 from rpo_nb.running import parts
 from rpo_nb.studies import deep, lab, odds, prediction_scores
@@ -224,28 +224,69 @@ def test_where_the_rivals_stand_is_what_the_guide_says():
     table = pd.read_csv(ROOT / "results/pocket-deep/tables/rivals.csv")
     gains = table.drop_duplicates(["regime", "method"]).set_index(["regime", "method"])
 
+    def row(regime, method):
+        kit = gains.index.isin([(regime, method)]).any()
+        return gains.loc[(regime, method if kit else f"rivals.py:{method}")]
+
     def told(regime, method):
-        row = gains.loc[(regime, f"rivals.py:{method}")]
-        return f"{row['gain']:.2f} [{row['gain_low']:.2f}, {row['gain_high']:.2f}]"
+        one = row(regime, method)
+        return f"{one['gain']:.2f} [{one['gain_low']:.2f}, {one['gain_high']:.2f}]"
 
     for words in (
-        told("on_policy", "kto_balanced").replace(" [", " points [") + " over the reference",
-        f"(the kit's KTO {gains.loc[('on_policy', 'KTO'), 'gain']:.2f})",
+        f"Over all six A*-PO gains {told('all', 'a_star')}",
+        f"eq. 19, which gains most of the kit's, {told('all', 'RPO eq. 19')}",
+        f"QRPO, which ends at {told('all', 'QRPO')}",
+        f"KTO with balanced weights gains {told('on_policy', 'kto_balanced')}",
+        f"(the kit's KTO {row('on_policy', 'KTO')['gain']:.2f})",
         f"reward-weighted fine-tuning {told('on_policy', 'reward_weighted')}",
         f"DRO with a fixed baseline {told('on_policy', 'dro_fixed')}",
-        f"reward-weighted fine-tuning gains most, {told('stronger', 'reward_weighted')}",
-        f"A*-PO gains {told('stronger', 'a_star')}",
-        f"only A*-PO not surely: {told('narrow_much_stronger', 'a_star')}",
-        f"Over the three A*-PO gains {told('all', 'a_star')}",
+        f"reward-weighted fine-tuning gains {told('stronger', 'reward_weighted')}",
+        f"A*-PO {told('stronger', 'a_star')}, SFT {row('stronger', 'SFT')['gain']:.2f}",
+        f"SFT gains {told('much_stronger', 'SFT')}",
+        f"reward-weighted fine-tuning {told('much_stronger', 'reward_weighted')}",
+        f"A*-PO {told('much_stronger', 'a_star')}; with a weaker reference the order is the same",
+        f"lost least: {told('narrow_reference', 'a_star')} from somewhat better writers",
+        f"much better ones, {told('narrow_much_stronger', 'a_star')}",
     ):
-        assert words in text
+        assert words in text, words
     mine = gains.drop(index="reference", level="method")
+    first = ["SFT", "rivals.py:reward_weighted", "rivals.py:a_star"]
+    for regime in ("much_stronger", "weak_reference"):
+        assert list(mine.loc[regime]["gain"].nlargest(3).index) == first
     assert mine.loc["stronger"]["gain"].idxmax() == "rivals.py:reward_weighted"
-    assert (mine.loc["narrow_much_stronger"]["gain"] < 0).all()
-    lowest = mine.loc["narrow_much_stronger"]["gain_high"]
-    assert list(lowest.index[lowest >= 0]) == ["rivals.py:a_star"]
-    surely = mine.loc["all"]["gain_low"]
-    assert list(surely.index[surely > 0]) == ["rivals.py:a_star"]
+    for regime in ("narrow_reference", "narrow_much_stronger"):
+        assert (mine.loc[regime]["gain"] < 0).all()
+        assert mine.loc[regime]["gain"].idxmax() == "rivals.py:a_star"
+    kit = mine.loc["all"][~mine.loc["all"].index.str.startswith("rivals.py")]
+    assert kit["gain"].idxmax() == "RPO eq. 19"
+    over_all = mine.loc["all"].loc[lambda rows: rows.index.str.startswith("rivals.py")]
+    named = {
+        name: over_all.index[chosen].str.removeprefix("rivals.py:").tolist()
+        for name, chosen in (
+            ("gains", over_all["gain_low"] > 0),
+            ("loses", over_all["gain_high"] < 0),
+        )
+    }
+    assert named == {"gains": ["a_star"], "loses": ["dro_fixed", "kto_balanced"]}
+
+
+def test_what_the_guide_says_of_the_first_rival_is_corrected_over_all_five():
+    pages = list((ROOT / "results/pocket-deep/lab").glob("rivals-*"))
+    parts = []
+    for page in pages:
+        rows = pd.read_csv(page / "tables/standing.csv").query("regime == 'all'")
+        name = page.name.replace("rivals-", "rivals.py:")
+        parts.append(rows[rows["method"].ne(name)].assign(rival=name))
+    leads = pd.concat(parts, ignore_index=True)
+    assert len(pages) == 5 and len(leads) == 5 * 8
+    raw = decisions.p_value(leads["lead"], leads["lead_error"], leads["lead_df"])
+    mine = leads.assign(p=decisions.holm(raw)).query("rival == 'rivals.py:a_star'")
+    mine = mine.set_index("method")
+    assert (mine["lead"] > 0).all()
+    assert list(mine.index[mine["p"] >= 0.05]) == ["RPO eq. 19"]
+    text = " ".join((ROOT / "docs" / "own_objective.md").read_text(encoding="utf-8").split())
+    assert "of every one but RPO with eq. 19" in text
+    assert f"(p {mine.loc['RPO eq. 19', 'p']:.3f})" in text
 
 
 def test_what_the_audit_of_a_language_model_found_is_what_the_guide_says():
