@@ -162,7 +162,7 @@ def parser() -> argparse.ArgumentParser:
         "--profile",
         default="",
         metavar="NAME",
-        help="or a YAML file; default RPO_NB_PROFILE, else pocket; of deep pocket-deep",
+        help="or a YAML file; default RPO_NB_PROFILE, else pocket",
     )
     place = argparse.ArgumentParser(add_help=False)
     place.add_argument(
@@ -239,6 +239,7 @@ def parser() -> argparse.ArgumentParser:
         "deep",
         parents=[profile, jobs, change],
         help="a run of many seeds, in parts that can be committed",
+        description="Here --profile is pocket-deep where it is not given.",
     )
     command.add_argument("--minutes", type=float, help="begin no part after so many")
     command.add_argument("--parts", type=int, help="make so many at most")
