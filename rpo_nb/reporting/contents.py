@@ -180,9 +180,12 @@ SHOWN = {
     "rivals": Shown(
         WHEN,
         "Losses of one's own beside the kit's methods",
-        "Gain over the reference in points, KL in nats; over: regimes, seeds and a key of the "
-        "other settings, and rows with another one do not compare; tried: settings that the method "
+        "Gain over the reference in points, KL in nats. Pages made with other seeds, regimes or "
+        "settings do not compare: rivals.csv names them (over). tried: settings that the method "
         "was given; page: whose standing has the row (lab --method).",
+        lines=("method", "tried", "page"),
+        across=("regime",),
+        values=(("gain", 2), ("kl", 2)),
     ),
     "losses": Shown(
         WHEN,

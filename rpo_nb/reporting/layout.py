@@ -157,7 +157,10 @@ def pivot(frame: pd.DataFrame, spec: Shown, value: str, digits: int) -> dict:
         "kinds": [*["text"] * len(lines), *["num"] * len(columns)],
         "rows": [
             [
-                *(readable(one) if not isinstance(one, str) else _plain_key(one) for one in key),
+                *(
+                    _plain_key(name, one) if isinstance(one, str) else readable(one)
+                    for name, one in zip(lines, key, strict=True)
+                ),
                 *(row.get(head, "") for head in columns),
             ]
             for key, row in rows.items()
@@ -165,7 +168,9 @@ def pivot(frame: pd.DataFrame, spec: Shown, value: str, digits: int) -> dict:
     }
 
 
-def _plain_key(text: str) -> str:
+def _plain_key(column: str, text: str) -> str:
+    if column == "page" or ".py:" in text:  # a folder's name, a function's: as they are typed
+        return text
     return METHOD_NAMES.get(text, text.replace("_", " "))
 
 

@@ -72,6 +72,27 @@ def test_a_duel_says_who_is_ahead():
     ]
 
 
+def test_losses_of_ones_own_stand_by_regime_under_the_names_they_were_typed_with():
+    rows = [
+        {"regime": regime, "over": over, "method": method, "tried": 3, "page": page}
+        | {"gain": gain, "gain_low": gain - 0.25, "gain_high": gain + 0.25, "kl": 1.0}
+        for regime, over in (
+            ("all", "on_policy, stronger; seeds 0, 1"),
+            ("on_policy", "seeds 0, 1"),
+        )
+        for method, page, gain in (
+            ("my_file.py:my_loss", "my_file-my_loss", 0.5),
+            ("best_of_k", "my_file-my_loss", -0.5),
+        )
+    ]
+    gains, _ = layout.laid_out("rivals", pd.DataFrame(rows), "tables/rivals.csv")["parts"]
+    assert gains["columns"] == ["method", "tried", "page", "all", "on policy"]
+    assert gains["rows"] == [
+        ["my_file.py:my_loss", "3", "my_file-my_loss", *["+0.50 [0.25, 0.75]"] * 2],
+        ["best-of-K SFT", "3", "my_file-my_loss", *["-0.50 [-0.75, -0.25]"] * 2],
+    ]
+
+
 def test_table2_compares_the_order_of_methods_and_not_levels(metrics):
     cells = tables.metric_cells(metrics, PROFILE)
     order = {"rpo": 3.0, "dro": 2.0, "kto": 1.0}
