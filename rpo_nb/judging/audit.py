@@ -34,7 +34,7 @@ import pandas as pd
 from scipy import stats
 
 from rpo_nb.intervals import Estimate
-from rpo_nb.judging.judges import Judge, Reply
+from rpo_nb.judging.judges import Judge, Pointwise, Reply
 from rpo_nb.reporting.decisions import LEVEL, POWER, holm, p_value, smallest_effect
 
 CHECKS = ("accuracy", "position", "length", "repeats", "paraphrase")
@@ -56,7 +56,8 @@ def ask_gold(
     """What a judge says of gold pairs (`gold.COLUMNS`), one row a pair.
 
     Columns: id, set, better, longer ("a", "b" or None by characters), CHOICES ("a", "b" or None for
-    no choice), log_odds (of a, mean over both orders; NaN for none). another: who is asked the
+    no choice), log_odds (of a, mean over both orders; NaN for none), tie (whether a judge by scores
+    gave both the same; it has not seen their order). another: who is asked the
     second time, for a judge that keeps its replies (`planted.anew`); default the judge itself. The
     second time the pairs stand in another order and come in two calls, so that a judge by scores
     computes them anew beside other texts.
@@ -89,7 +90,12 @@ def ask_gold(
         paraphrase=_sides(other, SIDES),
         log_odds=np.array(odds, float),
     )
+    both_first = frame["first_order"].eq("a") & frame["second_order"].eq("b")
+    frame["tie"] = both_first & isinstance(judge, Pointwise)
     frame.attrs["remarks"] = calls.remarks()
+    if ties := int(frame["tie"].sum()):
+        said = f"judge {judge.name}: gives both completions the same score in {ties:,} of "
+        frame.attrs["remarks"].append(f"{said}{len(frame):,} pairs: half right, no preference.")
     return frame
 
 
@@ -213,6 +219,7 @@ def checks(asked: pd.DataFrame) -> pd.DataFrame:
     shown_first = (
         asked["first_order"].eq("a").astype(float) + asked["second_order"].eq("b").astype(float)
     ) / 2
+    shown_first = shown_first.mask(asked["tie"], 0.5)
     told = given & asked["longer"].notna()
     longer, sets = asked["longer"].eq(asked["better"]).to_numpy(), asked["set"].to_numpy()
     told[told] = comparable(longer[told], sets[told])

@@ -145,10 +145,11 @@ def read_results(
             failed.add(key)
             continue
         reply = _reply(body, judge, where)
+        prompt_tokens, completion_tokens = _usage(body, where)
+        if key not in found:  # the same row once more is the same request
+            read, written = read + prompt_tokens, written + completion_tokens
         if found.setdefault(key, reply) != reply:
             raise ValueError(f"{where}: {key} has another reply above; keep one of the two rows")
-        prompt_tokens, completion_tokens = _usage(body, where)
-        read, written = read + prompt_tokens, written + completion_tokens
     stored = read_store(judge.store)
     new = {key: reply for key, reply in found.items() if key not in stored}
     for key, reply in sorted(new.items()):

@@ -60,12 +60,19 @@ def _is_endpoint(settings: LLMJudge | None) -> bool:
 
 
 def _place(arguments: argparse.Namespace) -> tuple[Profile, Path]:
-    """The profile of an output folder, or the one named where nothing was reproduced yet."""
+    """The profile of an output folder, or the one named where nothing was reproduced yet. Raises
+    ValueError where both are, and are two."""
     profile = load_profile(arguments.profile or default_profile())
     out = Path(results_dir(profile, arguments.output_dir)).expanduser().resolve()
-    if (out / "profile.yaml").is_file():
-        profile = placed(load_profile(str(out / "profile.yaml")), out)
-    return profile, out
+    if not (out / "profile.yaml").is_file():
+        return profile, out
+    made = placed(load_profile(str(out / "profile.yaml")), out)
+    if arguments.profile and profile.name != made.name:
+        raise ValueError(
+            f"{shown(out)} was made with profile {made.name}; leave --profile out, or name another "
+            "--output-dir"
+        )
+    return made, out
 
 
 # ---- the audit -----------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ def read_gold(path: str | Path) -> pd.DataFrame:
     output_1, output_2, label 1 or 2). Optional: id (else its number), set (else "all"; biases are
     compared within a set), paraphrase (the prompt in other words). Raises ValueError naming file
     and row: a column that is missing, a text that is empty, another `better`, an id twice, two
-    completions that are the same.
+    completions that are the same, a paraphrase that is the prompt.
     """
     name, found = Path(path).name, []
     for number, row in plain_rows(path):
@@ -64,6 +64,11 @@ def read_gold(path: str | Path) -> pd.DataFrame:
         paraphrase = PARAPHRASES[number % len(PARAPHRASES)].format(prompt=prompt)
         if row.get("paraphrase"):
             paraphrase = text_of(row, ("paraphrase",), where)
+            if paraphrase == prompt:
+                raise ValueError(
+                    f"{where}: its paraphrase is the prompt; leave it out, or put the prompt in "
+                    "other words"
+                )
         found.append(
             {
                 "id": str(_given(row, "id", number)),

@@ -37,7 +37,7 @@ from rpo_nb.reporting.rendering import write_table
 from rpo_nb.running import processes
 from rpo_nb.running.progress import time_words
 from rpo_nb.running.provenance import step_code
-from rpo_nb.studies import deep, own_losses, own_method, prediction
+from rpo_nb.studies import deep, lab, own_losses, own_method, prediction
 from rpo_nb.studies.deep_feedback import Remembered
 from rpo_nb.studies.own_losses import REFERENCE
 from rpo_nb.studies.truth import PLAIN
@@ -117,7 +117,7 @@ def policies(
                 run = spec.run(profile, size, seed)
             found.append(Policy(spec.words, run, one, True))
         else:
-            row, preset = ROWS[one], next(iter(profile.presets.values()))
+            row, preset = ROWS[one], lab.presets()["paper"]  # as one's own losses are trained
             for value in temperatures:
                 given = {row.temperature: checks.number("--temperatures", value, above=0.0)}
                 preset = preset.model_copy(update=given)
@@ -223,6 +223,13 @@ def judged(
     since = time.monotonic()
     learnt = prediction.judge_of(profile, out, seed)
     if kept["identity"] != learnt.identity:  # its rewards are another judge's
+        lost = [name for name in kept["keys"] if name not in keys]
+        if lost:
+            print(
+                f"seed {seed}: another judge judged {', '.join(lost)}, so they are left out; name "
+                "their losses, too, to have them judged anew",
+                flush=True,
+            )
         right = None if learnt.held_out is None else float(learnt.held_out["correct"].mean())
         kept = {"judge": learnt.name, "identity": learnt.identity, "right": right}
         kept |= {"keys": {}, "rewards": {}}

@@ -49,7 +49,9 @@ class OwnSpec(Spec):
 
     def run(self, profile: Profile, size: str, seed: int) -> Run:
         found = super().run(profile, size, seed)
-        return replace(found, recipe=found.recipe | {"own": self.own.key()})
+        # what is one call may be a statistic of the loss, so where a step is cut makes its policy
+        cut = profile.training_of(size).micro_batch_tokens
+        return replace(found, recipe=found.recipe | {"own": self.own.key(), "cut": cut})
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Policy:
         study, spec = self.study, self.setting.spec
         shown = spec if spec.method != "reference" else Spec("sft")
         recipe = study.run(shown).recipe
+        engine = study.profile.generation
         return content_key(
             [
                 spec.method,
@@ -83,6 +86,7 @@ class Policy:
                 study.profile.decoding.key(),
                 study.profile.lab.prompts,
                 code_key("pocket.checker", "pocket.prompts"),
+                *([engine] if engine != "transformers" else []),
             ]
         )
 

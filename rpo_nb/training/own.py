@@ -97,7 +97,12 @@ class Own:
     def wanted(self, function: Callable[..., Any]) -> tuple[str, ...]:
         """Which of ARGUMENTS it takes. Raises ValueError for one that it would not be given, and
         where policy_logps is missing."""
-        parameters = inspect.signature(function).parameters.values()
+        try:
+            parameters = inspect.signature(function).parameters.values()
+        except ValueError:  # a builtin
+            raise ValueError(
+                f"{self.words} does not say what it takes; write a function around it"
+            ) from None
         known = f"name its arguments among {', '.join(ARGUMENTS)}"
         for one in parameters:
             if one.kind is one.POSITIONAL_ONLY or (
@@ -279,7 +284,7 @@ def call(
     it is asked for desirable [n] and ref_rewards [n, m]. Raises ValueError for another shape and a
     mean that is not finite; NotFinite, when gradients are computed, for a gradient that is not.
     """
-    others = {"policy_logps": policy_logps, "temperature": temperature, "kl": kl}
+    others = {"policy_logps": policy_logps.clone(), "temperature": temperature, "kl": kl}
 
     def given(name: str) -> Any:
         if name in others:

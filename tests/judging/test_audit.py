@@ -193,6 +193,23 @@ def test_the_checker_is_always_right_on_the_pockets_gold():
     assert sets[["set", "accuracy", "n"]].values.tolist() == [["all", 1.0, 40]]
 
 
+def test_an_exact_tie_of_a_judge_by_scores_is_no_preference_for_what_is_shown_first(gold):
+    halves = gold["id"].astype(int) % 2 == 0
+    even = set(gold.loc[halves, "output_a"]) | set(gold.loc[halves, "output_b"])
+    better = {row.output_a if row.better == "a" else row.output_b for row in gold.itertuples()}
+    judge = Checker(lambda prompt, text: 0.0 if text in even else float(text in better))
+    asked = audit.ask_gold(judge, gold)
+    table = audit.checks(asked).set_index("check")
+    assert asked["tie"].sum() == halves.sum() > 100
+    assert table.loc["position", "value"] == 0.5 and not table.loc["position", "found"]
+    assert table.loc["accuracy", "value"] == 1 - halves.mean() / 2
+    count = f"the same score in {halves.sum()} of {len(gold)} pairs"
+    assert any(count in remark for remark in asked.attrs["remarks"])
+    always = audit.ask_gold(Scripted(lambda *_: "first"), gold)  # it has seen the order
+    assert not always["tie"].any()
+    assert audit.checks(always).set_index("check").loc["position", "value"] == 1
+
+
 # ---- how often it errs ---------------------------------------------------------------------------
 
 

@@ -132,6 +132,14 @@ def test_reading_twice_changes_nothing(judge, questions, tmp_path):
     assert (got.new, got.known) == (0, 4) and judge.store.read_bytes() == before
 
 
+def test_a_row_that_stands_twice_was_one_request(judge, questions, tmp_path):
+    path = tmp_path / "batch.jsonl"
+    batches.write_requests(judge, questions, path)
+    rows = answered(requests_in(path))
+    got = batches.read_results(judge, questions, write(tmp_path / "out.jsonl", rows + rows))
+    assert (got.new, got.read, got.written) == (4, 400, 8)
+
+
 def test_what_failed_is_counted_and_asked_by_the_next_file(judge, questions, tmp_path):
     path = tmp_path / "batch.jsonl"
     batches.write_requests(judge, questions, path)

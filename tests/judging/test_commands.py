@@ -53,6 +53,13 @@ def test_an_audit_writes_a_card_of_each_judge_that_is_asked(out, capsys):
     assert str(out) not in (out / "judges" / "checker.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("options", [["--audit"], ["--batch", "write", "batch.jsonl"]])
+def test_a_folder_of_another_profile_is_refused(out, options, capsys):
+    assert judge(out, *options, "--profile", "pocket", "--judges", "server") == 2
+    told = capsys.readouterr().err
+    assert "was made with profile smoke; leave --profile out, or name another --output-dir" in told
+
+
 def test_a_gold_file_of_ones_own_and_a_judge_that_is_none(out, tmp_path, capsys):
     gold = pocket_gold(30)
     file = tmp_path / "mine.jsonl"

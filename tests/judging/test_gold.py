@@ -59,6 +59,7 @@ def test_llmbars_own_form_is_read(tmp_path):
         ({"output_a": 3}, "'output_a' is 3"),
         ({"paraphrase": ["Greet me.", "Hello?"]}, "'paraphrase' is ['Greet me.', 'Hello?']"),
         ({"paraphrase": 7}, "'paraphrase' is 7"),
+        ({"paraphrase": ROW["prompt"]}, "its paraphrase is the prompt; leave it out"),
         ({"system": "Be kind."}, "it has a 'system', which would not be read"),
     ],
 )

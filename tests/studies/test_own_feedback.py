@@ -235,6 +235,9 @@ def test_a_temperature_and_the_studys_decoding_are_the_kits_method_s_too(study):
     released = load_profile("smoke", feedback=profile.data.source, preset="released,paper")
     (qrpo,) = (one for one in own_feedback.policies(released, ["qrpo"]) if one.added)
     assert qrpo.run.decoding == released.decoding
+    paper = load_profile("smoke", feedback=profile.data.source, preset="paper,released")
+    (same,) = (one for one in own_feedback.policies(paper, ["qrpo"]) if one.added)
+    assert qrpo.run == same.run and qrpo.run.recipe["objective"]["reduce"] == "sum"
 
 
 def test_ten_temperatures_and_a_rate_of_the_file_are_no_settings_to_tune(place, tmp_path):
@@ -250,6 +253,32 @@ def test_ten_temperatures_and_a_rate_of_the_file_are_no_settings_to_tune(place, 
     line = next(own_feedback.make([mine], profile, out))
     assert "mine.py:loss: its learning rates are not read" in line
     assert f"the profile's {profile.training.learning_rate:g}" in line
+
+
+def test_where_a_step_is_cut_makes_another_policy_of_ones_own(study):  # noqa: F811
+    profile, _ = study
+    cut = profile.training.model_copy(update={"micro_batch_tokens": 128})
+    loss = own.read(f"{RIVALS}:dro_fixed")
+    first, other = (
+        {one.name: one.key(made) for one in own_feedback.policies(made, [loss])}
+        for made in (profile, profile.model_copy(update={"training": cut}))
+    )
+    assert [name for name in first if first[name] != other[name]] == ["dro_fixed τ 0.3"]
+
+
+def test_what_another_judge_said_of_other_losses_is_told_to_be_left_out(place, capsys):
+    profile, out = place
+    seed, file = profile.seeds[0], out / f"lab/feedback-seed{profile.seeds[0]}.json"
+    kept = {"judge": "reward_model", "identity": "another processor's", "right": 0.5}
+    kept |= {"keys": {"mine τ 1": "0"}, "rewards": {"mine τ 1": {}}}
+    file.parent.mkdir()
+    store.write_sealed(file, kept)
+    found = own_feedback.judged(profile, seed, out, [own.read(f"{RIVALS}:dro_fixed")])
+    assert "mine τ 1" not in found["rewards"]
+    assert (
+        f"seed {seed}: another judge judged mine τ 1, so they are left out"
+        in capsys.readouterr().out
+    )
 
 
 def test_a_model_of_the_hub_is_here_before_a_key_is_made_of_it(place, monkeypatch):

@@ -278,6 +278,9 @@ def test_the_report_knows_the_table(name):
         ("seeds=0,1", "does not read seeds; use --set lab.seeds, which this profile has"),
         ("lab.tuning=3", "does not read lab.tuning; use --temperatures and --learning-rates"),
         ("lab.estimators=[none]", "does not read lab.estimators; leave it out"),
+        ("lab.rows=100", "does not read lab.rows; leave it out"),
+        ("paper_b.seeds=[0]", "does not read paper_b.seeds; leave it out"),
+        ("evaluation.judge_epochs=2", "does not read evaluation.judge_epochs; leave it out"),
     ],
 )
 def test_a_setting_that_the_lab_does_not_read_is_refused(given, words, tmp_path, capsys):

@@ -130,12 +130,13 @@ def test_a_loss_cannot_change_what_others_read(tmp_path, batch):
     mine = loss_of(
         tmp_path,
         "def loss(policy_logps, ref_logps, rewards):\n"
-        "    rewards *= 0\n    ref_logps += 1\n    return -policy_logps\n",
+        "    rewards *= 0\n    ref_logps += 1\n    policy_logps -= 1\n    return -policy_logps\n",
     )
     before = {name: value.clone() for name, value in batch.items()}
-    policy = batch["ref_logps"].clone().requires_grad_()
+    policy = batch["ref_logps"].clone().requires_grad_() * 1  # no leaf, as in training
     with own.registered(mine):
         LOSSES["own"](Objective(method="own"), {"logps": policy}, batch, None)
+    assert torch.equal(policy, before["ref_logps"])
     assert all(torch.equal(batch[name], value) for name, value in before.items())
 
 
@@ -173,6 +174,7 @@ WRONG = {
     ),
     "\ndef loss(policy_logps):\n    return -policy_logps[99]\n": "fails: line 3: IndexError: index",
     "def loss(policy_logps:\n": "cannot be read: line 1: ",
+    "loss = max\n": "my.py:loss does not say what it takes; write a function around it",
     "import torch\n1 / 0\n": "cannot be run: line 2: ZeroDivisionError: division by zero",
     "import no_such_module\n": "cannot be run: line 1: ModuleNotFoundError: No module named",
     "from .helper import x\n": "imports .helper, which is no installed package, so that",
