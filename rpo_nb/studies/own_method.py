@@ -315,9 +315,11 @@ def compare(
             for regime in regimes
             for seed in seeds
         }
-        # one of each method is trained here: seconds of another machine do not compare
-        timed = [every[name, regimes[0], seeds[0]] for name in methods]
-        told = rows_of(every.values(), own, out, here=timed, **options)
+        # one of each method is trained here: seconds of another machine do not compare; and the
+        # loss starts from the references of this one, which on another say other texts
+        here = [every[name, regimes[0], seeds[0]] for name in methods]
+        here += [policy for (name, *_), policy in every.items() if name == "reference"]
+        told = rows_of(every.values(), own, out, here=here, **options)
         seconds = {
             name: [
                 found

@@ -234,7 +234,8 @@ def rows_note(c: Comparison) -> str:
     other = f", {c.other_code} of them by another version of the kit" if c.other_code else ""
     return (
         f"{c.stored} policies of the kit's methods were trained before{other}: their rows are read "
-        "from lab/rivals.jsonl.gz."
+        "from lab/rivals.jsonl.gz. Where another kind of processor made them they may differ by "
+        "0.1 and more; the reference is this machine's."
     )
 
 

@@ -110,13 +110,13 @@ def test_stored_rows_are_used_and_said_to_be(made, mine, two_seeds, tmp_path, mo
     settings = found.settings[mine.words]
     again = own_method.compare(two_seeds, mine, settings, tmp_path, progress=False)
     names = sorted((policy.setting.spec.method, policy.seed) for policy in trained)
-    # the researcher's; of the others one each, for its seconds
+    # the researcher's and the references it starts from; of the others one each, for its seconds
     assert names == sorted(
-        [("own", 0), ("own", 1)]
+        [("own", 0), ("own", 1), ("reference", 0), ("reference", 1)]
         + [(m, 0) for m in ("best_of_k", "dro", "kto", "qrpo", "rpo", "rpo", "sft")]
     )
-    assert again.stored == 2 + 7 and again.other_code == 0  # references; seed 1
-    assert "9 policies of the kit's methods were trained before: their" in own_page.rows_note(again)
+    assert again.stored == 7 and again.other_code == 0  # seed 1
+    assert "7 policies of the kit's methods were trained before: their" in own_page.rows_note(again)
     np.testing.assert_array_equal(again.reward["KTO"], found.reward["KTO"])
     np.testing.assert_allclose(again.log_ratio["KTO"], found.log_ratio["KTO"], atol=1e-8)
     assert set(again.seconds) == set(found.settings)

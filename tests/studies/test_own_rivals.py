@@ -119,14 +119,17 @@ def test_rows_of_earlier_code_choose_and_report_and_stay(compared, tmp_path, mon
 
     monkeypatch.setattr(own_method, "train_group", noted)
     c = own_method.compare(profile, mine, settings, tmp_path, progress=False)
-    # one of each for its seconds
-    assert {policy.seed for policy in trained} == {0} and len(trained) == len(kits)
-    # seed 7 with two settings each; seed 1; the reference
-    assert c.other_code == c.stored == 2 * len(kits) + len(kits) + 2
+    # one of each for its seconds, and the references that the loss starts from
+    asked = [policy for policy in trained if policy.setting.spec == REFERENCE]
+    assert [policy.seed for policy in asked] == [0, 1] and len(trained) == len(kits) + 2
+    assert {policy.seed for policy in trained if policy not in asked} == {0}
+    np.testing.assert_array_equal(c.log_ratio["reference"], 0)
+    # seed 7 with two settings each; seed 1
+    assert c.other_code == c.stored == 2 * len(kits) + len(kits)
     np.testing.assert_array_equal(c.reward["KTO"][0, 1], [5.0] * 4)
     after = {row["key"]: row["code"] for row in store.unpacked(file)}
     assert after.keys() == {row["key"] for row in before}
-    assert list(after.values()).count("earlier") == len(before) - len(kits)
+    assert list(after.values()).count("earlier") == len(before) - len(kits) - 2
 
 
 def test_the_five_rivals_run_and_stand_in_one_table(tmp_path, monkeypatch, capsys):
