@@ -17,10 +17,10 @@ from rpo_nb.judging.audit import ask_gold
 from rpo_nb.judging.gold import drawn, gold_for
 from rpo_nb.judging.judges import Judge
 from rpo_nb.judging.language_models import Question
-from rpo_nb.judging.length_control import length_controlled, length_notes
+from rpo_nb.judging.length_control import length_notes
 from rpo_nb.judging.planted import anew, self_test
 from rpo_nb.judging.tokens import tokens_a_verdict
-from rpo_nb.judging.verdicts import BASELINES, judges_for, load_verdicts, make_pairs
+from rpo_nb.judging.verdicts import BASELINES, judges_for, make_pairs
 from rpo_nb.running.processes import only_one, shown
 from rpo_nb.running.staging import placed
 
@@ -85,7 +85,7 @@ def audit(arguments: argparse.Namespace, profile: Profile, out: Path, bench: lis
     print(f"{len(gold):,} gold pairs of {name}; testing the audit with planted judges", flush=True)
     tested = self_test(gold)
     prices = None if arguments.prices is None else tuple(arguments.prices)
-    rates = rates_of(out, profile)
+    rates = rates_of(out)
     for judge in bench:
         before = time.perf_counter()
         asked = ask_gold(judge, gold, another=anew(judge))
@@ -110,13 +110,11 @@ def audit(arguments: argparse.Namespace, profile: Profile, out: Path, bench: lis
     return 0
 
 
-def rates_of(out: Path, profile: Profile) -> pd.DataFrame | None:
-    """Table III's win rates beside those at equal length; None where no verdicts are stored, or not
-    the texts that they are of."""
-    if not (list((out / "verdicts").glob("table3-*.jsonl.gz")) and (out / "generations").is_dir()):
-        return None
-    pairs = make_pairs(load_generations(out), profile, table="table3")
-    return length_controlled(load_verdicts(out, "table3"), pairs)
+def rates_of(out: Path) -> pd.DataFrame | None:
+    """Table III's win rates beside those at equal length, as notebook 05 wrote them: it has the
+    verdicts and the texts that they are of at hand. None where it wrote none."""
+    file = out / "tables" / "length_controlled.csv"
+    return pd.read_csv(file) if file.is_file() else None
 
 
 # ---- batch files ---------------------------------------------------------------------------------

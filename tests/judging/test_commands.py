@@ -53,6 +53,23 @@ def test_an_audit_writes_a_card_of_each_judge_that_is_asked(out, capsys):
     assert str(out) not in (out / "judges" / "checker.md").read_text(encoding="utf-8")
 
 
+def test_a_card_has_the_runs_rates_at_equal_length_as_they_were_written(out, capsys):
+    options = ("--audit", "--judges", "checker", "--pairs", "20")
+    card = out / "judges" / "checker.json"
+    assert judge(out, *options) == 0
+    assert json.loads(card.read_text(encoding="utf-8"))["length_controlled"] == []
+    cell = {"preset": "fixed", "size": "small", "baseline": "sft", "tau": 0.3, "win_rate": 60.0}
+    cell |= {"ci_low": None, "ci_high": None, "lc_win_rate": 55.5, "lc_low": None, "lc_high": None}
+    cell |= {"length_effect": 0.1, "longer": 0.5, "n": 16, "seeds": 1}
+    rows = [cell | {"judge": name} for name in ("checker", "another")]
+    (out / "tables").mkdir()
+    pd.DataFrame(rows).to_csv(out / "tables" / "length_controlled.csv", index=False)
+    assert judge(out, *options) == 0
+    (shown,) = json.loads(card.read_text(encoding="utf-8"))["length_controlled"]
+    assert (shown["judge"], shown["win_rate"], shown["lc_win_rate"]) == ("checker", 60, 55.5)
+    assert "LC: what the win rate would be at equal lengths" in card.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("options", [["--audit"], ["--batch", "write", "batch.jsonl"]])
 def test_a_folder_of_another_profile_is_refused(out, options, capsys):
     assert judge(out, *options, "--profile", "pocket", "--judges", "server") == 2
