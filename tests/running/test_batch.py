@@ -281,7 +281,7 @@ def test_a_failed_notebook_leaves_its_copy_and_stops_nothing_else(reproduction, 
     more = [
         "--set",
         "sizes.large.id=no-such-owner/no-such-model seeds=0 preset=fixed "
-        "methods=reference,rpo taus=1",
+        "methods=reference,rpo taus=1 paper_b.reproduce=false",
     ]
     failed = subprocess.run(
         reproduction.command(out, *more),
