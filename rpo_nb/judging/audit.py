@@ -345,8 +345,12 @@ def by_set(asked: pd.DataFrame) -> pd.DataFrame:
     """Accuracy in each set and in all, uncorrected: set, voice, accuracy, low, high, n.
 
     voice: "both orders" as in the check; "average" where the judge gave log-odds, by the sign of
-    their mean over both orders, in which a leaning to one position cancels.
+    their mean over both orders, in which a leaning to one position cancels. Pairs without a set
+    beside pairs with one are "no set".
     """
+    sets = asked["set"]
+    if sets.nunique() > 1:
+        sets = sets.replace("all", "no set")
     average = np.sign(asked["log_odds"]).map({1.0: "a", -1.0: "b", 0.0: "tie"})
     averaged = (
         average.eq(asked["better"])
@@ -357,8 +361,8 @@ def by_set(asked: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for voice, points in (("both orders", right(asked)), ("average", averaged)):
         if points.notna().any():
-            for name in [*sorted(asked["set"].unique()), "all"]:
-                mine = points[asked["set"].eq(name) | (name == "all")].dropna()
+            for name in [*sorted(sets.unique()), "all"]:
+                mine = points[sets.eq(name) | (name == "all")].dropna()
                 found = mean_of(mine.to_numpy(float), (0.0, 1.0))
                 rows.append((name, voice, found.value, found.low, found.high, len(mine)))
     rows = list(dict.fromkeys(rows))

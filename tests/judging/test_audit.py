@@ -183,6 +183,14 @@ def test_a_remark_is_said_once_with_the_sum_of_its_counts_and_of_all_questions()
     assert asked.attrs["remarks"] == said
 
 
+def test_pairs_without_a_set_have_a_line_of_their_own(gold):
+    mixed = gold.assign(set=gold["set"].replace("easy", "all"))
+    asked = audit.ask_gold(Scripted(lambda *_: "first"), mixed)
+    sizes = audit.by_set(asked).set_index("set")["n"]
+    easy = int(gold["set"].eq("easy").sum())
+    assert sizes.to_dict() == {"hard": len(gold) - easy, "no set": easy, "all": len(gold)}
+
+
 def test_the_checker_is_always_right_on_the_pockets_gold():
     pocket = pocket_gold(40)
     table = checked(Checker(checker.score), pocket)
