@@ -125,7 +125,7 @@ def train(arguments: argparse.Namespace) -> int:
 
 def _reproduced(arguments: argparse.Namespace) -> Path:
     """The output folder of an earlier `reproduce`."""
-    from rpo_nb.running import processes
+    from rpo_nb.running import processes, staging
 
     named = arguments.output_dir or f"results/{arguments.profile or default_profile()}"
     out = Path(named).expanduser().resolve()
@@ -134,12 +134,7 @@ def _reproduced(arguments: argparse.Namespace) -> Path:
             f"{processes.shown(out)} has no profile.yaml, so nothing was reproduced "
             "there; run reproduce first"
         )
-    made_with = load_profile(str(out / "profile.yaml")).name
-    if arguments.profile and load_profile(arguments.profile).name != made_with:
-        raise ValueError(
-            f"{processes.shown(out)} was made with profile {made_with}; leave --profile out, or "
-            "name another --output-dir"
-        )
+    staging.made_in(out, arguments.profile)
     return out
 
 

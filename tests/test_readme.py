@@ -289,6 +289,17 @@ def test_what_the_guide_says_of_the_first_rival_is_corrected_over_all_five():
     assert f"(p {mine.loc['RPO eq. 19', 'p']:.3f})" in text
 
 
+@COMMITTED
+def test_what_is_advised_of_no_estimate_is_what_was_measured():
+    tuned = pd.read_csv(DEEP / "tables" / "lab_tuned_map.csv").set_index(["regime", "policy"])[
+        "gain"
+    ]
+    with_it, without = (tuned.xs(f"RPO {name}", level="policy") for name in ("eq. 19", "V̂ = 0"))
+    text, regime = " ".join(README.split()), "narrow_reference"
+    assert f"({without['on_policy']:.2f} points against {with_it['on_policy']:.2f})" in text
+    assert f"lost less ({-without[regime]:.2f} against {-with_it[regime]:.2f})" in text
+
+
 def test_what_the_audit_of_a_language_model_found_is_what_the_guide_says():
     text = " ".join((ROOT / "docs" / "judges.md").read_text(encoding="utf-8").split())
     card = json.loads((ROOT / "results/smollm/judges/itself.json").read_text(encoding="utf-8"))

@@ -22,7 +22,7 @@ from rpo_nb.judging.planted import anew, self_test
 from rpo_nb.judging.tokens import tokens_a_verdict
 from rpo_nb.judging.verdicts import BASELINES, judges_for, make_pairs
 from rpo_nb.running.processes import only_one, shown
-from rpo_nb.running.staging import placed
+from rpo_nb.running.staging import made_in
 
 COUNTED = 50  # pairs of which a verdict's tokens are counted
 
@@ -60,19 +60,12 @@ def _is_endpoint(settings: LLMJudge | None) -> bool:
 
 
 def _place(arguments: argparse.Namespace) -> tuple[Profile, Path]:
-    """The profile of an output folder, or the one named where nothing was reproduced yet. Raises
-    ValueError where both are, and are two."""
+    """The profile of an output folder, or the one named where nothing was reproduced yet."""
     profile = load_profile(arguments.profile or default_profile())
     out = Path(results_dir(profile, arguments.output_dir)).expanduser().resolve()
-    if not (out / "profile.yaml").is_file():
-        return profile, out
-    made = placed(load_profile(str(out / "profile.yaml")), out)
-    if arguments.profile and profile.name != made.name:
-        raise ValueError(
-            f"{shown(out)} was made with profile {made.name}; leave --profile out, or name another "
-            "--output-dir"
-        )
-    return made, out
+    if (out / "profile.yaml").is_file():
+        profile = made_in(out, arguments.profile)
+    return profile, out
 
 
 # ---- the audit -----------------------------------------------------------------------------------

@@ -12,9 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from rpo_nb.config.loading import load_profile
 from rpo_nb.config.names import ending
 from rpo_nb.config.schema import Profile
 from rpo_nb.data import hub
+from rpo_nb.running.processes import shown
 from rpo_nb.running.provenance import PACKAGE
 
 INPUTS = "inputs"
@@ -168,6 +170,18 @@ def _link(source: str, out: Path, use: str, name: str = "") -> str:
     link.unlink(missing_ok=True)
     link.symlink_to(target)
     return link.relative_to(out).as_posix()
+
+
+def made_in(out: Path, named: str = "") -> Profile:
+    """The profile that an output folder was made with, `placed`. Raises ValueError where another
+    one is named."""
+    made = placed(load_profile(str(out / "profile.yaml")), out)
+    if named and load_profile(named).name != made.name:
+        raise ValueError(
+            f"{shown(out)} was made with profile {made.name}; leave --profile out, or name another "
+            "--output-dir"
+        )
+    return made
 
 
 def placed(profile: Profile, out: Path) -> Profile:

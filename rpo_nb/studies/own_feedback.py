@@ -263,7 +263,7 @@ def judged(
 def check_settings(given: Iterable[str], rates: Sequence[float]) -> None:
     """Raises ValueError for a setting that was given (a key of --set) and that nothing here reads,
     and for learning rates."""
-    for name in set(given) - {"lab.taus", "lab.workers"}:
+    for name in sorted(set(given) - {"lab.taus", "lab.workers"}):
         if name == "lab" or name.startswith(("lab.", "paper_b")):
             raise ValueError(f"lab --method on feedback does not read {name}; leave it out")
     if rates:

@@ -22,11 +22,11 @@ from rpo_nb.studies.own_tables import ALL
 from rpo_nb.training.own import COLOUR, Own
 
 COLUMNS = {"gain": 2, "kl": 2, "lead": 2, "improvement": 2}  # decimals
-# settings of other studies, by their last or first name
-OTHER_LAB = "rows completions disturbances more_prompts ablation_sizes truth_samples"
-BIAS = "bias_ks bias_taus bias_prompts bias_completions bias_draws"
-OTHERS = ("paper_b", "table4_presets")
-READ_OF_EVALUATION = "evaluation.generation_batch_size"
+# of these groups of settings, what a loss of one's own is made with; the rest is of other studies
+READ = {
+    "lab": {"size", "regimes", "taus", "betas", "seeds", "prompts", "tuning_seeds", "workers"},
+    "evaluation": {"generation_batch_size"},
+}
 
 
 def check_settings(given: Iterable[str], profile: Profile) -> None:
@@ -38,18 +38,17 @@ def check_settings(given: Iterable[str], profile: Profile) -> None:
         "methods": out,
         "preset": out,
         "presets": out,
-        "lab.estimators": out,
+        "paper_b": out,
+        "table4_presets": out,
         "lab.tuning": "use --temperatures and --learning-rates, and all have as many settings",
     }
-    instead |= dict.fromkeys(OTHERS, out)
-    instead |= {f"lab.{name}": out for name in (OTHER_LAB + " " + BIAS).split()}
     if profile.lab.seeds:
         instead["seeds"] = "use --set lab.seeds, which this profile has"
     for name in given:
-        first = name.partition(".")[0]
-        remedy = instead.get(name) or instead.get(first)
-        if first == "evaluation" and name != READ_OF_EVALUATION:
-            remedy = out
+        group, _, field = name.partition(".")
+        remedy = instead.get(name) or instead.get(group)
+        if field and field not in READ.get(group, {field}):
+            remedy = remedy or out
         if remedy:
             raise ValueError(f"lab --method does not read {name}; {remedy}")
 
